@@ -1,0 +1,68 @@
+"""`python -m harness`: one cell, or with `-m` or `+sweep=NAME` many."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from harness import sweep
+from harness.job import JobError
+from harness.launch import Launcher, point_latest
+
+CONF = next(
+    folder
+    for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf")  # a wheel, a clone
+    if (folder / "config.yaml").exists()
+)
+
+
+def add_outside_methods() -> None:
+    """Make every entry point of the group `harness.methods` a row: its name, and a mapping like a row's YAML."""
+    for point in entry_points(group="harness.methods"):
+        try:
+            ConfigStore.instance().store(point.name, point.load(), group="method", provider=point.value)
+        except Exception as error:  # an outside package must not take the harness down
+            print(f"entry point {point.name} = {point.value} cannot be loaded and is left out: {error}", file=sys.stderr)
+
+
+def run_cell(config: DictConfig) -> None:
+    """Run one cell in a process of its own and show its row; exit with 1 unless it is ok."""
+    hydra_config = HydraConfig.get()
+    swept = hydra_config.mode == RunMode.MULTIRUN  # by a launcher that is not ours
+    output = Path(hydra_config.sweep.dir if swept else hydra_config.runtime.output_dir)
+    whole = config.copy()
+    whole._set_flag("struct", False)
+    whole["hydra"] = hydra_config
+    try:
+        job = sweep.job_of(whole)
+    except JobError as error:
+        raise SystemExit(f"harness: {error}") from error
+    with Launcher() as launcher:
+        seen = launcher.run(job, output)
+    if swept:
+        return
+    point_latest(output)
+    from harness import record, report
+
+    report.terminal(record.load(output / job.key / "record.json"))
+    print(f"record: {output / job.key / 'record.json'}")
+    if seen["status"] != "ok":
+        raise SystemExit(1)
+
+
+def main() -> None:
+    """Entry point."""
+    sys.path.append(str(Path(__file__).parent / "plugins"))
+    add_outside_methods()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_cell)()
+
+
+if __name__ == "__main__":
+    main()

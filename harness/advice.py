@@ -1,0 +1,62 @@
+"""What the messages of torch mean for the one who reads them: a status, and what to do."""
+
+from __future__ import annotations
+
+import re
+
+# (status, pattern in the message, what to do); the first that matches counts.
+_KNOWN = (
+    (
+        "error",
+        r"does not require grad and does not have a grad_fn",
+        "The gradient was computed without a graph of its own, so it cannot be differentiated again: pass "
+        "create_graph=True to the first torch.autograd.grad (retain_graph=True only keeps the graph of the loss). If "
+        "it was passed, the gradient is constant in the parameters and its derivative is zero.",
+    ),
+    (
+        "error",
+        r"appears to not have been used in the graph",
+        "The gradient does not depend on one of the parameters: pass allow_unused=True or materialize_grads=True.",
+    ),
+    (
+        "unsupported",
+        r"ZeroTensors are immutable",
+        "torch has no working jvp of this gradient (mse_loss is known for it, pytorch issues 112013 and 123996): use "
+        "reverse-over-reverse, method=vmap_hvp_reverse or method=create_graph_rows.",
+    ),
+    (
+        "unsupported",
+        r"forward AD|forward-mode|forward mode|jvp.*not implemented|decomposition for",
+        "An operation here has no forward-mode rule in torch: use a method that only goes backward, "
+        "method=vmap_hvp_reverse or method=create_graph_rows.",
+    ),
+    (
+        "unsupported",
+        r"derivative for .* is not implemented|not implemented for .*double backward|trying to differentiate twice",
+        "An operation here cannot be differentiated twice in torch; for attention use "
+        "torch.nn.attention.sdpa_kernel(SDPBackend.MATH).",
+    ),
+    (
+        "unsupported",
+        r"vmap: .*(in-place|inplace|randomness|data-dependent|\.item\(\))|Batching rule not implemented|"
+        r"running statistics|running_mean",
+        "vmap cannot batch an operation here (in-place writes, random draws, batch statistics): use a loop, "
+        "method=create_graph_rows, or put the model into eval mode.",
+    ),
+    (
+        "oom",
+        r"out of memory|can't allocate memory|Unable to allocate|cannot allocate memory",
+        "The method does not fit: use a smaller chunk_size, a method of rows, or a smaller problem.",
+    ),
+)  # fmt: skip
+
+
+def explain(error: BaseException) -> tuple[str, str]:
+    """Status and message of a failure: the error's own words, then what to do about it where that is known."""
+    said = f"{type(error).__name__}: {error}".strip().split("\n\n")[0]
+    if isinstance(error, MemoryError):
+        return "oom", f"{said}. {_KNOWN[-1][2]}"
+    for status, pattern, remedy in _KNOWN:
+        if re.search(pattern, str(error), re.IGNORECASE):
+            return status, f"{said} -> {remedy}"
+    return "unsupported" if isinstance(error, NotImplementedError) else "error", said

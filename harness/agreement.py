@@ -1,0 +1,200 @@
+"""Is the result right? Compared in float64 with the closed form, or with rows through autograd that central
+differences have confirmed; never with torch.func.hessian, which is wrong under LayerNorm."""  # noqa: D205, D209
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.job import Measure
+from harness.problems import Problem
+
+# Largest relative Frobenius error that counts as right: some ten to a thousand times the rounding errors seen
+# (float64 7e-16, float32 3e-7, float16 5e-4, bfloat16 4e-3), and far below the percents of a wrong rule.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+DIFFERENCES_TOLERANCE = 1e-8  # central differences are themselves no better than about 1e-10
+DOUBTFUL = 1e-6  # a reference farther than this from central differences is doubted
+STEPS = (1e-3, 1e-4, 1e-5)  # of central differences, times the parameters' root mean square
+CHECKED = 4  # directions in which the reference is checked
+
+BLOCK = 1024  # rows of a result converted to float64 at once
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The true Hessian R, whole or through its products."""
+
+    kind: str  # closed_form, double_backward or central_differences
+    error: float  # relative distance of R from central differences, in a few directions
+    columns: Tensor  # (c,) indices of the columns that are known; all of them for a small problem
+    values: Tensor  # (P, c) those columns
+    directions: Tensor | None  # (P, k) Gaussian, or the vectors of an hvp; None where all columns are known
+    products: Tensor | None  # (P, k) R times directions
+
+
+def reference(problem: Problem, vectors: Tensor | None, measure: Measure, seed: int) -> Reference:
+    """The reference for a problem on the CPU in float64; `vectors` (P, k) for an hvp, else None.
+
+    Up to `measure.full_up_to` parameters every column is computed; above, `measure.rows` random ones and the products
+    with `measure.probes` Gaussian directions. Where rows through autograd and central differences disagree and the
+    latter are stable, autograd itself is wrong and central differences are taken.
+    """
+    params = problem.theta.numel()
+    generator = torch.Generator().manual_seed(seed)
+    checked = torch.randn(params, CHECKED, generator=generator, dtype=torch.float64)
+    columns = torch.arange(0) if vectors is not None else torch.arange(params)
+    directions = vectors
+    if vectors is None and params > measure.full_up_to:
+        columns = torch.randperm(params, generator=generator)[: measure.rows].sort().values
+        directions = torch.randn(params, measure.probes, generator=generator, dtype=torch.float64)
+
+    kind = "double_backward" if problem.hessian is None else "closed_form"
+    apply = _double_backward(problem) if problem.hessian is None else problem.hessian().to(torch.float64).__matmul__
+    gradient = _gradient(problem)
+    scale = float(problem.theta.square().mean().sqrt()) or 1.0
+    estimates = [_differences(gradient, problem.theta, checked, step * scale) for step in STEPS]
+    exact = apply(checked)
+    error = min(_distance(estimate, exact) for estimate in estimates)
+    spreads = [_distance(fine, coarse) for coarse, fine in zip(estimates, estimates[1:], strict=False)]
+    if error > DOUBTFUL and min(spreads) < error / 10:
+        kind = "central_differences"
+        step = STEPS[1 + spreads.index(min(spreads))] * scale
+        error = min(spreads)
+
+        def apply(vectors: Tensor) -> Tensor:
+            return _differences(gradient, problem.theta, vectors, step)
+
+    one_hot = torch.zeros(params, len(columns), dtype=torch.float64)
+    one_hot[columns, torch.arange(len(columns))] = 1
+    products = None if directions is None else apply(directions)
+    return Reference(kind, error, columns, apply(one_hot), directions, products)
+
+
+def _double_backward(problem: Problem) -> Callable[[Tensor], Tensor]:
+    """V -> R V, (P, k) -> (P, k), one backward pass a column through one gradient's graph."""
+    theta = problem.theta.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(problem.loss(theta), theta, create_graph=True)
+
+    def product(vector: Tensor) -> Tensor:
+        if not gradient.requires_grad:
+            return torch.zeros_like(vector)
+        return torch.autograd.grad(gradient, theta, vector, retain_graph=True, materialize_grads=True)[0]
+
+    return lambda vectors: _columns(product, vectors)
+
+
+def _gradient(problem: Problem) -> Callable[[Tensor], Tensor]:
+    def gradient(theta: Tensor) -> Tensor:
+        theta = theta.detach().requires_grad_()
+        return torch.autograd.grad(problem.loss(theta), theta)[0]
+
+    return gradient
+
+
+def _differences(gradient: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor, step: float) -> Tensor:
+    """R V (P, k) by central differences of the gradient, extrapolated from two steps (Richardson; error step^4)."""
+
+    def central(vector: Tensor, step: float) -> Tensor:
+        return (gradient(theta + step * vector) - gradient(theta - step * vector)) / (2 * step)
+
+    return _columns(lambda vector: (4 * central(vector, step / 2) - central(vector, step)) / 3, vectors)
+
+
+def _columns(product: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
+    return torch.stack([product(v) for v in vectors.unbind(1)], dim=1) if vectors.shape[1] else vectors.clone()
+
+
+def _distance(found: Tensor, true: Tensor) -> float:
+    """Relative Frobenius distance; absolute where the truth is zero."""
+    return float((found - true).norm() / (true.norm() or 1.0))
+
+
+def contract(result: Any, quantity: str, theta: Tensor, vectors: Tensor | None) -> str | None:
+    """What is wrong with the kind of thing a method returned; None if it is as asked."""
+    params = theta.numel()
+    shape = {"hessian": (params, params), "diagonal": (params,), "hvp": (params, 0 if vectors is None else vectors.shape[1])}[quantity]  # noqa: E501
+    if not isinstance(result, Tensor):
+        return f"returned {type(result).__name__}, not a tensor"
+    if tuple(result.shape) != shape:
+        return f"returned shape {tuple(result.shape)}; {quantity} of {params} parameters has shape {shape}"
+    if result.dtype != theta.dtype or result.device != theta.device:
+        return f"returned {result.dtype} on {result.device}; asked for {theta.dtype} on {theta.device}"
+    if result.requires_grad:
+        return "returned a tensor that requires grad, which keeps its graph in memory: return result.detach()"
+    return None
+
+
+def compare(result: Tensor, quantity: str, truth: Reference) -> dict[str, Any]:
+    """The agreement fields of a record, `status` and `message` among them, for a result of the right kind."""
+    tolerance = TOLERANCE[result.dtype]
+    if truth.kind == "central_differences":
+        tolerance = max(tolerance, DIFFERENCES_TOLERANCE)
+    found = result.detach().to("cpu")
+    fields: dict[str, Any] = {
+        "reference": truth.kind,
+        "reference_error": truth.error,
+        "probes": None if truth.directions is None or quantity == "hvp" else truth.directions.shape[1],
+        "nonfinite": int((~torch.isfinite(found)).sum()),
+        "tolerance": tolerance,
+    }
+    if fields["nonfinite"]:
+        share = f"{fields['nonfinite']} of {found.numel()} entries are NaN or infinite"
+        return fields | {"status": "nonfinite", "message": f"{share}; compare dtype=float64 and another method"}
+    fields |= {"hessian": _compare_hessian, "diagonal": _compare_diagonal, "hvp": _compare_hvp}[quantity](found, truth)
+    if not math.isfinite(fields["relative_error"]):
+        return fields | {"status": "error", "message": "the reference in float64 is itself not finite at this point"}
+    return fields | _verdict(fields, result.dtype, truth)
+
+
+def _verdict(fields: dict[str, Any], dtype: torch.dtype, truth: Reference) -> dict[str, Any]:
+    known = truth.values if truth.products is None else truth.products
+    if not known.any():
+        return {"status": "ok" if fields["relative_error"] == 0 else "wrong",
+                "message": "the true values are all zero here, so the errors are absolute"}  # fmt: skip
+    if fields["relative_error"] > fields["tolerance"]:
+        name = str(dtype).removeprefix("torch.")
+        return {"status": "wrong",
+                "message": f"relative error {fields['relative_error']:.1e}; {name} is right up to {fields['tolerance']:.0e} "
+                f"(against {truth.kind} in float64, {truth.error:.0e} from central differences)"}  # fmt: skip
+    return {"status": "ok", "message": None}
+
+
+def _compare_hessian(found: Tensor, truth: Reference) -> dict[str, Any]:
+    rows = found[truth.columns].to(torch.float64)  # (c, P); R is symmetric, so its columns are its rows
+    if truth.directions is None or truth.products is None:
+        relative = _distance(rows, truth.values.T)
+    else:
+        blocks = [block.to(torch.float64) @ truth.directions for block in found.split(BLOCK)]
+        relative = _distance(torch.cat(blocks), truth.products)
+    worst = _worst((rows - truth.values.T).abs(), truth.values.T.abs().amax(1, keepdim=True))
+    uneven = sum(
+        float((rows.to(torch.float64) - columns.T.to(torch.float64)).square().sum())
+        for rows, columns in zip(found.split(BLOCK), found.split(BLOCK, dim=1), strict=True)
+    )
+    size = sum(float(block.to(torch.float64).square().sum()) for block in found.split(BLOCK))
+    return {"relative_error": relative, "worst_error": worst, "asymmetry": math.sqrt(uneven / size) if size else 0.0}
+
+
+def _compare_diagonal(found: Tensor, truth: Reference) -> dict[str, Any]:
+    entries = found[truth.columns].to(torch.float64)
+    true = truth.values[truth.columns, torch.arange(len(truth.columns))]
+    worst = _worst((entries - true).abs(), truth.values.abs().amax(0))
+    return {"relative_error": _distance(entries, true), "worst_error": worst}
+
+
+def _compare_hvp(found: Tensor, truth: Reference) -> dict[str, Any]:
+    assert truth.products is not None
+    products = found.to(torch.float64)
+    worst = _worst((products - truth.products).abs(), truth.products.abs().amax(0))
+    return {"relative_error": _distance(products, truth.products), "worst_error": worst}
+
+
+def _worst(errors: Tensor, scales: Tensor) -> float:
+    """Largest error over its scale; where a scale is zero, over the largest of all, or 1."""
+    fallback = scales.max() if bool(scales.any()) else torch.ones(())
+    return float((errors / torch.where(scales > 0, scales, fallback)).max())

@@ -1,0 +1,137 @@
+"""The job: everything that decides a cell, checked and typed, once the configuration has been merged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+ALLOCATORS = ("default", "tuned")
+QUANTITIES = ("hessian", "diagonal", "hvp")
+
+
+class JobError(ValueError):
+    """A value of the configuration cannot be used."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a cell is sampled and checked."""
+
+    budget_s: float  # time for samples of the method, and a tenth of it for samples of one gradient
+    min_samples: int  # calls after the first, even where they exceed the budget
+    max_samples: int
+    full_up_to: int  # P up to which every entry is compared; above, probes and rows
+    probes: int  # Gaussian directions compared where P is larger
+    rows: int  # whole rows compared there too
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell of the table."""
+
+    problem: str  # row of conf/problem
+    problem_target: str  # dotted path of the builder
+    problem_options: dict[str, Any]
+    method: str  # row of conf/method
+    target: str  # dotted path of the measured function
+    method_options: dict[str, Any]
+    quantity: str
+    vectors: int
+    device: str
+    dtype: str
+    threads: int
+    allocator: str
+    seed: int
+    round: int
+    interpreter: str | None
+    limit_s: float
+    measure: Measure
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], problem: str, method: str) -> Job:
+        """Check a merged configuration (plain values) whose groups were chosen as `problem` and `method`.
+
+        Raises JobError naming the key, the value found and what it may be.
+        """
+        known = {entry.name for entry in fields(cls)} - {"problem_target", "problem_options", "target",
+                                                        "method_options"} | {"output"}  # fmt: skip
+        unknown = sorted(set(config) - known)
+        if unknown:
+            raise JobError(f"{', '.join(unknown)}: no such key; the keys are {', '.join(sorted(known))}")
+        _check(config)
+        problem_options, problem_target = _target(config, "problem", problem)
+        method_options, target = _target(config, "method", method)
+        return cls(
+            problem=problem,
+            problem_target=problem_target,
+            problem_options=problem_options,
+            method=method,
+            target=target,
+            method_options=method_options,
+            measure=_measure(config["measure"]),
+            limit_s=float(config["limit_s"]),
+            **{key: config[key] for key in ("quantity", "vectors", "device", "dtype", "threads", "allocator", "seed",
+                                            "round", "interpreter")},
+        )  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Job:
+        """The job that `asdict` gave."""
+        return cls(**{**values, "measure": Measure(**values["measure"])})
+
+    @property
+    def key(self) -> str:
+        """A name for the cell, readable and unique: the same for the same job, and only then."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        return re.sub(r"[^A-Za-z0-9._-]", "_", f"{self.problem}-{self.method}-{self.quantity}-{digest}")
+
+    def fields(self) -> dict[str, Any]:
+        """The job as the record stores it."""
+        values = asdict(self)
+        del values["problem_target"]
+        nested = {key: json.dumps(values[key]) for key in ("problem_options", "method_options", "measure")}
+        return values | nested
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    whole = {"vectors": 1, "threads": 1, "seed": 0, "round": 0}
+    for key, least in whole.items():
+        value = config[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise JobError(f"{key}={value} must be a whole number of at least {least}")
+    if not isinstance(config["limit_s"], int | float) or not config["limit_s"] > 0:
+        raise JobError(f"limit_s={config['limit_s']} must be a time in seconds above 0")
+    for key, choices in (("quantity", QUANTITIES), ("dtype", DTYPES), ("allocator", ALLOCATORS)):
+        if config[key] not in choices:
+            raise JobError(f"{key}={config[key]} is not known; choose one of {', '.join(choices)}")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(config["device"])):
+        raise JobError(f"device={config['device']} is not known; choose cpu, cuda or cuda:N")
+    if config["interpreter"] is not None and not isinstance(config["interpreter"], str):
+        raise JobError(f"interpreter={config['interpreter']} must be the path of a Python, or null for this one")
+
+
+def _target(config: Mapping[str, Any], group: str, name: str) -> tuple[dict[str, Any], str]:
+    chosen = config[group]
+    target = chosen.get("_target_") if isinstance(chosen, Mapping) else None
+    if not isinstance(target, str) or target == "???":
+        raise JobError(
+            f"{group}={name} names no function: set {group}._target_=package.module.function, "
+            "an importable function by its dotted path"
+        )
+    return {key: value for key, value in chosen.items() if key != "_target_"}, target
+
+
+def _measure(values: Mapping[str, Any]) -> Measure:
+    for key, value in values.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+            raise JobError(f"measure.{key}={value} must be a number that is not negative")
+    try:
+        return Measure(**values)
+    except TypeError as error:
+        known = ", ".join(entry.name for entry in fields(Measure))
+        raise JobError(f"measure: {error}; the keys are {known}") from error

@@ -1,0 +1,201 @@
+"""Runs cells: every pass in a child forked from a server process, its outcome in one record."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness import record
+from harness.job import Job
+
+PARTS = ("time", "tensors", "process", "agreement")
+READY_S = 120.0
+
+# glibc's settings that keep freed memory instead of returning it: no page faults on the next call.
+TUNED = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "-1",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+
+class LaunchError(RuntimeError):
+    """No process could be started to run a cell in."""
+
+
+class Launcher:
+    """Runs cells one after another, with one server for each interpreter, thread count and allocator.
+
+    Use it as a context manager: on leaving, the servers end, and with them whatever still runs.
+    """
+
+    def __init__(self) -> None:
+        self._servers: dict[tuple[str, int, str], _Server] = {}
+
+    def __enter__(self) -> Launcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers.values():
+            server.close()
+
+    def run(self, job: Job, output: Path) -> dict[str, Any]:
+        """Run one cell and write `output/<key>/record.json`, with job.json and the child's log beside it.
+
+        Whatever happens to the cell is in the record that is returned; only failing to write raises (OSError).
+        """
+        folder = output / job.key
+        record.write_json(asdict(job), folder / "job.json")
+        (folder / "log.txt").unlink(missing_ok=True)
+        seen: dict[str, Any] = {"status": "ok", "started": datetime.now(UTC).isoformat(timespec="seconds")}
+        try:
+            server = self._server(job)
+            for part in PARTS:
+                seen = _merge(seen, part, job, server.ask(job, part, folder))
+                if seen["status"] != "ok":
+                    break
+        except LaunchError as error:
+            seen |= {"status": "error", "message": str(error)}
+        complete = job.fields() | seen
+        record.write(complete, folder / "record.json")
+        return complete
+
+    def _server(self, job: Job) -> _Server:
+        key = (job.interpreter or sys.executable, job.threads, job.allocator)
+        if key not in self._servers or not self._servers[key].alive:
+            self._servers[key] = _Server(*key)
+        return self._servers[key]
+
+
+class _Server:
+    """The harness's end of `harness.server`."""
+
+    def __init__(self, interpreter: str, threads: int, allocator: str) -> None:
+        self._interpreter = interpreter
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the server
+        try:
+            self._process = subprocess.Popen(
+                [interpreter, "-m", "harness.server"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=_environment(interpreter, threads, allocator),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LaunchError(f"interpreter={interpreter} cannot be started: {error}") from error
+        if self._read() is None:
+            self._errors.seek(0)
+            said = self._errors.read().decode(errors="replace").strip().splitlines()
+            self.close()
+            raise LaunchError(
+                f"interpreter={interpreter} cannot run cells: {said[-1] if said else 'it ended without a word'}; "
+                "it needs torch, and this harness's folder must be importable"
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, job: Job, part: str, folder: Path) -> dict[str, Any]:
+        """Run one pass; its fields of the record, or the status that its process's end stands for."""
+        result = folder / f"{part}.json"
+        result.unlink(missing_ok=True)
+        request = {"job": asdict(job), "part": part, "result": str(result.resolve()),
+                   "log": str((folder / "log.txt").resolve()), "limit_s": job.limit_s}  # fmt: skip
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the server is gone: there will be no answer
+        answer = self._read()
+        if answer is None:
+            return {"status": "crashed", "message": f"{part} pass: the server process itself was killed"}
+        if answer["timed_out"]:
+            return {"status": "timeout", "message": f"the {part} pass took longer than limit_s={job.limit_s:g}"}
+        if result.exists():
+            seen = json.loads(result.read_text())
+            result.unlink()
+            return seen
+        return _crash(part, answer, folder / "log.txt")
+
+    def _read(self) -> dict[str, Any] | None:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def close(self) -> None:
+        """Close the server's stdin, at which it kills its child and ends; wait for it."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+
+def _environment(interpreter: str, threads: int, allocator: str) -> dict[str, str]:
+    """What must be set before torch is imported and glibc's allocator starts."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    paths = [str(Path.cwd()), inherited.get("PYTHONPATH", "")]
+    if interpreter != sys.executable:
+        paths.insert(0, str(Path(__file__).parent.parent))
+    return inherited | (TUNED if allocator == "tuned" else {}) | {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's own pool, which would be started before the fork
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "KINETO_LOG_LEVEL": "5",
+    }  # fmt: skip
+
+
+def _merge(seen: Mapping[str, Any], part: str, job: Job, fields: dict[str, Any]) -> dict[str, Any]:
+    """Add a pass's fields; a memory pass that only ran out of time costs its column, not the row."""
+    if fields["status"] == "timeout" and part in ("tensors", "process"):
+        return {**seen, "message": f"{fields['message']}, so {part} memory is unknown; raise limit_s to have it"}
+    merged = {**seen, **fields}
+    if fields["status"] == "timeout":
+        merged["message"] += "; raise limit_s, or take a smaller problem or a faster method"
+    if merged.get("message") is None:
+        merged["message"] = seen.get("message")
+    return merged
+
+
+def _crash(part: str, answer: Mapping[str, Any], log: Path) -> dict[str, Any]:
+    """The status of a pass whose process ended without a result."""
+    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    last = f"; it last printed: {said[-1][:300]}" if said else ""
+    if answer["signal"] == signal.SIGKILL:
+        return {"status": "oom", "message": f"the {part} pass was killed from outside (SIGKILL), as the system does when "
+                f"memory runs out{last}"}  # fmt: skip
+    how = f"exit status {answer['exit_code']}"
+    if answer["signal"] is not None:
+        how = f"signal {signal.Signals(answer['signal']).name}"
+    return {"status": "crashed", "message": f"the {part} pass ended with {how}, without a result{last}"}
+
+
+def point_latest(output: Path) -> None:
+    """Make `LAST` beside the run folder a link to it; where links are not to be had, leave it."""
+    link = output.parent / "LAST"
+    temporary = output.parent / f".LAST.{os.getpid()}"
+    try:
+        temporary.symlink_to(output.name)
+        os.replace(temporary, link)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)

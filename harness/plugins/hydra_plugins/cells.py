@@ -1,0 +1,51 @@
+"""Hydra's plugins of the harness. Hydra finds plugins only in the namespace package `hydra_plugins`: hence the folder,
+whose parent `harness.__main__` puts on sys.path.
+
+Hydra's own launcher stops at the first cell that fails to compose or dies, and does not know how many there are.
+"""  # noqa: D205
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from harness import sweep
+
+
+class CellSweeper(BasicSweeper):
+    """Hydra's own sweeper, but a cell that cannot be composed is left to the launcher, where it becomes a row."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Accept all."""
+
+
+class CellLauncher(Launcher):
+    """Hands all cells of a sweep to `harness.sweep.run`."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands to a launcher."""
+        self._loader = hydra_context.config_loader
+        self._config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the cells; each returns its status."""
+
+        def compose(overrides: Sequence[str]) -> DictConfig:
+            return self._loader.load_sweep_config(self._config, list(overrides))
+
+        statuses = sweep.run(job_overrides, compose, Path(self._config.hydra.sweep.dir))
+        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=status)
+                for overrides, status in zip(job_overrides, statuses, strict=True)]  # fmt: skip
+
+
+_STORE = ConfigStore.instance()
+_STORE.store("cells", {"_target_": "hydra_plugins.cells.CellLauncher"}, group="hydra/launcher", provider="harness")
+_STORE.store("cells", {"_target_": "hydra_plugins.cells.CellSweeper", "max_batch_size": None, "params": None},
+             group="hydra/sweeper", provider="harness")  # fmt: skip

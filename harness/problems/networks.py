@@ -1,0 +1,109 @@
+"""Networks with random weights and data; every size is an option, every draw comes from one seed, in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.problems.problem import Problem, ProblemError, from_network
+
+ACTIVATIONS = {"tanh": nn.Tanh, "gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "softplus": nn.Softplus,
+               "sigmoid": nn.Sigmoid}  # fmt: skip
+
+
+def mlp(
+    *,
+    seed: int = 0,
+    inputs: int = 10,
+    width: int = 16,
+    depth: int = 1,
+    outputs: int = 5,
+    activation: str = "tanh",
+    norm: str | None = None,
+    batch: int = 64,
+    task: str = "classes",
+) -> Problem:
+    """A multilayer perceptron with `depth` hidden layers of `width`: inputs -> width -> ... -> outputs.
+
+    `norm="layer"` puts an affine LayerNorm before each activation. `task="classes"` is softmax cross-entropy over
+    `outputs` classes, "regression" mean squared error.
+    """
+    require_positive("mlp", inputs=inputs, width=width, depth=depth, outputs=outputs, batch=batch)
+    require_one_of("mlp", norm=(norm, (None, "layer")))
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for layer in range(depth):
+        layers.append(nn.Linear(inputs if layer == 0 else width, width))
+        if norm == "layer":
+            layers.append(nn.LayerNorm(width))
+        layers.append(_activation("mlp", activation))
+    model = draw_parameters(nn.Sequential(*layers, nn.Linear(width, outputs)), generator)
+    x = torch.randn(batch, inputs, generator=generator, dtype=torch.float64)
+    return from_network(model, *_task("mlp", task, x, outputs, generator))
+
+
+def cnn(
+    *,
+    seed: int = 0,
+    image: int = 8,
+    channels: int = 4,
+    depth: int = 2,
+    outputs: int = 5,
+    activation: str = "tanh",
+    batch: int = 32,
+    task: str = "classes",
+) -> Problem:
+    """A small convolutional network on one-channel `image` x `image` inputs.
+
+    `depth` 3 x 3 convolutions of stride 2, then one linear layer; options as in `mlp`.
+    """
+    require_positive("cnn", image=image, channels=channels, depth=depth, outputs=outputs, batch=batch)
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    size = image
+    for layer in range(depth):
+        layers += [nn.Conv2d(1 if layer == 0 else channels, channels, 3, stride=2, padding=1)]
+        layers += [_activation("cnn", activation)]
+        size = (size + 1) // 2
+    model = draw_parameters(nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, outputs)), generator)
+    x = torch.randn(batch, 1, image, image, generator=generator, dtype=torch.float64)
+    return from_network(model, *_task("cnn", task, x, outputs, generator))
+
+
+def draw_parameters(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Draw all parameters in float64: weights with variance 1/fan-in, scales near 1, biases and shifts near 0."""
+    model = model.double()
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        matrix = parameter.dim() > 1
+        centre = 1.0 if name.endswith("weight") and not matrix else 0.0
+        parameter.data = centre + noise * (parameter[0].numel() ** -0.5 if matrix else 0.1)
+    return model
+
+
+def _task(
+    problem: str, task: str, x: Tensor, outputs: int, generator: torch.Generator
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """Criterion, inputs and targets."""
+    require_one_of(problem, task=(task, ("classes", "regression")))
+    if task == "classes":
+        return nn.CrossEntropyLoss(), x, torch.randint(outputs, (len(x),), generator=generator)
+    return nn.MSELoss(), x, torch.randn(len(x), outputs, generator=generator, dtype=torch.float64)
+
+
+def _activation(problem: str, name: str) -> nn.Module:
+    require_one_of(problem, activation=(name, tuple(ACTIVATIONS)))
+    return ACTIVATIONS[name]()
+
+
+def require_positive(problem: str, **options: int) -> None:
+    for name, value in options.items():
+        if not isinstance(value, int) or value < 1:
+            raise ProblemError(f"{problem}: {name}={value!r} must be a whole number of at least 1")
+
+
+def require_one_of(problem: str, **options: tuple[str | None, tuple[str | None, ...]]) -> None:
+    for name, (value, known) in options.items():
+        if value not in known:
+            shown = ", ".join("null" if entry is None else entry for entry in known)
+            raise ProblemError(f"{problem}: {name}={value} is not known; choose one of {shown}")

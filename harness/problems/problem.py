@@ -1,0 +1,142 @@
+"""The problem: a scalar loss of one flat parameter vector, with the network behind it where there is one."""
+
+from __future__ import annotations
+
+import copy
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.ravel import ravel
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class ProblemError(ValueError):
+    """A problem cannot be built from its options, or is none whose Hessian can be asked for."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A loss and the point at which its Hessian is asked for; built by `from_network` or `from_function`."""
+
+    loss: Callable[[Tensor], Tensor]  # (P,) -> (), without side effects
+    theta: Tensor  # (P,), detached
+    to: Callable[[torch.device | str, torch.dtype], Problem]  # the same problem on another device, in another dtype
+    model: torch.nn.Module | None = None
+    criterion: Criterion | None = None
+    inputs: Any = None
+    targets: Any = None
+    hessian: Callable[[], Tensor] | None = None  # () -> (P, P), the closed form at theta
+
+
+def from_network(
+    model: torch.nn.Module,
+    criterion: Criterion,
+    inputs: Any,
+    targets: Any,
+    hessian: Callable[[torch.nn.Module, Any], Tensor] | None = None,
+) -> Problem:
+    """The problem of `criterion(model(inputs), targets)` in the model's trainable parameters.
+
+    `theta` is in the order of `model.named_parameters()`. Inputs and targets may be tensors, tuples, lists or dicts
+    of them; a tuple of inputs is given to the model as its arguments. `hessian(model, inputs)` is the closed form
+    (P, P), where one is known.
+    """
+    theta, unravel = ravel(model)
+
+    def loss(theta: Tensor) -> Tensor:
+        return criterion(torch.func.functional_call(model, unravel(theta), inputs), targets)
+
+    def to(device: torch.device | str, dtype: torch.dtype) -> Problem:
+        moved = copy.deepcopy(criterion) if isinstance(criterion, torch.nn.Module) else criterion
+        if isinstance(moved, torch.nn.Module):
+            moved = moved.to(device, dtype)
+        cast_inputs, cast_targets = _cast((inputs, targets), device, dtype)
+        return from_network(copy.deepcopy(model).to(device, dtype), moved, cast_inputs, cast_targets, hessian)
+
+    closed_form = None if hessian is None else lambda: hessian(model, inputs)
+    return Problem(loss, theta, to, model, criterion, inputs, targets, closed_form)
+
+
+def from_function(
+    objective: Callable[..., Tensor],
+    parameters: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
+    data: tuple[Any, ...] = (),
+    hessian: Callable[..., Tensor] | None = None,
+) -> Problem:
+    """The problem of `objective(parameters, *data)`, a scalar, in a tensor, or a tuple or dict of tensors.
+
+    What the objective needs beside its parameters comes as `data`, not through a closure, so that it can be cast
+    to another dtype or device with them. `hessian(parameters, *data)` is the closed form (P, P), where one is known.
+    """
+    theta, unravel = ravel(parameters)
+
+    def to(device: torch.device | str, dtype: torch.dtype) -> Problem:
+        cast_parameters, cast_data = _cast((parameters, data), device, dtype)
+        return from_function(objective, cast_parameters, cast_data, hessian)
+
+    closed_form = None if hessian is None else lambda: hessian(unravel(theta), *data)
+    return Problem(lambda theta: objective(unravel(theta), *data), theta, to, hessian=closed_form)
+
+
+def _cast(value: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to(device, dtype if value.is_floating_point() else value.dtype)
+    if isinstance(value, Mapping):
+        return {key: _cast(entry, device, dtype) for key, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_cast(entry, device, dtype) for entry in value)
+    return value
+
+
+def build(target: str, options: Mapping[str, Any]) -> Problem:
+    """Call the builder at a dotted path with its options; a 4-tuple is taken as `from_network`'s arguments.
+
+    Raises ProblemError where the path leads nowhere, the options do not fit or the result is no problem.
+    """
+    try:
+        builder = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ProblemError(
+            f"problem._target_={target} cannot be imported: {error}; name an importable function by its dotted path, "
+            "with its package installed or in the current directory"
+        ) from error
+    built = builder(**options)
+    if isinstance(built, tuple) and len(built) == 4:
+        built = from_network(*built)
+    if not isinstance(built, Problem):
+        raise ProblemError(
+            f"{target} returned {type(built).__name__}; it must return (model, criterion, inputs, targets) or a "
+            "Problem from harness.problems.from_network or from_function"
+        )
+    return built
+
+
+def check(problem: Problem) -> None:
+    """Raise ProblemError unless the loss is a finite, deterministic scalar that depends on its parameters."""
+    theta = problem.theta.detach().requires_grad_()
+    value = problem.loss(theta)
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() != 0:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ProblemError(f"the loss must be a scalar (a tensor of shape ()), found {shape}; reduce it, say by .mean()")
+    if not value.requires_grad:
+        raise ProblemError(
+            "the loss does not depend on its parameters: no gradient leads back from it to them; compute it from the "
+            "parameters it is given (no .detach(), .item(), torch.no_grad() or closed-over copies)"
+        )
+    if not torch.isfinite(value):
+        raise ProblemError(f"the loss is {value.item()} at the given parameters; a Hessian there means nothing")
+    (gradient,) = torch.autograd.grad(value, theta, allow_unused=True)
+    if gradient is None:
+        raise ProblemError("the loss does not depend on its parameters: its gradient in them is None")
+    again = problem.loss(theta)
+    if not torch.allclose(value, again, rtol=1e-6):
+        raise ProblemError(
+            f"the loss is not deterministic: {value.item()} and {again.item()} at the same parameters; call "
+            "model.eval(), remove dropout or fix its seed"
+        )

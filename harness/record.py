@@ -1,0 +1,226 @@
+"""The record of one cell: its schema, its file, and loading many of them into one table.
+
+A record is one flat JSON object in a file `record.json`, written whole or not at all. It holds what was
+asked and what was seen; medians, ratios and multiples are derived by `load` and never stored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA_VERSION = 1
+
+STATUSES = ("ok", "unsupported", "nonfinite", "wrong", "oom", "timeout", "crashed", "error")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column: its name (the unit is in it), its JSON type, its unit and its meaning."""
+
+    name: str
+    type: str  # str, int, float, bool, list[float]; every field but the first three may be null
+    unit: str
+    meaning: str
+
+
+FIELDS = (
+    Field("schema_version", "int", "", "version of this schema; CHANGELOG.md tells what changed"),
+    Field("status", "str", "", "one of: " + ", ".join(STATUSES)),
+    Field("started", "str", "ISO 8601, UTC", "when the cell began"),
+    Field("message", "str", "", "why the status is not ok and what to do, or what to know about the row"),
+    Field("traceback", "str", "", "where the method or the problem failed"),
+    # What was asked: the job.
+    Field("problem", "str", "", "row of conf/problem"),
+    Field("problem_options", "str", "JSON", "every option the problem was built with"),
+    Field("method", "str", "", "row of conf/method"),
+    Field("method_options", "str", "JSON", "every option the method was called with"),
+    Field("target", "str", "dotted path", "the function that was measured"),
+    Field("quantity", "str", "", "hessian, diagonal or hvp"),
+    Field("vectors", "int", "count", "k, the vectors of an hvp"),
+    Field("device", "str", "", "cpu, cuda or cuda:N"),
+    Field("dtype", "str", "", "float64, float32, float16 or bfloat16"),
+    Field("threads", "int", "count", "intra-operation threads of torch"),
+    Field("allocator", "str", "", "default (glibc's own settings) or tuned (results/README.md)"),
+    Field("seed", "int", "", "seed of the problem's parameters and data, and of the vectors and probes"),
+    Field("round", "int", "", "which repetition of the cell, each in fresh processes"),
+    Field("interpreter", "str", "path", "the Python that ran the cell; null for the harness's own"),
+    Field("limit_s", "float", "s", "time limit of each pass"),
+    Field("measure", "str", "JSON", "options of sampling and of agreement"),
+    # What was seen: size and time.
+    Field("params", "int", "count", "P, the number of parameters"),
+    Field("first_s", "float", "s", "the first call, in a process that has imported torch but called nothing"),
+    Field("times_s", "list[float]", "s", "wall time of each further call"),
+    Field("gradient_s", "list[float]", "s", "wall time of one gradient, sampled in the same process"),
+    # Memory.
+    Field("tensor_peak_bytes", "int", "bytes", "peak of tensor memory over the call, above its start"),
+    Field("process_peak_bytes", "int", "bytes", "peak of the process's resident memory, above its start (Linux)"),
+    Field("output_bytes", "int", "bytes", "size of the result"),
+    # Agreement.
+    Field("reference", "str", "", "closed_form, double_backward or central_differences, in float64 on the CPU"),
+    Field("reference_error", "float", "relative", "distance of the reference from central differences"),
+    Field("probes", "int", "count", "directions that were compared; null where every entry was"),
+    Field("relative_error", "float", "relative", "Frobenius distance from the reference over its Frobenius norm"),
+    Field("worst_error", "float", "relative", "largest entry's error over the largest entry of its reference row"),
+    Field("asymmetry", "float", "relative", "Frobenius norm of H - H^T over that of H"),
+    Field("nonfinite", "int", "count", "entries that are NaN or infinite"),
+    Field("tolerance", "float", "relative", "largest relative_error that is ok at this dtype and reference"),
+    # Where.
+    Field("torch", "str", "", "torch version"),
+    Field("python", "str", "", "Python version"),
+    Field("platform", "str", "", "operating system"),
+    Field("cpu", "str", "", "CPU model"),
+    Field("cores", "int", "count", "cores that the process may use"),
+    Field("ram_bytes", "int", "bytes", "physical memory"),
+    Field("gpu", "str", "", "GPU model, where the cell ran on one"),
+    Field("cuda", "str", "", "CUDA version torch was built for, where the cell ran on a GPU"),
+    Field("tf32", "bool", "", "whether TF32 was allowed (the harness switches it off)"),
+    Field("commit", "str", "", "commit of the harness"),
+    Field("dirty", "bool", "", "whether the harness's files differed from that commit"),
+)
+
+NAMES = tuple(field.name for field in FIELDS)
+
+# What `load` adds: (name, unit, meaning).
+DERIVED = (
+    ("median_s", "s", "median of times_s; first_s where the time ran out before a second call"),
+    ("fastest_s", "s", "least of times_s"),
+    ("gradients", "gradients", "median_s over the median of gradient_s"),
+    ("tensor_peak_outputs", "outputs", "tensor_peak_bytes over output_bytes"),
+    ("process_peak_outputs", "outputs", "process_peak_bytes over output_bytes"),
+    ("label", "", "the method, and those of its options in which rows of that method differ"),
+    ("path", "", "the file the record came from"),
+)
+
+
+class RecordError(ValueError):
+    """A record, or a place where records were looked for, cannot be used."""
+
+
+def write(record: Mapping[str, Any], path: Path) -> None:
+    """Write a record whole or not at all; numbers that are not finite become null.
+
+    Raises RecordError for a field that the schema does not have.
+    """
+    unknown = sorted(set(record) - set(NAMES))
+    if unknown:
+        raise RecordError(f"a record was given the fields {unknown}, which harness.record.FIELDS does not have")
+    complete = {name: _finite(record.get(name)) for name in NAMES} | {"schema_version": SCHEMA_VERSION}
+    write_json(complete, path)
+
+
+def write_json(value: Mapping[str, Any], path: Path) -> None:
+    """Write a JSON object to a file that appears whole or not at all: write, fsync, rename; a line a key."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        lines = (f"{json.dumps(key)}: {json.dumps(entry, allow_nan=False)}" for key, entry in value.items())
+        stream.write("{\n" + ",\n".join(lines) + "\n}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read one record; raises RecordError where the file is no record of this schema."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecordError(f"{path} cannot be read as JSON: {error}") from error
+    return _checked(record, str(path))
+
+
+def _checked(record: Any, where: str) -> dict[str, Any]:
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        found = record.get("schema_version") if isinstance(record, dict) else type(record).__name__
+        raise RecordError(f"{where} is no record of schema {SCHEMA_VERSION} (found schema {found!r})")
+    if record.get("status") not in STATUSES:
+        raise RecordError(f"{where} has status {record.get('status')!r}; known are {', '.join(STATUSES)}")
+    return {name: record.get(name) for name in NAMES}
+
+
+def load(*paths: str | Path) -> pandas.DataFrame:
+    """One row a record, from run folders (every record.json below them) and baseline files (`*.jsonl`).
+
+    Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. Files that are no record are
+    named in `frame.attrs["skipped"]`; raises RecordError where a path does not exist or holds no record.
+    """
+    import pandas
+
+    records: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    for place in map(Path, paths):
+        for where, text in _texts(place):
+            try:
+                records.append(_checked(json.loads(text), where) | {"path": where})
+            except (json.JSONDecodeError, RecordError) as error:
+                skipped.append(f"{where}: {error}" if isinstance(error, json.JSONDecodeError) else str(error))
+    if not records:
+        named = ", ".join(map(str, paths))
+        raise RecordError(
+            f"no record was found in {named}; a run folder holds <cell>/record.json files"
+            + (f" (skipped: {'; '.join(skipped[:3])})" if skipped else "")
+        )
+    frame = pandas.DataFrame(records, columns=[*NAMES, "path"])
+    for field in FIELDS:
+        if field.type in ("int", "float"):
+            frame[field.name] = pandas.to_numeric(frame[field.name])
+    frame = _derive(frame)
+    frame.attrs["skipped"] = skipped
+    return frame
+
+
+def _texts(place: Path) -> list[tuple[str, str]]:
+    if place.is_dir():
+        return [(str(path), path.read_text(encoding="utf-8", errors="replace"))
+                for path in sorted(place.rglob("record.json"))]  # fmt: skip
+    if not place.is_file():
+        raise RecordError(f"{place} does not exist; name a run folder (results/runs/...) or a baseline file")
+    if place.suffix != ".jsonl":
+        return [(str(place), place.read_text(encoding="utf-8", errors="replace"))]
+    lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [(f"{place}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
+    import pandas
+
+    def over(row: pandas.Series, column: str, statistic: str) -> float:
+        values = row[column]
+        return float(getattr(pandas.Series(values), statistic)()) if values else math.nan
+
+    frame["median_s"] = frame.apply(over, axis=1, args=("times_s", "median")).fillna(frame["first_s"])
+    frame["fastest_s"] = frame.apply(over, axis=1, args=("times_s", "min"))
+    frame["gradients"] = frame["median_s"] / frame.apply(over, axis=1, args=("gradient_s", "median"))
+    frame["tensor_peak_outputs"] = frame["tensor_peak_bytes"] / frame["output_bytes"]
+    frame["process_peak_outputs"] = frame["process_peak_bytes"] / frame["output_bytes"]
+    frame["label"] = _labels(frame)
+    return frame
+
+
+def _labels(frame: pandas.DataFrame) -> pandas.Series:
+    """The method's name; where its rows differ in options, those options too: `vmap_hvp chunk_size=8`."""
+    labels = frame["method"].astype("object").copy()
+    for method, rows in frame.groupby("method"):
+        options = [json.loads(text) if text else {} for text in rows["method_options"]]
+        differing = [key for key in dict.fromkeys(key for option in options for key in option)
+                     if len({json.dumps(option.get(key)) for option in options}) > 1]  # fmt: skip
+        for index, option in zip(rows.index, options, strict=True):
+            labels[index] = " ".join([str(method), *(f"{key}={option.get(key)}" for key in differing)])
+    return labels

@@ -1,0 +1,119 @@
+"""A sweep: the cells of a multirun one after another, every one ending as a row, and the report at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import filter_overrides
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from harness import record
+from harness.job import Job, JobError
+from harness.launch import Launcher, point_latest
+
+
+def job_of(config: DictConfig) -> Job:
+    """The typed job of a composed configuration (with its hydra node); raises JobError."""
+    choices = config.hydra.runtime.choices
+    try:
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+    except Exception as error:
+        raise JobError(f"the configuration cannot be resolved: {error}") from error
+    assert isinstance(plain, dict)
+    return Job.from_config({str(key): value for key, value in plain.items()}, choices["problem"], choices["method"])
+
+
+def run(
+    cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path
+) -> list[str]:
+    """Run the cells, each given by its overrides, in order, showing how far it is; their statuses.
+
+    A cell that cannot be composed, or whose job is at fault, is recorded as an error and does not stop the others.
+    """
+    point_latest(output)
+    statuses = []
+    with Launcher() as launcher, _Progress(len(cells)) as progress:
+        for overrides in cells:
+            name = " ".join(filter_overrides(overrides))
+            progress.begin(name)
+            try:
+                job = job_of(compose(overrides))
+            except Exception as error:  # Hydra's, OmegaConf's and our own have no common base
+                status = _not_composed(overrides, error, output)
+            else:
+                status = launcher.run(job, output)["status"]
+            progress.end(name, status)
+            statuses.append(status)
+    return statuses
+
+
+def _not_composed(overrides: Sequence[str], error: Exception, output: Path) -> str:
+    """Record a cell whose configuration is at fault, with those job fields that its overrides name."""
+    pairs = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    named = {field.name for field in record.FIELDS if field.type == "str"}
+    seen: dict[str, Any] = {name: value for name, value in pairs.items() if name in named}
+    cause = f" {error.__cause__}" if error.__cause__ is not None else ""
+    seen |= {"status": "error", "message": f"{error}{cause}"}
+    key = "not-composed-" + hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:10]
+    record.write(seen, output / key / "record.json")
+    return "error"
+
+
+class _Progress:
+    """One live line on a terminal: done/total, what runs now, time left; elsewhere a line for each finished cell."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}", markup=False),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total)
+        self._total, self._done, self._began = total, 0, time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str) -> None:
+        self._bar.update(self._task, description=name)
+
+    def end(self, name: str, status: str) -> None:
+        self._done += 1
+        self._bar.advance(self._task)
+        if not self._console.is_terminal:
+            left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+            line = f"{self._done}/{self._total} {name}: {status}, about {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
+
+
+class ReportAtEnd(Callback):
+    """After a sweep, whatever launcher ran it: the table, the report beside the records, and the exit status."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Exit with 1 where no cell is ok."""
+        from harness import report
+
+        output = Path(config.hydra.sweep.dir)
+        frame = record.load(output)
+        report.terminal(frame)
+        report.write(frame, output / "report")
+        print(f"records and report: {output}")
+        if not (frame["status"] == "ok").any():
+            raise SystemExit(1)

@@ -1,0 +1,206 @@
+"""What a child process does: build the problem, bind the method, run one pass, write what was seen.
+
+A cell has four passes, each in a fresh process, since each would disturb the others: `time`, `tensors` (peak of tensor
+memory, under the profiler), `process` (peak of resident memory, with glibc's caching off) and `agreement`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import pkgutil
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness import advice, agreement, clock, environment, memory
+from harness.job import Job
+from harness.problems import Problem, networks
+from harness.problems.problem import ProblemError, build, check
+from harness.record import write_json
+
+# Modules that torch imports on the first call of a transform: 1 to 2 s that belong to no method.
+LAZY = ("torch._dynamo", "torch._decomp.decompositions_for_jvp", "torch.profiler")
+
+
+class DeviceError(RuntimeError):
+    """The device that was asked for is not there."""
+
+
+class MethodError(ValueError):
+    """The method's path or options lead nowhere."""
+
+
+class Unsupported(NotImplementedError):
+    """The method does not offer this quantity, or not for this kind of problem."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A job with everything built."""
+
+    job: Job
+    problem: Problem
+    vectors: Tensor | None  # (P, k) for an hvp
+    call: Callable[[], Any]  # the measured call
+
+    @property
+    def device(self) -> torch.device:
+        """Where the problem's tensors are."""
+        return self.problem.theta.device
+
+
+def preload() -> None:
+    """In the server, before any fork: import what every child would, and ask git once."""
+    for module in LAZY:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    environment.commit()
+
+
+def run(job: dict[str, Any], part: str, result: str) -> None:
+    """Run one pass (`time`, `tensors`, `process` or `agreement`) and write its fields of the record to `result`."""
+    seen: dict[str, Any] = {}
+    try:
+        seen |= environment.describe(job["device"])
+        seen |= PARTS[part](_prepare(Job.from_dict(job)))
+    except (Exception, SystemExit) as error:
+        status, message = advice.explain(error)
+        expected = isinstance(error, ProblemError | DeviceError | MethodError | Unsupported)
+        trace = None if expected else "".join(traceback.format_exception(error))
+        seen |= {"status": status, "message": message, "traceback": trace}
+    write_json({"status": "ok"} | seen, Path(result))
+
+
+def _prepare(job: Job) -> Cell:
+    torch.set_num_threads(job.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(job.seed)
+    device = _device(job.device)
+    builder_options = dict(job.problem_options)
+    with contextlib.suppress(ImportError, AttributeError, ValueError, TypeError):
+        if "seed" in inspect.signature(pkgutil.resolve_name(job.problem_target)).parameters:
+            builder_options.setdefault("seed", job.seed)
+    problem = build(job.problem_target, builder_options).to(device, getattr(torch, job.dtype))
+    check(problem)
+    return bind(job, problem)
+
+
+def _device(name: str) -> torch.device:
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise DeviceError(
+            f"device={name} was asked for, but this torch build ({torch.__version__}) sees no GPU; use device=cpu, or "
+            "install a CUDA build of torch and a driver"
+        )
+    device = torch.device(name)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise DeviceError(f"device={name} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0 on")
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else device
+
+
+def bind(job: Job, problem: Problem) -> Cell:
+    """Find the method and give it what its parameters ask for by name.
+
+    Raises MethodError for a wrong path or option, Unsupported where the method has no such quantity or needs a
+    network and the problem is a function.
+    """
+    function = _function(job)
+    vectors = None
+    if job.quantity == "hvp":
+        generator = torch.Generator().manual_seed(job.seed + 1)
+        drawn = torch.randn(problem.theta.numel(), job.vectors, generator=generator, dtype=torch.float64)
+        vectors = drawn.to(problem.theta)
+    offered = {"loss": problem.loss, "theta": problem.theta, "vectors": vectors, "model": problem.model,
+               "criterion": problem.criterion, "inputs": problem.inputs, "targets": problem.targets}  # fmt: skip
+    parameters = inspect.signature(function).parameters
+    asked = {name: offered[name] for name in parameters if name in offered}
+    absent = [name for name, value in asked.items() if value is None]
+    if absent:
+        raise Unsupported(
+            f"{job.target} asks for {', '.join(absent)}, which problem={job.problem} with quantity={job.quantity} does "
+            "not have; use a problem that is a network, or a method that takes loss and theta"
+        )
+    options = [name for name in parameters if name not in offered]
+    unknown = [name for name in job.method_options if name not in options]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        shown = ", ".join(options) or "none"
+        raise MethodError(f"method.{unknown[0]} is no option of {job.target}; its options are: {shown}")
+    return Cell(job, problem, vectors, lambda: function(**asked, **job.method_options))
+
+
+def _function(job: Job) -> Callable[..., Any]:
+    path, _, name = job.target.rpartition(".")
+    try:
+        module = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise MethodError(
+            f"method._target_={job.target} cannot be imported: {error}; name a function by its dotted path, with its "
+            "package installed or in the current directory"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        own = [key for key, value in vars(module).items()
+               if inspect.isfunction(value) and value.__module__ == module.__name__ and key[0] != "_"]  # fmt: skip
+        raise Unsupported(f"{path} has no function {name}; it offers: {', '.join(own) or 'none'}")
+    return function
+
+
+def _time(cell: Cell) -> dict[str, Any]:
+    measure, device = cell.job.measure, cell.device
+
+    def gradient() -> Tensor:
+        theta = cell.problem.theta.detach().requires_grad_()
+        return torch.autograd.grad(cell.problem.loss(theta), theta)[0]
+
+    first = clock.timed(cell.call, device)
+    times = clock.samples(cell.call, device, measure.budget_s, measure.min_samples, measure.max_samples)
+    gradient()
+    gradients = clock.samples(gradient, device, measure.budget_s / 10, measure.min_samples, measure.max_samples)
+    return {"params": cell.problem.theta.numel(), "first_s": first, "times_s": times, "gradient_s": gradients}
+
+
+def _warm_up(cell: Cell) -> None:
+    """Call the method on a network of two neurons, for what it imports, starts or allocates once and for all."""
+    theta = cell.problem.theta
+    tiny = networks.mlp(inputs=2, width=2, outputs=2, batch=2).to(theta.device, theta.dtype)
+    with contextlib.suppress(Exception):
+        bind(cell.job, tiny).call()
+    clock.synchronize(cell.device)
+
+
+def _tensors(cell: Cell) -> dict[str, Any]:
+    _warm_up(cell)
+    return {"tensor_peak_bytes": memory.tensor_peak(cell.call, cell.device)}
+
+
+def _process(cell: Cell) -> dict[str, Any]:
+    memory.prepare_process_peak()
+    _warm_up(cell)
+    return {"process_peak_bytes": memory.process_peak(cell.call)}
+
+
+def _agreement(cell: Cell) -> dict[str, Any]:
+    job, theta = cell.job, cell.problem.theta
+    seen: dict[str, Any] = {}
+    result = cell.call()
+    fault = agreement.contract(result, job.quantity, theta, cell.vectors)
+    if fault is not None:
+        return seen | {"status": "wrong", "message": f"{job.target} {fault}"}
+    seen["output_bytes"] = result.numel() * result.element_size()
+    vectors = None if cell.vectors is None else cell.vectors.to("cpu", torch.float64)
+    truth = agreement.reference(cell.problem.to("cpu", torch.float64), vectors, job.measure, job.seed + 2)
+    return seen | agreement.compare(result, job.quantity, truth)
+
+
+PARTS: dict[str, Callable[[Cell], dict[str, Any]]] = {
+    "time": _time,
+    "tensors": _tensors,
+    "process": _process,
+    "agreement": _agreement,
+}

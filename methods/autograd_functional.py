@@ -1,0 +1,24 @@
+"""`torch.autograd.functional.hessian`: rows in a loop, vectorized, or forward-over-reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def hessian(
+    loss: Callable[[Tensor], Tensor],
+    theta: Tensor,
+    vectorize: bool = False,
+    outer_jacobian_strategy: str = "reverse-mode",
+) -> Tensor:
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)).
+
+    `vectorize` batches the P second passes by vmap; `outer_jacobian_strategy="forward-mode"` (which needs
+    `vectorize`) is forward-over-reverse. See the documentation of `torch.autograd.functional.hessian`.
+    """
+    return torch.autograd.functional.hessian(
+        loss, theta, vectorize=vectorize, outer_jacobian_strategy=outer_jacobian_strategy
+    )  # pyright: ignore[reportReturnType]  a tensor in, a tensor out

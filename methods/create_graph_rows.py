@@ -1,0 +1,29 @@
+"""Rows by a second backward pass through the graph of one gradient (reverse-over-reverse, a loop)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)); P backward passes through one gradient's graph."""
+    theta = theta.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
+    rows = [torch.autograd.grad(entry, theta, retain_graph=True)[0] for entry in gradient]
+    return torch.stack(rows)
+
+
+def diagonal(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    """Diagonal of the Hessian ((P,) -> (P,)) out of all its rows: P^2 numbers in memory for the P that are kept."""
+    return hessian(loss, theta).diagonal().clone()
+
+
+def hvp(loss: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor) -> Tensor:
+    """Hessian times `vectors` ((P, k) -> (P, k)); one backward pass of gradient . v for each v."""
+    theta = theta.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
+    products = [torch.autograd.grad(gradient, theta, grad_outputs=v, retain_graph=True)[0] for v in vectors.unbind(1)]
+    return torch.stack(products, dim=1)

@@ -1,0 +1,60 @@
+"""The double loop over a weight matrix that many first write, and that finds the diagonal, not the Hessian.
+
+    gradients = torch.autograd.grad(loss, params, retain_graph=True)         # create_graph=True is missing
+    for i in range(rows):
+        for j in range(columns):
+            second[i, j] = torch.autograd.grad(gradients[0][i][j], params, retain_graph=True)[0][i, j]
+
+Without create_graph=True torch raises "element 0 of tensors does not require grad and does not have a grad_fn". With
+it, `second[i, j]` is d^2 loss / d W_ij^2: a number for each entry of W, the diagonal of W's block of the Hessian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def _second(
+    model: torch.nn.Module,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    create_graph: bool,
+) -> Tensor:
+    params = list(model.parameters())
+    loss = criterion(model(inputs), targets)
+    gradients = torch.autograd.grad(loss, params, retain_graph=True, create_graph=create_graph)
+    rows, columns = params[0].shape
+    second = torch.zeros_like(params[0], requires_grad=False)
+    for i in range(rows):
+        for j in range(columns):
+            second[i, j] = torch.autograd.grad(gradients[0][i][j], params, retain_graph=True)[0][i, j]
+    return second
+
+
+def hessian(
+    model: torch.nn.Module,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    create_graph: bool = True,
+) -> Tensor:
+    """What the double loop finds, read as a Hessian (P, P): its numbers on the diagonal, nothing elsewhere.
+
+    Only for a network whose one parameter is a matrix: its P entries are then all there are.
+    """
+    return _second(model, criterion, inputs, targets, create_graph).flatten().diag()
+
+
+def diagonal(
+    model: torch.nn.Module,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    create_graph: bool = True,
+) -> Tensor:
+    """What the double loop finds, read as the diagonal (P,) of the Hessian, which it is."""
+    return _second(model, criterion, inputs, targets, create_graph).flatten()
