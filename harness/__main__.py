@@ -29,7 +29,7 @@ def add_outside_methods() -> None:
         try:
             ConfigStore.instance().store(point.name, point.load(), group="method", provider=point.value)
         except Exception as error:  # an outside package must not take the harness down
-            print(f"entry point {point.name} = {point.value} cannot be loaded and is left out: {error}", file=sys.stderr)
+            print(f"entry point {point.name} = {point.value} is left out, it fails to load: {error}", file=sys.stderr)
 
 
 def run_cell(config: DictConfig) -> None:

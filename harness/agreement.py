@@ -1,8 +1,12 @@
-"""Is the result right? Compared in float64 with the closed form, or with rows through autograd that central
-differences have confirmed; never with torch.func.hessian, which is wrong under LayerNorm."""  # noqa: D205, D209
+"""Is the result right?
+
+Compared in float64 with the closed form, or with rows through autograd that central differences have confirmed; never
+with torch.func.hessian, which is wrong under LayerNorm.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,26 +57,28 @@ def reference(problem: Problem, vectors: Tensor | None, measure: Measure, seed: 
         columns = torch.randperm(params, generator=generator)[: measure.rows].sort().values
         directions = torch.randn(params, measure.probes, generator=generator, dtype=torch.float64)
 
-    kind = "double_backward" if problem.hessian is None else "closed_form"
-    apply = _double_backward(problem) if problem.hessian is None else problem.hessian().to(torch.float64).__matmul__
+    kind, apply = "double_backward", _double_backward(problem)
+    if problem.hessian is not None:
+        kind, apply = "closed_form", _product(problem.hessian().to(torch.float64))
     gradient = _gradient(problem)
     scale = float(problem.theta.square().mean().sqrt()) or 1.0
     estimates = [_differences(gradient, problem.theta, checked, step * scale) for step in STEPS]
     exact = apply(checked)
     error = min(_distance(estimate, exact) for estimate in estimates)
-    spreads = [_distance(fine, coarse) for coarse, fine in zip(estimates, estimates[1:], strict=False)]
+    spreads = [_distance(fine, coarse) for coarse, fine in itertools.pairwise(estimates)]
     if error > DOUBTFUL and min(spreads) < error / 10:
         kind = "central_differences"
         step = STEPS[1 + spreads.index(min(spreads))] * scale
-        error = min(spreads)
-
-        def apply(vectors: Tensor) -> Tensor:
-            return _differences(gradient, problem.theta, vectors, step)
+        error, apply = min(spreads), lambda vectors: _differences(gradient, problem.theta, vectors, step)
 
     one_hot = torch.zeros(params, len(columns), dtype=torch.float64)
     one_hot[columns, torch.arange(len(columns))] = 1
     products = None if directions is None else apply(directions)
     return Reference(kind, error, columns, apply(one_hot), directions, products)
+
+
+def _product(matrix: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda vectors: matrix @ vectors
 
 
 def _double_backward(problem: Problem) -> Callable[[Tensor], Tensor]:
@@ -117,7 +123,8 @@ def _distance(found: Tensor, true: Tensor) -> float:
 def contract(result: Any, quantity: str, theta: Tensor, vectors: Tensor | None) -> str | None:
     """What is wrong with the kind of thing a method returned; None if it is as asked."""
     params = theta.numel()
-    shape = {"hessian": (params, params), "diagonal": (params,), "hvp": (params, 0 if vectors is None else vectors.shape[1])}[quantity]  # noqa: E501
+    products = () if vectors is None else tuple(vectors.shape)
+    shape = {"hessian": (params, params), "diagonal": (params,), "hvp": products}[quantity]
     if not isinstance(result, Tensor):
         return f"returned {type(result).__name__}, not a tensor"
     if tuple(result.shape) != shape:
@@ -154,13 +161,14 @@ def compare(result: Tensor, quantity: str, truth: Reference) -> dict[str, Any]:
 def _verdict(fields: dict[str, Any], dtype: torch.dtype, truth: Reference) -> dict[str, Any]:
     known = truth.values if truth.products is None else truth.products
     if not known.any():
-        return {"status": "ok" if fields["relative_error"] == 0 else "wrong",
-                "message": "the true values are all zero here, so the errors are absolute"}  # fmt: skip
-    if fields["relative_error"] > fields["tolerance"]:
+        status = "ok" if fields["relative_error"] == 0 else "wrong"
+        return {"status": status, "message": "the true values are all zero here, so the errors are absolute"}
+    error, limit = fields["relative_error"], fields["tolerance"]
+    if error > limit:
         name = str(dtype).removeprefix("torch.")
-        return {"status": "wrong",
-                "message": f"relative error {fields['relative_error']:.1e}; {name} is right up to {fields['tolerance']:.0e} "
-                f"(against {truth.kind} in float64, {truth.error:.0e} from central differences)"}  # fmt: skip
+        source = f"{truth.kind} in float64, itself {truth.error:.0e} from central differences"
+        message = f"relative error {error:.1e}; {name} is right up to {limit:.0e} (reference: {source})"
+        return {"status": "wrong", "message": message}
     return {"status": "ok", "message": None}
 
 

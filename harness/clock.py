@@ -17,9 +17,7 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def samples(
-    call: Callable[[], object], device: torch.device, budget_s: float, least: int, most: int
-) -> list[float]:
+def samples(call: Callable[[], object], device: torch.device, budget_s: float, least: int, most: int) -> list[float]:
     """Seconds of each call, at least `least` and at most `most`, until `budget_s` is spent."""
     times: list[float] = []
     spent = 0.0

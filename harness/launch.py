@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -182,8 +181,8 @@ def _crash(part: str, answer: Mapping[str, Any], log: Path) -> dict[str, Any]:
     said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     last = f"; it last printed: {said[-1][:300]}" if said else ""
     if answer["signal"] == signal.SIGKILL:
-        return {"status": "oom", "message": f"the {part} pass was killed from outside (SIGKILL), as the system does when "
-                f"memory runs out{last}"}  # fmt: skip
+        killed = f"the {part} pass was killed from outside (SIGKILL), as the system does when memory runs out"
+        return {"status": "oom", "message": killed + last}
     how = f"exit status {answer['exit_code']}"
     if answer["signal"] is not None:
         how = f"signal {signal.Signals(answer['signal']).name}"
@@ -196,6 +195,6 @@ def point_latest(output: Path) -> None:
     temporary = output.parent / f".LAST.{os.getpid()}"
     try:
         temporary.symlink_to(output.name)
-        os.replace(temporary, link)
+        temporary.replace(link)
     except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.unlink(missing_ok=True)

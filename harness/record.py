@@ -126,7 +126,7 @@ def write_json(value: Mapping[str, Any], path: Path) -> None:
         stream.write("{\n" + ",\n".join(lines) + "\n}\n")
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _finite(value: Any) -> Any:
@@ -218,7 +218,7 @@ def _labels(frame: pandas.DataFrame) -> pandas.Series:
     """The method's name; where its rows differ in options, those options too: `vmap_hvp chunk_size=8`."""
     labels = frame["method"].astype("object").copy()
     for method, rows in frame.groupby("method"):
-        options = [json.loads(text) if text else {} for text in rows["method_options"]]
+        options = [json.loads(text) if isinstance(text, str) else {} for text in rows["method_options"]]
         differing = [key for key in dict.fromkeys(key for option in options for key in option)
                      if len({json.dumps(option.get(key)) for option in options}) > 1]  # fmt: skip
         for index, option in zip(rows.index, options, strict=True):

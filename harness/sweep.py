@@ -22,16 +22,15 @@ def job_of(config: DictConfig) -> Job:
     """The typed job of a composed configuration (with its hydra node); raises JobError."""
     choices = config.hydra.runtime.choices
     try:
-        plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        plain = OmegaConf.to_container(own, resolve=True)
     except Exception as error:
         raise JobError(f"the configuration cannot be resolved: {error}") from error
     assert isinstance(plain, dict)
     return Job.from_config({str(key): value for key, value in plain.items()}, choices["problem"], choices["method"])
 
 
-def run(
-    cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path
-) -> list[str]:
+def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path) -> list[str]:
     """Run the cells, each given by its overrides, in order, showing how far it is; their statuses.
 
     A cell that cannot be composed, or whose job is at fault, is recorded as an error and does not stop the others.
@@ -40,7 +39,7 @@ def run(
     statuses = []
     with Launcher() as launcher, _Progress(len(cells)) as progress:
         for overrides in cells:
-            name = " ".join(filter_overrides(overrides))
+            name = " ".join(entry for entry in filter_overrides(overrides) if not entry.startswith("+sweep="))
             progress.begin(name)
             try:
                 job = job_of(compose(overrides))

@@ -100,7 +100,9 @@ def _device(name: str) -> torch.device:
         )
     device = torch.device(name)
     if device.index is not None and device.index >= torch.cuda.device_count():
-        raise DeviceError(f"device={name} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0 on")
+        raise DeviceError(
+            f"device={name} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0 on"
+        )
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else device
 
 

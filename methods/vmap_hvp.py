@@ -54,7 +54,7 @@ def _product(loss: Callable[[Tensor], Tensor], theta: Tensor, composition: str) 
     if composition == "forward_over_reverse":
         return lambda v: jvp(grad(loss), (theta,), (v,))[1]
     if composition == "reverse_over_reverse":
-        _, pullback = vjp(grad(loss), theta)
+        pullback = vjp(grad(loss), theta)[1]
         return lambda v: pullback(v)[0]
     raise ValueError(f"composition must be forward_over_reverse or reverse_over_reverse; found {composition}")
 

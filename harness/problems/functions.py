@@ -86,9 +86,9 @@ def logistic(*, seed: int = 0, inputs: int = 8, classes: int = 4, batch: int = 6
     return from_network(model, nn.CrossEntropyLoss(), x, y, hessian=softmax_regression_hessian)
 
 
-def softmax_regression_hessian(model: nn.Module, x: Tensor) -> Tensor:
+def softmax_regression_hessian(model: nn.Linear, x: Tensor) -> Tensor:
     """The closed form above, (P, P), in the order weight (classes, inputs), bias (classes,)."""
-    classes = int(model.weight.shape[0])
+    classes = model.out_features
     p = model(x).detach().softmax(1)
     curvature = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]  # (N, classes, classes)
     if model.bias is not None:

@@ -97,12 +97,14 @@ def _activation(problem: str, name: str) -> nn.Module:
 
 
 def require_positive(problem: str, **options: int) -> None:
+    """Raise ProblemError naming the first option that is no whole number of at least 1."""
     for name, value in options.items():
         if not isinstance(value, int) or value < 1:
             raise ProblemError(f"{problem}: {name}={value!r} must be a whole number of at least 1")
 
 
 def require_one_of(problem: str, **options: tuple[str | None, tuple[str | None, ...]]) -> None:
+    """Raise ProblemError for the first option (value, known values) whose value is not known."""
     for name, (value, known) in options.items():
         if value not in known:
             shown = ", ".join("null" if entry is None else entry for entry in known)

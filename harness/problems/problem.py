@@ -39,7 +39,7 @@ def from_network(
     criterion: Criterion,
     inputs: Any,
     targets: Any,
-    hessian: Callable[[torch.nn.Module, Any], Tensor] | None = None,
+    hessian: Callable[[Any, Any], Tensor] | None = None,
 ) -> Problem:
     """The problem of `criterion(model(inputs), targets)` in the model's trainable parameters.
 
@@ -123,7 +123,9 @@ def check(problem: Problem) -> None:
     value = problem.loss(theta)
     if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() != 0:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ProblemError(f"the loss must be a scalar (a tensor of shape ()), found {shape}; reduce it, say by .mean()")
+        raise ProblemError(
+            f"the loss must be a scalar (a tensor of shape ()), found {shape}; reduce it, say by .mean()"
+        )
     if not value.requires_grad:
         raise ProblemError(
             "the loss does not depend on its parameters: no gradient leads back from it to them; compute it from the "

@@ -1,8 +1,9 @@
-"""Hydra's plugins of the harness. Hydra finds plugins only in the namespace package `hydra_plugins`: hence the folder,
-whose parent `harness.__main__` puts on sys.path.
+"""The harness's plugins of Hydra.
 
-Hydra's own launcher stops at the first cell that fails to compose or dies, and does not know how many there are.
-"""  # noqa: D205
+Hydra finds plugins only in the namespace package `hydra_plugins`: hence the folder, whose parent `harness.__main__`
+puts on sys.path. Hydra's own launcher stops at the first cell that fails to compose or dies, and no cell knows
+how many there are.
+"""
 
 from __future__ import annotations
 

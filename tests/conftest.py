@@ -1,0 +1,64 @@
+"""Fixtures: a job with everything set, a launcher whose servers live as long as the session, and the command line."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.job import Job, Measure
+from harness.launch import Launcher
+
+ROOT = Path(__file__).parent.parent
+
+JOB = Job(
+    problem="mlp",
+    problem_target="harness.problems.networks.mlp",
+    problem_options={"width": 3, "inputs": 3, "outputs": 2, "batch": 8},
+    method="create_graph_rows",
+    target="methods.create_graph_rows.hessian",
+    method_options={},
+    quantity="hessian",
+    vectors=2,
+    device="cpu",
+    dtype="float64",
+    threads=1,
+    allocator="default",
+    seed=0,
+    round=0,
+    interpreter=None,
+    limit_s=30.0,
+    measure=Measure(budget_s=0.01, min_samples=2, max_samples=5, full_up_to=1024, probes=8, rows=64),
+)
+
+
+@pytest.fixture
+def job() -> Callable[..., Job]:
+    """A small job, with the given fields in place of its own."""
+    return lambda **changes: dataclasses.replace(JOB, **changes)
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    with Launcher() as launcher:
+        yield launcher
+
+
+@pytest.fixture
+def run(launcher: Launcher, job: Callable[..., Job], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run the small job with the given fields in real processes; its record."""
+    return lambda **changes: launcher.run(job(**changes), tmp_path)
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Call `python -m harness ARGUMENTS` from the clone, its output under tmp_path/run."""
+
+    def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harness", *arguments, f"output={tmp_path / 'run'}", "measure.budget_s=0.02"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
+
+    return call

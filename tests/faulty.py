@@ -1,0 +1,85 @@
+"""Methods and problems that misbehave, each in one way."""
+
+import os
+import signal
+import time
+
+import torch
+
+from harness.problems import Problem, from_function
+
+
+def crash(loss, theta):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave(loss, theta):
+    os._exit(3)
+
+
+def sleep(loss, theta):
+    time.sleep(60)
+
+
+def spawn_and_sleep(loss, theta, pid_file):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    with open(pid_file, "w") as stream:  # noqa: PTH123
+        stream.write(str(child))
+    time.sleep(60)
+
+
+def slow_only_under_the_profiler(loss, theta):
+    if torch.autograd._profiler_enabled():
+        time.sleep(60)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def nan(loss, theta):
+    return torch.full((len(theta), len(theta)), torch.nan, dtype=theta.dtype)
+
+
+def wrong(loss, theta):
+    return 1.001 * torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def wrong_shape(loss, theta):
+    return torch.zeros(len(theta), dtype=theta.dtype)
+
+
+def wrong_dtype(loss, theta):
+    return torch.func.jacfwd(torch.func.grad(loss))(theta).float()
+
+
+def attached(loss, theta):
+    return torch.func.jacfwd(torch.func.grad(loss))(theta.requires_grad_())
+
+
+def nothing(loss, theta):
+    return None
+
+
+def hungry(loss, theta):
+    return torch.empty(1 << 50, dtype=theta.dtype)
+
+
+def leaves(loss, theta):
+    raise SystemExit("enough")
+
+
+def vector_loss(size: int = 3) -> Problem:
+    return from_function(lambda x: x**2, torch.ones(size, dtype=torch.float64))
+
+
+def constant_loss() -> Problem:
+    return from_function(lambda x: torch.ones((), dtype=x.dtype), torch.ones(3, dtype=torch.float64))
+
+
+def no_problem() -> int:
+    return 3
+
+
+def raises() -> Problem:
+    raise KeyError("the data file")

@@ -1,0 +1,68 @@
+"""The job: what the configuration must be, and the name of a cell."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from harness.job import Job, JobError
+
+CONFIG = {
+    "problem": {"_target_": "a.problem", "width": 3},
+    "method": {"_target_": "a.method", "chunk_size": None},
+    "quantity": "hessian",
+    "vectors": 1,
+    "device": "cuda:1",
+    "dtype": "float32",
+    "threads": 2,
+    "allocator": "tuned",
+    "seed": 0,
+    "round": 0,
+    "interpreter": None,
+    "limit_s": 3,
+    "measure": {"budget_s": 1.0, "min_samples": 1, "max_samples": 2, "full_up_to": 1, "probes": 1, "rows": 1},
+    "output": "somewhere",
+}
+
+
+def test_a_configuration_becomes_a_job_and_back() -> None:
+    job = Job.from_config(CONFIG, "mine", "yours")
+    assert (job.problem, job.problem_target, job.problem_options) == ("mine", "a.problem", {"width": 3})
+    assert (job.method, job.target, job.method_options) == ("yours", "a.method", {"chunk_size": None})
+    assert Job.from_dict(json.loads(json.dumps(asdict(job)))) == job
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"threads": 0}, "threads=0 must be a whole number of at least 1"),
+        ({"threads": True}, "threads=True"),
+        ({"threads": "two"}, "threads=two"),
+        ({"seed": -1}, "seed=-1"),
+        ({"dtype": "float8"}, "choose one of float64, float32"),
+        ({"allocator": "jemalloc"}, "choose one of default, tuned"),
+        ({"quantity": "trace"}, "choose one of hessian, diagonal, hvp"),
+        ({"device": "tpu"}, "choose cpu, cuda or cuda:N"),
+        ({"limit_s": 0}, "limit_s=0"),
+        ({"limit_s": "soon"}, "limit_s=soon"),
+        ({"limit_s": float("nan")}, "limit_s=nan"),
+        ({"colour": "red"}, "colour: no such key; the keys are"),
+        ({"interpreter": 3}, "interpreter=3"),
+        ({"problem": {"_target_": "???"}}, "set problem._target_="),
+        ({"method": {}}, "set method._target_="),
+        ({"measure": {**CONFIG["measure"], "probes": -1}}, "measure.probes=-1"),
+        ({"measure": {**CONFIG["measure"], "probe": 1}}, "probe"),
+    ],
+)
+def test_a_bad_value_is_named(change: dict, words: str) -> None:
+    with pytest.raises(JobError) as error:
+        Job.from_config(CONFIG | change, "p", "m")
+    assert words in str(error.value)
+
+
+def test_the_key_changes_with_every_field() -> None:
+    job = Job.from_config(CONFIG, "mine", "your/s")
+    changes = [{"seed": 1}, {"round": 1}, {"dtype": "float64"}, {"method": {"_target_": "a.method"}}]
+    keys = {Job.from_config(CONFIG | change, "mine", "your/s").key for change in changes}
+    assert job.key.startswith("mine-your_s-hessian-")
+    assert len(keys | {job.key}) == 5

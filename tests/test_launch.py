@@ -1,0 +1,158 @@
+"""Cells in real processes: whatever a method or problem does, a record with the right status comes back."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import record
+from harness.launch import Launcher
+
+
+def test_a_right_cell_has_every_measurement(run, tmp_path: Path) -> None:
+    seen = run()
+    assert seen["status"] == "ok"
+    assert seen["params"] == 3 * 3 + 3 + 3 * 2 + 2
+    assert len(seen["times_s"]) >= 2
+    assert min(seen["times_s"]) > 0
+    assert min(seen["gradient_s"]) > 0
+    assert seen["output_bytes"] == seen["params"] ** 2 * 8
+    assert seen["tensor_peak_bytes"] >= seen["output_bytes"]
+    assert seen["relative_error"] < 1e-12
+    assert seen["reference"] == "double_backward"
+    assert seen["reference_error"] < 1e-8
+    assert seen["torch"]
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in folder.iterdir()} == {"job.json", "log.txt", "record.json"}
+    assert record.read(folder / "record.json") == {**dict.fromkeys(record.NAMES), **seen, "schema_version": 1}
+
+
+@pytest.mark.parametrize("quantity", ["diagonal", "hvp"])
+def test_other_quantities(run, quantity: str) -> None:
+    seen = run(quantity=quantity, target=f"methods.create_graph_rows.{quantity}")
+    assert seen["status"] == "ok"
+    assert seen["output_bytes"] == seen["params"] * 8 * (2 if quantity == "hvp" else 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "words"),
+    [
+        ("crash", "crashed", "SIGSEGV"),
+        ("leave", "crashed", "exit status 3"),
+        ("leaves", "error", "enough"),
+        ("nan", "nonfinite", "400 of 400 entries are NaN"),
+        ("wrong", "wrong", "relative error 1.0e-03; float64 is right up to 1e-12"),
+        ("wrong_shape", "wrong", "returned shape (20,); hessian of 20 parameters has shape (20, 20)"),
+        ("wrong_dtype", "wrong", "returned torch.float32 on cpu; asked for torch.float64"),
+        ("attached", "wrong", "result.detach()"),
+        ("nothing", "wrong", "returned NoneType, not a tensor"),
+        ("hungry", "oom", "smaller chunk_size"),
+        ("absent", "unsupported", "no function absent"),
+    ],
+)
+def test_a_faulty_method_is_a_row(run, method: str, status: str, words: str) -> None:
+    seen = run(target=f"tests.faulty.{method}")
+    assert (seen["status"], words in seen["message"]) == (status, True), seen["message"]
+    assert run()["status"] == "ok", "the next cell must run as if nothing had happened"
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        ("vector_loss", "must be a scalar (a tensor of shape ()), found (3,)"),
+        ("constant_loss", "does not depend on its parameters"),
+        ("no_problem", "returned int"),
+        ("raises", "the data file"),
+        ("absent", "cannot be imported"),
+    ],
+)
+def test_a_faulty_problem_is_a_row(run, problem: str, words: str) -> None:
+    seen = run(problem_target=f"tests.faulty.{problem}", problem_options={})
+    assert seen["status"] == "error"
+    assert words in seen["message"]
+
+
+def test_a_time_limit_kills_the_cell_and_its_children(run, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    began = time.monotonic()
+    seen = run(target="tests.faulty.spawn_and_sleep", method_options={"pid_file": str(pid_file)}, limit_s=1.0)
+    assert seen["status"] == "timeout"
+    assert "limit_s=1" in seen["message"]
+    assert time.monotonic() - began < 20, "it must not wait for the sleepers' 60 s"
+    with pytest.raises(ProcessLookupError):
+        _wait_for_end(int(pid_file.read_text()))
+
+
+def _wait_for_end(pid: int) -> None:
+    for _ in range(100):
+        os.kill(pid, 0)
+        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":  # dead, not yet reaped by init
+            raise ProcessLookupError
+        time.sleep(0.05)
+
+
+def test_a_memory_pass_that_takes_too_long_costs_its_column_only(run) -> None:
+    seen = run(target="tests.faulty.slow_only_under_the_profiler", limit_s=5.0)
+    assert seen["status"] == "ok"
+    assert seen.get("tensor_peak_bytes") is None
+    assert seen["process_peak_bytes"] is not None
+    assert "tensors pass took longer than limit_s=5" in seen["message"]
+
+
+def test_the_servers_end_with_the_harness_even_when_it_is_killed(job, tmp_path: Path) -> None:
+    values = job(target="tests.faulty.sleep")
+    program = (
+        "import sys, pathlib, dataclasses\n"
+        "from harness.launch import Launcher\n"
+        "from harness.job import Job, Measure\n"
+        f"job = {values!r}\n"
+        "launcher = Launcher()\n"
+        "server = launcher._server(job)\n"
+        "print(server._process.pid, flush=True)\n"
+        f"launcher.run(job, pathlib.Path({str(tmp_path)!r}))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    server = int(parent.stdout.readline())
+    for _ in range(200):  # until the cell sleeps
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        if children:
+            break
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    for pid in [server, *map(int, children)]:
+        with pytest.raises((ProcessLookupError, FileNotFoundError)):
+            _wait_for_end(pid)
+
+
+def test_an_interpreter_without_torch_is_a_row(run) -> None:
+    seen = run(interpreter="/nonexistent/python")
+    assert seen["status"] == "error"
+    assert "interpreter=/nonexistent/python cannot be started" in seen["message"]
+    bare = "/usr/bin/python3"
+    if Path(bare).exists():
+        assert "cannot run cells" in run(interpreter=bare)["message"]
+
+
+def test_allocator_and_threads_reach_the_process(launcher: Launcher, job, tmp_path: Path) -> None:
+    seen = launcher.run(job(target="tests.test_launch.environment_as_hessian", threads=2, allocator="tuned"), tmp_path)
+    told = json.loads(seen["message"].split("Told: ")[1].split(" ->")[0])
+    assert told == {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_TRIM_THRESHOLD_": "-1", "threads": 2}
+
+
+def environment_as_hessian(loss, theta):
+    import torch
+
+    names = "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MALLOC_TRIM_THRESHOLD_"
+    told = {name: os.environ.get(name) for name in names} | {"threads": torch.get_num_threads()}
+    raise RuntimeError(f"Told: {json.dumps(told)}")
+
+
+def test_the_server_forks_with_a_single_thread(launcher: Launcher, job) -> None:
+    server = launcher._server(job(threads=2))
+    assert len(list(Path(f"/proc/{server._process.pid}/task").iterdir())) == 1

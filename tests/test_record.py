@@ -1,0 +1,90 @@
+"""Records: written whole, kept exactly, loaded with what is derived, and documented."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from harness import record
+
+ROOT = Path(__file__).parent.parent
+
+
+def write(folder: Path, **fields) -> Path:
+    path = folder / "record.json"
+    record.write({"status": "ok", "method": "m", **fields}, path)
+    return path
+
+
+def test_floats_survive_exactly_and_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
+    times = [0.1, 1 / 3, 5e-324, 1e308]
+    path = write(tmp_path, times_s=[*times, math.inf], relative_error=math.nan)
+    seen = record.read(path)
+    assert seen["times_s"] == [*times, None]
+    assert seen["relative_error"] is None
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"], "no temporary file is left"
+
+
+def test_a_field_outside_the_schema_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(record.RecordError, match="color"):
+        write(tmp_path, color="red")
+
+
+def test_load_derives(tmp_path: Path) -> None:
+    write(tmp_path / "a", times_s=[3.0, 1.0, 2.0], first_s=9.0, gradient_s=[0.5, 0.1, 0.25], tensor_peak_bytes=30,
+          process_peak_bytes=60, output_bytes=20)  # fmt: skip
+    write(tmp_path / "b", first_s=9.0)
+    frame = record.load(tmp_path)
+    a, b = frame.to_dict("records")
+    assert (a["median_s"], a["fastest_s"], a["gradients"]) == (2.0, 1.0, 8.0)
+    assert (a["tensor_peak_outputs"], a["process_peak_outputs"]) == (1.5, 3.0)
+    assert b["median_s"] == 9.0
+    assert math.isnan(b["gradients"])
+    assert list(frame.columns) == [*record.NAMES, "path", *(name for name, *_ in record.DERIVED if name != "path")]
+
+
+def test_labels_tell_rows_of_one_method_apart(tmp_path: Path) -> None:
+    for chunk in (8, None):
+        write(tmp_path / str(chunk), method="vmap_hvp", method_options=json.dumps({"chunk_size": chunk, "same": 1}))
+    write(tmp_path / "c", method="other", method_options='{"x": 1}')
+    assert sorted(record.load(tmp_path)["label"]) == ["other", "vmap_hvp chunk_size=8", "vmap_hvp chunk_size=None"]
+
+
+def test_what_is_no_record_is_named_and_skipped(tmp_path: Path) -> None:
+    write(tmp_path / "good")
+    for name, text in {"torn": '{"status": "o', "foreign": '{"a": 1}', "list": "[1]", "older": '{"schema_version": 0}',
+                       "binary": "\x00\x01"}.items():  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(text)
+    frame = record.load(tmp_path)
+    assert len(frame) == 1
+    assert len(frame.attrs["skipped"]) == 5
+    assert all(str(tmp_path) in line for line in frame.attrs["skipped"])
+
+
+def test_baseline_files_hold_a_record_a_line(tmp_path: Path) -> None:
+    first, second = (json.dumps(record.read(write(tmp_path / str(i), seed=i))) for i in range(2))
+    baseline = tmp_path / "base.jsonl"
+    baseline.write_text(f"{first}\n\n{second}\n")
+    frame = record.load(baseline)
+    assert list(frame["seed"]) == [0, 1]
+    assert list(frame["path"]) == [f"{baseline}:1", f"{baseline}:3"]
+
+
+def test_nothing_to_load_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(record.RecordError, match="no record was found"):
+        record.load(tmp_path)
+    with pytest.raises(record.RecordError, match="does not exist"):
+        record.load(tmp_path / "absent")
+
+
+def test_the_documentation_names_every_field_with_its_type_and_unit() -> None:
+    rows = [line.split("|") for line in (ROOT / "results" / "README.md").read_text().splitlines() if line[:2] == "| "]
+    documented = {row[1].strip().strip("`"): tuple(cell.strip() for cell in row[2:5]) for row in rows}
+    for field in record.FIELDS:
+        assert documented.pop(field.name) == (field.type, field.unit, field.meaning)
+    for name, unit, meaning in record.DERIVED:
+        assert documented.pop(name) == ("derived", unit, meaning)
+    assert set(documented) <= {"field", "status", *record.STATUSES}

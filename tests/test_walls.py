@@ -1,0 +1,73 @@
+"""Who may import whom: `harness/` and `methods/` as DESIGN has them, read from the source of every module."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "methods").rglob("*.py")])
+
+# Modules of the harness that each of its modules may import; what is not named here may import none.
+ALLOWED = {
+    "__main__": {"job", "launch", "record", "report", "sweep"},
+    "plugins": {"sweep"},
+    "sweep": {"job", "launch", "record", "report"},
+    "launch": {"job", "record"},
+    "server": {"worker"},
+    "worker": {"advice", "agreement", "clock", "environment", "job", "memory", "problems", "record"},
+    "agreement": {"job", "problems"},
+    "problems": {"problems"},
+    "report": {"record", "report"},
+}
+# Outside packages, and who alone may import them.
+RESERVED = {
+    "hydra": {"__main__", "sweep", "plugins"},
+    "omegaconf": {"__main__", "sweep", "plugins"},
+    "torch": {"worker", "agreement", "clock", "memory", "environment", "problems"},
+    "pandas": {"record", "report"},
+    "seaborn": {"report"},
+    "matplotlib": {"report"},
+    "rich": {"report", "sweep"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of all that a file imports, at its top or within a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room(path: Path) -> str:
+    """The module or folder of harness/ that a file belongs to: its one word."""
+    return path.relative_to(ROOT / "harness").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports(path: Path) -> None:
+    names = imported(path)
+    if path.is_relative_to(ROOT / "methods"):
+        outside = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+        assert outside <= {"torch", "methods"}
+        return
+    assert {name for name in names if name.split(".")[0] == "methods"} <= {"methods.ravel.ravel"}
+    own = {name.split(".")[1] for name in names if name.startswith("harness.")}
+    assert own <= ALLOWED.get(room(path), set())
+    for package, users in RESERVED.items():
+        if any(name.split(".")[0] == package for name in names):
+            assert room(path) in users, f"{path} imports {package}"
+
+
+def test_the_entry_point_starts_without_the_heavy_packages() -> None:
+    heavy = "torch", "pandas", "numpy", "seaborn", "matplotlib", "rich"
+    program = f"import sys, harness.__main__; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert found.stdout.strip() == "[]"
