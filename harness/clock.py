@@ -18,12 +18,10 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 def samples(call: Callable[[], object], device: torch.device, budget_s: float, least: int, most: int) -> list[float]:
-    """Seconds of each call, at least `least` and at most `most`, until `budget_s` is spent."""
+    """Seconds of each call, until `budget_s` is spent; at least `least`, at most `most` calls."""
     times: list[float] = []
-    spent = 0.0
-    while len(times) < least or (spent < budget_s and len(times) < most):
+    while len(times) < least or (sum(times) < budget_s and len(times) < most):
         times.append(timed(call, device))
-        spent += times[-1]
     return times
 
 

@@ -22,7 +22,7 @@ class JobError(ValueError):
 class Measure:
     """How a cell is sampled and checked."""
 
-    budget_s: float  # time for samples of the method, and a tenth of it for samples of one gradient
+    budget_s: float  # time for calls of the method, and a tenth of it for calls of one gradient
     min_samples: int  # calls after the first, even where they exceed the budget
     max_samples: int
     full_up_to: int  # P up to which every entry is compared; above, probes and rows

@@ -120,15 +120,15 @@ class _Server:
         except BrokenPipeError:
             pass  # the server is gone: there will be no answer
         answer = self._read()
-        if answer is None:
-            return {"status": "crashed", "message": f"{part} pass: the server process itself was killed"}
-        if answer["timed_out"]:
-            return {"status": "timeout", "message": f"the {part} pass took longer than limit_s={job.limit_s:g}"}
-        if result.exists():
-            seen = json.loads(result.read_text())
-            result.unlink()
+        seen: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
+        result.unlink(missing_ok=True)
+        if "status" in seen:
             return seen
-        return _crash(part, answer, folder / "log.txt")
+        if answer is None:
+            return seen | {"status": "crashed", "message": f"{part} pass: the server process itself was killed"}
+        if answer["timed_out"]:
+            return seen | {"status": "timeout", "message": f"the {part} pass took longer than limit_s={job.limit_s:g}"}
+        return seen | _crash(part, answer, folder / "log.txt")
 
     def _read(self) -> dict[str, Any] | None:
         assert self._process.stdout is not None

@@ -44,6 +44,7 @@ def tensor_peak(call: Callable[[], Any], device: torch.device) -> int:
     profiler.stop()
     del result
     assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
     events: list[Any] = profiler.profiler.kineto_results.events()
     changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
     changes.sort(key=lambda change: change[0])

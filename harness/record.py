@@ -150,9 +150,24 @@ def _checked(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         found = record.get("schema_version") if isinstance(record, dict) else type(record).__name__
         raise RecordError(f"{where} is no record of schema {SCHEMA_VERSION} (found schema {found!r})")
+    for name in ("problem_options", "method_options"):
+        try:
+            _options(record.get(name)).items()
+        except (json.JSONDecodeError, AttributeError) as error:
+            raise RecordError(f"{where}: {name} should be a JSON object as text") from error
     if record.get("status") not in STATUSES:
         raise RecordError(f"{where} has status {record.get('status')!r}; known are {', '.join(STATUSES)}")
+    for field in FIELDS:
+        if not _is(record.get(field.name), field.type):
+            raise RecordError(f"{where}: {field.name} should be {field.type}, found {record[field.name]!r:.60}")
     return {name: record.get(name) for name in NAMES}
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind.startswith("list"):
+        return value is None or (isinstance(value, list) and all(_is(entry, "float") for entry in value))
+    known = {"str": str, "bool": bool, "int": int, "float": int | float}[kind]
+    return value is None or (isinstance(value, known) and isinstance(value, bool) == (kind == "bool"))
 
 
 def load(*paths: str | Path) -> pandas.DataFrame:
@@ -218,9 +233,14 @@ def _labels(frame: pandas.DataFrame) -> pandas.Series:
     """The method's name; where its rows differ in options, those options too: `vmap_hvp chunk_size=8`."""
     labels = frame["method"].astype("object").copy()
     for method, rows in frame.groupby("method"):
-        options = [json.loads(text) if isinstance(text, str) else {} for text in rows["method_options"]]
+        options = [_options(text) for text in rows["method_options"]]
         differing = [key for key in dict.fromkeys(key for option in options for key in option)
                      if len({json.dumps(option.get(key)) for option in options}) > 1]  # fmt: skip
         for index, option in zip(rows.index, options, strict=True):
             labels[index] = " ".join([str(method), *(f"{key}={option.get(key)}" for key in differing)])
     return labels
+
+
+def _options(text: Any) -> dict[str, Any]:
+    """Options as `problem_options` and `method_options` store them; none where the cell was never composed."""
+    return json.loads(text) if isinstance(text, str) else {}

@@ -7,6 +7,7 @@ memory, under the profiler), `process` (peak of resident memory, with glibc's ca
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import inspect
 import pkgutil
@@ -62,14 +63,22 @@ def preload() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     environment.commit()
+    gc.collect()
+    gc.freeze()  # a collection in a child must not walk, and so copy, the half million objects of the server
 
 
 def run(job: dict[str, Any], part: str, result: str) -> None:
-    """Run one pass (`time`, `tensors`, `process` or `agreement`) and write its fields of the record to `result`."""
+    """Run one pass (`time`, `tensors`, `process` or `agreement`) and write its fields of the record to `result`.
+
+    What is known before the method is called is written at once, without a status, for the case that it never returns.
+    """
     seen: dict[str, Any] = {}
     try:
         seen |= environment.describe(job["device"])
-        seen |= PARTS[part](_prepare(Job.from_dict(job)))
+        cell = _prepare(Job.from_dict(job))
+        seen["params"] = cell.problem.theta.numel()
+        write_json(seen, Path(result))
+        seen |= PARTS[part](cell)
     except (Exception, SystemExit) as error:
         status, message = advice.explain(error)
         expected = isinstance(error, ProblemError | DeviceError | MethodError | Unsupported)
@@ -161,10 +170,10 @@ def _time(cell: Cell) -> dict[str, Any]:
         return torch.autograd.grad(cell.problem.loss(theta), theta)[0]
 
     first = clock.timed(cell.call, device)
-    times = clock.samples(cell.call, device, measure.budget_s, measure.min_samples, measure.max_samples)
+    times = clock.samples(cell.call, device, measure.budget_s - first, measure.min_samples, measure.max_samples)
     gradient()
-    gradients = clock.samples(gradient, device, measure.budget_s / 10, measure.min_samples, measure.max_samples)
-    return {"params": cell.problem.theta.numel(), "first_s": first, "times_s": times, "gradient_s": gradients}
+    gradients = clock.samples(gradient, device, measure.budget_s / 10, 3, measure.max_samples)
+    return {"first_s": first, "times_s": times, "gradient_s": gradients}
 
 
 def _warm_up(cell: Cell) -> None:

@@ -82,6 +82,7 @@ def test_a_time_limit_kills_the_cell_and_its_children(run, tmp_path: Path) -> No
     seen = run(target="tests.faulty.spawn_and_sleep", method_options={"pid_file": str(pid_file)}, limit_s=1.0)
     assert seen["status"] == "timeout"
     assert "limit_s=1" in seen["message"]
+    assert seen["params"] == 20, "what was known before the call is kept"
     assert time.monotonic() - began < 20, "it must not wait for the sleepers' 60 s"
     with pytest.raises(ProcessLookupError):
         _wait_for_end(int(pid_file.read_text()))

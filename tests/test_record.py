@@ -52,15 +52,21 @@ def test_labels_tell_rows_of_one_method_apart(tmp_path: Path) -> None:
     assert sorted(record.load(tmp_path)["label"]) == ["other", "vmap_hvp chunk_size=8", "vmap_hvp chunk_size=None"]
 
 
+def line(**fields) -> str:
+    return json.dumps({"schema_version": record.SCHEMA_VERSION, "status": "ok", **fields})
+
+
 def test_what_is_no_record_is_named_and_skipped(tmp_path: Path) -> None:
     write(tmp_path / "good")
     for name, text in {"torn": '{"status": "o', "foreign": '{"a": 1}', "list": "[1]", "older": '{"schema_version": 0}',
-                       "binary": "\x00\x01"}.items():  # fmt: skip
+                       "binary": "\x00\x01", "type": line(params="many"), "list of texts": line(times_s=["a"]),
+                       "bool": line(seed=True), "options": line(method_options="no json"),
+                       "option list": line(problem_options="[1]"), "status": line(status="fine")}.items():  # fmt: skip
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_text(text)
     frame = record.load(tmp_path)
     assert len(frame) == 1
-    assert len(frame.attrs["skipped"]) == 5
+    assert len(frame.attrs["skipped"]) == 11
     assert all(str(tmp_path) in line for line in frame.attrs["skipped"])
 
 

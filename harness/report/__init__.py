@@ -1,0 +1,73 @@
+"""Tables and figures from records: for the terminal, for a notebook and for a paper.
+
+`terminal` prints, `write` makes files, and each figure is a function from a frame of `harness.record.load` to a
+matplotlib Figure: `time_against_size`, `memory_against_size`, `error_against_size`, `time_against_memory`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pandas import DataFrame
+
+from harness import record
+from harness.report.tables import csv, markdown, readable, terminal
+
+if TYPE_CHECKING:
+    from harness.report.figures import (
+        error_against_size,
+        memory_against_size,
+        time_against_memory,
+        time_against_size,
+    )
+
+__all__ = ["error_against_size", "main", "memory_against_size", "readable", "terminal", "time_against_memory",
+           "time_against_size", "write"]  # fmt: skip
+
+FIGURES = ("time_against_size", "memory_against_size", "error_against_size", "time_against_memory")
+
+
+def __getattr__(name: str) -> Any:
+    """A figure's function; seaborn, which takes a second or two to import, is only imported for one."""
+    if name not in FIGURES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from harness.report import figures
+
+    return getattr(figures, name)
+
+
+def write(frame: DataFrame, out: Path) -> list[Path]:
+    """Write table.csv, table.md and every figure as PNG and PDF into `out`; the files written."""
+    from harness.report import figures
+
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in (("table.csv", csv(frame)), ("table.md", markdown(frame))):
+        (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        written.append(out / name)
+    for name in FIGURES:
+        written += figures.save(getattr(figures, name)(frame), out / name)
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table of the named runs and, with --out, write the report; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m harness.report", description="Tables and figures from records.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a record.json or a baseline (*.jsonl)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write table.csv, table.md and the figures here")
+    options = parser.parse_args(arguments)
+    try:
+        frame = record.load(*options.runs)
+        for skipped in frame.attrs["skipped"]:
+            print(f"harness.report: skipped {skipped}", file=sys.stderr)
+        terminal(frame)
+        for path in write(frame, options.out) if options.out else []:
+            print(path)
+    except (record.RecordError, OSError) as error:
+        print(f"harness.report: {error}", file=sys.stderr)
+        return 2
+    return 0

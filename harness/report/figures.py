@@ -1,0 +1,160 @@
+"""The four figures: what each shows, its panels and its scales. A failure is marked, never left out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from pandas import DataFrame
+
+from harness.report.marks import FLOOR, STRIP_POINTS, TOLERANCE, draw, handles, safe, styles
+from harness.report.rows import counted, differing, environment, plain, prepared, setting
+
+RC: dict[Any, Any] = {"text.usetex": False, "font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis shows: values are divided by `unit` when drawn."""
+
+    column: str
+    title: str
+    unit: float = 1.0
+
+
+SIZE = Axis("params", "parameters P")
+MEMORY = Axis("tensor_peak_bytes", "tensor peak (MiB)", 2**20)
+
+
+def time_against_size(frame: DataFrame) -> Figure:
+    """Median time of a call against P, with the quartiles of all samples."""
+    rows = prepared(frame)
+    rows["time"] = [times or [median] for times, median in zip(rows["times_s"], rows["median_s"], strict=True)]
+    rows = rows.explode("time").astype({"time": float})
+    note = "Median and quartiles of all calls after the first."
+    return _figure(rows, SIZE, _time(rows, "time"), note)
+
+
+def memory_against_size(frame: DataFrame) -> Figure:
+    """Peak of tensor memory above the start of the call against P."""
+    return _figure(prepared(frame), SIZE, MEMORY, "Peak of tensor memory above the start of the call.")
+
+
+def error_against_size(frame: DataFrame) -> Figure:
+    """Relative error against P, a panel a dtype, with the tolerance."""
+    axis = Axis("relative_error", "relative error")
+    return _figure(prepared(frame), SIZE, axis, "Frobenius distance from the reference over its norm.")
+
+
+def time_against_memory(frame: DataFrame) -> Figure:
+    """Median time of a call against peak tensor memory; a line goes from a method's smallest P to its largest."""
+    rows = prepared(frame)
+    return _figure(rows, MEMORY, _time(rows, "median_s"), "Median time; a line goes from the least P to the largest.")
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.pdf, the same bytes for the same figure."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf")]
+    with matplotlib.rc_context(RC):
+        figure.savefig(paths[0], dpi=200)
+        figure.savefig(paths[1], metadata={"CreationDate": None})
+    return paths
+
+
+def _time(rows: DataFrame, column: str) -> Axis:
+    slow = rows[column].max() >= 1
+    return Axis(column, "time (s)" if slow else "time (ms)", 1.0 if slow else 1e-3)
+
+
+def _figure(rows: DataFrame, x: Axis, y: Axis, note: str) -> Figure:
+    """Panels of prepared rows, a legend on the right, and below what the numbers are and where they come from."""
+    looks = styles(rows)
+    rows, floors = _drawable(rows, x, y)
+    placed = rows[rows["params"].notna()]
+    keys = ["problem", "quantity", *differing(placed)]
+    panels = [(values, group) for values, group in placed.groupby(keys, dropna=False)] or [((), placed)]
+    columns = math.ceil(math.sqrt(len(panels))) if len(panels) < 5 else 3
+    lines = math.ceil(len(panels) / columns)
+    tolerances = y.column == "relative_error" and placed["tolerance"].notna().any()
+    legend = handles(placed, looks, x is SIZE, bool(tolerances), any(floor is not None for floor in floors))
+    strips = [group.loc[~group["drawn"], "label"].nunique() * STRIP_POINTS for _, group in panels]
+    width, height = (4.4, 3.3) if len(panels) == 1 else (2.9, 2.4)
+    least = 0.17 * sum(str(handle.get_label()).count("\n") + 1 for handle in legend)
+    size = (columns * width + 2.5, max(lines * (height + max(strips) / 72), least) + 0.6)
+    with matplotlib.rc_context(RC), seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
+        figure = Figure(size, layout="constrained")
+        axes = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+        for ax, strip, (values, group) in zip(axes, strips, panels, strict=False):
+            draw(ax, group, looks, x is SIZE)
+            title = ", ".join([*map(plain, values[:2]), *map(setting, keys[2:], values[2:])])
+            ax.set_title(safe(title, 44 if len(panels) > 1 else 66), fontsize=8, pad=strip + 5)
+            ax.set(xlabel=x.title, ylabel=y.title)
+            for tolerance in group["tolerance"].dropna().unique() if tolerances else ():
+                ax.axhline(tolerance, **TOLERANCE)
+            for line, floor in zip((ax.axvline, ax.axhline), floors, strict=True):
+                if floor is not None:
+                    line(floor, **FLOOR)
+        _scales(axes, placed, x, y)
+        _outer_labels(axes, len(panels), columns, x.title)
+        figure.legend(handles=legend, loc="outside right upper", fontsize=7, frameon=False, handlelength=2.8)
+        lost = counted(rows.loc[rows["params"].isna() & ~rows.index.duplicated(), "status"])
+        caption = f"{note} {environment(rows)}." + (f" Not drawn, since their P is unknown: {lost}." if lost else "")
+        figure.supxlabel(safe(caption, int(size[0] * 19)), fontsize=6, x=0.01, ha="left", color="0.3")
+    return figure
+
+
+def _drawable(rows: DataFrame, x: Axis, y: Axis) -> tuple[DataFrame, list[float | None]]:
+    """Rows with columns x and y in drawn units and `drawn`, whether both are there; where zeros of each are put.
+
+    Zero has no place on a logarithmic axis: it is put on a floor, a decade or so below all other values.
+    """
+    rows, floors = rows.copy(), []
+    for name, axis in (("x", x), ("y", y)):
+        values = rows[axis.column] / axis.unit
+        least = values[values > 0].min()
+        floor = 10.0 ** (math.floor(math.log10(least)) - 1) if least > 0 else 1e-17
+        rows[name] = values.mask(values <= 0, floor)
+        floors.append(floor if (values <= 0).any() else None)
+    rows["drawn"] = rows["x"].notna() & rows["y"].notna()
+    return rows, floors
+
+
+def _scales(axes: list[Axes], rows: DataFrame, x: Axis, y: Axis) -> None:
+    """Logarithmic scales with plain numbers, wide enough for every P; none where nothing was measured."""
+    for ax in axes:
+        ax.set(xscale="log", yscale="log")
+        ax.grid(which="major", linewidth=0.5, color="0.9")
+        if x is SIZE and len(rows):
+            margin = max((rows["x"].max() / rows["x"].min()) ** 0.07, 1.1)
+            ax.set_xlim(rows["x"].min() / margin, rows["x"].max() * margin)
+        if not rows["drawn"].any():
+            ax.set(ylim=(0.1, 10), yticks=[])
+            ax.text(0.5, 0.5, "nothing was measured", ha="center", transform=ax.transAxes)
+            if x is not SIZE or rows.empty:
+                ax.set(xlim=(0.1, 10), xticks=[])
+                continue
+        shown = (ax.xaxis, *([ax.yaxis] if rows["drawn"].any() and y.column != "relative_error" else []))
+        for axis in shown:
+            low, high = axis.get_view_interval()
+            decades = math.log10(high / low)
+            steps = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
+            axis.set_major_locator(LogLocator(subs=list(steps)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+
+def _outer_labels(axes: list[Axes], used: int, columns: int, title: str) -> None:
+    """Labels only where no panel follows below or to the left; unused places stay empty."""
+    for index, ax in enumerate(axes):
+        ax.label_outer()
+        ax.set_visible(index < used)
+        if index < used <= index + columns:
+            ax.xaxis.set_tick_params(labelbottom=True)
+            ax.set_xlabel(title, visible=True)

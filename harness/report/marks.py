@@ -1,0 +1,122 @@
+"""How a figure's rows look: a method's colour, marker and dash, the marks of failures, the legend, safe text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+from pandas import DataFrame
+
+from harness.report.rows import plain
+
+# seaborn's "colorblind" palette less pink and yellow, which do not show in print; the counts are coprime, so that
+# 8 x 7 x 5 methods differ. Cross markers are kept for rows that are measured but not ok.
+COLOURS = [seaborn.color_palette("colorblind")[index] for index in (0, 1, 2, 3, 4, 7, 9, 5)]
+MARKERS = ("o", "s", "^", "D", "v", "P", "*")
+DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1, 1), (5, 1, 1, 1), (2, 1))
+SUSPECT: dict[str, Any] = {"marker": "X", "markersize": 10, "markeredgewidth": 0.8, "markerfacecolor": "none",
+                           "markeredgecolor": "#a00000", "linestyle": ""}  # fmt: skip
+MARKER: dict[str, Any] = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.4}
+TOLERANCE: dict[str, Any] = {"color": "0.35", "linewidth": 1.0, "linestyle": (0, (6, 2))}
+FLOOR: dict[str, Any] = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (1, 2))}
+# What stands for a value that is not there.
+LETTERS = {"timeout": "T", "oom": "M", "unsupported": "U", "crashed": "C", "error": "E", "nonfinite": "N", "wrong": "W",
+           "ok": "?"}  # fmt: skip
+WORDS = {"oom": "out of memory", "ok": "not measured"}
+STRIP_POINTS = 9.0  # height of one method's line of failures above the axes
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks in every figure."""
+
+    colour: tuple[float, float, float]
+    marker: str
+    dashes: tuple[float, ...]  # on, off, ... in line widths; () is a solid line
+
+
+def styles(frame: DataFrame) -> dict[str, Style]:
+    """The style of each method label: by its place among the sorted labels, the same in every figure."""
+    labels = sorted(set(frame["label"].astype("object").fillna("?")))
+    return {
+        label: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
+        for i, label in enumerate(labels)
+    }
+
+
+def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], by_size: bool) -> None:
+    """One panel: rows with columns x and y where `drawn`, as lines; the others above the axes."""
+    drawn = rows[rows["drawn"]]
+    dashes: dict[str, Any] = {label: look.dashes or "" for label, look in looks.items()}
+    shape: dict[str, Any] = {"estimator": "median", "errorbar": ("pi", 50), "err_style": "bars"}
+    if not by_size:
+        drawn = drawn.groupby(["label", "params", "status"], as_index=False)[["x", "y"]].median()
+        shape = {"estimator": None, "sort": False}
+    if len(drawn):
+        seaborn.lineplot(
+            drawn, x="x", y="y", hue="label", style="label", legend=False, ax=ax, linewidth=1.1, **MARKER,
+            palette={label: look.colour for label, look in looks.items()},
+            markers={label: look.marker for label, look in looks.items()},
+            dashes=dashes, **shape,
+        )  # fmt: skip
+    suspect = drawn[drawn["status"] != "ok"].groupby(["label", "params"])[["x", "y"]].median()
+    ax.plot(suspect["x"], suspect["y"], **SUSPECT)
+    missing = rows[~rows["drawn"]]
+    for line, (label, failed) in enumerate(missing.groupby("label")):
+        _strip(ax, line, looks[str(label)], failed, by_size)
+
+
+def _strip(ax: Axes, line: int, look: Style, failed: DataFrame, by_size: bool) -> None:
+    """One method's values that are not there: a line above the axes, led by its marker, a letter at each P."""
+    points = 5 + line * STRIP_POINTS
+    raised = ScaledTranslation(0, points / 72, ax.figure.dpi_scale_trans)
+    edge = ax.transAxes + raised
+    ax.plot([-0.03], [1], marker=look.marker, **MARKER, color=look.colour, clip_on=False, transform=edge)
+    if by_size:
+        place = blended_transform_factory(ax.transData, ax.transAxes) + raised
+        for status, group in failed.groupby("status"):
+            ax.plot(group["x"], [1.0] * len(group), **_letter(status), color=look.colour, clip_on=False,
+                    transform=place)  # fmt: skip
+        return
+    said = (f"{WORDS.get(str(status), status)} at P={', '.join(f'{p:.0f}' for p in sorted(set(group['params'])))}"
+            for status, group in failed.groupby("status"))  # fmt: skip
+    text = textwrap.shorten("; ".join(said), 54, placeholder=" …")
+    ax.text(0, 1, text, fontsize=6, color="0.2", va="center", transform=edge)
+
+
+def _letter(status: object) -> dict[str, Any]:
+    return {"marker": rf"$\mathbf{{{LETTERS[str(status)]}}}$", "markersize": 6, "markeredgewidth": 0, "linestyle": ""}
+
+
+def handles(rows: DataFrame, looks: Mapping[str, Style], by_size: bool, tolerance: bool, floored: bool) -> list[Line2D]:
+    """For the legend: every method of the run, then each mark that this figure has."""
+    found = [
+        Line2D([], [], color=look.colour, marker=look.marker, linewidth=1.1, label=safe(label, 34),
+               linestyle=(0, look.dashes) if look.dashes else "-", **MARKER)
+        for label, look in looks.items()
+    ]  # fmt: skip
+    suspect = rows.loc[rows["drawn"] & (rows["status"] != "ok"), "status"].unique()
+    if len(suspect):
+        found.append(Line2D([], [], **SUSPECT, label=f"measured, but {' or '.join(suspect)}"))
+    if by_size:
+        for status in rows.loc[~rows["drawn"], "status"].unique():
+            word = WORDS.get(status, status)
+            found.append(Line2D([], [], **_letter(status), color="0.2", label=f"{word} (above its P)"))
+    if tolerance:
+        found.append(Line2D([], [], **TOLERANCE, label="tolerance"))
+    if floored:
+        found.append(Line2D([], [], **FLOOR, label="exactly 0, drawn here"))
+    return found
+
+
+def safe(text: str, width: int) -> str:
+    """Arbitrary text for matplotlib: wrapped, no mathematics, no glyph the font has not, no hidden legend entry."""
+    known = plain(text).encode("latin-1", "backslashreplace").decode("latin-1")
+    wrapped = textwrap.fill(known, width).replace("$", r"\$")
+    return f" {wrapped}" if wrapped.startswith("_") else wrapped

@@ -1,0 +1,156 @@
+"""The report as text: table.csv for programs, table.md for readers, and a table for the terminal."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas
+from pandas import DataFrame, Series
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.record import FIELDS
+from harness.report.rows import counted, differing, environment, plain, prepared
+
+STYLES = {"ok": "green", "wrong": "bold red", "nonfinite": "bold red", "unsupported": "yellow", "timeout": "magenta"}
+OTHER_STYLE = "red"
+MIB = 2**20
+SHORT = 100  # characters of a message in a table
+
+# Heading, column, and how its number is written.
+MEASURED = (
+    ("time", "median_s", lambda seconds: duration(seconds)),
+    ("first call", "first_s", lambda seconds: duration(seconds)),
+    ("gradients", "gradients", lambda ratio: significant(ratio)),
+    ("peak MiB", "tensor_peak_bytes", lambda size: significant(size / MIB)),
+    ("outputs", "tensor_peak_outputs", lambda ratio: significant(ratio)),
+    ("process MiB", "process_peak_bytes", lambda size: significant(size / MIB)),
+    ("error", "relative_error", lambda error: f"{error:.1e}" if error else "0"),
+)
+NUMBERS = {"P", *(heading for heading, _, _ in MEASURED)}
+GROUPS = {"problem": "problem", "params": "P", "quantity": "quantity", "label": "method", "device": "device",
+          "dtype": "dtype"}  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Three digits and the unit that suits them: `41.2 ms`."""
+    for unit, scale in (("µs", 1e6), ("ms", 1e3)):
+        if seconds * scale < 999.5:
+            return f"{significant(seconds * scale)} {unit}"
+    return f"{significant(seconds)} s"
+
+
+def significant(number: float) -> str:
+    """Three significant digits, without an exponent from 0.001 on."""
+    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
+
+
+def readable(frame: DataFrame) -> DataFrame:
+    """One row of text a record, sorted by problem, P, quantity, dtype, device and time.
+
+    Columns: what was asked (with any other setting in which the rows differ), status, the measured numbers, where a
+    failure shows its status word for a number it has not, and the whole message on one line.
+    """
+    rows = prepared(frame)
+    rows = rows.sort_values(["problem", "params", "quantity", "dtype", "device", "median_s"], kind="stable")
+    shown = DataFrame(index=rows.index)
+    extra = differing(rows, ("threads", "allocator", "torch", "interpreter", "machine", "seed", "round"))
+    for column, heading in [*GROUPS.items(), *((name, name) for name in extra)]:
+        shown[heading] = rows[column].map(
+            lambda value: f"{value:g}" if isinstance(value, int | float) else plain(value)
+        )
+    shown["P"] = rows["params"].map(lambda params: "?" if pandas.isna(params) else f"{params:.0f}")
+    shown["status"] = rows["status"]
+    gap = rows["status"].where(rows["status"] != "ok", "-")
+    for heading, column, written in MEASURED:
+        shown[heading] = rows[column].map(written, na_action="ignore").astype("object").fillna(gap)
+    shown["message"] = rows["message"].astype("object").fillna("").map(plain)
+    return shown
+
+
+def _asked(value: Any) -> str:
+    """A name, or a count of whatever numeric type."""
+    if pandas.isna(value):
+        return "?"
+    return f"{value:.0f}" if pandas.api.types.is_number(value) else plain(value)
+
+
+def csv(frame: DataFrame) -> str:
+    """Every record with all its columns but the traceback and the samples, of which the number is given instead."""
+    rows = frame.drop(columns=["schema_version", "traceback", "gradient_s"])
+    rows["times_s"] = rows["times_s"].map(lambda times: len(times) if isinstance(times, list) else 0)
+    whole = [field.name for field in FIELDS if field.type == "int" and field.name in rows]
+    rows = rows.astype(dict.fromkeys(whole, "Int64"))
+    return rows.rename(columns={"times_s": "samples"}).to_csv(index=False)
+
+
+def markdown(frame: DataFrame) -> str:
+    """A table with a line a record, and what all of them share below it."""
+    shown = readable(frame)
+    shown["message"] = shown["message"].map(shortened)
+    escaped = shown.map(lambda text: re.sub(r"([\\`*<|])", r"\\\1", text))
+    aligned = ["right" if column in NUMBERS else "left" for column in escaped.columns]
+    table = escaped.to_markdown(index=False, disable_numparse=True, colalign=aligned)
+    rows = prepared(frame)
+    return f"""{table}
+
+{environment(rows)}; {counted(rows["status"])}.
+
+time: median of the calls after the first; gradients: time over that of one gradient; peak: tensor memory above the
+start, in MiB and as a multiple of the result's size; process: resident memory above the start; error: Frobenius
+distance from the reference over its norm.
+"""
+
+
+def terminal(frame: DataFrame, console: Console | None = None) -> None:
+    """Print the table, then the messages: a single record's in full, else a line for those that differ only in numbers.
+
+    What is the same in every row stands above the table; a failure's status stands for its time, a dash for the other
+    numbers. Without a console, standard output is written to: 120
+    columns wide where it is no terminal.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    shown = readable(frame)
+    message = shown.pop("message")
+    same = [heading for heading in GROUPS.values() if heading != "method" and len(set(shown[heading]) - {"?"}) < 2]
+    title = ", ".join(f"P={shown[name].iloc[0]}" if name == "P" else shown[name].iloc[0] for name in same)
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, collapse_padding=True)
+    columns = [column for column in shown.columns if column not in same]
+    for column in columns:
+        wraps = column in ("method", "problem")
+        table.add_column(
+            column.replace(" ", "\n"),
+            justify="right" if column in NUMBERS else "left",
+            no_wrap=not wraps,
+            overflow="fold",
+            min_width=min(16, shown[column].str.len().max()) if wraps else None,
+        )
+    for _, row in shown.iterrows():
+        style = STYLES.get(row["status"], OTHER_STYLE)
+        failed = {column for column in NUMBERS - {"time"} if row[column] == row["status"]}
+        cells = ("-" if column in failed else row[column] for column in columns)
+        table.add_row(*(Text(cell, style if cell == row["status"] else "") for cell in cells))
+    console.print(table)
+    _print_messages(shown, message, console)
+
+
+def shortened(text: str) -> str:
+    """At most SHORT characters."""
+    return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
+
+
+def _print_messages(shown: DataFrame, message: Series, console: Console) -> None:
+    if len(shown) == 1:
+        if message.iloc[0]:
+            console.print(Text(message.iloc[0]))
+        return
+    said = shown.assign(message=message, words=message.str.replace("[^A-Za-z ]", "", regex=True))[message != ""]
+    for (method, status, _), rows in said.groupby(["method", "status", "words"], sort=False):
+        times = f" ({len(rows)} rows)" if len(rows) > 1 else ""
+        style = STYLES.get(str(status), OTHER_STYLE)
+        line = Text.assemble(f"{method} ", (str(status), style), f"{times}: {rows['message'].iloc[0]}")
+        console.print(line, no_wrap=True, overflow="ellipsis")

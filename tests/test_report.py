@@ -1,0 +1,366 @@
+"""The report against the records it was made from: nothing lost, nothing moved, nothing that hostile text can break."""
+
+import csv
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+from matplotlib.colors import to_rgb
+from rich.console import Console
+
+from harness import record, report
+from harness.report import figures, marks, tables
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+METHODS = ("create_graph_rows", "func_hessian", "naive_loop", "vmap_hvp", "vmap_hvp_reverse")
+WIDTHS = (4, 8, 16, 32)
+FIGURES = ("time_against_size", "memory_against_size", "error_against_size", "time_against_memory")
+
+
+def cell(method="vmap_hvp", width=8, **changes):
+    """A plausible ok record; times and bytes differ with the method and P."""
+    params = 16 * width + 5
+    factor = 1 + sum(map(ord, method)) % 7
+    seconds = 1e-7 * factor * params**2
+    return {
+        "status": "ok", "problem": "mlp", "problem_options": json.dumps({"width": width, "norm": None}),
+        "method": method, "method_options": "{}", "target": f"methods.{method}.hessian", "quantity": "hessian",
+        "vectors": 1, "device": "cpu", "dtype": "float32", "threads": 1, "allocator": "default", "seed": 0, "round": 0,
+        "params": params, "first_s": 3 * seconds, "times_s": [0.9 * seconds, seconds, 1.3 * seconds],
+        "gradient_s": [1e-4, 1e-4], "tensor_peak_bytes": 4 * factor * params**2, "process_peak_bytes": 5 * params**2,
+        "output_bytes": 4 * params**2, "reference": "double_backward", "relative_error": factor * 1e-7,
+        "worst_error": 1e-6, "asymmetry": 0.0, "nonfinite": 0, "tolerance": 1e-5, "torch": "2.13.0", "cpu": "EPYC",
+    } | changes  # fmt: skip
+
+
+def failed(status="timeout", method="naive_loop", width=32, **changes):
+    """A record of a cell that ended before its time was known, so without P."""
+    kept = ("problem", "problem_options", "method", "method_options", "quantity", "vectors", "device", "dtype",
+            "threads", "allocator", "seed", "round")  # fmt: skip
+    whole = cell(method, width)
+    message = f"{status}: it did not work; raise limit_s, or take a smaller problem or a faster method" + 9 * " again"
+    return {name: whole[name] for name in kept} | {"status": status, "message": message} | changes
+
+
+def misspelt():
+    return {"status": "error", "message": "could not find method/vmp_hvp", "problem": "mlp", "method": "vmp_hvp"}
+
+
+def sweep():
+    records = [cell(method, width) for method in METHODS for width in WIDTHS]
+    records[METHODS.index("naive_loop") * 4 + 3] = failed()
+    return records
+
+
+def stored(folder, records):
+    for number, entry in enumerate(records):
+        record.write(entry, folder / f"cell{number:03}" / "record.json")
+    return folder
+
+
+@pytest.fixture
+def frame_of(tmp_path):
+    """The frame of records, written into a new run folder at each call."""
+    numbers = itertools.count()
+    return lambda records: record.load(stored(tmp_path / f"run{next(numbers)}", records))
+
+
+def shown(frame, width=120):
+    console = Console(file=io.StringIO(), width=width)
+    report.terminal(frame, console)
+    return console.file.getvalue()
+
+
+def curves(figure, frame, panel=0):
+    """Label -> (x, y) of its curve in a panel, found by its colour and marker."""
+    looks = {(to_rgb(look.colour), look.marker): label for label, look in marks.styles(frame).items()}
+    found = {}
+    for line in figure.axes[panel].lines:
+        key = (to_rgb(line.get_color()), line.get_marker())
+        if key in looks and line.get_clip_on():
+            found[looks[key]] = (line.get_xdata(), line.get_ydata())
+    return found
+
+
+def letters(figure, panel=0):
+    """(status letter, x) of every mark above a panel."""
+    return sorted((line.get_marker().split("{")[-1][0], x) for line in figure.axes[panel].lines
+                  if str(line.get_marker()).startswith("$") for x in line.get_xdata())  # fmt: skip
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def run(*arguments):
+    """In a process where every warning is an error, as a user runs it."""
+    here = os.environ | {"PYTHONPATH": str(Path(report.__file__).parents[2])}
+    command = [sys.executable, "-W", "error", "-m", "harness.report", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=here)
+
+
+def test_command_writes_every_file(tmp_path):
+    run_folder = stored(tmp_path / "run", [*sweep(), misspelt()])
+    (run_folder / "torn").mkdir()
+    (run_folder / "torn" / "record.json").write_text('{"schema_version": 1, "sta')
+    done = run(run_folder, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "torn" in done.stderr
+    names = {"table.csv", "table.md", *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf"))}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert all(path.stat().st_size > 100 for path in (tmp_path / "out").iterdir())
+    assert "vmap_hvp_reverse" in done.stdout
+
+
+def test_only_the_terminal_without_out_and_without_seaborn(tmp_path, capsys):
+    run_folder = stored(tmp_path / "run", sweep())
+    assert report.main([str(run_folder)]) == 0
+    assert "timeout" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    code = "import sys, harness.report as r; r.main(sys.argv[1:]); print({'seaborn', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, str(run_folder)], capture_output=True, text=True,
+                          cwd=Path(report.__file__).parents[2])  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[1]", '{"schema_version": 99}'])
+def test_nothing_to_load_is_two(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "record.json").write_text(content)
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("harness.report: ")
+    assert len(said.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_have_every_record(frame_of):
+    frame = frame_of([*sweep(), misspelt()])
+    rows = list(csv.DictReader(io.StringIO(tables.csv(frame))))
+    assert [(row["method"], row["status"], row["params"]) for row in rows] == [
+        (method, status, "" if params != params else f"{params:.0f}")
+        for method, status, params in zip(frame["method"], frame["status"], frame["params"], strict=True)
+    ]
+    assert [float(row["median_s"] or "nan") for row in rows] == pytest.approx(frame["median_s"].tolist(), nan_ok=True)
+    lines = tables.markdown(frame).splitlines()
+    assert "allocator" not in lines[0]  # that of the misspelt row is unknown, not another one
+    assert sum(line.startswith("| mlp") for line in lines) == len(frame)
+    (slow,) = (line for line in lines if "timeout |" in line)
+    assert "| 517 |" in slow  # P is that of the other rows with the same options
+    assert slow.count("timeout") == 1 + len(tables.MEASURED) + 1  # status, every number, the message
+    assert "…" in slow
+
+
+def test_table_numbers(frame_of):
+    readable = report.readable(frame_of([cell(times_s=[0.0412], first_s=1.26, tensor_peak_bytes=3 * 2**20,
+                                              output_bytes=2**20, relative_error=0.0)]))  # fmt: skip
+    assert readable.iloc[0][["time", "first call", "gradients", "peak MiB", "outputs", "error"]].tolist() == [
+        "41.2 ms", "1.26 s", "412", "3", "3", "0"]  # fmt: skip
+    assert [tables.duration(seconds) for seconds in (2e-6, 9.999e-4, 0.9999, 123.4)] == ["2 µs", "1 ms", "1 s", "123 s"]
+
+
+def test_table_is_sorted_by_time_within_a_size(frame_of):
+    readable = report.readable(frame_of(sweep()))
+    assert readable["P"].astype(int).is_monotonic_increasing
+    times = frame_of(sweep()).sort_values("median_s")
+    assert list(readable["method"][readable["P"] == "69"]) == list(times["method"][times["params"] == 69])
+
+
+def test_rounds_and_threads_are_told_apart_in_tables(frame_of):
+    readable = report.readable(frame_of([cell(), cell(round=1), cell(threads=2)]))
+    assert readable[["threads", "round"]].values.tolist() == [["1", "0"], ["1", "1"], ["2", "0"]]
+
+
+def test_terminal_fits_and_tells_one_failure_in_full(frame_of):
+    text = shown(frame_of(sweep()))
+    assert max(map(len, text.splitlines())) <= 120
+    assert "mlp, hessian, cpu, float32" in text
+    assert text.count("timeout") >= 2
+    long = "the method failed " * 30 + "at the very end"
+    said = " ".join(shown(frame_of([failed("error", message=long)])).split())
+    assert long in said
+
+
+@pytest.mark.parametrize(("name", "column", "scale"), [
+    ("time_against_size", "median_s", 1e3), ("memory_against_size", "tensor_peak_bytes", 2**-20),
+    ("error_against_size", "relative_error", 1.0)])  # fmt: skip
+def test_curves_are_the_records(frame_of, name, column, scale):
+    frame = frame_of(sweep())
+    drawn = curves(getattr(report, name)(frame), frame)
+    assert set(drawn) == set(METHODS)
+    for label, (x, y) in drawn.items():
+        rows = frame[(frame["label"] == label) & frame[column].notna()].sort_values("params")
+        numpy.testing.assert_allclose(x, rows["params"])
+        numpy.testing.assert_allclose(y, rows[column] * scale)
+
+
+def test_time_against_memory(frame_of):
+    frame = frame_of(sweep())
+    figure = report.time_against_memory(frame)
+    x, y = curves(figure, frame)["func_hessian"]
+    rows = frame[frame["label"] == "func_hessian"].sort_values("params")
+    numpy.testing.assert_allclose(x, rows["tensor_peak_bytes"] / 2**20)
+    numpy.testing.assert_allclose(y, rows["median_s"] * 1e3)
+    assert "timeout at P=517" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_rounds_make_one_point_with_the_quartiles(frame_of):
+    samples = [[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]
+    frame = frame_of([cell(round=number, times_s=times) for number, times in enumerate(samples)])
+    figure = report.time_against_size(frame)
+    ((_, y),) = curves(figure, frame).values()
+    assert list(y) == [4.0]
+    (bar,) = figure.axes[0].collections[0].get_segments()
+    assert bar[:, 1].tolist() == numpy.percentile(samples, [25, 75]).tolist()
+
+
+def test_failures_are_marked_at_their_size(frame_of):
+    records = [*sweep(), failed("oom", "func_hessian", 4, round=1), failed("unsupported", "other", 16), misspelt(),
+               cell("tensors", 8, tensor_peak_bytes=None)]  # fmt: skip
+    figure = report.time_against_size(frame_of(records))
+    assert letters(figure) == [("M", 69), ("T", 517), ("U", 261)]
+    assert {"timeout (above its P)", "out of memory (above its P)", "unsupported (above its P)", "other",
+            "vmp_hvp"} <= set(texts(figure))  # fmt: skip
+    assert "P is unknown: 1 error" in figure.get_supxlabel().replace("\n", " ")
+    assert ("?", 133) in letters(report.memory_against_size(frame_of(records)))
+
+
+def test_failures_lie_within_the_axes_width(frame_of):
+    figure = report.time_against_size(frame_of([cell(), failed("timeout", "vmap_hvp", 512, params=8197)]))
+    low, high = figure.axes[0].get_xlim()
+    assert low < 133 < 8197 < high
+
+
+def test_wrong_rows_are_drawn_and_crossed(frame_of):
+    frame = frame_of([cell(), cell(width=16, status="wrong", relative_error=0.3),
+                      cell(width=32, status="nonfinite", relative_error=None)])  # fmt: skip
+    figure = report.error_against_size(frame)
+    (cross,) = (line for line in figure.axes[0].lines if line.get_marker() == "X")
+    assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([261], [0.3])
+    assert cross.get_markerfacecolor() == "none"
+    assert letters(figure) == [("N", 517)]
+    (cross,) = (line for line in report.time_against_size(frame).axes[0].lines if line.get_marker() == "X")
+    assert list(cross.get_xdata()) == [261, 517]
+
+
+def test_exact_zeros_lie_on_a_labelled_floor(frame_of):
+    frame = frame_of([cell(width=4, relative_error=0.0), cell(width=8, relative_error=2e-8)])
+    figure = report.error_against_size(frame)
+    ((_, y),) = curves(figure, frame).values()
+    assert y.tolist() == [1e-9, 2e-8]
+    assert {"exactly 0, drawn here", "tolerance"} <= set(texts(figure))
+    assert {1e-9, 1e-5} <= {line.get_ydata()[0] for line in figure.axes[0].lines if len(line.get_xdata())}
+
+
+def test_a_label_looks_the_same_in_every_figure(frame_of):
+    frame = frame_of(sweep())
+    seen = []
+    for name in FIGURES:
+        handles = getattr(report, name)(frame).legends[0].legend_handles
+        looks = {handle.get_label(): (to_rgb(handle.get_color()), handle.get_marker()) for handle in handles}
+        seen.append({label: look for label, look in looks.items() if label in METHODS})
+    assert set(seen[0]) == set(METHODS)
+    assert all(each == seen[0] for each in seen)
+
+
+def test_many_methods_differ_without_colour(frame_of):
+    frame = frame_of([cell(f"method{number:02}") for number in range(30)])
+    looks = marks.styles(frame).values()
+    assert len({(look.marker, look.dashes) for look in looks}) == 30
+    assert len(texts(report.time_against_size(frame))) == 30
+
+
+def test_panels_for_dtypes_and_problems(frame_of):
+    frame = frame_of([cell(method, width, dtype=dtype, problem=problem, tolerance=tolerance)
+                      for method in METHODS for width in WIDTHS for problem in ("mlp", "cnn")
+                      for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12))])  # fmt: skip
+    figure = report.error_against_size(frame)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == [f"{p}, hessian, {d}" for p in ("cnn", "mlp") for d in ("float32", "float64")]
+    for ax, tolerance in zip(figure.axes, (1e-5, 1e-12) * 2, strict=True):
+        assert tolerance in [line.get_ydata()[0] for line in ax.lines if len(line.get_xdata()) == 2]
+    figure.draw_without_rendering()
+
+
+def test_panels_for_options_that_are_no_size(frame_of):
+    def options(width, norm, batch):
+        return json.dumps({"width": width, "norm": norm, "batch": batch})
+
+    by_norm = frame_of([cell(width=w, problem_options=options(w, n, 64)) for w in WIDTHS for n in (None, "layer")])
+    titles = [ax.get_title() for ax in report.time_against_size(by_norm).axes]
+    assert titles == ["mlp norm=layer, hessian", "mlp norm=null, hessian"]
+    same_size = frame_of([cell(width=4, problem_options=options(4, None, batch), round=9) for batch in range(8)])
+    titles = [ax.get_title() for ax in report.time_against_size(same_size).axes if ax.get_visible()]
+    assert titles == [f"mlp batch={batch}, hessian" for batch in range(8)]
+
+
+def test_five_panels_in_six_places_are_labelled(frame_of):
+    figure = report.time_against_size(frame_of([cell(problem=f"p{number}") for number in range(5)]))
+    assert [ax.xaxis.label.get_visible() and ax.get_xlabel() != "" for ax in figure.axes] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert not figure.axes[5].get_visible()
+
+
+@pytest.mark.parametrize("records", [
+    [cell()], [failed()], [misspelt()], [failed(status, width=w) for status in record.STATUSES[3:] for w in WIDTHS],
+    [failed(params=517)], [cell(times_s=None)], [cell(relative_error=0.0, tensor_peak_bytes=0)],
+    [cell(method) for method in METHODS]], ids=["one", "one failed", "misspelt", "all failed", "one failed at a P",
+                                                "first only", "zeros", "one P"])  # fmt: skip
+def test_sparse_runs_make_whole_reports(frame_of, records):
+    frame = frame_of(records)
+    for name in FIGURES:
+        figure = getattr(report, name)(frame)
+        figure.draw_without_rendering()
+        empty = not frame["median_s"].notna().any()
+        assert empty == any("nothing was measured" in text.get_text() for text in figure.axes[0].texts)
+    assert tables.markdown(frame).count("\n| ") == len(frame)
+    assert shown(frame)
+
+
+HOSTILE = "<script>|[red]$x^$ _`*\\ \x1b[31m \n 数 é"
+
+
+def test_hostile_text_survives(frame_of, tmp_path):
+    frame = frame_of([cell(HOSTILE), failed("error", HOSTILE, message=HOSTILE), cell("_hidden"),
+                      cell(problem=HOSTILE, dtype=HOSTILE, cpu=HOSTILE)])  # fmt: skip
+    report.write(frame, tmp_path / "out")
+    with (tmp_path / "out" / "table.csv").open(newline="", encoding="utf-8") as stream:
+        assert [row["method"] for row in csv.DictReader(stream)][:2] == [HOSTILE, HOSTILE]
+    lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.startswith("|")]) == 2 + 4
+    assert any(r"\<script>\|[red]$x^$" in line for line in lines)
+    assert not any("\x1b" in line for line in lines)
+    text = shown(frame, 300)
+    assert "<script>|[red]$x^$" in text
+    assert "\x1b" not in text
+    labels = texts(report.time_against_size(frame))
+    assert any(label.startswith(r"<script>|[red]\$x^\$") for label in labels)
+    assert " _hidden" in labels
+
+
+def test_same_frame_same_bytes(frame_of, tmp_path):
+    frame = frame_of(sweep())
+    first, second = (figures.save(report.time_against_size(frame), tmp_path / name) for name in ("a", "b"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_the_frame_is_left_as_it_was(frame_of):
+    frame = frame_of([*sweep(), misspelt()])
+    before = frame.copy(deep=True)
+    report.time_against_size(frame)
+    shown(frame)
+    assert frame.equals(before)
