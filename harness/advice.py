@@ -26,6 +26,12 @@ _KNOWN = (
     ),
     (
         "unsupported",
+        r"\(got `self` of size \[1, \d+\]\)",
+        "vmap batches the forward-mode derivative of an operation here wrongly: use a method that only goes backward, "
+        "method=vmap_hvp_reverse or method=create_graph_rows.",
+    ),
+    (
+        "unsupported",
         r"forward AD|forward-mode|forward mode|jvp.*not implemented|decomposition for",
         "An operation here has no forward-mode rule in torch: use a method that only goes backward, "
         "method=vmap_hvp_reverse or method=create_graph_rows.",

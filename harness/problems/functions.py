@@ -14,6 +14,8 @@ from harness.problems.problem import Problem, ProblemError, from_function, from_
 def quadratic(*, seed: int = 0, size: int = 20, condition: float = 100.0) -> Problem:
     """x^T A x / 2 + b^T x with a symmetric A whose eigenvalues run from 1 to `condition`; the Hessian is A."""
     require_positive("quadratic", size=size)
+    if condition < 1:
+        raise ProblemError(f"quadratic: condition={condition} must be at least 1")
     generator = torch.Generator().manual_seed(seed)
     basis, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
     matrix = basis @ torch.logspace(0, math.log10(condition), size, dtype=torch.float64).diag() @ basis.T

@@ -99,7 +99,7 @@ def _activation(problem: str, name: str) -> nn.Module:
 def require_positive(problem: str, **options: int) -> None:
     """Raise ProblemError naming the first option that is no whole number of at least 1."""
     for name, value in options.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ProblemError(f"{problem}: {name}={value!r} must be a whole number of at least 1")
 
 

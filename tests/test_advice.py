@@ -1,0 +1,95 @@
+"""Messages of torch, provoked in earnest, and what the reader is told to do."""
+
+import pytest
+import torch
+from torch.func import functional_call, grad, jvp, vmap
+
+from harness.advice import explain
+from harness.problems import functions, networks
+from methods import autograd_functional, double_loop, vmap_hvp
+
+
+def no_create_graph():
+    problem = functions.logistic(bias=False)
+    double_loop.hessian(problem.model, problem.criterion, problem.inputs, problem.targets, create_graph=False)
+
+
+def no_forward_rule():
+    problem = networks.mlp(task="regression", batch=4)
+    vmap_hvp.hessian(problem.loss, problem.theta)
+
+
+def no_batching_rule():
+    problem = functions.quadratic()
+    autograd_functional.hessian(problem.loss, problem.theta, True, "forward-mode")
+
+
+def fused_attention():
+    q = torch.randn(1, 1, 4, 8, requires_grad=True)
+    out = torch.nn.functional.scaled_dot_product_attention(q, q, q).sum()
+    (g,) = torch.autograd.grad(out, q, create_graph=True)
+    torch.autograd.grad(g.sum(), q)
+
+
+def batch_norm_under_vmap():
+    model = torch.nn.BatchNorm1d(3)
+    theta = dict(model.named_parameters())
+    x = torch.randn(5, 3)
+    vmap(lambda s: functional_call(model, theta, (s * x,)).sum())(torch.ones(2))
+
+
+def in_place_under_vmap():
+    def loss(x):
+        y = torch.zeros(3)
+        y[0] = x.sum()
+        return y.sum()
+
+    vmap(loss)(torch.ones(2, 3))
+
+
+def dropout_under_vmap():
+    vmap(torch.nn.functional.dropout)(torch.ones(2, 3))
+
+
+def item_under_vmap():
+    vmap(lambda x: x * x.item())(torch.ones(2))
+
+
+def embedding_bag():
+    bag = torch.nn.EmbeddingBag(4, 2)
+    index = torch.tensor([[0, 1]])
+    loss = lambda w: functional_call(bag, {"weight": w}, (index,)).square().sum()  # noqa: E731
+    jvp(grad(loss), (bag.weight.detach(),), (torch.ones(4, 2),))
+
+
+def out_of_memory():
+    torch.empty(1 << 50)
+
+
+@pytest.mark.parametrize(
+    ("provoke", "status", "words"),
+    [
+        (no_create_graph, "error", "pass create_graph=True to the first torch.autograd.grad"),
+        (no_forward_rule, "unsupported", "method=vmap_hvp_reverse"),
+        (no_batching_rule, "unsupported", "only goes backward"),
+        (fused_attention, "unsupported", "SDPBackend.MATH"),
+        (batch_norm_under_vmap, "unsupported", "eval mode"),
+        (in_place_under_vmap, "unsupported", "in-place writes"),
+        (dropout_under_vmap, "unsupported", "random draws"),
+        (item_under_vmap, "unsupported", "vmap cannot batch"),
+        (embedding_bag, "unsupported", ""),
+        (out_of_memory, "oom", "smaller chunk_size"),
+    ],
+)
+def test_a_message_of_torch_is_explained(provoke, status: str, words: str) -> None:
+    with pytest.raises(Exception) as error:  # noqa: PT011
+        provoke()
+    found, message = explain(error.value)
+    assert (found, words in message) == (status, True), message
+    assert type(error.value).__name__ in message
+
+
+def test_what_is_not_known_is_passed_on() -> None:
+    assert explain(KeyError("x")) == ("error", "KeyError: 'x'")
+    assert explain(NotImplementedError("not yet")) == ("unsupported", "NotImplementedError: not yet")
+    assert explain(MemoryError())[0] == "oom"
