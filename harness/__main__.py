@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,7 +15,6 @@ from omegaconf import DictConfig
 
 from harness import sweep
 from harness.job import JobError
-from harness.launch import Launcher, point_latest
 
 CONF = next(
     folder
@@ -41,24 +41,25 @@ def run_cell(config: DictConfig) -> None:
     whole._set_flag("struct", False)
     whole["hydra"] = hydra_config
     try:
-        job = sweep.job_of(whole)
+        cell = sweep.cell_of(whole)
     except JobError as error:
         raise SystemExit(f"harness: {error}") from error
-    with Launcher() as launcher:
-        seen = launcher.run(job, output)
+    paths = sweep.run_cells([(cell.job.method, cell)], output)
     if swept:
         return
-    point_latest(output)
     from harness import record, report
 
-    report.terminal(record.load(output / job.key / "record.json"))
-    print(f"record: {output / job.key / 'record.json'}")
-    if seen["status"] != "ok":
+    frame = record.load(*paths)
+    report.terminal(frame)
+    for path in paths:
+        print(f"record: {path}")
+    if not (frame["status"] == "ok").all():
         raise SystemExit(1)
 
 
 def main() -> None:
     """Entry point."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers are closed
     sys.path.append(str(Path(__file__).parent / "plugins"))
     add_outside_methods()
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_cell)()

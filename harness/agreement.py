@@ -136,6 +136,13 @@ def contract(result: Any, quantity: str, theta: Tensor, vectors: Tensor | None) 
     return None
 
 
+def same(value: Any, other: Any) -> bool:
+    """Whether two values are the same, tensors bit by bit."""
+    if isinstance(value, Tensor) and isinstance(other, Tensor):
+        return torch.equal(value, other)
+    return value is other or (not isinstance(value, Tensor) and not isinstance(other, Tensor) and value == other)
+
+
 def compare(result: Tensor, quantity: str, truth: Reference) -> dict[str, Any]:
     """The agreement fields of a record, `status` and `message` among them, for a result of the right kind."""
     tolerance = TOLERANCE[result.dtype]

@@ -1,28 +1,104 @@
-"""Wall times of calls: the first apart, then samples until a budget is spent; synchronised on a GPU."""
+"""How long a call takes: the first apart, warm-up until calm, then samples until their median is known well enough."""
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import torch
 
+from harness.job import Measure
 
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, from an idle device to an idle device; its result is freed before the clock stops."""
+BLOCK_S = 1e-3  # a sample lasts at least this long: shorter calls are timed in blocks
+CALM = 0.95  # warm-up ends with the first call that takes more than this part of the fastest before it
+WARM_UP_SHARE = 0.2  # of the budget at most
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was seen of a call; the fields of a record under the same names."""
+
+    first_s: float  # the first call
+    warmup_s: list[float]  # the calls after it, until calm
+    times_s: list[float]  # wall time of a call, a sample; of a block of calls its mean
+    events_s: list[float] | None  # the same by CUDA events; None on the CPU
+    calls_per_sample: int
+    sampling_ended: str  # precision, budget or maximum
+    sampling_wall_s: float  # of all samples
+    sampling_cpu_s: float  # processor time of the process meanwhile
+
+    fields = asdict
+
+
+def sample(call: Callable[[], object], device: torch.device, measure: Measure, budget_s: float) -> Samples:
+    """Time a call until the median is known to `measure.precision`, or `budget_s` or `max_samples` is reached.
+
+    The first call is not counted against the budget. At least `measure.min_samples` samples are taken, whatever they
+    cost. A result is freed outside the clock, but for
+    all results of a block except the last.
+    """
+    first, _ = timed(call, device)
+    warm_up: list[float] = []
+    calm = first > budget_s
+    while not calm and sum(warm_up) < WARM_UP_SHARE * budget_s:
+        warm_up.append(timed(call, device)[0])
+        calm = len(warm_up) > 1 and warm_up[-1] > CALM * min(warm_up[:-1])
+    spent = sum(warm_up)
+    calls = max(1, math.ceil(BLOCK_S / min([first, *warm_up])))
+    times: list[float] = []
+    events: list[float] = []
+    began, cpu = time.perf_counter(), time.process_time()
+    ended = "maximum"
+    while len(times) < max(measure.max_samples, measure.min_samples):
+        if len(times) >= measure.min_samples:
+            if known_to(times) <= measure.precision:
+                ended = "precision"
+                break
+            if spent >= budget_s:
+                ended = "budget"
+                break
+        wall, event = timed(call, device, calls)
+        times.append(wall)
+        spent += wall * calls
+        if event is not None:
+            events.append(event)
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return Samples(first, warm_up, times, events or None, calls, ended, wall, cpu)
+
+
+def known_to(times: list[float]) -> float:
+    """Half-width of the median's 95 % interval over the median; infinite below six samples.
+
+    The interval lies between two order statistics, whatever the distribution (binomial, normal approximation).
+    """
+    count = len(times)
+    if count < 6:
+        return math.inf
+    low = math.floor(count / 2 - 0.98 * math.sqrt(count))
+    ordered = sorted(times)
+    return (ordered[-1 - low] - ordered[low]) / 2 / statistics.median(ordered)
+
+
+def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> tuple[float, float | None]:
+    """Seconds a call, over `calls` of them, from an idle device to an idle device; by CUDA events too on a GPU."""
+    on_gpu = device.type == "cuda"
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2)) if on_gpu else (None, None)
     synchronize(device)
     start = time.perf_counter()
-    call()
+    if begin is not None:
+        begin.record()
+    for _ in range(calls):
+        result = call()
+    if end is not None:
+        end.record()
     synchronize(device)
-    return time.perf_counter() - start
-
-
-def samples(call: Callable[[], object], device: torch.device, budget_s: float, least: int, most: int) -> list[float]:
-    """Seconds of each call, until `budget_s` is spent; at least `least`, at most `most` calls."""
-    times: list[float] = []
-    while len(times) < least or (sum(times) < budget_s and len(times) < most):
-        times.append(timed(call, device))
-    return times
+    wall = (time.perf_counter() - start) / calls
+    del result
+    event = begin.elapsed_time(end) / 1e3 / calls if begin is not None and end is not None else None
+    return wall, event
 
 
 def synchronize(device: torch.device) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -24,8 +25,38 @@ def describe(device: str) -> dict[str, Any]:
         "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
         "cuda": torch.version.cuda if on_gpu else None,
+        "driver": gpu_state("driver_version", device) if on_gpu else None,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "blas": next(iter(re.findall(r"BLAS_INFO=(\w+)", torch.__config__.show())), None),
+        "governor": _line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
     } | dict(zip(("commit", "dirty"), commit(), strict=True))
+
+
+def gpu_state(query: str, device: str) -> str | None:
+    """What nvidia-smi says of a GPU, such as `clocks.sm,clocks_event_reasons.active`; None where it says nothing."""
+    index = device.partition(":")[2] or "0"
+    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={query}", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def cpu_waiting_s() -> float | None:
+    """Seconds since boot in which some process waited for a processor: Linux's pressure stall information."""
+    said = _line("/proc/pressure/cpu")
+    return None if said is None else int(said.rpartition("total=")[2]) / 1e6
+
+
+def _line(path: str) -> str | None:
+    """The first line of a file of the system; None where there is none."""
+    try:
+        return Path(path).read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return None
 
 
 def _cpu_model() -> str:

@@ -22,9 +22,10 @@ class JobError(ValueError):
 class Measure:
     """How a cell is sampled and checked."""
 
-    budget_s: float  # time for calls of the method, and a tenth of it for calls of one gradient
-    min_samples: int  # calls after the first, even where they exceed the budget
+    budget_s: float  # time for calls of the method after the first, and a tenth of it for calls of one gradient
+    min_samples: int  # after warm-up, even where they exceed the budget
     max_samples: int
+    precision: float  # sampling ends once the median is known to this, relative
     full_up_to: int  # P up to which every entry is compared; above, probes and rows
     probes: int  # Gaussian directions compared where P is larger
     rows: int  # whole rows compared there too
@@ -50,6 +51,7 @@ class Job:
     round: int
     interpreter: str | None
     limit_s: float
+    memory_limit_gb: float | None
     measure: Measure
 
     @classmethod
@@ -59,7 +61,7 @@ class Job:
         Raises JobError naming the key, the value found and what it may be.
         """
         known = {entry.name for entry in fields(cls)} - {"problem_target", "problem_options", "target",
-                                                        "method_options"} | {"output"}  # fmt: skip
+                                                        "method_options"} | {"output", "rounds", "resume"}  # fmt: skip
         unknown = sorted(set(config) - known)
         if unknown:
             raise JobError(f"{', '.join(unknown)}: no such key; the keys are {', '.join(sorted(known))}")
@@ -76,7 +78,7 @@ class Job:
             measure=_measure(config["measure"]),
             limit_s=float(config["limit_s"]),
             **{key: config[key] for key in ("quantity", "vectors", "device", "dtype", "threads", "allocator", "seed",
-                                            "round", "interpreter")},
+                                            "round", "interpreter", "memory_limit_gb")},
         )  # fmt: skip
 
     @classmethod
@@ -88,7 +90,7 @@ class Job:
     def key(self) -> str:
         """A name for the cell, readable and unique: the same for the same job, and only then."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
-        return re.sub(r"[^A-Za-z0-9._-]", "_", f"{self.problem}-{self.method}-{self.quantity}-{digest}")
+        return re.sub(r"[^A-Za-z0-9_-]", "_", f"{self.problem}-{self.method}-{self.quantity}-{digest}")
 
     def fields(self) -> dict[str, Any]:
         """The job as the record stores it."""
@@ -111,6 +113,9 @@ def _check(config: Mapping[str, Any]) -> None:
             raise JobError(f"{key}={config[key]} is not known; choose one of {', '.join(choices)}")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", str(config["device"])):
         raise JobError(f"device={config['device']} is not known; choose cpu, cuda or cuda:N")
+    limit = config["memory_limit_gb"]
+    if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+        raise JobError(f"memory_limit_gb={limit} must be a size in GB above 0, or null for none")
     if config["interpreter"] is not None and not isinstance(config["interpreter"], str):
         raise JobError(f"interpreter={config['interpreter']} must be the path of a Python, or null for this one")
 

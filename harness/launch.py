@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -17,7 +18,8 @@ from typing import Any
 from harness import record
 from harness.job import Job
 
-PARTS = ("time", "tensors", "process", "agreement")
+PARTS = ("time", "tensors", "process", "counters", "agreement")
+COLUMN_ONLY = {"tensors", "process", "counters"}  # a pass that runs out of time costs its columns, not the row
 READY_S = 120.0
 
 # glibc's settings that keep freed memory instead of returning it: no page faults on the next call.
@@ -41,6 +43,7 @@ class Launcher:
 
     def __init__(self) -> None:
         self._servers: dict[tuple[str, int, str], _Server] = {}
+        self._rates: dict[tuple[str | None, int, str, str, str], dict[str, Any]] = {}
 
     def __enter__(self) -> Launcher:
         return self
@@ -49,26 +52,56 @@ class Launcher:
         for server in self._servers.values():
             server.close()
 
-    def run(self, job: Job, output: Path) -> dict[str, Any]:
-        """Run one cell and write `output/<key>/record.json`, with job.json and the child's log beside it.
+    def run(self, job: Job, output: Path) -> Path:
+        """Run one cell and write record.json, with job.json and the child's log, into a new folder of `output`.
 
-        Whatever happens to the cell is in the record that is returned; only failing to write raises (OSError).
+        The folder is called `job.key`, or `<key>.2` and so on where that is there already. Whatever happens to the cell
+        is in the record, whose file is returned; only failing to write raises (OSError).
         """
-        folder = output / job.key
+        return self._run(job, _claim(output, job.key), attempt=1)
+
+    def resume(self, job: Job, output: Path) -> Path:
+        """The finished record of a cell, if `output` holds one; else, or to retry a crash once, `run`.
+
+        A record is the cell's own if its job, its method's hash, its torch version and its device are the same.
+        """
+        for folder in sorted(output.glob(f"{job.key}*")):
+            try:
+                seen = record.read(folder / "record.json")
+            except record.RecordError:
+                continue  # interrupted
+            now = self._ask(job, "identity", folder)
+            if any(seen[name] != now.get(name) for name in ("method_hash", "torch", "cpu", "gpu")):
+                continue
+            if seen["status"] == "crashed" and seen["attempt"] == 1:
+                return self._run(job, folder, attempt=2)
+            return folder / "record.json"
+        return self.run(job, output)
+
+    def _run(self, job: Job, folder: Path, attempt: int) -> Path:
         record.write_json(asdict(job), folder / "job.json")
-        (folder / "log.txt").unlink(missing_ok=True)
-        seen: dict[str, Any] = {"status": "ok", "started": datetime.now(UTC).isoformat(timespec="seconds")}
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        seen: dict[str, Any] = {"status": "ok", "started": started, "attempt": attempt} | self._limits(job, folder)
+        for part in PARTS:
+            seen = _merge(seen, part, self._ask(job, part, folder))
+            if seen["status"] != "ok":
+                break
+        record.write(job.fields() | seen, folder / "record.json")
+        return folder / "record.json"
+
+    def _ask(self, job: Job, part: str, folder: Path) -> dict[str, Any]:
         try:
-            server = self._server(job)
-            for part in PARTS:
-                seen = _merge(seen, part, job, server.ask(job, part, folder))
-                if seen["status"] != "ok":
-                    break
+            return self._server(job).ask(job, part, folder)
         except LaunchError as error:
-            seen |= {"status": "error", "message": str(error)}
-        complete = job.fields() | seen
-        record.write(complete, folder / "record.json")
-        return complete
+            return {"status": "error", "message": str(error)}
+
+    def _limits(self, job: Job, folder: Path) -> dict[str, Any]:
+        """What the machine can do; measured once for each kind of process, device and dtype."""
+        key = (job.interpreter, job.threads, job.allocator, job.device, job.dtype)
+        if key not in self._rates:
+            seen = self._ask(job, "limits", folder)
+            self._rates[key] = {name: seen.get(name) for name in ("gemm_flops_per_s", "write_bytes_per_s")}
+        return self._rates[key]
 
     def _server(self, job: Job) -> _Server:
         key = (job.interpreter or sys.executable, job.threads, job.allocator)
@@ -164,10 +197,24 @@ def _environment(interpreter: str, threads: int, allocator: str) -> dict[str, st
     }  # fmt: skip
 
 
-def _merge(seen: Mapping[str, Any], part: str, job: Job, fields: dict[str, Any]) -> dict[str, Any]:
-    """Add a pass's fields; a memory pass that only ran out of time costs its column, not the row."""
-    if fields["status"] == "timeout" and part in ("tensors", "process"):
-        return {**seen, "message": f"{fields['message']}, so {part} memory is unknown; raise limit_s to have it"}
+def _claim(output: Path, key: str) -> Path:
+    """A new folder for a cell, which no other harness that writes here has."""
+    output.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = output / (key if number == 1 else f"{key}.{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
+
+
+def _merge(seen: Mapping[str, Any], part: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Add a pass's fields; a pass that only ran out of time costs its columns, not the row."""
+    if fields["status"] == "timeout" and part in COLUMN_ONLY:
+        lost = f"{fields['message']}, so its columns are empty; raise limit_s to have them"
+        return {**seen, "message": "; ".join(filter(None, (seen.get("message"), lost)))}
     merged = {**seen, **fields}
     if fields["status"] == "timeout":
         merged["message"] += "; raise limit_s, or take a smaller problem or a faster method"

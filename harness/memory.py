@@ -20,11 +20,11 @@ from torch.autograd import _enable_record_function  # pyright: ignore[reportPriv
 MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
 
 
-def tensor_peak(call: Callable[[], Any], device: torch.device) -> int:
-    """Bytes of tensors alive at the worst moment of one call, above those alive at its start.
+def tensor_peak(call: Callable[[], Any], device: torch.device) -> tuple[int, int | None]:
+    """Bytes of tensors alive at the worst moment of one call, above those alive at its start; number of allocations.
 
     On a GPU the caching allocator's own peak. On the CPU the running sum of the profiler's memory events, which see
-    every allocation through torch's allocator, and no autograd node.
+    every allocation through torch's allocator, and no autograd node; allocations are counted there alone.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -34,7 +34,7 @@ def tensor_peak(call: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         peak = torch.cuda.max_memory_allocated(device)
         del result
-        return peak - before
+        return peak - before, None
     gc.collect()
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
     profiler.start()
@@ -48,7 +48,8 @@ def tensor_peak(call: Callable[[], Any], device: torch.device) -> int:
     events: list[Any] = profiler.profiler.kineto_results.events()
     changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
     changes.sort(key=lambda change: change[0])
-    return max(itertools.accumulate((size for _, size in changes), initial=0))
+    peak = max(itertools.accumulate((size for _, size in changes), initial=0))
+    return peak, sum(size > 0 for _, size in changes)
 
 
 def prepare_process_peak() -> None:
@@ -73,6 +74,21 @@ def process_peak(call: Callable[[], Any]) -> int | None:
     peak = _status_kib("VmHWM")
     del result
     return (peak - before) * 1024
+
+
+def limit(size_gb: float, device: torch.device) -> None:
+    """Let this process allocate no more than `size_gb` (10^9 bytes) beyond what it has; then it is out of memory.
+
+    On a GPU that much of its memory; on the CPU private memory (RLIMIT_DATA, setrlimit(2)).
+    """
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, size_gb * 1e9 / total), device)
+    elif sys.platform == "linux":
+        import resource
+
+        size = _status_kib("VmData") * 1024 + int(size_gb * 1e9)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 
 def _status_kib(name: str) -> int:

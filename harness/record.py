@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 STATUSES = ("ok", "unsupported", "nonfinite", "wrong", "oom", "timeout", "crashed", "error")
 
@@ -54,16 +54,38 @@ FIELDS = (
     Field("round", "int", "", "which repetition of the cell, each in fresh processes"),
     Field("interpreter", "str", "path", "the Python that ran the cell; null for the harness's own"),
     Field("limit_s", "float", "s", "time limit of each pass"),
+    Field(
+        "memory_limit_gb", "float", "GB", "limit on the memory of each pass's process, above its start; null for none"
+    ),
     Field("measure", "str", "JSON", "options of sampling and of agreement"),
+    Field("attempt", "int", "", "1, or 2 where `resume` has retried a crashed cell"),
+    Field("method_hash", "str", "", "SHA-256 of the method's source file and options, shortened"),
     # What was seen: size and time.
     Field("params", "int", "count", "P, the number of parameters"),
+    Field("samples", "int", "count", "N, the length of the inputs; null for a function without inputs"),
     Field("first_s", "float", "s", "the first call, in a process that has imported torch but called nothing"),
-    Field("times_s", "list[float]", "s", "wall time of each further call"),
-    Field("gradient_s", "list[float]", "s", "wall time of one gradient, sampled in the same process"),
+    Field("warmup_s", "list[float]", "s", "wall time of each call after the first, until calm"),
+    Field("times_s", "list[float]", "s", "wall time of a call, for each sample after warm-up"),
+    Field("events_s", "list[float]", "s", "the same by CUDA events; null on the CPU"),
+    Field("calls_per_sample", "int", "count", "calls in the block that a sample is the mean of"),
+    Field("sampling_ended", "str", "", "why: precision (reached), budget (spent) or maximum (of samples)"),
+    Field("gradient_s", "list[float]", "s", "wall time of one gradient, sampled alike in the same process"),
     # Memory.
     Field("tensor_peak_bytes", "int", "bytes", "peak of tensor memory over the call, above its start"),
     Field("process_peak_bytes", "int", "bytes", "peak of the process's resident memory, above its start (Linux)"),
     Field("output_bytes", "int", "bytes", "size of the result"),
+    # Counters: the same in every process.
+    Field("operations", "int", "count", "ATen operators dispatched by one call, views included"),
+    Field("allocations", "int", "count", "allocations of tensor memory by one call; null on a GPU"),
+    Field("flops", "int", "count", "floating-point operations of matrix products, convolutions and attention"),
+    # What the machine can do, and what else it did.
+    Field("gemm_flops_per_s", "float", "1/s", "attainable rate of a square matrix product at this dtype and threads"),
+    Field("write_bytes_per_s", "float", "bytes/s", "attainable rate of writing memory"),
+    Field("sampling_wall_s", "float", "s", "wall time of all samples"),
+    Field("sampling_cpu_s", "float", "s", "processor time of the process meanwhile"),
+    Field("cpu_pressure", "float", "share", "of the sampling in which some process waited for a processor (Linux PSI)"),
+    Field("gpu_before", "str", "", "clocks and throttle reasons before the samples, from nvidia-smi"),
+    Field("gpu_after", "str", "", "the same after them"),
     # Agreement.
     Field("reference", "str", "", "closed_form, double_backward or central_differences, in float64 on the CPU"),
     Field("reference_error", "float", "relative", "distance of the reference from central differences"),
@@ -82,7 +104,13 @@ FIELDS = (
     Field("ram_bytes", "int", "bytes", "physical memory"),
     Field("gpu", "str", "", "GPU model, where the cell ran on one"),
     Field("cuda", "str", "", "CUDA version torch was built for, where the cell ran on a GPU"),
+    Field("driver", "str", "", "GPU driver, where the cell ran on one"),
+    Field("cudnn", "int", "", "cuDNN version, where the cell ran on a GPU"),
+    Field("blas", "str", "", "BLAS that torch was built with"),
+    Field("governor", "str", "", "frequency governor of the CPU, where Linux tells"),
     Field("tf32", "bool", "", "whether TF32 was allowed (the harness switches it off)"),
+    Field("deterministic", "bool", "", "whether deterministic algorithms were asked for"),
+    Field("omp_wait_policy", "str", "", "OMP_WAIT_POLICY of the process"),
     Field("commit", "str", "", "commit of the harness"),
     Field("dirty", "bool", "", "whether the harness's files differed from that commit"),
 )
@@ -93,6 +121,9 @@ NAMES = tuple(field.name for field in FIELDS)
 DERIVED = (
     ("median_s", "s", "median of times_s; first_s where the time ran out before a second call"),
     ("fastest_s", "s", "least of times_s"),
+    ("gemm_equivalents", "GEMMs", "median_s over the time of N P^2 FLOPs at gemm_flops_per_s"),
+    ("write_multiples", "writes", "median_s over the time to write output_bytes at write_bytes_per_s"),
+    ("contended", "", "whether the process got under 90 % of its processor, or others waited over 10 % of the time"),
     ("gradients", "gradients", "median_s over the median of gradient_s"),
     ("tensor_peak_outputs", "outputs", "tensor_peak_bytes over output_bytes"),
     ("process_peak_outputs", "outputs", "process_peak_bytes over output_bytes"),
@@ -114,18 +145,22 @@ def write(record: Mapping[str, Any], path: Path) -> None:
     if unknown:
         raise RecordError(f"a record was given the fields {unknown}, which harness.record.FIELDS does not have")
     complete = {name: _finite(record.get(name)) for name in NAMES} | {"schema_version": SCHEMA_VERSION}
-    write_json(complete, path)
+    write_json(complete, path, durable=True)
 
 
-def write_json(value: Mapping[str, Any], path: Path) -> None:
-    """Write a JSON object to a file that appears whole or not at all: write, fsync, rename; a line a key."""
+def write_json(value: Mapping[str, Any], path: Path, durable: bool = False) -> None:
+    """Write a JSON object, a line a key, to a file that appears whole or not at all: write, rename.
+
+    With `durable`, fsync between them: it is then there whole even after the machine has lost power.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as stream:
         lines = (f"{json.dumps(key)}: {json.dumps(entry, allow_nan=False)}" for key, entry in value.items())
         stream.write("{\n" + ",\n".join(lines) + "\n}\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
     temporary.replace(path)
 
 
@@ -225,6 +260,12 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     frame["gradients"] = frame["median_s"] / frame.apply(over, axis=1, args=("gradient_s", "median"))
     frame["tensor_peak_outputs"] = frame["tensor_peak_bytes"] / frame["output_bytes"]
     frame["process_peak_outputs"] = frame["process_peak_bytes"] / frame["output_bytes"]
+    gemms = frame["samples"] * frame["params"].astype("float") ** 2 / frame["gemm_flops_per_s"]
+    frame["gemm_equivalents"] = frame["median_s"] / gemms
+    frame["write_multiples"] = frame["median_s"] / (frame["output_bytes"] / frame["write_bytes_per_s"])
+    on_cpu = frame["device"] == "cpu"
+    starved = on_cpu & (frame["sampling_cpu_s"] < 0.9 * frame["sampling_wall_s"])
+    frame["contended"] = starved | (frame["cpu_pressure"] > 0.1)
     frame["label"] = _labels(frame)
     return frame
 

@@ -1,11 +1,14 @@
-"""A sweep: the cells of a multirun one after another, every one ending as a row, and the report at the end."""
+"""A sweep: many cells one after another, every one ending as a row, and the report at the end."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,17 @@ from harness.job import Job, JobError
 from harness.launch import Launcher, point_latest
 
 
-def job_of(config: DictConfig) -> Job:
-    """The typed job of a composed configuration (with its hydra node); raises JobError."""
+@dataclass(frozen=True)
+class Cell:
+    """A cell that can be run, `rounds` times."""
+
+    job: Job
+    rounds: int
+    resume: bool  # take a finished record from the output folder, if it is there
+
+
+def cell_of(config: DictConfig) -> Cell:
+    """The cell of a composed configuration (with its hydra node); raises JobError."""
     choices = config.hydra.runtime.choices
     try:
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -27,45 +39,72 @@ def job_of(config: DictConfig) -> Job:
     except Exception as error:
         raise JobError(f"the configuration cannot be resolved: {error}") from error
     assert isinstance(plain, dict)
-    return Job.from_config({str(key): value for key, value in plain.items()}, choices["problem"], choices["method"])
+    job = Job.from_config({str(key): value for key, value in plain.items()}, choices["problem"], choices["method"])
+    rounds = plain["rounds"]
+    if not isinstance(rounds, int) or rounds < 1:
+        raise JobError(f"rounds={rounds} must be a whole number of at least 1")
+    return Cell(job, rounds, resume=not OmegaConf.is_missing(config, "resume"))
 
 
-def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path) -> list[str]:
-    """Run the cells, each given by its overrides, in order, showing how far it is; their statuses.
+def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path) -> None:
+    """Run the cells, each given by its overrides, showing how far it is.
 
-    A cell that cannot be composed, or whose job is at fault, is recorded as an error and does not stop the others.
+    Round is the slowest axis; within a round the order is shuffled, the same way for the same seed. A cell that cannot
+    be composed, or whose job is at fault, is recorded as an error and does not stop the others. When interrupted, it
+    exits with status 130 and says how to go on.
     """
+    ready: list[tuple[str, Cell]] = []
+    for overrides in cells:
+        name = " ".join(entry for entry in filter_overrides(overrides) if not entry.startswith("+sweep="))
+        try:
+            ready.append((name, cell_of(compose(overrides))))
+        except Exception as error:  # Hydra's, OmegaConf's and our own have no common base
+            _not_composed(overrides, error, output)
+            print(f"{name}: error, {error}", file=sys.stderr)
+    run_cells(ready, output)
+
+
+def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
+    """Run cells that have been composed, under their names; the files of their records. See `run`."""
     point_latest(output)
-    statuses = []
-    with Launcher() as launcher, _Progress(len(cells)) as progress:
-        for overrides in cells:
-            name = " ".join(entry for entry in filter_overrides(overrides) if not entry.startswith("+sweep="))
-            progress.begin(name)
-            try:
-                job = job_of(compose(overrides))
-            except Exception as error:  # Hydra's, OmegaConf's and our own have no common base
-                status = _not_composed(overrides, error, output)
-            else:
-                status = launcher.run(job, output)["status"]
-            progress.end(name, status)
-            statuses.append(status)
-    return statuses
+    order: list[tuple[str, Cell, int]] = []
+    for number in range(max((cell.rounds for _, cell in cells), default=0)):
+        within = [(name, cell, number) for name, cell in cells if number < cell.rounds]
+        random.Random(f"{cells[0][1].job.seed} {number}").shuffle(within)
+        order += within
+    paths: list[Path] = []
+    try:
+        with Launcher() as launcher, _Progress(len(order)) as progress:
+            for name, cell, number in order:
+                progress.begin(name)
+                job = dataclasses.replace(cell.job, round=cell.job.round + number)
+                paths.append(launcher.resume(job, output) if cell.resume else launcher.run(job, output))
+                progress.end(name, record.read(paths[-1])["status"])
+    except KeyboardInterrupt:
+        print(
+            f"harness: interrupted; the finished records are in {output}. Go on with resume={output}", file=sys.stderr
+        )
+        raise SystemExit(130) from None
+    return paths
 
 
-def _not_composed(overrides: Sequence[str], error: Exception, output: Path) -> str:
+def _not_composed(overrides: Sequence[str], error: Exception, output: Path) -> None:
     """Record a cell whose configuration is at fault, with those job fields that its overrides name."""
     pairs = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
     named = {field.name for field in record.FIELDS if field.type == "str"}
+    named -= {"problem_options", "method_options", "measure", "status"}
     seen: dict[str, Any] = {name: value for name, value in pairs.items() if name in named}
     cause = f" {error.__cause__}" if error.__cause__ is not None else ""
     seen |= {"status": "error", "message": f"{error}{cause}"}
     key = "not-composed-" + hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:10]
     record.write(seen, output / key / "record.json")
-    return "error"
 
 
 class _Progress:
-    """One live line on a terminal: done/total, what runs now, time left; elsewhere a line for each finished cell."""
+    """One live line on a terminal: done/total, what runs now, time left; elsewhere a line for each finished cell.
+
+    Nothing for a single cell.
+    """
 
     def __init__(self, total: int) -> None:
         from rich.console import Console
@@ -78,7 +117,7 @@ class _Progress:
             TextColumn("{task.description}", markup=False),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or total < 2,
         )
         self._task = self._bar.add_task("", total=total)
         self._total, self._done, self._began = total, 0, time.monotonic()
@@ -96,7 +135,7 @@ class _Progress:
     def end(self, name: str, status: str) -> None:
         self._done += 1
         self._bar.advance(self._task)
-        if not self._console.is_terminal:
+        if self._total > 1 and not self._console.is_terminal:
             left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
             line = f"{self._done}/{self._total} {name}: {status}, about {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)

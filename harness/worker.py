@@ -1,18 +1,22 @@
 """What a child process does: build the problem, bind the method, run one pass, write what was seen.
 
-A cell has four passes, each in a fresh process, since each would disturb the others: `time`, `tensors` (peak of tensor
-memory, under the profiler), `process` (peak of resident memory, with glibc's caching off) and `agreement`.
+A cell has five passes, each in a fresh process, since each would disturb the others: `time`, `tensors` (peak and number
+of tensor allocations, under the profiler), `process` (peak of resident memory, with glibc's caching off), `counters`
+(operations and FLOPs, under dispatch modes) and `agreement`. Beside them `limits` measures the machine, and `identity`
+tells versions and the method's hash without calling it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import importlib
 import inspect
+import json
 import pkgutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import advice, agreement, clock, environment, memory
+from harness import advice, agreement, clock, counters, environment, limits, memory
 from harness.job import Job
 from harness.problems import Problem, networks
 from harness.problems.problem import ProblemError, build, check
@@ -68,17 +72,24 @@ def preload() -> None:
 
 
 def run(job: dict[str, Any], part: str, result: str) -> None:
-    """Run one pass (`time`, `tensors`, `process` or `agreement`) and write its fields of the record to `result`.
+    """Run one pass (a key of PARTS, `limits` or `identity`) and write its fields of the record to `result`.
 
     What is known before the method is called is written at once, without a status, for the case that it never returns.
     """
     seen: dict[str, Any] = {}
     try:
-        seen |= environment.describe(job["device"])
-        cell = _prepare(Job.from_dict(job))
-        seen["params"] = cell.problem.theta.numel()
-        write_json(seen, Path(result))
-        seen |= PARTS[part](cell)
+        asked = Job.from_dict(job)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        seen |= environment.describe(asked.device)
+        if part == "limits":
+            seen |= limits.measure(_begin(asked), getattr(torch, asked.dtype))
+        else:
+            seen["method_hash"] = _method_hash(asked)
+        if part in PARTS:
+            cell = _prepare(asked)
+            seen |= {"params": cell.problem.theta.numel(), "samples": _length(cell.problem.inputs)}
+            write_json(seen, Path(result))
+            seen |= PARTS[part](cell)
     except (Exception, SystemExit) as error:
         status, message = advice.explain(error)
         expected = isinstance(error, ProblemError | DeviceError | MethodError | Unsupported)
@@ -87,11 +98,17 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
     write_json({"status": "ok"} | seen, Path(result))
 
 
-def _prepare(job: Job) -> Cell:
+def _begin(job: Job) -> torch.device:
+    """Set the process up as the job asks, the memory limit apart; its device."""
     torch.set_num_threads(job.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(job.seed)
-    device = _device(job.device)
+    return _device(job.device)
+
+
+def _prepare(job: Job) -> Cell:
+    device = _begin(job)
+    if job.memory_limit_gb is not None:
+        memory.limit(job.memory_limit_gb, device)
     builder_options = dict(job.problem_options)
     with contextlib.suppress(ImportError, AttributeError, ValueError, TypeError):
         if "seed" in inspect.signature(pkgutil.resolve_name(job.problem_target)).parameters:
@@ -113,6 +130,15 @@ def _device(name: str) -> torch.device:
             f"device={name} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0 on"
         )
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else device
+
+
+def _length(inputs: Any) -> int | None:
+    """N, the length of the first tensor among the inputs."""
+    if isinstance(inputs, Mapping):
+        inputs = tuple(inputs.values())
+    if isinstance(inputs, tuple | list):
+        return next((length for length in map(_length, inputs) if length is not None), None)
+    return len(inputs) if isinstance(inputs, Tensor) and inputs.dim() else None
 
 
 def bind(job: Job, problem: Problem) -> Cell:
@@ -162,6 +188,13 @@ def _function(job: Job) -> Callable[..., Any]:
     return function
 
 
+def _method_hash(job: Job) -> str:
+    """A hash of the file that the method is in and of its options."""
+    source = inspect.getsourcefile(inspect.unwrap(_function(job)))
+    text = Path(source).read_bytes() if source else b""
+    return hashlib.sha256(text + json.dumps(job.method_options, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _time(cell: Cell) -> dict[str, Any]:
     measure, device = cell.job.measure, cell.device
 
@@ -169,11 +202,18 @@ def _time(cell: Cell) -> dict[str, Any]:
         theta = cell.problem.theta.detach().requires_grad_()
         return torch.autograd.grad(cell.problem.loss(theta), theta)[0]
 
-    first = clock.timed(cell.call, device)
-    times = clock.samples(cell.call, device, measure.budget_s - first, measure.min_samples, measure.max_samples)
-    gradient()
-    gradients = clock.samples(gradient, device, measure.budget_s / 10, 3, measure.max_samples)
-    return {"first_s": first, "times_s": times, "gradient_s": gradients}
+    waited, gpu = environment.cpu_waiting_s(), _gpu(cell)
+    seen = clock.sample(cell.call, device, measure, measure.budget_s).fields()
+    now = environment.cpu_waiting_s()
+    if waited is not None and now is not None:
+        seen["cpu_pressure"] = (now - waited) / (seen["first_s"] + sum(seen["warmup_s"]) + seen["sampling_wall_s"])
+    seen |= {"gpu_before": gpu, "gpu_after": _gpu(cell)}
+    return seen | {"gradient_s": clock.sample(gradient, device, measure, measure.budget_s / 10).times_s}
+
+
+def _gpu(cell: Cell) -> str | None:
+    query = "clocks.sm,clocks.mem,clocks_throttle_reasons.active"
+    return environment.gpu_state(query, cell.job.device) if cell.device.type == "cuda" else None
 
 
 def _warm_up(cell: Cell) -> None:
@@ -187,7 +227,13 @@ def _warm_up(cell: Cell) -> None:
 
 def _tensors(cell: Cell) -> dict[str, Any]:
     _warm_up(cell)
-    return {"tensor_peak_bytes": memory.tensor_peak(cell.call, cell.device)}
+    peak, allocations = memory.tensor_peak(cell.call, cell.device)
+    return {"tensor_peak_bytes": peak, "allocations": allocations}
+
+
+def _counters(cell: Cell) -> dict[str, Any]:
+    _warm_up(cell)
+    return counters.count(cell.call)
 
 
 def _process(cell: Cell) -> dict[str, Any]:
@@ -199,19 +245,46 @@ def _process(cell: Cell) -> dict[str, Any]:
 def _agreement(cell: Cell) -> dict[str, Any]:
     job, theta = cell.job, cell.problem.theta
     seen: dict[str, Any] = {}
+    before = _surroundings(cell)
     result = cell.call()
     fault = agreement.contract(result, job.quantity, theta, cell.vectors)
     if fault is not None:
         return seen | {"status": "wrong", "message": f"{job.target} {fault}"}
+    changed = [name for name, value in _surroundings(cell).items() if not agreement.same(value, before[name])]
+    if changed:
+        message = (
+            f"{job.target} changed {', '.join(changed)}; a method must leave its arguments and torch's global state "
+        )
+        return seen | {"status": "error", "message": message + "as it found them: work on copies, restore what it sets"}
     seen["output_bytes"] = result.numel() * result.element_size()
     vectors = None if cell.vectors is None else cell.vectors.to("cpu", torch.float64)
     truth = agreement.reference(cell.problem.to("cpu", torch.float64), vectors, job.measure, job.seed + 2)
     return seen | agreement.compare(result, job.quantity, truth)
 
 
+def _surroundings(cell: Cell) -> dict[str, Any]:
+    """Copies of all that a method could change and must not."""
+    problem = cell.problem
+    seen: dict[str, Any] = {
+        "theta": problem.theta.detach().clone(),
+        "theta.requires_grad": problem.theta.requires_grad,
+        "the global random number generator": torch.get_rng_state(),
+        "the default dtype": torch.get_default_dtype(),
+        "the number of threads": torch.get_num_threads(),
+        "grad mode": torch.is_grad_enabled(),
+    }
+    if problem.model is not None:
+        for name, p in problem.model.named_parameters():
+            seen |= {name: p.detach().clone(), f"{name}.requires_grad": p.requires_grad, f"{name}.grad": p.grad}
+        seen |= {name: b.clone() for name, b in problem.model.named_buffers()}
+        seen["the model's training mode"] = problem.model.training
+    return seen
+
+
 PARTS: dict[str, Callable[[Cell], dict[str, Any]]] = {
     "time": _time,
     "tensors": _tensors,
     "process": _process,
+    "counters": _counters,
     "agreement": _agreement,
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness import record
 from harness.job import Job, Measure
 from harness.launch import Launcher
 
@@ -31,7 +32,8 @@ JOB = Job(
     round=0,
     interpreter=None,
     limit_s=30.0,
-    measure=Measure(budget_s=0.01, min_samples=2, max_samples=5, full_up_to=1024, probes=8, rows=64),
+    memory_limit_gb=None,
+    measure=Measure(budget_s=0.01, min_samples=2, max_samples=5, precision=0.02, full_up_to=1024, probes=8, rows=64),
 )
 
 
@@ -50,7 +52,7 @@ def launcher() -> Iterator[Launcher]:
 @pytest.fixture
 def run(launcher: Launcher, job: Callable[..., Job], tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run the small job with the given fields in real processes; its record."""
-    return lambda **changes: launcher.run(job(**changes), tmp_path)
+    return lambda **changes: record.read(launcher.run(job(**changes), tmp_path))
 
 
 @pytest.fixture

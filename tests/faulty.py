@@ -61,6 +61,51 @@ def nothing(loss, theta):
     return None
 
 
+def theta_in_place(loss, theta):
+    result = torch.func.jacfwd(torch.func.grad(loss))(theta)
+    theta.add_(1)
+    return result
+
+
+def theta_requires_grad(loss, theta):
+    result = torch.func.jacfwd(torch.func.grad(loss))(theta)
+    theta.requires_grad_()
+    return result
+
+
+def model_grad(model, criterion, inputs, targets, loss, theta):
+    criterion(model(inputs), targets).backward()
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def global_random_state(loss, theta):
+    torch.randn(1)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def default_dtype(loss, theta):
+    torch.set_default_dtype(torch.float64)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def thread_count(loss, theta):
+    torch.set_num_threads(2)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def one_gigabyte(loss, theta):
+    torch.ones(1 << 30, dtype=torch.uint8)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def no_operation(loss, theta):
+    return theta.new_zeros(len(theta), len(theta))
+
+
+def linear_loss(size: int = 2) -> Problem:
+    return from_function(lambda x: x.sum(), torch.ones(size, dtype=torch.float64))
+
+
 def hungry(loss, theta):
     return torch.empty(1 << 50, dtype=theta.dtype)
 

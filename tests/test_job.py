@@ -20,7 +20,16 @@ CONFIG = {
     "round": 0,
     "interpreter": None,
     "limit_s": 3,
-    "measure": {"budget_s": 1.0, "min_samples": 1, "max_samples": 2, "full_up_to": 1, "probes": 1, "rows": 1},
+    "memory_limit_gb": 1,
+    "measure": {
+        "precision": 0.1,
+        "budget_s": 1.0,
+        "min_samples": 1,
+        "max_samples": 2,
+        "full_up_to": 1,
+        "probes": 1,
+        "rows": 1,
+    },
     "output": "somewhere",
 }
 
@@ -47,6 +56,7 @@ def test_a_configuration_becomes_a_job_and_back() -> None:
         ({"limit_s": "soon"}, "limit_s=soon"),
         ({"limit_s": float("nan")}, "limit_s=nan"),
         ({"colour": "red"}, "colour: no such key; the keys are"),
+        ({"memory_limit_gb": 0}, "memory_limit_gb=0"),
         ({"interpreter": 3}, "interpreter=3"),
         ({"problem": {"_target_": "???"}}, "set problem._target_="),
         ({"method": {}}, "set method._target_="),

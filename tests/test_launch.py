@@ -28,7 +28,12 @@ def test_a_right_cell_has_every_measurement(run, tmp_path: Path) -> None:
     assert seen["torch"]
     (folder,) = tmp_path.iterdir()
     assert {path.name for path in folder.iterdir()} == {"job.json", "log.txt", "record.json"}
-    assert record.read(folder / "record.json") == {**dict.fromkeys(record.NAMES), **seen, "schema_version": 1}
+    assert seen["operations"] > 0
+    assert seen["allocations"] > 0
+    assert seen["flops"] > 0
+    assert seen["gemm_flops_per_s"] > 0
+    assert seen["samples"] == 8
+    assert record.read(folder / "record.json") == seen
 
 
 @pytest.mark.parametrize("quantity", ["diagonal", "hvp"])
@@ -58,6 +63,32 @@ def test_a_faulty_method_is_a_row(run, method: str, status: str, words: str) -> 
     seen = run(target=f"tests.faulty.{method}")
     assert (seen["status"], words in seen["message"]) == (status, True), seen["message"]
     assert run()["status"] == "ok", "the next cell must run as if nothing had happened"
+
+
+@pytest.mark.parametrize(
+    ("method", "changed"),
+    [
+        ("theta_in_place", "theta"),
+        ("theta_requires_grad", "theta.requires_grad"),
+        ("model_grad", "0.weight.grad"),
+        ("global_random_state", "the global random number generator"),
+        ("default_dtype", "the default dtype"),
+        ("thread_count", "the number of threads"),
+    ],
+)
+def test_a_method_that_leaves_traces_is_told_so(run, method: str, changed: str) -> None:
+    seen = run(target=f"tests.faulty.{method}")
+    assert seen["status"] == "error"
+    assert f"tests.faulty.{method} changed {changed}" in seen["message"]
+    assert "work on copies" in seen["message"]
+    assert run()["status"] == "ok", "the next cell must run as if nothing had happened"
+
+
+def test_a_memory_limit_is_a_real_one(run) -> None:
+    seen = run(target="tests.faulty.one_gigabyte", memory_limit_gb=0.5)
+    assert seen["status"] == "oom"
+    assert "smaller chunk_size" in seen["message"]
+    assert run(target="tests.faulty.one_gigabyte", memory_limit_gb=3.0)["status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +130,7 @@ def _wait_for_end(pid: int) -> None:
 def test_a_memory_pass_that_takes_too_long_costs_its_column_only(run) -> None:
     seen = run(target="tests.faulty.slow_only_under_the_profiler", limit_s=5.0)
     assert seen["status"] == "ok"
-    assert seen.get("tensor_peak_bytes") is None
+    assert seen["tensor_peak_bytes"] is None
     assert seen["process_peak_bytes"] is not None
     assert "tensors pass took longer than limit_s=5" in seen["message"]
 
@@ -141,7 +172,8 @@ def test_an_interpreter_without_torch_is_a_row(run) -> None:
 
 
 def test_allocator_and_threads_reach_the_process(launcher: Launcher, job, tmp_path: Path) -> None:
-    seen = launcher.run(job(target="tests.test_launch.environment_as_hessian", threads=2, allocator="tuned"), tmp_path)
+    path = launcher.run(job(target="tests.test_launch.environment_as_hessian", threads=2, allocator="tuned"), tmp_path)
+    seen = record.read(path)
     told = json.loads(seen["message"].split("Told: ")[1].split(" ->")[0])
     assert told == {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_TRIM_THRESHOLD_": "-1", "threads": 2}
 

@@ -36,14 +36,13 @@ class CellLauncher(Launcher):
         self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the cells; each returns its status."""
+        """Run the cells; what they found is in their records."""
 
         def compose(overrides: Sequence[str]) -> DictConfig:
             return self._loader.load_sweep_config(self._config, list(overrides))
 
-        statuses = sweep.run(job_overrides, compose, Path(self._config.hydra.sweep.dir))
-        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=status)
-                for overrides, status in zip(job_overrides, statuses, strict=True)]  # fmt: skip
+        sweep.run(job_overrides, compose, Path(self._config.hydra.sweep.dir))
+        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
 
 
 _STORE = ConfigStore.instance()

@@ -1,0 +1,79 @@
+"""Sampling, on a clock whose ticks the test decides."""
+
+import itertools
+import math
+import statistics
+
+import pytest
+import torch
+
+from harness import clock
+from harness.job import Measure
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch):
+    """Calls that take the given seconds, one after another, on a clock that stands still otherwise."""
+    now = 0.0
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now)
+
+    def calls(durations):
+        durations = iter(durations)
+
+        def call() -> None:
+            nonlocal now
+            now += next(durations)
+
+        return call
+
+    return calls
+
+
+def measure(**changes) -> Measure:
+    values = {"budget_s": 1.0, "min_samples": 3, "max_samples": 50, "precision": 0.05, "full_up_to": 1, "probes": 1,
+              "rows": 1}  # fmt: skip
+    return Measure(**(values | changes))
+
+
+def test_the_first_call_and_warm_up_stand_apart(ticking) -> None:
+    call = ticking(itertools.chain([0.5, 0.02, 0.01, 0.01], itertools.repeat(0.01)))
+    seen = clock.sample(call, CPU, measure(), 1.0)
+    assert seen.first_s == 0.5
+    assert seen.warmup_s == pytest.approx([0.02, 0.01, 0.01])
+    assert seen.times_s == pytest.approx([0.01] * 6)
+    assert (seen.sampling_ended, seen.calls_per_sample) == ("precision", 1)
+
+
+def test_short_calls_are_timed_in_blocks(ticking) -> None:
+    seen = clock.sample(ticking(itertools.repeat(1e-5)), CPU, measure(), 1.0)
+    assert seen.calls_per_sample == math.ceil(clock.BLOCK_S / 1e-5)
+    assert seen.times_s == pytest.approx([1e-5] * 6)
+
+
+def test_a_slow_call_is_sampled_no_more_than_it_must(ticking) -> None:
+    seen = clock.sample(ticking(itertools.repeat(30.0)), CPU, measure(min_samples=1), 1.0)
+    assert (seen.warmup_s, seen.times_s, seen.sampling_ended) == ([], [30.0], "budget")
+
+
+def test_noise_is_sampled_until_the_budget_or_the_maximum(ticking) -> None:
+    noise = itertools.cycle([0.01, 0.03])
+    assert clock.sample(ticking(noise), CPU, measure(), 1.0).sampling_ended == "budget"
+    seen = clock.sample(ticking(noise), CPU, measure(max_samples=7), 1e9)
+    assert (len(seen.times_s), seen.sampling_ended) == (7, "maximum")
+
+
+def test_the_interval_of_the_median_covers_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for count in (6, 11, 40):
+        covered = 0
+        for _ in range(2000):
+            draw = torch.rand(count, generator=generator).exp().tolist()
+            low = math.floor(count / 2 - 0.98 * math.sqrt(count))
+            ordered = sorted(draw)
+            interval = ordered[low], ordered[-1 - low]
+            assert clock.known_to(draw) == pytest.approx((interval[1] - interval[0]) / 2 / statistics.median(draw))
+            covered += interval[0] <= math.exp(0.5) <= interval[1]
+        assert covered / 2000 > 0.93
+    assert clock.known_to([1.0] * 5) == math.inf
