@@ -16,6 +16,20 @@ import torch
 def describe(device: str) -> dict[str, Any]:
     """The environment fields of a record."""
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
+    return machine() | {
+        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
+        "cuda": torch.version.cuda if on_gpu else None,
+        "driver": gpu_state("driver_version", device) if on_gpu else None,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """What is the same for every process on this machine, in this environment; a server asks once for all its cells."""
+    commit, dirty = _commit()
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -23,16 +37,12 @@ def describe(device: str) -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
-        "cuda": torch.version.cuda if on_gpu else None,
-        "driver": gpu_state("driver_version", device) if on_gpu else None,
-        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
         "blas": next(iter(re.findall(r"BLAS_INFO=(\w+)", torch.__config__.show())), None),
         "governor": _line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
-    } | dict(zip(("commit", "dirty"), commit(), strict=True))
+        "commit": commit,
+        "dirty": dirty,
+    }
 
 
 def gpu_state(query: str, device: str) -> str | None:
@@ -67,8 +77,7 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-@cache
-def commit() -> tuple[str | None, bool | None]:
+def _commit() -> tuple[str | None, bool | None]:
     """Commit and dirtiness of the clone this package runs from; nothing where it is installed."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():

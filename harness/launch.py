@@ -18,8 +18,7 @@ from typing import Any
 from harness import record
 from harness.job import Job
 
-PARTS = ("time", "tensors", "process", "counters", "agreement")
-COLUMN_ONLY = {"tensors", "process", "counters"}  # a pass that runs out of time costs its columns, not the row
+PARTS = ("time", "exact", "process", "agreement")
 READY_S = 120.0
 
 # glibc's settings that keep freed memory instead of returning it: no page faults on the next call.
@@ -211,16 +210,16 @@ def _claim(output: Path, key: str) -> Path:
 
 
 def _merge(seen: Mapping[str, Any], part: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Add a pass's fields; a pass that only ran out of time costs its columns, not the row."""
-    if fields["status"] == "timeout" and part in COLUMN_ONLY:
-        lost = f"{fields['message']}, so its columns are empty; raise limit_s to have them"
-        return {**seen, "message": "; ".join(filter(None, (seen.get("message"), lost)))}
-    merged = {**seen, **fields}
-    if fields["status"] == "timeout":
-        merged["message"] += "; raise limit_s, or take a smaller problem or a faster method"
-    if merged.get("message") is None:
-        merged["message"] = seen.get("message")
-    return merged
+    """Add a pass's fields; where memory or counters only ran out of time, that costs columns, not the row."""
+    said = [fields.get("message")]
+    status = fields["status"]
+    if status == "timeout" and part in ("exact", "process"):
+        status = seen["status"]
+        said = [f"{said[0]}, so not all its columns are filled; raise limit_s to have them"]
+    elif status == "timeout":
+        said = [f"{said[0]}; raise limit_s, or take a smaller problem or a faster method"]
+    message = "; ".join(filter(None, [seen.get("message"), *said])) or None
+    return {**seen, **fields, "status": status, "message": message}
 
 
 def _crash(part: str, answer: Mapping[str, Any], log: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What a child process does: build the problem, bind the method, run one pass, write what was seen.
 
-A cell has five passes, each in a fresh process, since each would disturb the others: `time`, `tensors` (peak and number
-of tensor allocations, under the profiler), `process` (peak of resident memory, with glibc's caching off), `counters`
-(operations and FLOPs, under dispatch modes) and `agreement`. Beside them `limits` measures the machine, and `identity`
-tells versions and the method's hash without calling it.
+A cell has four passes, each in a fresh process, since each would disturb the others: `time`, `exact` (peak and number
+of tensor allocations under the profiler, then operations and FLOPs under dispatch modes), `process` (peak of resident
+memory, with glibc's caching off) and `agreement`. Beside them `limits` measures the machine, and `identity` tells
+versions and the method's hash without calling it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import inspect
 import json
 import pkgutil
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,15 @@ class Cell:
         return self.problem.theta.device
 
 
+Fields = Iterator[dict[str, Any]]  # of a record, as they become known
+
+
 def preload() -> None:
-    """In the server, before any fork: import what every child would, and ask git once."""
+    """In the server, before any fork: import what every child would, and look at the machine once."""
     for module in LAZY:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
-    environment.commit()
+    environment.machine()
     gc.collect()
     gc.freeze()  # a collection in a child must not walk, and so copy, the half million objects of the server
 
@@ -74,7 +77,7 @@ def preload() -> None:
 def run(job: dict[str, Any], part: str, result: str) -> None:
     """Run one pass (a key of PARTS, `limits` or `identity`) and write its fields of the record to `result`.
 
-    What is known before the method is called is written at once, without a status, for the case that it never returns.
+    What is known is written step by step, without a status until the end, for the case that a call never returns.
     """
     seen: dict[str, Any] = {}
     try:
@@ -89,7 +92,9 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
             cell = _prepare(asked)
             seen |= {"params": cell.problem.theta.numel(), "samples": _length(cell.problem.inputs)}
             write_json(seen, Path(result))
-            seen |= PARTS[part](cell)
+            for fields in PARTS[part](cell):
+                seen |= fields
+                write_json(seen, Path(result))
     except (Exception, SystemExit) as error:
         status, message = advice.explain(error)
         expected = isinstance(error, ProblemError | DeviceError | MethodError | Unsupported)
@@ -195,7 +200,7 @@ def _method_hash(job: Job) -> str:
     return hashlib.sha256(text + json.dumps(job.method_options, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _time(cell: Cell) -> dict[str, Any]:
+def _time(cell: Cell) -> Fields:
     measure, device = cell.job.measure, cell.device
 
     def gradient() -> Tensor:
@@ -208,7 +213,8 @@ def _time(cell: Cell) -> dict[str, Any]:
     if waited is not None and now is not None:
         seen["cpu_pressure"] = (now - waited) / (seen["first_s"] + sum(seen["warmup_s"]) + seen["sampling_wall_s"])
     seen |= {"gpu_before": gpu, "gpu_after": _gpu(cell)}
-    return seen | {"gradient_s": clock.sample(gradient, device, measure, measure.budget_s / 10).times_s}
+    yield seen
+    yield {"gradient_s": clock.sample(gradient, device, measure, measure.budget_s / 10).times_s}
 
 
 def _gpu(cell: Cell) -> str | None:
@@ -225,41 +231,38 @@ def _warm_up(cell: Cell) -> None:
     clock.synchronize(cell.device)
 
 
-def _tensors(cell: Cell) -> dict[str, Any]:
+def _exact(cell: Cell) -> Fields:
     _warm_up(cell)
     peak, allocations = memory.tensor_peak(cell.call, cell.device)
-    return {"tensor_peak_bytes": peak, "allocations": allocations}
+    yield {"tensor_peak_bytes": peak, "allocations": allocations}
+    yield counters.count(cell.call)
 
 
-def _counters(cell: Cell) -> dict[str, Any]:
-    _warm_up(cell)
-    return counters.count(cell.call)
-
-
-def _process(cell: Cell) -> dict[str, Any]:
+def _process(cell: Cell) -> Fields:
     memory.prepare_process_peak()
     _warm_up(cell)
-    return {"process_peak_bytes": memory.process_peak(cell.call)}
+    yield {"process_peak_bytes": memory.process_peak(cell.call)}
 
 
-def _agreement(cell: Cell) -> dict[str, Any]:
+def _agreement(cell: Cell) -> Fields:
     job, theta = cell.job, cell.problem.theta
-    seen: dict[str, Any] = {}
     before = _surroundings(cell)
     result = cell.call()
     fault = agreement.contract(result, job.quantity, theta, cell.vectors)
     if fault is not None:
-        return seen | {"status": "wrong", "message": f"{job.target} {fault}"}
+        yield {"status": "wrong", "message": f"{job.target} {fault}"}
+        return
     changed = [name for name, value in _surroundings(cell).items() if not agreement.same(value, before[name])]
     if changed:
         message = (
             f"{job.target} changed {', '.join(changed)}; a method must leave its arguments and torch's global state "
         )
-        return seen | {"status": "error", "message": message + "as it found them: work on copies, restore what it sets"}
-    seen["output_bytes"] = result.numel() * result.element_size()
+        yield {"status": "error", "message": message + "as it found them: work on copies, restore what it sets"}
+        return
+    yield {"output_bytes": result.numel() * result.element_size()}
     vectors = None if cell.vectors is None else cell.vectors.to("cpu", torch.float64)
     truth = agreement.reference(cell.problem.to("cpu", torch.float64), vectors, job.measure, job.seed + 2)
-    return seen | agreement.compare(result, job.quantity, truth)
+    yield agreement.compare(result, job.quantity, truth)
 
 
 def _surroundings(cell: Cell) -> dict[str, Any]:
@@ -281,10 +284,4 @@ def _surroundings(cell: Cell) -> dict[str, Any]:
     return seen
 
 
-PARTS: dict[str, Callable[[Cell], dict[str, Any]]] = {
-    "time": _time,
-    "tensors": _tensors,
-    "process": _process,
-    "counters": _counters,
-    "agreement": _agreement,
-}
+PARTS = {"time": _time, "exact": _exact, "process": _process, "agreement": _agreement}

@@ -132,7 +132,7 @@ def test_a_memory_pass_that_takes_too_long_costs_its_column_only(run) -> None:
     assert seen["status"] == "ok"
     assert seen["tensor_peak_bytes"] is None
     assert seen["process_peak_bytes"] is not None
-    assert "tensors pass took longer than limit_s=5" in seen["message"]
+    assert "the exact pass took longer than limit_s=5" in seen["message"]
 
 
 def test_the_servers_end_with_the_harness_even_when_it_is_killed(job, tmp_path: Path) -> None:

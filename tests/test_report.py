@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import numpy
+import pandas
 import pytest
 from matplotlib.colors import to_rgb
 from rich.console import Console
 
 from harness import record, report
 from harness.report import figures, marks, tables
+from harness.report.rows import interval
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -174,9 +176,37 @@ def test_table_is_sorted_by_time_within_a_size(frame_of):
     assert list(readable["method"][readable["P"] == "69"]) == list(times["method"][times["params"] == 69])
 
 
-def test_rounds_and_threads_are_told_apart_in_tables(frame_of):
-    readable = report.readable(frame_of([cell(), cell(round=1), cell(threads=2)]))
-    assert readable[["threads", "round"]].values.tolist() == [["1", "0"], ["1", "1"], ["2", "0"]]
+def test_rounds_are_one_row_and_threads_are_told_apart_in_tables(frame_of):
+    rounds = [cell(round=number, times_s=[float(number)] * 3) for number in (1, 2, 3)]
+    readable = report.readable(frame_of([*rounds, cell(threads=2, times_s=[7.0])]))
+    columns = ["threads", "processes", "time", "from", "to"]
+    assert readable[columns].values.tolist() == [["1", "3", "2 s", "1 s", "3 s"], ["2", "1", "7 s", "7 s", "7 s"]]
+
+
+def test_a_round_that_failed_is_not_hidden_by_the_others(frame_of):
+    readable = report.readable(
+        frame_of([cell(), failed("crashed", "func_hessian", 4, round=1), cell("func_hessian", 4)])
+    )
+    assert sorted(readable["status"]) == ["crashed", "ok"]
+
+
+def test_the_interval_over_processes_is_that_of_order_statistics():
+    values = pandas.Series(range(1, 11), dtype=float)
+    assert interval(values) == (2.0, 9.0)  # binomial(10, 1/2): P(2 <= below <= 8) = 97.9 %, one less 89 %
+    assert interval(values[:3]) == (1.0, 3.0)
+
+
+def test_contention_is_flagged(frame_of):
+    starved = cell(sampling_wall_s=1.0, sampling_cpu_s=0.5)
+    calm = cell("other", sampling_wall_s=1.0, sampling_cpu_s=0.99, cpu_pressure=0.01)
+    frame = frame_of([starved, calm])
+    flagged = report.readable(frame).set_index("method")["time"].str.endswith("*")
+    assert flagged.sum() == 1
+    assert not flagged["other"]
+    assert "measured under contention" in texts(report.time_against_size(frame))
+    assert "measured under contention" not in texts(report.memory_against_size(frame))
+    assert "* measured under contention" in shown(frame)
+    assert "measured under contention" in tables.markdown(frame)
 
 
 def test_terminal_fits_and_tells_one_failure_in_full(frame_of):
@@ -212,14 +242,14 @@ def test_time_against_memory(frame_of):
     assert "timeout at P=517" in [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_rounds_make_one_point_with_the_quartiles(frame_of):
+def test_rounds_make_one_point_with_their_interval(frame_of):
     samples = [[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]
     frame = frame_of([cell(round=number, times_s=times) for number, times in enumerate(samples)])
     figure = report.time_against_size(frame)
     ((_, y),) = curves(figure, frame).values()
     assert list(y) == [4.0]
     (bar,) = figure.axes[0].collections[0].get_segments()
-    assert bar[:, 1].tolist() == numpy.percentile(samples, [25, 75]).tolist()
+    assert bar[:, 1].tolist() == [2.0, 6.0], "of the processes' medians, not of their samples"
 
 
 def test_failures_are_marked_at_their_size(frame_of):
@@ -327,7 +357,8 @@ def test_sparse_runs_make_whole_reports(frame_of, records):
         figure.draw_without_rendering()
         empty = not frame["median_s"].notna().any()
         assert empty == any("nothing was measured" in text.get_text() for text in figure.axes[0].texts)
-    assert tables.markdown(frame).count("\n| ") == len(frame)
+    cells = frame.astype(str).groupby(["problem_options", "label"], dropna=False).ngroups
+    assert tables.markdown(frame).count("\n| ") == cells
     assert shown(frame)
 
 

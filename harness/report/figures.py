@@ -34,12 +34,10 @@ MEMORY = Axis("tensor_peak_bytes", "tensor peak (MiB)", 2**20)
 
 
 def time_against_size(frame: DataFrame) -> Figure:
-    """Median time of a call against P, with the quartiles of all samples."""
+    """Median time of a call against P, with its interval over processes."""
     rows = prepared(frame)
-    rows["time"] = [times or [median] for times, median in zip(rows["times_s"], rows["median_s"], strict=True)]
-    rows = rows.explode("time").astype({"time": float})
-    note = "Median and quartiles of all calls after the first."
-    return _figure(rows, SIZE, _time(rows, "time"), note)
+    note = "Median over processes of each one's median, with its 95 % interval (below six processes: their range)."
+    return _figure(rows, SIZE, _time(rows, "median_s"), note)
 
 
 def memory_against_size(frame: DataFrame) -> Figure:
@@ -123,6 +121,7 @@ def _drawable(rows: DataFrame, x: Axis, y: Axis) -> tuple[DataFrame, list[float 
         rows[name] = values.mask(values <= 0, floor)
         floors.append(floor if (values <= 0).any() else None)
     rows["drawn"] = rows["x"].notna() & rows["y"].notna()
+    rows["contended"] &= y.column == "median_s"
     return rows, floors
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from pandas import DataFrame
 
-from harness.report.rows import plain
+from harness.report.rows import interval, plain
 
 # seaborn's "colorblind" palette less pink and yellow, which do not show in print; the counts are coprime, so that
 # 8 x 7 x 5 methods differ. Cross markers are kept for rows that are measured but not ok.
@@ -22,6 +22,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1, 1), (5, 1, 1, 1), (2, 1))
 SUSPECT: dict[str, Any] = {"marker": "X", "markersize": 10, "markeredgewidth": 0.8, "markerfacecolor": "none",
                            "markeredgecolor": "#a00000", "linestyle": ""}  # fmt: skip
+CONTENDED: dict[str, Any] = {"marker": "o", "markersize": 11, "markeredgewidth": 0.8, "markerfacecolor": "none",
+                             "markeredgecolor": "0.5", "linestyle": ""}  # fmt: skip
 MARKER: dict[str, Any] = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.4}
 TOLERANCE: dict[str, Any] = {"color": "0.35", "linewidth": 1.0, "linestyle": (0, (6, 2))}
 FLOOR: dict[str, Any] = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (1, 2))}
@@ -54,9 +56,9 @@ def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], by_size: bool) -
     """One panel: rows with columns x and y where `drawn`, as lines; the others above the axes."""
     drawn = rows[rows["drawn"]]
     dashes: dict[str, Any] = {label: look.dashes or "" for label, look in looks.items()}
-    shape: dict[str, Any] = {"estimator": "median", "errorbar": ("pi", 50), "err_style": "bars"}
+    shape: dict[str, Any] = {"estimator": "median", "errorbar": interval, "err_style": "bars"}
     if not by_size:
-        drawn = drawn.groupby(["label", "params", "status"], as_index=False)[["x", "y"]].median()
+        drawn = drawn.groupby(["label", "params", "status", "contended"], as_index=False)[["x", "y"]].median()
         shape = {"estimator": None, "sort": False}
     if len(drawn):
         seaborn.lineplot(
@@ -65,6 +67,8 @@ def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], by_size: bool) -
             markers={label: look.marker for label, look in looks.items()},
             dashes=dashes, **shape,
         )  # fmt: skip
+    contended = drawn[drawn["contended"]]
+    ax.plot(contended["x"], contended["y"], **CONTENDED)
     suspect = drawn[drawn["status"] != "ok"].groupby(["label", "params"])[["x", "y"]].median()
     ax.plot(suspect["x"], suspect["y"], **SUSPECT)
     missing = rows[~rows["drawn"]]
@@ -104,6 +108,8 @@ def handles(rows: DataFrame, looks: Mapping[str, Style], by_size: bool, toleranc
     suspect = rows.loc[rows["drawn"] & (rows["status"] != "ok"), "status"].unique()
     if len(suspect):
         found.append(Line2D([], [], **SUSPECT, label=f"measured, but {' or '.join(suspect)}"))
+    if rows.loc[rows["drawn"], "contended"].any():
+        found.append(Line2D([], [], **CONTENDED, label="measured under contention"))
     if by_size:
         for status in rows.loc[~rows["drawn"], "status"].unique():
             word = WORDS.get(status, status)

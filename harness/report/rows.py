@@ -17,6 +17,15 @@ SETTINGS = {
 }  # fmt: skip
 
 
+# What makes a cell: rows that agree in these are the same cell, run in different processes.
+CELL = ["problem", "problem_options", "label", "quantity", "vectors", "device", "dtype", "threads", "allocator", "seed",
+        "interpreter", "torch", "machine", "limit_s", "measure"]  # fmt: skip
+MEASURES = [
+    "params", "median_s", "first_s", "gradients", "tensor_peak_bytes", "tensor_peak_outputs", "process_peak_bytes",
+    "process_peak_outputs", "relative_error", "gemm_equivalents", "write_multiples",
+]  # fmt: skip
+
+
 def prepared(frame: DataFrame) -> DataFrame:
     """A copy of a frame of `harness.record.load`, made fit to group and show.
 
@@ -37,6 +46,38 @@ def prepared(frame: DataFrame) -> DataFrame:
     if rows.loc[hvp, "vectors"].nunique() > 1:
         rows.loc[hvp, "quantity"] = "hvp vectors=" + rows.loc[hvp, "vectors"].map("{:g}".format)
     return rows
+
+
+def interval(values: Series) -> tuple[float, float]:
+    """A 95 % interval of the median over processes, whatever the distribution; below six the least and the largest.
+
+    The exact interval between order statistics (Conover 1999), from scipy.
+    """
+    known = values.dropna()
+    if len(known) >= 6:
+        from scipy import stats
+
+        found = stats.quantile_test(known.to_numpy(), p=0.5).confidence_interval(0.95)
+        return float(found.low), float(found.high)
+    return float(known.min()), float(known.max())
+
+
+def over_processes(rows: DataFrame) -> DataFrame:
+    """One row a cell out of prepared rows: medians over the processes (rounds) that ran it.
+
+    Adds `processes`, their number, and `low_s` and `high_s`, the interval of the time. Status, message and all else are
+    those of the first process that was not ok, or of the first; a cell is contended if any process was.
+    """
+    merged = []
+    for _, group in rows.groupby(CELL, dropna=False, sort=False):
+        failed = group[group["status"] != "ok"]
+        row = (failed if len(failed) else group).iloc[0].copy()
+        for column in MEASURES:
+            row[column] = group[column].astype("float").median()
+        low, high = interval(group["median_s"])
+        merged.append(row.to_dict() | {"processes": len(group), "low_s": low, "high_s": high,
+                                       "contended": bool(group["contended"].any())})  # fmt: skip
+    return DataFrame(merged)
 
 
 def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> list[str]:

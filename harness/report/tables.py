@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.record import FIELDS
-from harness.report.rows import counted, differing, environment, plain, prepared
+from harness.report.rows import counted, differing, environment, over_processes, plain, prepared
 
 STYLES = {"ok": "green", "wrong": "bold red", "nonfinite": "bold red", "unsupported": "yellow", "timeout": "magenta"}
 OTHER_STYLE = "red"
@@ -27,9 +27,12 @@ MEASURED = (
     ("peak MiB", "tensor_peak_bytes", lambda size: significant(size / MIB)),
     ("outputs", "tensor_peak_outputs", lambda ratio: significant(ratio)),
     ("process MiB", "process_peak_bytes", lambda size: significant(size / MIB)),
+    ("GEMMs", "gemm_equivalents", lambda ratio: significant(ratio)),
+    ("writes", "write_multiples", lambda ratio: significant(ratio)),
     ("error", "relative_error", lambda error: f"{error:.1e}" if error else "0"),
 )
-NUMBERS = {"P", *(heading for heading, _, _ in MEASURED)}
+CONTENDED = " *"  # behind a time
+NUMBERS = {"P", "from", "to", *(heading for heading, _, _ in MEASURED)}
 GROUPS = {"problem": "problem", "params": "P", "quantity": "quantity", "label": "method", "device": "device",
           "dtype": "dtype"}  # fmt: skip
 
@@ -48,24 +51,26 @@ def significant(number: float) -> str:
 
 
 def readable(frame: DataFrame) -> DataFrame:
-    """One row of text a record, sorted by problem, P, quantity, dtype, device and time.
+    """One row of text a cell, over the processes that ran it; sorted by problem, P, quantity, dtype, device and time.
 
     Columns: what was asked (with any other setting in which the rows differ), status, the measured numbers, where a
     failure shows its status word for a number it has not, and the whole message on one line.
     """
-    rows = prepared(frame)
+    rows = over_processes(prepared(frame))
     rows = rows.sort_values(["problem", "params", "quantity", "dtype", "device", "median_s"], kind="stable")
     shown = DataFrame(index=rows.index)
-    extra = differing(rows, ("threads", "allocator", "torch", "interpreter", "machine", "seed", "round"))
+    extra = differing(rows, ("threads", "allocator", "torch", "interpreter", "machine", "seed", "processes"))
     for column, heading in [*GROUPS.items(), *((name, name) for name in extra)]:
-        shown[heading] = rows[column].map(
-            lambda value: f"{value:g}" if isinstance(value, int | float) else plain(value)
-        )
-    shown["P"] = rows["params"].map(lambda params: "?" if pandas.isna(params) else f"{params:.0f}")
+        shown[heading] = rows[column].map(_asked)
     shown["status"] = rows["status"]
     gap = rows["status"].where(rows["status"] != "ok", "-")
     for heading, column, written in MEASURED:
         shown[heading] = rows[column].map(written, na_action="ignore").astype("object").fillna(gap)
+    shown["time"] += rows["contended"].map({True: CONTENDED, False: ""})
+    if rows["processes"].max() > 1:
+        place = list(shown.columns).index("time") + 1
+        shown.insert(place, "from", rows["low_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
+        shown.insert(place + 1, "to", rows["high_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
     shown["message"] = rows["message"].astype("object").fillna("").map(plain)
     return shown
 
@@ -94,13 +99,17 @@ def markdown(frame: DataFrame) -> str:
     aligned = ["right" if column in NUMBERS else "left" for column in escaped.columns]
     table = escaped.to_markdown(index=False, disable_numparse=True, colalign=aligned)
     rows = prepared(frame)
+    intervals = "from, to: 95 % interval of the time's median over processes, below six their range. "
+    intervals = intervals if "from" in shown else ""
+    contention = "A time with * was measured under contention." if rows["contended"].any() else ""
     return f"""{table}
 
 {environment(rows)}; {counted(rows["status"])}.
 
 time: median of the calls after the first; gradients: time over that of one gradient; peak: tensor memory above the
-start, in MiB and as a multiple of the result's size; process: resident memory above the start; error: Frobenius
-distance from the reference over its norm.
+start, in MiB and as a multiple of the result's size; process: resident memory above the start; GEMMs: time over that of
+N P^2 FLOPs at the machine's GEMM rate; writes: time over that of writing the result; error: Frobenius distance from the
+reference over its norm. {intervals}{contention}
 """
 
 
@@ -131,10 +140,12 @@ def terminal(frame: DataFrame, console: Console | None = None) -> None:
         )
     for _, row in shown.iterrows():
         style = STYLES.get(row["status"], OTHER_STYLE)
-        failed = {column for column in NUMBERS - {"time"} if row[column] == row["status"]}
+        failed = {column for column in NUMBERS.intersection(columns) - {"time"} if row[column] == row["status"]}
         cells = ("-" if column in failed else row[column] for column in columns)
         table.add_row(*(Text(cell, style if cell == row["status"] else "") for cell in cells))
     console.print(table)
+    if shown["time"].str.endswith(CONTENDED).any():
+        console.print("* measured under contention: another process wanted the processor")
     _print_messages(shown, message, console)
 
 
