@@ -19,7 +19,6 @@ from harness import record
 from harness.job import Job
 
 PARTS = ("time", "exact", "process", "agreement")
-READY_S = 120.0
 
 # glibc's settings that keep freed memory instead of returning it: no page faults on the next call.
 TUNED = {
@@ -117,11 +116,11 @@ class _Server:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the server
         try:
             self._process = subprocess.Popen(
-                [interpreter, "-m", "harness.server"],
+                [interpreter, "-c", _bootstrap(interpreter)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=_environment(interpreter, threads, allocator),
+                env=_environment(threads, allocator),
                 start_new_session=True,
             )
         except OSError as error:
@@ -180,14 +179,19 @@ class _Server:
         self._errors.close()
 
 
-def _environment(interpreter: str, threads: int, allocator: str) -> dict[str, str]:
+def _bootstrap(interpreter: str) -> str:
+    """A program that runs the server: this harness's own, but with another interpreter's own packages before ours."""
+    place = "0" if interpreter == sys.executable else "len(sys.path)"
+    root = str(Path(__file__).parent.parent)
+    return (
+        f"import runpy, sys; sys.path.insert({place}, {root!r}); runpy.run_module('harness.server', None, '__main__')"
+    )
+
+
+def _environment(threads: int, allocator: str) -> dict[str, str]:
     """What must be set before torch is imported and glibc's allocator starts."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    paths = [str(Path.cwd()), inherited.get("PYTHONPATH", "")]
-    if interpreter != sys.executable:
-        paths.insert(0, str(Path(__file__).parent.parent))
     return inherited | (TUNED if allocator == "tuned" else {}) | {
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": "1",  # numpy's own pool, which would be started before the fork

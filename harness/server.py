@@ -1,6 +1,6 @@
 """A process that has imported torch and forks a fresh child for every pass of a cell.
 
-Run as `python -m harness.server` by `harness.launch`, with the interpreter, thread count and allocator of the cells it
+Run by `harness.launch` as the main module, with the interpreter, thread count and allocator of the cells it
 serves in its environment. A request is one line of JSON on stdin,
 
     {"job": {...}, "part": "time", "result": "PATH", "log": "PATH", "limit_s": 60}
@@ -25,9 +25,11 @@ POLL_S = 0.05  # how long a dead child may go unnoticed where a grandchild holds
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until stdin ends."""
+    _die_with_parent(signal.SIGTERM)  # importing torch takes seconds, in which nobody watches stdin
     from harness import worker
 
     worker.preload()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on the end of stdin tells, and the child is killed too
     answers.write(b'{"ready": true}\n')
     answers.flush()
     for line in iter(requests.readline, b""):
@@ -86,7 +88,8 @@ def _run(request: dict[str, Any]) -> None:
     code = 1
     try:
         os.setpgid(0, 0)
-        _die_with_parent()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _die_with_parent(signal.SIGKILL)
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
@@ -101,12 +104,12 @@ def _run(request: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when the server dies; elsewhere the closing of stdin must do."""
+def _die_with_parent(number: int) -> None:
+    """Ask Linux for this signal when the parent dies; elsewhere the closing of stdin must do."""
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

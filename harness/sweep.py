@@ -49,9 +49,8 @@ def cell_of(config: DictConfig) -> Cell:
 def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path) -> None:
     """Run the cells, each given by its overrides, showing how far it is.
 
-    Round is the slowest axis; within a round the order is shuffled, the same way for the same seed. A cell that cannot
-    be composed, or whose job is at fault, is recorded as an error and does not stop the others. When interrupted, it
-    exits with status 130 and says how to go on.
+    A cell that cannot be composed, or whose job is at fault, is recorded as an error and does not stop the others. When
+    interrupted, it exits with status 130 and says how to go on.
     """
     ready: list[tuple[str, Cell]] = []
     for overrides in cells:
@@ -67,18 +66,13 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
 def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
     """Run cells that have been composed, under their names; the files of their records. See `run`."""
     point_latest(output)
-    order: list[tuple[str, Cell, int]] = []
-    for number in range(max((cell.rounds for _, cell in cells), default=0)):
-        within = [(name, cell, number) for name, cell in cells if number < cell.rounds]
-        random.Random(f"{cells[0][1].job.seed} {number}").shuffle(within)
-        order += within
+    order = ordered(cells)
     paths: list[Path] = []
     try:
         with Launcher() as launcher, _Progress(len(order)) as progress:
-            for name, cell, number in order:
+            for name, cell in order:
                 progress.begin(name)
-                job = dataclasses.replace(cell.job, round=cell.job.round + number)
-                paths.append(launcher.resume(job, output) if cell.resume else launcher.run(job, output))
+                paths.append((launcher.resume if cell.resume else launcher.run)(cell.job, output))
                 progress.end(name, record.read(paths[-1])["status"])
     except KeyboardInterrupt:
         print(
@@ -86,6 +80,20 @@ def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
         )
         raise SystemExit(130) from None
     return paths
+
+
+def ordered(cells: Sequence[tuple[str, Cell]]) -> list[tuple[str, Cell]]:
+    """Every round of every cell: round is the slowest axis, and within one the order is shuffled by the first seed."""
+    order: list[tuple[str, Cell]] = []
+    for number in range(max((cell.rounds for _, cell in cells), default=0)):
+        within = [
+            (name, dataclasses.replace(cell, job=dataclasses.replace(cell.job, round=cell.job.round + number)))
+            for name, cell in cells
+            if number < cell.rounds
+        ]
+        random.Random(f"{cells[0][1].job.seed} {number}").shuffle(within)
+        order += within
+    return order
 
 
 def _not_composed(overrides: Sequence[str], error: Exception, output: Path) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness import record
 from harness.job import Job, Measure
 from harness.launch import Launcher
+
+torch.set_num_threads(1)  # two on a shared machine make loops over small tensors several times slower
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,6 +1,10 @@
 """Counters against counts that can be done by hand."""
 
+from pathlib import Path
+
+import pytest
 import torch
+from omegaconf import OmegaConf
 
 from harness import counters
 
@@ -20,3 +24,25 @@ def test_operations_of_a_backward_pass_and_of_vmap_are_seen() -> None:
     assert both["operations"] > forward["operations"]
     batched = counters.count(lambda: torch.func.vmap(lambda v: b.T @ v)(torch.ones(7, 4)))
     assert batched["flops"] == 2 * 7 * 4 * 5
+
+
+ROWS = {path.stem: OmegaConf.load(path) for path in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml")}
+EXACT = ["operations", "allocations", "flops", "tensor_peak_bytes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS)
+def test_counters_are_the_same_in_five_processes(run, row: str) -> None:
+    options = OmegaConf.to_container(OmegaConf.merge(ROWS[row], {"quantity": "hessian"}), resolve=True)
+    options.pop("quantity")
+    problem = {"problem_target": "harness.problems.functions.logistic", "problem_options": {"bias": False}}
+    if not row.startswith("double_loop"):
+        problem = {"problem_options": {"norm": "layer", "inputs": 2, "width": 3, "outputs": 2, "batch": 8}}
+    target = options.pop("_target_")
+    seen = [run(target=target, method_options=options, **problem) for _ in range(5)]
+    if row == "double_loop_no_create_graph":
+        assert {record["status"] for record in seen} == {"error"}
+        return
+    assert all(record[name] is not None for record in seen for name in EXACT)
+    assert len({tuple(record[name] for name in EXACT) for record in seen}) == 1
+    print(f"\n{row}: {', '.join(f'{name} {seen[0][name]}' for name in EXACT)}, 5 of 5 the same")

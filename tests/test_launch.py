@@ -171,6 +171,22 @@ def test_an_interpreter_without_torch_is_a_row(run) -> None:
         assert "cannot run cells" in run(interpreter=bare)["message"]
 
 
+def test_another_interpreter_runs_the_cell_with_its_own_packages(run, tmp_path: Path) -> None:
+    import sysconfig
+    import venv
+
+    venv.create(tmp_path / "other", with_pip=False, symlinks=True)
+    python = tmp_path / "other" / "bin" / "python"
+    (site,) = (tmp_path / "other" / "lib").glob("python*/site-packages")
+    (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "sitecustomize.py").write_text("import os; os.environ['OMP_WAIT_POLICY'] = 'of the other interpreter'\n")
+    seen = run(interpreter=str(python))
+    assert (seen["status"], seen["interpreter"]) == ("ok", str(python)), seen["message"]
+    assert seen["omp_wait_policy"] == "of the other interpreter"
+    assert seen["torch"]
+    assert run()["omp_wait_policy"] == "PASSIVE"
+
+
 def test_allocator_and_threads_reach_the_process(launcher: Launcher, job, tmp_path: Path) -> None:
     path = launcher.run(job(target="tests.test_launch.environment_as_hessian", threads=2, allocator="tuned"), tmp_path)
     seen = record.read(path)

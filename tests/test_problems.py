@@ -1,15 +1,19 @@
 """The problems: sizes, closed forms, casting, and refusals."""
 
+import collections
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from scipy import optimize, special, stats
 from torch import nn
 
 from harness.problems import ProblemError, from_function, from_network, functions, networks
 from harness.problems.problem import build, check
+from methods import vmap_hvp
 from methods.create_graph_rows import hessian
 from tests.oracles import central_differences, distance
 
@@ -17,12 +21,12 @@ CONF = Path(__file__).parent.parent / "conf" / "problem"
 ROWS = [path.stem for path in CONF.glob("*.yaml") if path.stem != "custom"]
 
 
-def row(name: str):
+def row(name: str, **changes):
     options = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
     for base in options.pop("defaults", []):
         if base != "_self_":
             options = OmegaConf.to_container(OmegaConf.load(CONF / f"{base}.yaml")) | options
-    return build(options.pop("_target_"), options)
+    return build(options.pop("_target_"), options | changes)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -34,6 +38,50 @@ def test_every_row_is_a_sound_problem(name: str) -> None:
     again = row(name)
     assert torch.equal(problem.theta, again.theta)
     assert problem.loss(problem.theta) == again.loss(again.theta)
+    other = row(name, seed=1)
+    assert problem.loss(problem.theta) != other.loss(other.theta), "the seed must change the draw"
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp_layernorm", "cnn", "logistic"])
+def test_theta_is_in_the_order_of_the_named_parameters(name: str) -> None:
+    problem = row(name)
+    named = [p.detach().flatten() for _, p in problem.model.named_parameters()]
+    assert torch.equal(problem.theta, torch.cat(named))
+    by_hand = problem.criterion(problem.model(problem.inputs), problem.targets)
+    assert problem.loss(problem.theta) == by_hand
+    position = sum(len(values) for values in named[:-1])  # the first entry of the last parameter
+    moved = problem.theta.clone()
+    moved[position] += 1
+    expected = list(problem.model.parameters())[-1]
+    with torch.no_grad():
+        expected.view(-1)[0] += 1
+        assert problem.loss(moved).item() == problem.criterion(problem.model(problem.inputs), problem.targets).item()
+
+
+def test_the_loss_of_a_perceptron_by_numpy() -> None:
+    def forward(problem, activation):
+        first, shift, second, offset = (p.detach().numpy() for p in problem.model.parameters())
+        return activation(problem.inputs.numpy() @ first.T + shift) @ second.T + offset
+
+    regression = networks.mlp(task="regression")
+    expected = np.mean((forward(regression, np.tanh) - regression.targets.numpy()) ** 2)
+    assert regression.loss(regression.theta).item() == pytest.approx(expected, rel=1e-12)
+    classes = networks.mlp(activation="sigmoid")
+    logits = special.log_softmax(forward(classes, special.expit), axis=1)
+    expected = -np.mean(logits[np.arange(len(logits)), classes.targets.numpy()])
+    assert classes.loss(classes.theta).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_functions_by_scipy() -> None:
+    rosenbrock = functions.rosenbrock(size=5)
+    assert rosenbrock.loss(rosenbrock.theta).item() == pytest.approx(optimize.rosen(rosenbrock.theta.numpy()))
+    np.testing.assert_allclose(rosenbrock.hessian().numpy(), optimize.rosen_hess(rosenbrock.theta.numpy()), rtol=1e-12)
+    quadratic = functions.quadratic(size=6, condition=50.0)
+    assert torch.linalg.eigvalsh(quadratic.hessian())[[0, -1]].tolist() == pytest.approx([1, 50])
+    x = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
+    point = torch.tensor(0.2, dtype=torch.float64), torch.tensor(1.3, dtype=torch.float64)
+    found = functions.normal_loglik_objective(point, x).item()
+    assert found == pytest.approx(stats.norm(0.2, 1.3).logpdf(x.numpy()).sum())
 
 
 @pytest.mark.parametrize(
@@ -42,6 +90,9 @@ def test_every_row_is_a_sound_problem(name: str) -> None:
         (lambda: networks.mlp(inputs=3, width=4, depth=2, outputs=2), 3 * 4 + 4 + 4 * 4 + 4 + 4 * 2 + 2),
         (lambda: networks.mlp(inputs=3, width=4, outputs=2, norm="layer"), 3 * 4 + 4 + 8 + 4 * 2 + 2),
         (lambda: networks.cnn(image=5, channels=2, depth=1, outputs=3), 9 * 2 + 2 + 2 * 9 * 3 + 3),
+        (lambda: networks.cnn(image=8, channels=4, depth=2, outputs=5), 9 * 4 + 4 + 9 * 16 + 4 + 4 * 4 * 5 + 5),
+        (lambda: functions.quadratic(size=7), 7),
+        (lambda: functions.rosenbrock(size=4), 4),
         (lambda: functions.logistic(inputs=3, classes=4), 16),
         (lambda: functions.logistic(inputs=3, classes=4, bias=False), 12),
         (lambda: functions.normal_loglik(), 2),
@@ -62,10 +113,6 @@ def test_closed_forms(problem, seed: int) -> None:
     assert distance(problem.hessian(), central_differences(problem)) < 1e-9
 
 
-def test_a_seed_changes_the_draw() -> None:
-    assert not torch.equal(networks.mlp(seed=0).theta, networks.mlp(seed=1).theta)
-
-
 def test_casting_casts_all_and_rounds_once() -> None:
     model = nn.Linear(3, 2, dtype=torch.float64)
     criterion = nn.CrossEntropyLoss(weight=torch.tensor([0.3, 0.7], dtype=torch.float64))
@@ -74,17 +121,45 @@ def test_casting_casts_all_and_rounds_once() -> None:
     single = problem.to("cpu", torch.float32)
     assert {single.theta.dtype, single.inputs.dtype, single.criterion.weight.dtype} == {torch.float32}
     assert single.targets.dtype == torch.int64
+    assert (model.weight.dtype, criterion.weight.dtype) == (torch.float64, torch.float64), (
+        "the user's own are not touched"
+    )
     assert single.loss(single.theta).dtype == torch.float32
     double = single.to("cpu", torch.float64)
     assert torch.equal(double.theta, problem.theta.float().double())
     assert torch.equal(double.inputs, inputs.float().double())
-    assert model.weight.dtype == torch.float64, "the user's own model is not touched"
+    assert double.criterion.weight.tolist() == torch.tensor([0.3, 0.7]).double().tolist()
 
 
 def test_data_and_closed_form_of_a_function_are_cast() -> None:
-    single = functions.quadratic(size=3).to("cpu", torch.float32)
+    problem = functions.quadratic(size=3)
+    single = problem.to("cpu", torch.float32)
     assert single.hessian().dtype == torch.float32
     assert single.loss(single.theta).dtype == torch.float32
+    double = single.to("cpu", torch.float64)
+    assert torch.equal(double.hessian(), problem.hessian().float().double())
+    assert torch.equal(double.theta, problem.theta.float().double())
+
+
+def test_a_value_of_a_cast_function_is_that_at_the_rounded_data() -> None:
+    """1/3 in float32 is 0.3333333432674407795; nothing of the float64 value may be left behind it."""
+    third = torch.tensor([1 / 3], dtype=torch.float64)
+    problem = from_function(lambda x, data: (data["a"] * x).sum(), third, ({"a": third, "n": [torch.tensor(2)]},))
+    double = problem.to("cpu", torch.float32).to("cpu", torch.float64)
+    assert double.loss(double.theta).item() == 0.3333333432674407795**2
+    assert problem.loss(problem.theta).item() == (1 / 3) ** 2
+
+
+def test_frozen_parameters_are_held_and_tied_ones_taken_once() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Tanh(), nn.Linear(2, 2, bias=False), nn.Linear(2, 1)).double()
+    model[2].weight = model[0].weight
+    model[3].requires_grad_(False)
+    inputs = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    built = from_network(model, nn.MSELoss(), inputs, torch.zeros(6, 1, dtype=torch.float64))
+    for problem in (built, built.to("cpu", torch.float64)):
+        assert torch.equal(problem.theta, model[0].weight.detach().flatten())
+        assert problem.model[2].weight is problem.model[0].weight
+        assert distance(hessian(problem.loss, problem.theta), central_differences(problem)) < 1e-9
 
 
 def test_inputs_may_be_a_tuple_or_a_dict() -> None:
@@ -114,8 +189,17 @@ def test_inputs_may_be_a_tuple_or_a_dict() -> None:
         (networks.mlp, {"task": "ranking"}, "task=ranking"),
         (networks.cnn, {"image": 0}, "cnn: image=0"),
         (functions.rosenbrock, {"size": 1}, "rosenbrock: size=1"),
+        (functions.rosenbrock, {"size": 0}, "rosenbrock: size=0"),
         (functions.normal_loglik, {"scale": 0.0}, "scale=0.0 must be positive"),
+        (functions.normal_loglik, {"scale": -1.5}, "scale=-1.5 must be positive"),
+        (functions.normal_loglik, {"samples": 0}, "normal_loglik: samples=0"),
         (functions.quadratic, {"condition": -1.0}, "condition=-1.0"),
+        (functions.quadratic, {"size": 0}, "quadratic: size=0"),
+        (functions.logistic, {"classes": 0}, "logistic: classes=0"),
+        (networks.mlp, {"depth": 0}, "mlp: depth=0"),
+        (networks.cnn, {"depth": 0}, "cnn: depth=0"),
+        (networks.cnn, {"activation": "swish"}, "cnn: activation=swish"),
+        (networks.cnn, {"task": "ranking"}, "cnn: task=ranking is not known; choose one of classes, regression"),
     ],
 )
 def test_bad_options_are_named(builder, options: dict, words: str) -> None:
@@ -142,6 +226,7 @@ class Dropped(nn.Module):
         (from_function(lambda x: torch.ones(()), torch.ones(2)), "does not depend on its parameters"),
         (from_function(lambda x: x.detach().sum(), torch.ones(2)), "does not depend on its parameters"),
         (from_function(lambda x: (x - 2).log().sum(), torch.ones(2)), "the loss is nan"),
+        (from_function(lambda x: (x / 0).sum(), torch.ones(2)), "the loss is inf"),
         (from_network(Dropped(), nn.MSELoss(), torch.randn(40, 3), torch.randn(40, 2)), "not deterministic"),
     ],
 )
@@ -158,13 +243,17 @@ def test_building_refuses_what_is_no_problem() -> None:
         build("tests.faulty.no_problem", {})
     with pytest.raises(ProblemError, match="cannot be imported"):
         build("tests.faulty.absent", {})
+    with pytest.raises(ProblemError, match="returned tuple; it must return"):
+        build("builtins.tuple", {})  # ()
 
 
 def test_the_example_of_a_users_own_problem() -> None:
     problem = build("tests.examples.custom_problem.my_problem", {"hidden": 4}).to("cpu", torch.float64)
     check(problem)
     assert problem.theta.numel() == (5 * 4 + 4) + 2 * (4 * 4 + 4) + 5
-    assert distance(hessian(problem.loss, problem.theta), central_differences(problem)) < 1e-8
+    true = central_differences(problem)
+    assert distance(hessian(problem.loss, problem.theta), true) < 1e-8
+    assert distance(vmap_hvp.hessian(problem.loss, problem.theta), true) < 1e-8
 
 
 def test_a_problem_is_frozen() -> None:
@@ -172,3 +261,23 @@ def test_a_problem_is_frozen() -> None:
     with pytest.raises(AttributeError):
         problem.theta = torch.ones(1)
     assert replace(problem, theta=torch.ones(20)).theta.sum() == 20
+
+
+def test_options_that_do_not_fit_are_refused_as_the_docstring_says() -> None:
+    with pytest.raises(ProblemError):
+        build("harness.problems.networks.mlp", {"widht": 3})
+
+
+def test_a_named_tuple_is_cast() -> None:
+    pair = collections.namedtuple("pair", "a b")
+    data = pair(torch.ones(2, dtype=torch.float64), 2)
+    problem = from_function(lambda x, d: (x * d.a * d.b).sum(), torch.ones(2, dtype=torch.float64), (data,))
+    single = problem.to("cpu", torch.float32)
+    assert single.loss(single.theta).item() == 4
+
+
+def test_a_loss_that_changes_the_model_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    with pytest.raises(ProblemError, match=r"changes the model's 1\.running_mean, .*call model.eval"):
+        check(from_network(model, nn.MSELoss(), torch.randn(8, 3), torch.randn(8, 2)))
+    check(from_network(model.eval(), nn.MSELoss(), torch.randn(8, 3), torch.randn(8, 2)))

@@ -14,7 +14,7 @@ from harness.problems.problem import Problem, ProblemError, from_function, from_
 def quadratic(*, seed: int = 0, size: int = 20, condition: float = 100.0) -> Problem:
     """x^T A x / 2 + b^T x with a symmetric A whose eigenvalues run from 1 to `condition`; the Hessian is A."""
     require_positive("quadratic", size=size)
-    if condition < 1:
+    if not condition >= 1:
         raise ProblemError(f"quadratic: condition={condition} must be at least 1")
     generator = torch.Generator().manual_seed(seed)
     basis, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
@@ -30,6 +30,7 @@ def quadratic(*, seed: int = 0, size: int = 20, condition: float = 100.0) -> Pro
 
 def rosenbrock(*, seed: int = 0, size: int = 10) -> Problem:
     """sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2 (Rosenbrock 1960, chained); the Hessian is tridiagonal."""
+    require_positive("rosenbrock", size=size)
     if size < 2:
         raise ProblemError(f"rosenbrock: size={size} must be at least 2")
     x = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -52,7 +53,7 @@ def normal_loglik(*, seed: int = 0, samples: int = 50, mean: float = 0.3, scale:
     sum_n -log(sigma) - (x_n - mu)^2 / (2 sigma^2) - log(2 pi) / 2; minus its Hessian is the observed information.
     """
     require_positive("normal_loglik", samples=samples)
-    if scale <= 0:
+    if not (isinstance(scale, int | float) and scale > 0):
         raise ProblemError(f"normal_loglik: scale={scale} must be positive")
     x = torch.randn(samples, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     point = (torch.tensor(mean, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64))

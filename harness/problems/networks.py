@@ -86,6 +86,8 @@ def _task(
 ) -> tuple[nn.Module, Tensor, Tensor]:
     """Criterion, inputs and targets."""
     require_one_of(problem, task=(task, ("classes", "regression")))
+    if task == "classes" and outputs < 2:
+        raise ProblemError(f"{problem}: outputs=1 with task=classes has no curvature: take two classes or more")
     if task == "classes":
         return nn.CrossEntropyLoss(), x, torch.randint(outputs, (len(x),), generator=generator)
     return nn.MSELoss(), x, torch.randn(len(x), outputs, generator=generator, dtype=torch.float64)

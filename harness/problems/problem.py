@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ def _cast(value: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
         return value.detach().to(device, dtype if value.is_floating_point() else value.dtype)
     if isinstance(value, Mapping):
         return {key: _cast(entry, device, dtype) for key, entry in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+        return type(value)(*(_cast(entry, device, dtype) for entry in value))
     if isinstance(value, tuple | list):
         return type(value)(_cast(entry, device, dtype) for entry in value)
     return value
@@ -106,6 +109,12 @@ def build(target: str, options: Mapping[str, Any]) -> Problem:
             f"problem._target_={target} cannot be imported: {error}; name an importable function by its dotted path, "
             "with its package installed or in the current directory"
         ) from error
+    try:
+        parameters = inspect.signature(builder).parameters
+        inspect.signature(builder).bind(**options)
+    except (TypeError, ValueError) as error:
+        known = ", ".join(parameters) if callable(builder) else "none: it is no function"
+        raise ProblemError(f"{target} was called with {dict(options)}: {error}; its options are {known}") from error
     built = builder(**options)
     if isinstance(built, tuple) and len(built) == 4:
         built = from_network(*built)
@@ -133,6 +142,8 @@ def check(problem: Problem) -> None:
         )
     if not torch.isfinite(value):
         raise ProblemError(f"the loss is {value.item()} at the given parameters; a Hessian there means nothing")
+    buffers = {} if problem.model is None else dict(problem.model.named_buffers())
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
     (gradient,) = torch.autograd.grad(value, theta, allow_unused=True)
     if gradient is None:
         raise ProblemError("the loss does not depend on its parameters: its gradient in them is None")
@@ -141,4 +152,9 @@ def check(problem: Problem) -> None:
         raise ProblemError(
             f"the loss is not deterministic: {value.item()} and {again.item()} at the same parameters; call "
             "model.eval(), remove dropout or fix its seed"
+        )
+    changed = [name for name, buffer in buffers.items() if not torch.equal(buffer, before[name])]
+    if changed:
+        raise ProblemError(
+            f"the loss changes the model's {', '.join(changed)} whenever it is called; call model.eval()"
         )

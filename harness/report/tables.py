@@ -144,6 +144,7 @@ def terminal(frame: DataFrame, console: Console | None = None) -> None:
         cells = ("-" if column in failed else row[column] for column in columns)
         table.add_row(*(Text(cell, style if cell == row["status"] else "") for cell in cells))
     console.print(table)
+    console.print(Text(environment(prepared(frame)), "dim"))
     if shown["time"].str.endswith(CONTENDED).any():
         console.print("* measured under contention: another process wanted the processor")
     _print_messages(shown, message, console)

@@ -58,15 +58,34 @@ def test_the_statistic_has_its_closed_form(x, restricted) -> None:
     assert s[1].abs() < 1e-9
 
 
-def test_the_p_value_is_that_of_chi_squared_and_close_to_the_t_test(x, restricted) -> None:
+def test_the_statistic_with_the_observed_information(x, restricted) -> None:
+    """The cross term 2 sum(x) / sigma_0^3 divides it by 1 - 2 mean(x)^2 / sigma_0^2, which is near one."""
+    s = score(x, restricted)
+    statistic = (s @ torch.linalg.solve(information(x, restricted), s)).item()
+    ratio = (x.mean() ** 2 / x.square().mean()).item()
+    assert statistic == pytest.approx(SAMPLES * ratio / (1 - 2 * ratio), rel=1e-12)
+
+
+def test_the_p_value_is_close_to_that_of_the_t_test(x, restricted) -> None:
     s = score(x, restricted)
     statistic = (s @ torch.linalg.solve(information(x, restricted), s)).item()
     p_value = stats.chi2(1).sf(statistic)
-    by_t_test = stats.ttest_1samp(x.numpy(), 0.0).pvalue
-    # Both test the same hypothesis; they differ by terms of order 1/n in the statistic.
-    assert p_value == pytest.approx(by_t_test, rel=0.1)
+    t_test = stats.ttest_1samp(x.numpy(), 0.0)
+    # The statistic with the expected information is a function of t, exactly: n t^2 / (n - 1 + t^2).
+    t_squared = t_test.statistic**2
+    expected = torch.tensor([1.0, 2.0], dtype=torch.float64).diag() * SAMPLES / restricted[1] ** 2
+    by_expected = (s @ torch.linalg.solve(expected, s)).item()
+    assert by_expected == pytest.approx(SAMPLES * t_squared / (SAMPLES - 1 + t_squared), rel=1e-10)
+    # Their distributions differ, chi-squared being the limit for large n: terms of order 1/n = 0.5 % in the statistic,
+    # times a few in the p-value; a tenth leaves room.
+    assert p_value == pytest.approx(t_test.pvalue, rel=0.1)
     assert 0.001 < p_value < 0.5, "a sample on which the comparison means something"
-    mean_zero = x - x.mean()
-    centred = (torch.zeros((), dtype=torch.float64), mean_zero.square().mean().sqrt())
-    s = score(mean_zero, centred)
-    assert (s @ torch.linalg.solve(information(mean_zero, centred), s)).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_sample_of_mean_zero_gives_no_evidence(x) -> None:
+    centred = x - x.mean()
+    point = (torch.zeros((), dtype=torch.float64), centred.square().mean().sqrt())
+    s = score(centred, point)
+    statistic = (s @ torch.linalg.solve(information(centred, point), s)).item()
+    assert statistic == pytest.approx(0, abs=1e-12)
+    assert stats.chi2(1).sf(max(statistic, 0)) == pytest.approx(1, abs=1e-5)

@@ -1,0 +1,170 @@
+"""Sweeps: order, resuming, interruption, and several harnesses in one folder."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from harness import record
+from harness.sweep import Cell, ordered
+
+ROOT = Path(__file__).parent.parent
+SWEEP = ["-m", "method=create_graph_rows,func_hessian", "problem=quadratic,rosenbrock", "dtype=float64",
+         "measure.budget_s=0.02"]  # fmt: skip
+
+
+def cells(run: Path) -> Counter:
+    """How often each cell has a record in a run folder."""
+    frame = record.load(run)
+    assert frame.attrs["skipped"] == []
+    return Counter(zip(frame["problem"], frame["method"], frame["round"], strict=True))
+
+
+def start(marker: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start the harness in the background, its processes recognisable by a marker in their environment."""
+    command = [sys.executable, "-m", "harness", *arguments]
+    environment = os.environ | {"HARNESS_TEST_MARKER": marker}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def survivors(marker: str) -> list[str]:
+    """Command lines of the processes that carry the marker, five seconds after they should be gone."""
+    for _ in range(50):
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if marker.encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+        if not found:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def test_round_is_the_slowest_axis_and_methods_are_shuffled_by_the_seed(job) -> None:
+    jobs = [(str(number), Cell(job(method=f"m{number}"), rounds=3, resume=False)) for number in range(8)]
+    order = ordered(jobs)
+    assert [cell.job.round for _, cell in order] == [0] * 8 + [1] * 8 + [2] * 8
+    rounds = [[name for name, _ in order[start : start + 8]] for start in (0, 8, 16)]
+    assert all(sorted(names) == sorted(name for name, _ in jobs) for names in rounds)
+    assert rounds[0] != rounds[1] != rounds[2]
+    assert ordered(jobs) == order
+    other = [(name, dataclasses.replace(cell, job=dataclasses.replace(cell.job, seed=1))) for name, cell in jobs]
+    assert [name for name, _ in ordered(other)] != [name for name, _ in order]
+
+
+def test_rounds_of_one_cell(harness, tmp_path: Path) -> None:
+    done = harness("problem=quadratic", "rounds=2")
+    assert done.returncode == 0, done.stderr
+    assert sorted(record.load(tmp_path / "run")["round"]) == [0, 1]
+    assert harness("rounds=0").returncode == 1
+
+
+def test_resume_runs_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    subprocess.run(
+        [sys.executable, "-m", "harness", *SWEEP, f"output={run}"], cwd=ROOT, check=True, capture_output=True
+    )
+    files = sorted(run.glob("*/record.json"))
+    assert len(files) == 4
+    files[0].unlink()
+    kept = {path: path.stat().st_mtime_ns for path in files[1:]}
+    command = [sys.executable, "-m", "harness", *SWEEP, f"resume={run}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert set(cells(run).values()) == {1}
+    assert len(cells(run)) == 4
+
+
+def test_resume_runs_a_cell_again_whose_method_has_changed_and_retries_a_crash_once(launcher, job, tmp_path) -> None:
+    first = launcher.run(job(), tmp_path)
+    assert launcher.resume(job(), tmp_path) == first
+    seen = record.read(first)
+    record.write(seen | {"method_hash": "another"}, first)
+    again = launcher.resume(job(), tmp_path)
+    assert again != first
+    assert launcher.resume(job(), tmp_path) == again
+
+    crash = job(target="tests.faulty.crash")
+    path = launcher.run(crash, tmp_path)
+    assert (record.read(path)["status"], record.read(path)["attempt"]) == ("crashed", 1)
+    for _ in range(2):
+        assert launcher.resume(crash, tmp_path) == path
+        assert (record.read(path)["status"], record.read(path)["attempt"]) == ("crashed", 2)
+
+
+def test_two_harnesses_may_write_into_one_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    both = [start("two", *SWEEP, f"output={run}") for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, out + err
+    assert sorted(cells(run).values()) == [2] * 4
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_keeps_what_is_finished_and_leaves_no_process(tmp_path: Path, number: int, status: int) -> None:
+    run, marker = tmp_path / "run", uuid.uuid4().hex
+    process = start(marker, *SWEEP, "seed=0,1,2,3,4,5,6,7,8,9", f"output={run}")
+    for _ in range(600):
+        if len(list(run.glob("*/record.json"))) > 1:
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    if number == signal.SIGINT:
+        assert f"resume={run}" in err
+    assert survivors(marker) == []
+    assert 2 <= len(cells(run)) < 40
+
+
+@pytest.mark.slow
+def test_fifty_kills(tmp_path: Path) -> None:
+    """SIGKILL at random moments: no record lost or torn, no orphan, and resuming completes the sweep."""
+    import random
+
+    kills, finished, marker, folder = 0, 0, uuid.uuid4().hex, 0
+    moments = random.Random(0)
+    undisturbed = Counter(
+        {(problem, method, number): 1 for problem in ("quadratic", "rosenbrock")
+         for method in ("create_graph_rows", "func_hessian") for number in range(3)}
+    )  # fmt: skip
+    while kills < 50:
+        run = tmp_path / f"run{folder}"
+        before = {path: path.read_bytes() for path in run.glob("*/record.json")}
+        process = start(marker, *SWEEP, "rounds=3", f"resume={run}")
+        try:
+            out, err = process.communicate(timeout=moments.uniform(0.3, 7))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            assert survivors(marker) == []
+        else:
+            assert process.returncode == 0, out + err
+            finished += 1
+            assert cells(run) == undisturbed
+            folder += 1
+        for path, content in before.items():
+            assert path.read_bytes() == content
+        for path in run.glob("*/record.json"):
+            json.loads(path.read_text())
+    run = tmp_path / f"run{folder}"
+    subprocess.run([sys.executable, "-m", "harness", *SWEEP, "rounds=3", f"resume={run}"], cwd=ROOT, check=True,
+                   capture_output=True)  # fmt: skip
+    assert cells(run) == undisturbed
+    print(f"\n{kills} kills; {finished + 1} sweeps completed, each with the cells of an undisturbed run")
