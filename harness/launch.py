@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -78,12 +79,14 @@ class Launcher:
 
     def _run(self, job: Job, folder: Path, attempt: int) -> Path:
         record.write_json(asdict(job), folder / "job.json")
+        began = time.perf_counter()
         started = datetime.now(UTC).isoformat(timespec="seconds")
         seen: dict[str, Any] = {"status": "ok", "started": started, "attempt": attempt} | self._limits(job, folder)
         for part in PARTS:
             seen = _merge(seen, part, self._ask(job, part, folder))
             if seen["status"] != "ok":
                 break
+        seen["cell_s"] = time.perf_counter() - began
         record.write(job.fields() | seen, folder / "record.json")
         return folder / "record.json"
 
@@ -223,7 +226,8 @@ def _merge(seen: Mapping[str, Any], part: str, fields: dict[str, Any]) -> dict[s
     elif status == "timeout":
         said = [f"{said[0]}; raise limit_s, or take a smaller problem or a faster method"]
     message = "; ".join(filter(None, [seen.get("message"), *said])) or None
-    return {**seen, **fields, "status": status, "message": message}
+    worked = seen.get("worked_s", 0.0) + fields.get("worked_s", 0.0)
+    return {**seen, **fields, "status": status, "message": message, "worked_s": worked}
 
 
 def _crash(part: str, answer: Mapping[str, Any], log: Path) -> dict[str, Any]:

@@ -58,6 +58,8 @@ FIELDS = (
         "memory_limit_gb", "float", "GB", "limit on the memory of each pass's process, above its start; null for none"
     ),
     Field("measure", "str", "JSON", "options of sampling and of agreement"),
+    Field("cell_s", "float", "s", "wall time of the cell, all its passes with their processes"),
+    Field("worked_s", "float", "s", "part of it in which the problem was built and measured"),
     Field("attempt", "int", "", "1, or 2 where `resume` has retried a crashed cell"),
     Field("method_hash", "str", "", "SHA-256 of the method's source file and options, shortened"),
     # What was seen: size and time.

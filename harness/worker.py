@@ -15,6 +15,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -87,13 +88,14 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
         if part == "limits":
             seen |= limits.measure(_begin(asked), getattr(torch, asked.dtype))
         else:
+            began = time.perf_counter()
             seen["method_hash"] = _method_hash(asked)
         if part in PARTS:
             cell = _prepare(asked)
             seen |= {"params": cell.problem.theta.numel(), "samples": _length(cell.problem.inputs)}
             write_json(seen, Path(result))
             for fields in PARTS[part](cell):
-                seen |= fields
+                seen |= fields | {"worked_s": time.perf_counter() - began}
                 write_json(seen, Path(result))
     except (Exception, SystemExit) as error:
         status, message = advice.explain(error)
