@@ -2,6 +2,8 @@
 
 A record is one flat JSON object in a file `record.json`, written whole or not at all. It holds what was
 asked and what was seen; medians, ratios and multiples are derived by `load` and never stored.
+
+`python -m harness.record RUN... > results/baselines/NAME.jsonl` makes a baseline file, one record a line.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -287,3 +290,19 @@ def _labels(frame: pandas.DataFrame) -> pandas.Series:
 def _options(text: Any) -> dict[str, Any]:
     """Options as `problem_options` and `method_options` store them; none where the cell was never composed."""
     return json.loads(text) if isinstance(text, str) else {}
+
+
+def main(paths: Sequence[str]) -> int:
+    """Print the records of the paths, one a line, as a baseline file holds them; the exit status."""
+    try:
+        for place in paths:
+            for where, text in _texts(Path(place)):
+                print(json.dumps(_checked(json.loads(text), where)))
+    except (RecordError, json.JSONDecodeError) as error:
+        print(f"harness.record: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness import counters
+from harness.problems import networks
+from methods import autograd_functional, create_graph_rows, func_hessian, vmap_hvp
 
 
 def test_flops_of_a_product_and_operations() -> None:
@@ -24,6 +27,15 @@ def test_operations_of_a_backward_pass_and_of_vmap_are_seen() -> None:
     assert both["operations"] > forward["operations"]
     batched = counters.count(lambda: torch.func.vmap(lambda v: b.T @ v)(torch.ones(7, 4)))
     assert batched["flops"] == 2 * 7 * 4 * 5
+
+
+@pytest.mark.parametrize("method", [create_graph_rows, func_hessian, vmap_hvp, autograd_functional])
+@pytest.mark.parametrize("problem", [networks.mlp, networks.cnn])
+def test_flops_are_those_of_torchs_own_mode(method, problem) -> None:
+    built = problem(batch=4)
+    with FlopCounterMode(display=False) as mode:
+        method.hessian(built.loss, built.theta)
+    assert counters.count(lambda: method.hessian(built.loss, built.theta))["flops"] == mode.get_total_flops() > 0
 
 
 ROWS = {path.stem: OmegaConf.load(path) for path in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml")}

@@ -70,8 +70,12 @@ def test_what_is_no_record_is_named_and_skipped(tmp_path: Path) -> None:
     assert all(str(tmp_path) in line for line in frame.attrs["skipped"])
 
 
-def test_baseline_files_hold_a_record_a_line(tmp_path: Path) -> None:
-    first, second = (json.dumps(record.read(write(tmp_path / str(i), seed=i))) for i in range(2))
+def test_baseline_files_hold_a_record_a_line(tmp_path: Path, capsys) -> None:
+    for number in range(2):
+        write(tmp_path / str(number), seed=number, times_s=[1 / 3])
+    assert record.main([str(tmp_path)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert json.loads(first) == record.read(tmp_path / "0" / "record.json")
     baseline = tmp_path / "base.jsonl"
     baseline.write_text(f"{first}\n\n{second}\n")
     frame = record.load(baseline)
