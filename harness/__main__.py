@@ -62,7 +62,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers are closed
     sys.path.append(str(Path(__file__).parent / "plugins"))
     add_outside_methods()
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_cell)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_cell)()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ FIELDS = (
     # What was seen: size and time.
     Field("params", "int", "count", "P, the number of parameters"),
     Field("samples", "int", "count", "N, the length of the inputs; null for a function without inputs"),
-    Field("first_s", "float", "s", "the first call, in a process that has imported torch but called nothing"),
+    Field(
+        "first_s", "float", "s", "the first call, in a process in which only the loss and one gradient have been called"
+    ),
     Field("warmup_s", "list[float]", "s", "wall time of each call after the first, until calm"),
     Field("times_s", "list[float]", "s", "wall time of a call, for each sample after warm-up"),
     Field("events_s", "list[float]", "s", "the same by CUDA events; null on the CPU"),
@@ -126,7 +128,7 @@ NAMES = tuple(field.name for field in FIELDS)
 DERIVED = (
     ("median_s", "s", "median of times_s; first_s where the time ran out before a second call"),
     ("fastest_s", "s", "least of times_s"),
-    ("gemm_equivalents", "GEMMs", "median_s over the time of N P^2 FLOPs at gemm_flops_per_s"),
+    ("gemm_equivalents", "GEMMs", "median_s over the time of N P^2 FLOPs at gemm_flops_per_s, for a Hessian"),
     ("write_multiples", "writes", "median_s over the time to write output_bytes at write_bytes_per_s"),
     ("contended", "", "whether the process got under 90 % of its processor, or others waited over 10 % of the time"),
     ("gradients", "gradients", "median_s over the median of gradient_s"),
@@ -142,26 +144,27 @@ class RecordError(ValueError):
 
 
 def write(record: Mapping[str, Any], path: Path) -> None:
-    """Write a record whole or not at all; numbers that are not finite become null.
+    """Write a record whole or not at all.
 
     Raises RecordError for a field that the schema does not have.
     """
     unknown = sorted(set(record) - set(NAMES))
     if unknown:
         raise RecordError(f"a record was given the fields {unknown}, which harness.record.FIELDS does not have")
-    complete = {name: _finite(record.get(name)) for name in NAMES} | {"schema_version": SCHEMA_VERSION}
+    complete = {name: record.get(name) for name in NAMES} | {"schema_version": SCHEMA_VERSION}
     write_json(complete, path, durable=True)
 
 
 def write_json(value: Mapping[str, Any], path: Path, durable: bool = False) -> None:
     """Write a JSON object, a line a key, to a file that appears whole or not at all: write, rename.
 
-    With `durable`, fsync between them: it is then there whole even after the machine has lost power.
+    Numbers that are not finite become null. With `durable`, fsync comes between: the file is then there, and whole,
+    even after the machine has lost power.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as stream:
-        lines = (f"{json.dumps(key)}: {json.dumps(entry, allow_nan=False)}" for key, entry in value.items())
+        lines = (f"{json.dumps(key)}: {json.dumps(_finite(entry), allow_nan=False)}" for key, entry in value.items())
         stream.write("{\n" + ",\n".join(lines) + "\n}\n")
         if durable:
             stream.flush()
@@ -265,7 +268,8 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     frame["gradients"] = frame["median_s"] / frame.apply(over, axis=1, args=("gradient_s", "median"))
     frame["tensor_peak_outputs"] = frame["tensor_peak_bytes"] / frame["output_bytes"]
     frame["process_peak_outputs"] = frame["process_peak_bytes"] / frame["output_bytes"]
-    gemms = frame["samples"] * frame["params"].astype("float") ** 2 / frame["gemm_flops_per_s"]
+    of_matrix = frame["samples"].where(frame["quantity"] == "hessian")
+    gemms = of_matrix * frame["params"].astype("float") ** 2 / frame["gemm_flops_per_s"]
     frame["gemm_equivalents"] = frame["median_s"] / gemms
     frame["write_multiples"] = frame["median_s"] / (frame["output_bytes"] / frame["write_bytes_per_s"])
     on_cpu = frame["device"] == "cpu"

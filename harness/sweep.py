@@ -149,11 +149,19 @@ class _Progress:
             print(line, file=sys.stderr, flush=True)
 
 
-class ReportAtEnd(Callback):
-    """After a sweep, whatever launcher ran it: the table, the report beside the records, and the exit status."""
+class Output(Callback):
+    """The output folder: there before the first cell, whatever launcher runs it, and reported on after a sweep."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Exit with a message where the folder of a single cell cannot be made."""
+        _make(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Exit with a message where the folder of a sweep cannot be made."""
+        _make(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Exit with 1 where no cell is ok."""
+        """Print the table, write the report beside the records, and exit with 1 where no cell is ok."""
         from harness import report
 
         output = Path(config.hydra.sweep.dir)
@@ -163,3 +171,12 @@ class ReportAtEnd(Callback):
         print(f"records and report: {output}")
         if not (frame["status"] == "ok").any():
             raise SystemExit(1)
+
+
+def _make(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / ".writable").touch()
+        (output / ".writable").unlink(missing_ok=True)
+    except OSError as error:
+        raise SystemExit(f"harness: output={output} cannot be written to: {error}; name another folder") from error

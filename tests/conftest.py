@@ -63,7 +63,8 @@ def harness(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Call `python -m harness ARGUMENTS` from the clone, its output under tmp_path/run."""
 
     def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "harness", *arguments, f"output={tmp_path / 'run'}", "measure.budget_s=0.02"]
+        output = [] if any(entry.startswith("output=") for entry in arguments) else [f"output={tmp_path / 'run'}"]
+        command = [sys.executable, "-m", "harness", *arguments, *output, "measure.budget_s=0.02"]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
 
     return call

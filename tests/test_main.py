@@ -94,6 +94,9 @@ def test_a_sweep_without_one_ok_cell_fails(harness, tmp_path: Path) -> None:
         (["problem=rosenbrock", "method=double_loop"], "asks for model, criterion, inputs, targets"),
         (["problem.task=regression"], "use reverse-over-reverse, method=vmap_hvp_reverse"),
         (["+colour=red"], "colour: no such key"),
+        (["rounds=0"], "rounds=0 must be a whole number of at least 1"),
+        (["output=README.md"], "output=README.md cannot be written to"),
+        (["-m", "problem.width=2,3", "output=/proc/nowhere"], "output=/proc/nowhere cannot be written to"),
     ],
 )
 def test_a_mistake_gives_a_clear_message_and_a_failure(harness, arguments: list[str], words: str) -> None:
