@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib.metadata import entry_points
@@ -10,8 +11,11 @@ from pathlib import Path
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from harness import sweep
 from harness.job import JobError
@@ -62,10 +66,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers are closed
     sys.path.append(str(Path(__file__).parent / "plugins"))
     add_outside_methods()
+    asked_for_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on; by itself it would print some as tracebacks
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_cell)()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        if asked_for_all:
+            raise
+        cause = f"\n{error.__cause__}" if error.__cause__ is not None else ""
+        raise SystemExit(f"harness: {error}{cause}") from error
 
 
 if __name__ == "__main__":

@@ -106,6 +106,8 @@ def _check(config: Mapping[str, Any]) -> None:
         value = config[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise JobError(f"{key}={value} must be a whole number of at least {least}")
+    if config["seed"] >= 2**62:
+        raise JobError(f"seed={config['seed']} must be less than 2^62")
     if not isinstance(config["limit_s"], int | float) or not config["limit_s"] > 0:
         raise JobError(f"limit_s={config['limit_s']} must be a time in seconds above 0")
     for key, choices in (("quantity", QUANTITIES), ("dtype", DTYPES), ("allocator", ALLOCATORS)):
@@ -132,9 +134,12 @@ def _target(config: Mapping[str, Any], group: str, name: str) -> tuple[dict[str,
 
 
 def _measure(values: Mapping[str, Any]) -> Measure:
+    counts = {"min_samples": 0, "max_samples": 1, "full_up_to": 0, "probes": 1, "rows": 1}
     for key, value in values.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
-            raise JobError(f"measure.{key}={value} must be a number that is not negative")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value >= counts.get(key, 0):
+            raise JobError(f"measure.{key}={value} must be a number of at least {counts.get(key, 0)}")
+        if key in counts and not isinstance(value, int):
+            raise JobError(f"measure.{key}={value} must be a whole number")
     try:
         return Measure(**values)
     except TypeError as error:

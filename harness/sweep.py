@@ -154,11 +154,11 @@ class Output(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit with a message where the folder of a single cell cannot be made."""
-        _make(Path(config.hydra.run.dir))
+        _make(config, Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit with a message where the folder of a sweep cannot be made."""
-        _make(Path(config.hydra.sweep.dir))
+        _make(config, Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the table, write the report beside the records, and exit with 1 where no cell is ok."""
@@ -173,7 +173,12 @@ class Output(Callback):
             raise SystemExit(1)
 
 
-def _make(output: Path) -> None:
+def _make(config: DictConfig, output: Path) -> None:
+    if not OmegaConf.is_missing(config, "resume"):
+        if Path(config.resume) != output:
+            raise SystemExit(f"harness: resume={config.resume} and output={output} are two folders; give resume alone")
+        if not output.is_dir():
+            raise SystemExit(f"harness: resume={output} is no run folder; name one, or leave it out to start a new run")
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / ".writable").touch()

@@ -97,11 +97,13 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
             for fields in PARTS[part](cell):
                 seen |= fields | {"worked_s": time.perf_counter() - began}
                 write_json(seen, Path(result))
+    except (ProblemError, DeviceError, MethodError) as error:
+        seen |= {"status": "error", "message": str(error)}
+    except Unsupported as error:
+        seen |= {"status": "unsupported", "message": str(error)}
     except (Exception, SystemExit) as error:
         status, message = advice.explain(error)
-        expected = isinstance(error, ProblemError | DeviceError | MethodError | Unsupported)
-        trace = None if expected else "".join(traceback.format_exception(error))
-        seen |= {"status": status, "message": message, "traceback": trace}
+        seen |= {"status": status, "message": message, "traceback": "".join(traceback.format_exception(error))}
     write_json({"status": "ok"} | seen, Path(result))
 
 

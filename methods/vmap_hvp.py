@@ -60,6 +60,6 @@ def _product(loss: Callable[[Tensor], Tensor], theta: Tensor, composition: str) 
 
 
 def _checked(chunk_size: int | None) -> int | None:
-    if chunk_size is not None and chunk_size < 1:
+    if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size >= 1):
         raise ValueError(f"chunk_size must be a positive integer, or null for all at once; found {chunk_size}")
     return chunk_size

@@ -63,7 +63,11 @@ def harness(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Call `python -m harness ARGUMENTS` from the clone, its output under tmp_path/run."""
 
     def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        output = [] if any(entry.startswith("output=") for entry in arguments) else [f"output={tmp_path / 'run'}"]
+        output = (
+            []
+            if any(entry.startswith(("output=", "resume=")) for entry in arguments)
+            else [f"output={tmp_path / 'run'}"]
+        )
         command = [sys.executable, "-m", "harness", *arguments, *output, "measure.budget_s=0.02"]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
 

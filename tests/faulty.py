@@ -128,3 +128,8 @@ def no_problem() -> int:
 
 def raises() -> Problem:
     raise KeyError("the data file")
+
+
+def batch_norm():
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
+    return model, torch.nn.MSELoss(), torch.randn(4, 2), torch.randn(4, 2)

@@ -61,6 +61,10 @@ def test_a_configuration_becomes_a_job_and_back() -> None:
         ({"problem": {"_target_": "???"}}, "set problem._target_="),
         ({"method": {}}, "set method._target_="),
         ({"measure": {**CONFIG["measure"], "probes": -1}}, "measure.probes=-1"),
+        ({"measure": {**CONFIG["measure"], "rows": 0}}, "measure.rows=0 must be a number of at least 1"),
+        ({"measure": {**CONFIG["measure"], "max_samples": 1.5}}, "measure.max_samples=1.5 must be a whole number"),
+        ({"measure": {**CONFIG["measure"], "budget_s": float("nan")}}, "measure.budget_s=nan"),
+        ({"seed": 10**20}, "seed=100000000000000000000 must be less than"),
         ({"measure": {**CONFIG["measure"], "probe": 1}}, "probe"),
     ],
 )

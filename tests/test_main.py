@@ -84,6 +84,10 @@ def test_a_sweep_without_one_ok_cell_fails(harness, tmp_path: Path) -> None:
         (["method.chunk_sise=3"], "Could not override 'method.chunk_sise'"),
         (["+method.chunk_sise=3"], "its options are: chunk_size, composition"),
         (["method.chunk_size=-3"], "chunk_size must be a positive integer, or null for all at once; found -3"),
+        (["method.chunk_size=many"], "chunk_size must be a positive integer, or null for all at once; found many"),
+        (["resume=/no/such/run"], "resume=/no/such/run is no run folder"),
+        (["resume=tests", "output=results"], "resume=tests and output=results are two folders"),
+        (["--config-dir=/no/such/folder"], "'/no/such/folder' not found"),
         (["problem.width=0"], "width=0 must be a whole number of at least 1"),
         (["problem.width=wide"], "width='wide' must be a whole number"),
         (["threads=0"], "threads=0 must be a whole number of at least 1"),
@@ -105,6 +109,15 @@ def test_a_mistake_gives_a_clear_message_and_a_failure(harness, arguments: list[
     assert done.returncode == 1
     assert words in said
     assert "Traceback" not in said
+
+
+def test_a_broken_yaml_of_the_user_is_named(harness, tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "broken.yaml").write_text("a: [1\n")
+    done = harness(f"--config-dir={tmp_path}", "method=broken")
+    assert done.returncode == 1
+    assert "method/broken.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()")

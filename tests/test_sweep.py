@@ -145,6 +145,7 @@ def test_fifty_kills(tmp_path: Path) -> None:
     )  # fmt: skip
     while kills < 50:
         run = tmp_path / f"run{folder}"
+        run.mkdir(exist_ok=True)
         before = {path: path.read_bytes() for path in run.glob("*/record.json")}
         process = start(marker, *SWEEP, "rounds=3", f"resume={run}")
         try:
@@ -164,6 +165,7 @@ def test_fifty_kills(tmp_path: Path) -> None:
         for path in run.glob("*/record.json"):
             json.loads(path.read_text())
     run = tmp_path / f"run{folder}"
+    run.mkdir(exist_ok=True)
     subprocess.run([sys.executable, "-m", "harness", *SWEEP, "rounds=3", f"resume={run}"], cwd=ROOT, check=True,
                    capture_output=True)  # fmt: skip
     assert cells(run) == undisturbed
