@@ -20,21 +20,22 @@ from torch.autograd import _enable_record_function  # pyright: ignore[reportPriv
 MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
 
 
-def tensor_peak(call: Callable[[], Any], device: torch.device) -> tuple[int, int | None]:
+def tensor_peak(call: Callable[[], Any], device: torch.device) -> tuple[int, int]:
     """Bytes of tensors alive at the worst moment of one call, above those alive at its start; number of allocations.
 
     On a GPU the caching allocator's own peak. On the CPU the running sum of the profiler's memory events, which see
-    every allocation through torch's allocator, and no autograd node; allocations are counted there alone.
+    every allocation through torch's allocator, and no autograd node.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        before = torch.cuda.memory_stats(device)
         result = call()
         torch.cuda.synchronize(device)
-        peak = torch.cuda.max_memory_allocated(device)
+        after = torch.cuda.memory_stats(device)
         del result
-        return peak - before, None
+        peak = after["allocated_bytes.all.peak"] - before["allocated_bytes.all.current"]
+        return peak, after["allocation.all.allocated"] - before["allocation.all.allocated"]
     gc.collect()
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
     profiler.start()

@@ -83,7 +83,7 @@ FIELDS = (
     Field("output_bytes", "int", "bytes", "size of the result"),
     # Counters: the same in every process.
     Field("operations", "int", "count", "ATen operators dispatched by one call, views included"),
-    Field("allocations", "int", "count", "allocations of tensor memory by one call; null on a GPU"),
+    Field("allocations", "int", "count", "allocations of tensor memory by one call"),
     Field("flops", "int", "count", "floating-point operations of matrix products, convolutions and attention"),
     # What the machine can do, and what else it did.
     Field("gemm_flops_per_s", "float", "1/s", "attainable rate of a square matrix product at this dtype and threads"),

@@ -280,6 +280,8 @@ def _surroundings(cell: Cell) -> dict[str, Any]:
         "the number of threads": torch.get_num_threads(),
         "grad mode": torch.is_grad_enabled(),
     }
+    if cell.device.type == "cuda":
+        seen["the GPU's random number generator"] = torch.cuda.get_rng_state(cell.device)
     if problem.model is not None:
         for name, p in problem.model.named_parameters():
             seen |= {name: p.detach().clone(), f"{name}.requires_grad": p.requires_grad, f"{name}.grad": p.grad}
