@@ -33,7 +33,7 @@ class _Counter(TorchDispatchMode):
 def count(call: Callable[[], Any]) -> dict[str, int]:
     """`operations` and `flops` of one call.
 
-    FLOPs are by the formulas of torch.utils.flop_counter (whose own mode is several times slower): two for each
+    FLOPs are by the formulas of torch.utils.flop_counter (whose own mode takes more than twice as long): two for each
     multiply-add of matrix products, convolutions and attention, forward and backward; elementwise operations,
     reductions, normalisations and matrix-vector products count nothing.
     """
