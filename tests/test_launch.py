@@ -179,8 +179,8 @@ def test_another_interpreter_runs_the_cell_with_its_own_packages(run, tmp_path: 
     venv.create(tmp_path / "other", with_pip=False, symlinks=True)
     python = tmp_path / "other" / "bin" / "python"
     (site,) = (tmp_path / "other" / "lib").glob("python*/site-packages")
-    (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    (site / "sitecustomize.py").write_text("import os; os.environ['OMP_WAIT_POLICY'] = 'of the other interpreter'\n")
+    marks = "import os; os.environ['OMP_WAIT_POLICY'] = 'of the other interpreter'"  # Debian has its own sitecustomize
+    (site / "packages.pth").write_text(f"{sysconfig.get_path('purelib')}\n{marks}\n")
     seen = run(interpreter=str(python))
     assert (seen["status"], seen["interpreter"]) == ("ok", str(python)), seen["message"]
     assert seen["omp_wait_policy"] == "of the other interpreter"
