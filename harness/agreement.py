@@ -1,143 +1,67 @@
-"""Is the result right?
-
-Compared in float64 with the closed form, or with rows through autograd that central differences have confirmed; never
-with torch.func.hessian, which is wrong under LayerNorm.
-"""
+"""Is the result right? The kind of thing a method returned, and its distance from the reference."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.job import Measure
-from harness.problems import Problem
+from harness.reference import DOUBTFUL, Reference
 
 # Largest relative Frobenius error that counts as right: some ten to a thousand times the rounding errors seen
 # (float64 7e-16, float32 3e-7, float16 5e-4, bfloat16 4e-3), and far below the percents of a wrong rule.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 DIFFERENCES_TOLERANCE = 1e-8  # central differences are themselves no better than about 1e-10
-DOUBTFUL = 1e-6  # a reference farther than this from central differences is doubted
-STEPS = (1e-3, 1e-4, 1e-5)  # of central differences, times the parameters' root mean square
-CHECKED = 4  # directions in which the reference is checked
+STANDARD_ERRORS = 4  # that a random estimate may be off
 
 BLOCK = 1024  # rows of a result converted to float64 at once
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The true Hessian R, whole or through its products."""
+def contract(
+    result: Any, quantity: str, theta: Tensor, vectors: Tensor | None, sizes: Sequence[int] = ()
+) -> str | None:
+    """What is wrong with the kind of thing a method returned; None if it is as asked.
 
-    kind: str  # closed_form, double_backward or central_differences
-    error: float  # relative distance of R from central differences, in a few directions
-    columns: Tensor  # (c,) indices of the columns that are known; all of them for a small problem
-    values: Tensor  # (P, c) those columns
-    directions: Tensor | None  # (P, k) Gaussian, or the vectors of an hvp; None where all columns are known
-    products: Tensor | None  # (P, k) R times directions
-
-
-def reference(problem: Problem, vectors: Tensor | None, measure: Measure, seed: int) -> Reference:
-    """The reference for a problem on the CPU in float64; `vectors` (P, k) for an hvp, else None.
-
-    Up to `measure.full_up_to` parameters every column is computed; above, `measure.rows` random ones and the products
-    with `measure.probes` Gaussian directions. Where they disagree with central differences that do not depend on the
-    step, autograd itself is wrong (or the closed form), and central differences are taken. Where those do depend on the
-    step, as at a kink, they say nothing, and the reference stays, unconfirmed.
+    A tensor; for a block-diagonal a tuple of them, one for each of `sizes`; a random estimate comes with its
+    `standard_error` of the same shape and its number of `probes` (`methods.hutchinson.Estimate`).
     """
-    params = problem.theta.numel()
-    generator = torch.Generator().manual_seed(seed)
-    checked = torch.randn(params, CHECKED, generator=generator, dtype=torch.float64)
-    columns = torch.arange(0) if vectors is not None else torch.arange(params)
-    directions = vectors
-    if vectors is None and params > measure.full_up_to:
-        columns = torch.randperm(params, generator=generator)[: measure.rows].sort().values
-        directions = torch.randn(params, measure.probes, generator=generator, dtype=torch.float64)
-
-    kind, apply = "double_backward", _double_backward(problem)
-    if problem.hessian is not None:
-        kind, apply = "closed_form", _product(problem.hessian().to(torch.float64))
-    gradient = _gradient(problem)
-    scale = float(problem.theta.square().mean().sqrt()) or 1.0
-    estimates = [_by_differences(gradient, problem.theta, step * scale)(checked) for step in STEPS]
-    exact = apply(checked)
-    error = min((_distance(estimate, exact) for estimate in estimates), key=_nan_last)
-    spreads = [_distance(fine, coarse) for coarse, fine in itertools.pairwise(estimates)]
-    spread, step = min(zip(spreads, STEPS[1:], strict=True), key=lambda pair: _nan_last(pair[0]))
-    if error > DOUBTFUL > spread:
-        kind, error, apply = "central_differences", spread, _by_differences(gradient, problem.theta, step * scale)
-
-    one_hot = torch.zeros(params, len(columns), dtype=torch.float64)
-    one_hot[columns, torch.arange(len(columns))] = 1
-    products = None if directions is None else apply(directions)
-    return Reference(kind, error, columns, apply(one_hot), directions, products)
-
-
-def _nan_last(value: float) -> float:
-    return math.inf if math.isnan(value) else value
-
-
-def _product(matrix: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda vectors: matrix @ vectors
-
-
-def _double_backward(problem: Problem) -> Callable[[Tensor], Tensor]:
-    """V -> R V, (P, k) -> (P, k), one backward pass a column through one gradient's graph."""
-    theta = problem.theta.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(problem.loss(theta), theta, create_graph=True)
-
-    def product(vector: Tensor) -> Tensor:
-        if not gradient.requires_grad:
-            return torch.zeros_like(vector)
-        return torch.autograd.grad(gradient, theta, vector, retain_graph=True, materialize_grads=True)[0]
-
-    return lambda vectors: _columns(product, vectors)
-
-
-def _gradient(problem: Problem) -> Callable[[Tensor], Tensor]:
-    def gradient(theta: Tensor) -> Tensor:
-        theta = theta.detach().requires_grad_()
-        return torch.autograd.grad(problem.loss(theta), theta)[0]
-
-    return gradient
-
-
-def _by_differences(gradient: Callable[[Tensor], Tensor], theta: Tensor, step: float) -> Callable[[Tensor], Tensor]:
-    """V -> R V by central differences of the gradient, extrapolated from two steps (Richardson; error step^4)."""
-
-    def central(vector: Tensor, step: float) -> Tensor:
-        return (gradient(theta + step * vector) - gradient(theta - step * vector)) / (2 * step)
-
-    return lambda vectors: _columns(lambda v: (4 * central(v, step / 2) - central(v, step)) / 3, vectors)
-
-
-def _columns(product: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
-    return torch.stack([product(v) for v in vectors.unbind(1)], dim=1) if vectors.shape[1] else vectors.clone()
-
-
-def _distance(found: Tensor, true: Tensor) -> float:
-    """Relative Frobenius distance; absolute where the truth is zero."""
-    return float((found - true).norm() / (true.norm() or 1.0))
-
-
-def contract(result: Any, quantity: str, theta: Tensor, vectors: Tensor | None) -> str | None:
-    """What is wrong with the kind of thing a method returned; None if it is as asked."""
     params = theta.numel()
     products = () if vectors is None else tuple(vectors.shape)
-    shape = {"hessian": (params, params), "diagonal": (params,), "hvp": products}[quantity]
+    square = (params, params)
+    shapes = {"hessian": [square], "ggn": [square], "diagonal": [(params,)], "hvp": [products],
+              "block_diagonal": [(size, size) for size in sizes]}[quantity]  # fmt: skip
+    if quantity == "block_diagonal" and not (isinstance(result, tuple | list) and len(result) == len(sizes)):
+        found = f"{len(result)} of them" if isinstance(result, tuple | list) else type(result).__name__
+        return f"returned {found}; block_diagonal is a tuple of {len(sizes)} tensors, one for each parameter tensor"
+    tensors: Any = result if quantity == "block_diagonal" else [result]
+    if is_estimate(result):
+        tensors, shapes = [getattr(result, name) for name in ("value", "standard_error")], shapes * 2
+    for found, shape in zip(tensors, shapes, strict=True):
+        fault = _tensor_fault(found, shape, quantity, theta)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _tensor_fault(result: Any, shape: tuple[int, ...], quantity: str, theta: Tensor) -> str | None:
     if not isinstance(result, Tensor):
         return f"returned {type(result).__name__}, not a tensor"
     if tuple(result.shape) != shape:
-        return f"returned shape {tuple(result.shape)}; {quantity} of {params} parameters has shape {shape}"
+        return f"returned shape {tuple(result.shape)}; {quantity} of {theta.numel()} parameters has shape {shape}"
     if result.dtype != theta.dtype or result.device != theta.device:
         return f"returned {result.dtype} on {result.device}; asked for {theta.dtype} on {theta.device}"
     if result.requires_grad:
         return "returned a tensor that requires grad, which keeps its graph in memory: return result.detach()"
     return None
+
+
+def is_estimate(result: Any) -> bool:
+    """Whether a result is a random estimate that tells its standard error."""
+    return all(hasattr(result, name) for name in ("value", "standard_error", "probes"))
 
 
 def same(value: Any, other: Any) -> bool:
@@ -147,32 +71,63 @@ def same(value: Any, other: Any) -> bool:
     return value is other or (not isinstance(value, Tensor) and not isinstance(other, Tensor) and value == other)
 
 
-def compare(result: Tensor, quantity: str, truth: Reference) -> dict[str, Any]:
-    """The agreement fields of a record, `status` and `message` among them, for a result of the right kind."""
-    tolerance = TOLERANCE[result.dtype]
+def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | None = None) -> dict[str, Any]:
+    """The agreement fields of a record, `status` and `message` among them, for a result of the right kind.
+
+    For a GGN `truth` is the true GGN; its distance from `hessian` is a field of its own, and no error.
+    """
+    standard_error = None
+    fields: dict[str, Any] = {}
+    if is_estimate(result):
+        standard_error = result.standard_error.to("cpu", torch.float64)
+        fields["estimate_probes"] = result.probes
+        result = result.value
+    tensors = [tensor.detach().to("cpu") for tensor in (result if quantity == "block_diagonal" else [result])]
+    tolerance = TOLERANCE[tensors[0].dtype]
     if truth.kind == "central_differences":
         tolerance = max(tolerance, DIFFERENCES_TOLERANCE)
-    found = result.detach().to("cpu")
-    fields: dict[str, Any] = {
+    fields |= {
         "reference": truth.kind,
         "reference_error": truth.error,
         "probes": None if truth.directions is None or quantity == "hvp" else truth.directions.shape[1],
-        "nonfinite": int((~torch.isfinite(found)).sum()),
+        "nonfinite": sum(int((~torch.isfinite(tensor)).sum()) for tensor in tensors),
         "tolerance": tolerance,
     }
     if fields["nonfinite"]:
-        share = f"{fields['nonfinite']} of {found.numel()} entries are NaN or infinite"
+        share = f"{fields['nonfinite']} of {sum(t.numel() for t in tensors)} entries are NaN or infinite"
         return fields | {"status": "nonfinite", "message": f"{share}; compare dtype=float64 and another method"}
-    fields |= {"hessian": _compare_hessian, "diagonal": _compare_diagonal, "hvp": _compare_hvp}[quantity](found, truth)
+    if quantity == "block_diagonal":
+        fields |= _compare_blocks(tensors, truth)
+    else:
+        compared = {"hessian": _compare_matrix, "ggn": _compare_matrix, "diagonal": _compare_diagonal,
+                    "hvp": _compare_hvp}[quantity]  # fmt: skip
+        fields |= compared(tensors[0], truth)
+    if hessian is not None:
+        fields["hessian_distance"] = _compare_matrix(tensors[0], hessian)["relative_error"]
     if not math.isfinite(fields["relative_error"]):
         return fields | {"status": "error", "message": "the reference in float64 is itself not finite at this point"}
-    verdict = _verdict(fields, result.dtype, truth)
+    if standard_error is not None:
+        return fields | _judge_estimate(fields, standard_error, truth)
+    verdict = _verdict(fields, tensors[0].dtype, truth)
     if not truth.error <= DOUBTFUL:
         doubt = (
             f"central differences do not confirm the reference (distance {truth.error:.0e}): a kink, or the edge of "
         )
         verdict["message"] = "; ".join(filter(None, [verdict["message"], doubt + "the loss's domain?"]))
     return fields | verdict
+
+
+def _judge_estimate(fields: dict[str, Any], standard_error: Tensor, truth: Reference) -> dict[str, Any]:
+    """Status of an estimated diagonal: its error against what it says of itself, both over the known entries."""
+    known = _diagonal(truth)
+    relative = float(standard_error[truth.columns].norm() / (known.norm() or 1.0))
+    tolerance = max(fields["tolerance"], STANDARD_ERRORS * relative)
+    status = "ok" if fields["relative_error"] <= tolerance else "wrong"
+    message = (
+        f"an estimate from {fields['estimate_probes']} probes: error {fields['relative_error']:.1e}, standard error "
+        f"{relative:.1e}, both relative to the diagonal"
+    )
+    return {"standard_error": relative, "tolerance": tolerance, "status": status, "message": message}
 
 
 def _verdict(fields: dict[str, Any], dtype: torch.dtype, truth: Reference) -> dict[str, Any]:
@@ -189,7 +144,7 @@ def _verdict(fields: dict[str, Any], dtype: torch.dtype, truth: Reference) -> di
     return {"status": "ok", "message": None}
 
 
-def _compare_hessian(found: Tensor, truth: Reference) -> dict[str, Any]:
+def _compare_matrix(found: Tensor, truth: Reference) -> dict[str, Any]:
     rows = found[truth.columns].to(torch.float64)  # (c, P); R is symmetric, so its columns are its rows
     if truth.directions is None or truth.products is None:
         relative = _distance(rows, truth.values.T)
@@ -207,9 +162,33 @@ def _compare_hessian(found: Tensor, truth: Reference) -> dict[str, Any]:
 
 def _compare_diagonal(found: Tensor, truth: Reference) -> dict[str, Any]:
     entries = found[truth.columns].to(torch.float64)
-    true = truth.values[truth.columns, torch.arange(len(truth.columns))]
+    true = _diagonal(truth)
     worst = _worst((entries - true).abs(), truth.values.abs().amax(0))
     return {"relative_error": _distance(entries, true), "worst_error": worst}
+
+
+def _diagonal(truth: Reference) -> Tensor:
+    """The known entries (c,) of the diagonal."""
+    return truth.values[truth.columns, torch.arange(len(truth.columns))]
+
+
+def _compare_blocks(found: Sequence[Tensor], truth: Reference) -> dict[str, Any]:
+    """Compared in the known columns, each as far as it lies in its block."""
+    starts = itertools.accumulate((len(block) for block in found), initial=0)
+    entries, trues, worsts, uneven, size = [], [], [0.0], 0.0, 0.0
+    for block, start in zip(found, starts, strict=False):
+        block = block.to(torch.float64)
+        inside = (truth.columns >= start) & (truth.columns < start + len(block))
+        columns, true = block[:, truth.columns[inside] - start], truth.values[start : start + len(block), inside]
+        if true.numel():
+            worsts.append(_worst((columns - true).abs(), true.abs().amax(0)))
+        entries.append(columns.flatten())
+        trues.append(true.flatten())
+        uneven += float((block - block.T).square().sum())
+        size += float(block.square().sum())
+    relative = _distance(torch.cat(entries), torch.cat(trues))
+    return {"relative_error": relative, "worst_error": max(worsts),
+            "asymmetry": math.sqrt(uneven / size) if size else 0.0}  # fmt: skip
 
 
 def _compare_hvp(found: Tensor, truth: Reference) -> dict[str, Any]:
@@ -223,3 +202,8 @@ def _worst(errors: Tensor, scales: Tensor) -> float:
     """Largest error over its scale; where a scale is zero, over the largest of all, or 1."""
     fallback = scales.max() if bool(scales.any()) else torch.ones(())
     return float((errors / torch.where(scales > 0, scales, fallback)).max())
+
+
+def _distance(found: Tensor, true: Tensor) -> float:
+    """Relative Frobenius distance; absolute where the truth is zero."""
+    return float((found - true).norm() / (true.norm() or 1.0))

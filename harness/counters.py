@@ -1,7 +1,8 @@
-"""Counts that are the same on every machine and every night: operations and floating-point operations."""
+"""Counts that are the same on every machine and every night: operations, FLOPs, and what torch.compile made."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,3 +41,23 @@ def count(call: Callable[[], Any]) -> dict[str, int]:
     with _Counter() as counter:
         call()
     return {"operations": counter.operations, "flops": counter.flops}
+
+
+def compilation() -> dict[str, int]:
+    """`compiled_graphs` and `graph_breaks` of torch.compile in this process; empty where nothing was compiled.
+
+    Compiled code goes past the dispatcher: its operations cannot be counted.
+    """
+    from torch._dynamo.utils import counters
+
+    if not counters["frames"]["total"]:
+        return {}
+    return {
+        "compiled_graphs": counters["stats"]["unique_graphs"],
+        "graph_breaks": sum(counters["graph_break"].values()),
+    }
+
+
+def unseen() -> bool:
+    """Whether JAX has run here, whose memory and operations torch does not see."""
+    return "jax" in sys.modules

@@ -11,7 +11,7 @@ from typing import Any
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ALLOCATORS = ("default", "tuned")
-QUANTITIES = ("hessian", "diagonal", "hvp")
+QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
 
 
 class JobError(ValueError):

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+OLDEST = 2  # schema that is still read: later ones only added fields
 
 STATUSES = ("ok", "unsupported", "nonfinite", "wrong", "oom", "timeout", "crashed", "error")
 
@@ -47,7 +48,7 @@ FIELDS = (
     Field("method", "str", "", "row of conf/method"),
     Field("method_options", "str", "JSON", "every option the method was called with"),
     Field("target", "str", "dotted path", "the function that was measured"),
-    Field("quantity", "str", "", "hessian, diagonal or hvp"),
+    Field("quantity", "str", "", "hessian, diagonal, block_diagonal, hvp or ggn"),
     Field("vectors", "int", "count", "k, the vectors of an hvp"),
     Field("device", "str", "", "cpu, cuda or cuda:N"),
     Field("dtype", "str", "", "float64, float32, float16 or bfloat16"),
@@ -77,12 +78,14 @@ FIELDS = (
     Field("calls_per_sample", "int", "count", "calls in the block that a sample is the mean of"),
     Field("sampling_ended", "str", "", "why: precision (reached), budget (spent) or maximum (of samples)"),
     Field("gradient_s", "list[float]", "s", "wall time of one gradient, sampled alike in the same process"),
+    Field("compiled_graphs", "int", "count", "graphs that torch.compile made; null where it was not called"),
+    Field("graph_breaks", "int", "count", "places where it fell back to Python"),
     # Memory.
-    Field("tensor_peak_bytes", "int", "bytes", "peak of tensor memory over the call, above its start"),
+    Field("tensor_peak_bytes", "int", "bytes", "peak of tensor memory over the call, above its start; null for JAX"),
     Field("process_peak_bytes", "int", "bytes", "peak of the process's resident memory, above its start (Linux)"),
     Field("output_bytes", "int", "bytes", "size of the result"),
     # Counters: the same in every process.
-    Field("operations", "int", "count", "ATen operators dispatched by one call, views included"),
+    Field("operations", "int", "count", "ATen operators dispatched by one call, views included; null if compiled"),
     Field("allocations", "int", "count", "allocations of tensor memory by one call"),
     Field("flops", "int", "count", "floating-point operations of matrix products, convolutions and attention"),
     # What the machine can do, and what else it did.
@@ -102,6 +105,9 @@ FIELDS = (
     Field("asymmetry", "float", "relative", "Frobenius norm of H - H^T over that of H"),
     Field("nonfinite", "int", "count", "entries that are NaN or infinite"),
     Field("tolerance", "float", "relative", "largest relative_error that is ok at this dtype and reference"),
+    Field("estimate_probes", "int", "count", "independent probes of a random estimate; null for an exact method"),
+    Field("standard_error", "float", "relative", "norm of a random estimate's standard errors over the true norm"),
+    Field("hessian_distance", "float", "relative", "Frobenius distance of a GGN from the Hessian over that one's norm"),
     # Where.
     Field("torch", "str", "", "torch version"),
     Field("python", "str", "", "Python version"),
@@ -190,9 +196,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _checked(record: Any, where: str) -> dict[str, Any]:
-    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-        found = record.get("schema_version") if isinstance(record, dict) else type(record).__name__
-        raise RecordError(f"{where} is no record of schema {SCHEMA_VERSION} (found schema {found!r})")
+    found = record.get("schema_version") if isinstance(record, dict) else type(record).__name__
+    if found not in range(OLDEST, SCHEMA_VERSION + 1):
+        raise RecordError(f"{where} is no record of schema {OLDEST} to {SCHEMA_VERSION} (found schema {found!r})")
     for name in ("problem_options", "method_options"):
         try:
             _options(record.get(name)).items()

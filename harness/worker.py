@@ -14,7 +14,10 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import pkgutil
+import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +33,7 @@ from harness.job import Job
 from harness.problems import Problem, networks
 from harness.problems.problem import ProblemError, build, check
 from harness.record import write_json
+from harness.reference import reference
 
 # Modules that torch imports on the first call of a transform: 1 to 2 s that belong to no method.
 LAZY = ("torch._dynamo", "torch._decomp.decompositions_for_jvp", "torch.profiler")
@@ -163,7 +167,8 @@ def bind(job: Job, problem: Problem) -> Cell:
         drawn = torch.randn(problem.theta.numel(), job.vectors, generator=generator, dtype=torch.float64)
         vectors = drawn.to(problem.theta)
     offered = {"loss": problem.loss, "theta": problem.theta, "vectors": vectors, "model": problem.model,
-               "criterion": problem.criterion, "inputs": problem.inputs, "targets": problem.targets}  # fmt: skip
+               "criterion": problem.criterion, "inputs": problem.inputs, "targets": problem.targets,
+               "sizes": problem.sizes}  # fmt: skip
     parameters = inspect.signature(function).parameters
     asked = {name: offered[name] for name in parameters if name in offered}
     absent = [name for name, value in asked.items() if value is None]
@@ -185,6 +190,13 @@ def _function(job: Job) -> Callable[..., Any]:
     try:
         module = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
+        package = (getattr(error, "name", None) or path).split(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package != path.split(".")[0]:
+            extra = "jax" if package in ("jax", "jaxlib") else "peers"
+            install = f"pip install '.[{extra}]'" if path.startswith("methods.peers.") else f"install {package}"
+            raise Unsupported(
+                f"{path} needs the package {package}, which {sys.executable} does not have: {install}"
+            ) from error
         raise MethodError(
             f"method._target_={job.target} cannot be imported: {error}; name a function by its dotted path, with its "
             "package installed or in the current directory"
@@ -212,12 +224,14 @@ def _time(cell: Cell) -> Fields:
         return torch.autograd.grad(cell.problem.loss(theta), theta)[0]
 
     waited, gpu = environment.cpu_waiting_s(), _gpu(cell)
-    seen = clock.sample(cell.call, device, measure, measure.budget_s).fields()
+    with tempfile.TemporaryDirectory() as compiled:  # so that the first call compiles, whatever was compiled before
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled
+        seen = clock.sample(cell.call, device, measure, measure.budget_s).fields()
     now = environment.cpu_waiting_s()
     if waited is not None and now is not None:
         seen["cpu_pressure"] = (now - waited) / (seen["first_s"] + sum(seen["warmup_s"]) + seen["sampling_wall_s"])
     seen |= {"gpu_before": gpu, "gpu_after": _gpu(cell)}
-    yield seen
+    yield seen | counters.compilation()
     yield {"gradient_s": clock.sample(gradient, device, measure, measure.budget_s / 10).times_s}
 
 
@@ -227,19 +241,29 @@ def _gpu(cell: Cell) -> str | None:
 
 
 def _warm_up(cell: Cell) -> None:
-    """Call the method on a network of two neurons, for what it imports, starts or allocates once and for all."""
+    """Call the method on a network of two neurons, for what it imports, starts or allocates once and for all.
+
+    What is compiled is compiled for one call alone, so there it is the cell's own.
+    """
     theta = cell.problem.theta
-    tiny = networks.mlp(inputs=2, width=2, outputs=2, batch=2).to(theta.device, theta.dtype)
-    with contextlib.suppress(Exception):
-        bind(cell.job, tiny).call()
+    compiles = bool(cell.job.method_options.get("compile"))
+    if not compiles:
+        tiny = networks.mlp(inputs=2, width=2, outputs=2, batch=2).to(theta.device, theta.dtype)
+        with contextlib.suppress(Exception):
+            bind(cell.job, tiny).call()
+    if compiles or counters.compilation() or counters.unseen():
+        cell.call()
     clock.synchronize(cell.device)
 
 
 def _exact(cell: Cell) -> Fields:
     _warm_up(cell)
+    if counters.unseen():
+        return
     peak, allocations = memory.tensor_peak(cell.call, cell.device)
     yield {"tensor_peak_bytes": peak, "allocations": allocations}
-    yield counters.count(cell.call)
+    if not counters.compilation():
+        yield counters.count(cell.call)
 
 
 def _process(cell: Cell) -> Fields:
@@ -252,7 +276,7 @@ def _agreement(cell: Cell) -> Fields:
     job, theta = cell.job, cell.problem.theta
     before = _surroundings(cell)
     result = cell.call()
-    fault = agreement.contract(result, job.quantity, theta, cell.vectors)
+    fault = agreement.contract(result, job.quantity, theta, cell.vectors, cell.problem.sizes)
     if fault is not None:
         yield {"status": "wrong", "message": f"{job.target} {fault}"}
         return
@@ -263,10 +287,14 @@ def _agreement(cell: Cell) -> Fields:
         )
         yield {"status": "error", "message": message + "as it found them: work on copies, restore what it sets"}
         return
-    yield {"output_bytes": result.numel() * result.element_size()}
+    tensors = [entry for entry in (result if isinstance(result, tuple | list) else [result])
+               if isinstance(entry, Tensor)]  # fmt: skip
+    yield {"output_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors)}
+    exact = cell.problem.to("cpu", torch.float64)
     vectors = None if cell.vectors is None else cell.vectors.to("cpu", torch.float64)
-    truth = agreement.reference(cell.problem.to("cpu", torch.float64), vectors, job.measure, job.seed + 2)
-    yield agreement.compare(result, job.quantity, truth)
+    truth = reference(exact, vectors, job.measure, job.seed + 2, job.quantity)
+    hessian = reference(exact, None, job.measure, job.seed + 2) if job.quantity == "ggn" else None
+    yield agreement.compare(result, job.quantity, truth, hessian)
 
 
 def _surroundings(cell: Cell) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from methods.blocks import restricted
 
 
 def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
     """Hessian of `loss` at `theta` ((P,) -> (P, P)); P backward passes through one gradient's graph."""
     theta = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
-    rows = [torch.autograd.grad(entry, theta, retain_graph=True)[0] for entry in gradient]
-    return torch.stack(rows)
+    result = torch.empty(theta.numel(), theta.numel(), dtype=theta.dtype, device=theta.device)
+    for row, entry in zip(result, gradient, strict=True):
+        row.copy_(torch.autograd.grad(entry, theta, retain_graph=True)[0])
+    return result
 
 
 def diagonal(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
@@ -27,3 +31,8 @@ def hvp(loss: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor) -> Ten
     (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
     products = [torch.autograd.grad(gradient, theta, grad_outputs=v, retain_graph=True)[0] for v in vectors.unbind(1)]
     return torch.stack(products, dim=1)
+
+
+def block_diagonal(loss: Callable[[Tensor], Tensor], theta: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """Diagonal blocks (p, p) of the Hessian, one for each part of theta of `sizes`: rows restricted to the block."""
+    return tuple(hessian(of_part, part) for of_part, part in restricted(loss, theta, sizes))

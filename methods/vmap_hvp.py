@@ -1,65 +1,134 @@
-"""Vectorised Hessian-vector products: vmap over one-hot tangents, a chunk of rows at a time."""
+"""Hessian-vector products under vmap, by every composition of forward and reverse mode, a chunk of them at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp, vmap
+from torch.func import grad, jacrev, jvp, linearize, vjp
 
+from methods.blocks import restricted
+from methods.chunks import Product, batched, one_hot, slices
 
-def hessian(
-    loss: Callable[[Tensor], Tensor],
-    theta: Tensor,
-    chunk_size: int | None = 64,
-    composition: str = "forward_over_reverse",
-) -> Tensor:
-    """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once (None: all); options as for `hvp`.
+Loss = Callable[[Tensor], Tensor]
 
-    Memory beyond the output: chunk_size times the activations of one product.
-    """
-    params = theta.numel()
-    chunk_size = _checked(chunk_size) or params
-    product = vmap(_product(loss, theta, composition))
-    result = theta.new_empty(params, params)
-    for start in range(0, params, chunk_size):
-        rows = torch.arange(start, min(start + chunk_size, params), device=theta.device)
-        one_hot = (rows[:, None] == torch.arange(params, device=theta.device)).to(theta.dtype)
-        result[start : start + chunk_size] = product(one_hot)
-    return result
+COMPOSITIONS = (
+    "forward_over_reverse", "forward_over_jacrev", "reverse_over_forward", "reverse_over_reverse", "linearize",
+)  # fmt: skip
 
 
 def hvp(
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     theta: Tensor,
     vectors: Tensor,
-    chunk_size: int | None = None,
     composition: str = "forward_over_reverse",
+    chunk_size: int | str | None = None,
+    memory_budget_mb: float = 256,
+    compile: bool = False,
 ) -> Tensor:
-    """Hessian times `vectors` ((P, k) -> (P, k)), `chunk_size` products at once (None: all).
+    """Hessian of `loss` at `theta` (P,) times `vectors` ((P, k) -> (P, k)), `chunk_size` products at once.
 
-    `forward_over_reverse` is the jvp of the gradient; `reverse_over_reverse` its vjp, which equals it since the
-    Hessian is symmetric, and which also works where torch has no forward-mode rule (mse_loss: "ZeroTensors are
-    immutable"). Neither goes through jacrev, which is wrong under LayerNorm.
+    `composition`:
+    - forward_over_reverse: the jvp of the gradient. Fails where torch has no forward-mode rule, and on mse_loss
+      ("ZeroTensors are immutable").
+    - forward_over_jacrev: the jvp of jacrev, as in torch.func.hessian. Silently wrong under LayerNorm (torch 2.13).
+    - reverse_over_forward: the gradient of a jvp. Silently wrong under LayerNorm (torch 2.13).
+    - reverse_over_reverse: the vjp of the gradient, which is the product since the Hessian is symmetric.
+    - linearize: forward over reverse, the gradient linearized once, its linear map then applied to every vector. Where
+      the gradient has no forward-mode rule (mse_loss), torch 2.13 ends the process with a segmentation fault.
 
-    Raises ValueError for a chunk_size below 1 or an unknown composition.
+    `chunk_size` is a number, None for all at once, or "auto" for what fits `memory_budget_mb` beyond the result
+    (`methods.chunks.slices`). `compile` puts a chunk through torch.compile, for as long as the same loss is given:
+    what the loss closes over is then read at the first call only.
+
+    Raises ValueError for an unknown composition or another chunk_size.
     """
-    chunk_size = _checked(chunk_size)
-    return vmap(_product(loss, theta, composition), in_dims=1, out_dims=1, chunk_size=chunk_size)(vectors)
+    product = _product(loss, theta, composition, compile)
+    result = torch.empty_like(vectors)
+    for columns in slices(vectors.shape[1], chunk_size, product, theta, memory_budget_mb):
+        result[:, columns] = product(vectors[:, columns].T).T
+    return result
 
 
-def _product(loss: Callable[[Tensor], Tensor], theta: Tensor, composition: str) -> Callable[[Tensor], Tensor]:
+def hessian(
+    loss: Loss,
+    theta: Tensor,
+    composition: str = "forward_over_reverse",
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float = 256,
+    compile: bool = False,
+) -> Tensor:
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once; options as for `hvp`.
+
+    Memory beyond the result: the activations of one product, times chunk_size.
+    """
+    product = _product(loss, theta, composition, compile)
+    result = theta.new_empty(theta.numel(), theta.numel())
+    for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
+        result[rows] = product(one_hot(rows, theta))
+    return result
+
+
+def diagonal(
+    loss: Loss,
+    theta: Tensor,
+    composition: str = "forward_over_reverse",
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float = 256,
+    compile: bool = False,
+) -> Tensor:
+    """Diagonal of the Hessian ((P,) -> (P,)): one entry of each of its rows; options as for `hvp`."""
+    product = _product(loss, theta, composition, compile)
+    result = torch.empty_like(theta)
+    for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
+        result[rows] = product(one_hot(rows, theta))[:, rows].diagonal()
+    return result
+
+
+def block_diagonal(
+    loss: Loss,
+    theta: Tensor,
+    sizes: Sequence[int],
+    composition: str = "forward_over_reverse",
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float = 256,
+    compile: bool = False,
+) -> tuple[Tensor, ...]:
+    """Diagonal blocks (p, p) of the Hessian, one for each part of theta of `sizes`; options as for `hvp`.
+
+    Raises NotImplementedError for `compile`: each block's loss would be compiled anew at every call.
+    """
+    if compile:
+        raise NotImplementedError("compile=true is not offered for block_diagonal; set method.compile=false")
+    options = composition, chunk_size, memory_budget_mb
+    return tuple(hessian(of_part, part, *options) for of_part, part in restricted(loss, theta, sizes))
+
+
+def _single(loss: Loss, theta: Tensor, composition: str) -> Callable[[Tensor], Tensor]:
     """The map v -> H v, (P,) -> (P,)."""
     if composition == "forward_over_reverse":
         return lambda v: jvp(grad(loss), (theta,), (v,))[1]
+    if composition == "forward_over_jacrev":
+        return lambda v: jvp(jacrev(loss), (theta,), (v,))[1]
+    if composition == "reverse_over_forward":
+        return lambda v: grad(lambda point: jvp(loss, (point,), (v,))[1])(theta)
     if composition == "reverse_over_reverse":
         pullback = vjp(grad(loss), theta)[1]
         return lambda v: pullback(v)[0]
-    raise ValueError(f"composition must be forward_over_reverse or reverse_over_reverse; found {composition}")
+    if composition == "linearize":
+        return linearize(grad(loss), theta)[1]
+    raise ValueError(f"composition must be one of {', '.join(COMPOSITIONS)}; found {composition}")
 
 
-def _checked(chunk_size: int | None) -> int | None:
-    if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size >= 1):
-        raise ValueError(f"chunk_size must be a positive integer, or null for all at once; found {chunk_size}")
-    return chunk_size
+def _product(loss: Loss, theta: Tensor, composition: str, compile: bool) -> Product:
+    if compile:
+        return partial(_compiled(loss, composition), theta)
+    return batched(_single(loss, theta, composition))
+
+
+@lru_cache(maxsize=1)
+def _compiled(loss: Loss, composition: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Rows of vectors (c, P) to rows of products at theta, compiled."""
+    return torch.compile(lambda theta, vectors: batched(_single(loss, theta, composition))(vectors), dynamic=False)

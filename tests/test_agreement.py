@@ -8,6 +8,7 @@ from torch.nn.utils import parametrizations
 from harness import agreement
 from harness.job import Measure
 from harness.problems import from_function, from_network, functions, networks
+from harness.reference import reference
 from methods.create_graph_rows import hessian
 from tests.oracles import central_differences, distance
 
@@ -17,7 +18,7 @@ NETWORK = networks.mlp(inputs=4, width=6, outputs=3, batch=16)
 
 
 def judge(result, problem, measure=FULL, quantity="hessian", vectors=None):
-    return agreement.compare(result, quantity, agreement.reference(problem, vectors, measure, seed=0))
+    return agreement.compare(result, quantity, reference(problem, vectors, measure, seed=0))
 
 
 def test_the_closed_form_is_the_reference_where_there_is_one() -> None:
@@ -55,22 +56,22 @@ def test_a_wrong_closed_form_is_not_believed() -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_the_kinks_of_a_relu_network_raise_no_doubt(seed: int) -> None:
     problem = networks.mlp(seed=seed, width=20, depth=2, activation="relu", batch=64)
-    assert agreement.reference(problem, None, PROBED, seed).kind == "double_backward"
+    assert reference(problem, None, PROBED, seed).kind == "double_backward"
 
 
 def test_what_is_known_of_the_reference() -> None:
     true = central_differences(NETWORK)
     params = len(true)
-    full = agreement.reference(NETWORK, None, FULL, seed=0)
+    full = reference(NETWORK, None, FULL, seed=0)
     assert (full.columns.tolist(), full.directions, full.products) == (list(range(params)), None, None)
     assert distance(full.values, true) < 1e-8
-    probed = agreement.reference(NETWORK, None, PROBED, seed=0)
+    probed = reference(NETWORK, None, PROBED, seed=0)
     assert len(set(probed.columns.tolist())) == PROBED.rows
     assert distance(probed.values, true[:, probed.columns]) < 1e-8
     assert distance(probed.products, true @ probed.directions) < 1e-8
     assert probed.directions.shape == (params, PROBED.probes)
     vectors = torch.randn(params, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    of_hvp = agreement.reference(NETWORK, vectors, FULL, seed=0)
+    of_hvp = reference(NETWORK, vectors, FULL, seed=0)
     assert len(of_hvp.columns) == 0
     assert distance(of_hvp.products, true @ vectors) < 1e-8
 
@@ -108,7 +109,7 @@ def test_the_figures_do_not_depend_on_the_blocks_they_are_summed_in(monkeypatch:
 
 
 def test_probes_find_what_is_wrong_in_a_row_that_is_not_compared() -> None:
-    columns = agreement.reference(NETWORK, None, PROBED, seed=0).columns.tolist()
+    columns = reference(NETWORK, None, PROBED, seed=0).columns.tolist()
     row = next(index for index in range(len(NETWORK.theta)) if index not in columns)
     wrong = hessian(NETWORK.loss, NETWORK.theta).clone()
     wrong[row] *= 1.5

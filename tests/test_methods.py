@@ -14,7 +14,7 @@ from methods import autograd_functional, create_graph_rows, double_loop, vmap_hv
 from tests.oracles import central_differences, distance
 
 ROWS = {path.stem: OmegaConf.load(path) for path in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml")}
-QUANTITIES = ("hessian", "diagonal", "hvp")
+QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
 
 PROBLEMS = {
     "mlp": lambda: networks.mlp(inputs=4, width=3, depth=2, outputs=3, batch=12, activation="gelu"),
@@ -50,7 +50,7 @@ def bound(row: str, quantity: str):
 
 def offered(problem) -> dict:
     """What a method may ask a problem for, by name; as in the harness, without what the problem does not have."""
-    names = "loss", "theta", "model", "criterion", "inputs", "targets"
+    names = "loss", "theta", "sizes", "model", "criterion", "inputs", "targets"
     return {name: getattr(problem, name) for name in names if getattr(problem, name) is not None}
 
 

@@ -28,10 +28,12 @@ ALLOWED = {
         "memory",
         "problems",
         "record",
+        "reference",
     },
     "clock": {"job"},
     "limits": {"clock"},
-    "agreement": {"job", "problems"},
+    "agreement": {"reference"},
+    "reference": {"job", "problems"},
     "problems": {"problems"},
     "report": {"record", "report"},
 }
@@ -39,7 +41,7 @@ ALLOWED = {
 RESERVED = {
     "hydra": {"__main__", "sweep", "plugins"},
     "omegaconf": {"__main__", "sweep", "plugins"},
-    "torch": {"worker", "agreement", "clock", "counters", "limits", "memory", "environment", "problems"},
+    "torch": {"worker", "agreement", "clock", "counters", "limits", "memory", "environment", "problems", "reference"},
     "pandas": {"record", "report"},
     "seaborn": {"report"},
     "matplotlib": {"report"},

@@ -27,8 +27,10 @@ class Problem:
 
     loss: Callable[[Tensor], Tensor]  # (P,) -> (), without side effects
     theta: Tensor  # (P,), detached
+    sizes: tuple[int, ...]  # of the parameter tensors that theta is made of, in its order
     to: Callable[[torch.device | str, torch.dtype], Problem]  # the same problem on another device, in another dtype
     model: torch.nn.Module | None = None
+    outputs: Callable[[Tensor], Tensor] | None = None  # (P,) -> the model's outputs
     criterion: Criterion | None = None
     inputs: Any = None
     targets: Any = None
@@ -50,8 +52,11 @@ def from_network(
     """
     theta, unravel = ravel(model)
 
+    def outputs(theta: Tensor) -> Tensor:
+        return torch.func.functional_call(model, unravel(theta), inputs)
+
     def loss(theta: Tensor) -> Tensor:
-        return criterion(torch.func.functional_call(model, unravel(theta), inputs), targets)
+        return criterion(outputs(theta), targets)
 
     def to(device: torch.device | str, dtype: torch.dtype) -> Problem:
         moved = copy.deepcopy(criterion) if isinstance(criterion, torch.nn.Module) else criterion
@@ -61,7 +66,8 @@ def from_network(
         return from_network(copy.deepcopy(model).to(device, dtype), moved, cast_inputs, cast_targets, hessian)
 
     closed_form = None if hessian is None else lambda: hessian(model, inputs)
-    return Problem(loss, theta, to, model, criterion, inputs, targets, closed_form)
+    sizes = _sizes(unravel(theta))
+    return Problem(loss, theta, sizes, to, model, outputs, criterion, inputs, targets, closed_form)
 
 
 def from_function(
@@ -82,7 +88,15 @@ def from_function(
         return from_function(objective, cast_parameters, cast_data, hessian)
 
     closed_form = None if hessian is None else lambda: hessian(unravel(theta), *data)
-    return Problem(lambda theta: objective(unravel(theta), *data), theta, to, hessian=closed_form)
+    sizes = _sizes(unravel(theta))
+    return Problem(lambda theta: objective(unravel(theta), *data), theta, sizes, to, hessian=closed_form)
+
+
+def _sizes(parameters: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tuple[int, ...]:
+    if isinstance(parameters, Tensor):
+        return (parameters.numel(),)
+    leaves = parameters.values() if isinstance(parameters, Mapping) else parameters
+    return tuple(leaf.numel() for leaf in leaves)
 
 
 def _cast(value: Any, device: torch.device | str, dtype: torch.dtype) -> Any:

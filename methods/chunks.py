@@ -1,0 +1,96 @@
+"""What the vectorised methods share: one-hot tangents, equal chunks of them, and how many fit a memory budget."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Product = Callable[[Tensor], Tensor]  # rows of vectors (c, P) -> rows of their products (c, P)
+
+MARGIN = 1.6  # of what was seen: convolutions allocate up to half as much again within their kernels
+
+
+def one_hot(rows: slice, theta: Tensor) -> Tensor:
+    """The rows of the identity ((P,) -> (c, P)), in theta's dtype and on its device."""
+    indices = torch.arange(rows.start, rows.stop, device=theta.device)
+    return (indices[:, None] == torch.arange(theta.numel(), device=theta.device)).to(theta.dtype)
+
+
+def batched(single: Callable[[Tensor], Tensor]) -> Product:
+    """A product of one vector, (P,) -> (P,), made one of rows by vmap; a row alone is multiplied without vmap."""
+    rows = torch.func.vmap(single)
+    return lambda vectors: rows(vectors) if len(vectors) > 1 else single(vectors[0])[None]
+
+
+def slices(
+    count: int, chunk_size: int | str | None, product: Product, theta: Tensor, memory_budget_mb: float
+) -> list[slice]:
+    """Slices of one length, at most `chunk_size`, that cover `range(count)`; the last may overlap the one before it.
+
+    One length, so that compiled code meets one shape. `chunk_size` None is all at once, and "auto" as many as `product`
+    can do within `memory_budget_mb` (10^6 bytes) beyond the result: its memory, which is linear in their number, is
+    found out by doing two and four. At least one is done, whatever the budget.
+
+    Raises ValueError for another chunk_size, or a budget that is not above 0.
+    """
+    if chunk_size == "auto":
+        chunk_size = _fitting(product, theta, memory_budget_mb)
+    if chunk_size is None:
+        chunk_size = count
+    if not (isinstance(chunk_size, int) and chunk_size >= 1):
+        raise ValueError(
+            f"chunk_size must be a positive integer, null for all at once, or auto for what fits memory_budget_mb; "
+            f"found {chunk_size}"
+        )
+    chunks = -(-count // chunk_size)
+    length = -(-count // chunks)
+    return [slice(start, start + length) for start in (min(chunk * length, count - length) for chunk in range(chunks))]
+
+
+def _fitting(product: Product, theta: Tensor, memory_budget_mb: float) -> int:
+    if not memory_budget_mb > 0:
+        raise ValueError(f"memory_budget_mb must be above 0; found {memory_budget_mb}")
+    product(one_hot(slice(0, 1), theta))  # where torch refuses it, it says so here; under a mode it may crash instead
+    two, four = (_peak_bytes(product, min(rows, theta.numel()), theta) for rows in (2, 4))
+    each = (four - two) / 2 * MARGIN or 1.0
+    return max(1, int((memory_budget_mb * 1e6 - (two * MARGIN - 2 * each)) / each))
+
+
+def _peak_bytes(product: Product, rows: int, theta: Tensor) -> int:
+    """The most bytes of tensors alive at once while `rows` products are done, the one-hot rows among them."""
+    with _Live() as live:
+        product(one_hot(slice(0, rows), theta))
+    return live.peak
+
+
+class _Live(TorchDispatchMode):
+    """Follows the storages that operators return, from their making to their end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = weakref.WeakKeyDictionary[Any, None]()
+        self.current = self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self._made(tensor.untyped_storage())
+        return result
+
+    def _made(self, storage: Any) -> None:
+        if storage not in self.alive:
+            self.alive[storage] = None
+            self.current += storage.nbytes()
+            self.peak = max(self.peak, self.current)
+            weakref.finalize(storage, self._ended, storage.nbytes())
+
+    def _ended(self, size: int) -> None:
+        self.current -= size

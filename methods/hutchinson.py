@@ -1,0 +1,53 @@
+"""Hutchinson's estimator of the Hessian's diagonal, with its standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, vjp
+
+from methods.chunks import batched, slices
+
+
+class Estimate(NamedTuple):
+    """A random estimate, and how far it may be off."""
+
+    value: Tensor  # (P,)
+    standard_error: Tensor  # (P,) of each entry, from the spread over the probes
+    probes: int  # m, independent ones
+
+
+def diagonal(
+    loss: Callable[[Tensor], Tensor],
+    theta: Tensor,
+    probes: int = 64,
+    seed: int = 0,
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float = 256,
+) -> Estimate:
+    """Estimate the diagonal of the Hessian of `loss` at `theta` ((P,) -> (P,)) by the mean of v * (H v).
+
+    v are `probes` vectors of random signs, for which the variance of entry i is that of sum over j != i of H_ij^2
+    (Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007). Products are reverse over reverse, `chunk_size` at once as in
+    `methods.vmap_hvp`. Raises ValueError for fewer than two probes, from which no standard error can be had.
+    """
+    if not (isinstance(probes, int) and probes >= 2):
+        raise ValueError(f"probes must be a whole number of at least 2; found {probes}")
+    pullback = vjp(grad(loss), theta)[1]
+    product = batched(lambda v: pullback(v)[0])
+    generator = torch.Generator(theta.device).manual_seed(seed)
+    mean, squares, done = torch.zeros_like(theta), torch.zeros_like(theta), 0
+    for rows in slices(probes, chunk_size, product, theta, memory_budget_mb):
+        count = rows.stop - max(rows.start, done)  # the last slice may overlap the one before
+        signs = torch.randint(0, 2, (count, theta.numel()), generator=generator, device=theta.device)
+        vectors = (2 * signs - 1).to(theta.dtype)
+        samples = vectors * product(vectors)
+        # Chan, Golub and LeVeque's update of mean and sum of squares by a chunk.
+        shift = samples.mean(0) - mean
+        squares += (samples - samples.mean(0)).square().sum(0) + shift.square() * done * count / (done + count)
+        mean += shift * count / (done + count)
+        done += count
+    return Estimate(mean, (squares / (probes - 1) / probes).sqrt(), probes)
