@@ -16,7 +16,6 @@ import inspect
 import json
 import os
 import pkgutil
-import sys
 import tempfile
 import time
 import traceback
@@ -188,15 +187,13 @@ def bind(job: Job, problem: Problem) -> Cell:
 def _function(job: Job) -> Callable[..., Any]:
     path, _, name = job.target.rpartition(".")
     try:
-        module = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        package = (getattr(error, "name", None) or path).split(".")[0]
-        if isinstance(error, ModuleNotFoundError) and package != path.split(".")[0]:
-            extra = "jax" if package in ("jax", "jaxlib") else "peers"
+        module = importlib.import_module(path)
+    except (ImportError, ValueError) as error:
+        package = (error.name or "") if isinstance(error, ModuleNotFoundError) else path
+        if not f"{path}.".startswith(f"{package}."):  # the module is there, and what it imports is not
+            extra = "jax" if package.startswith("jax") else "peers"
             install = f"pip install '.[{extra}]'" if path.startswith("methods.peers.") else f"install {package}"
-            raise Unsupported(
-                f"{path} needs the package {package}, which {sys.executable} does not have: {install}"
-            ) from error
+            raise Unsupported(f"{path} needs the package {package}, which is not installed: {install}") from error
         raise MethodError(
             f"method._target_={job.target} cannot be imported: {error}; name a function by its dotted path, with its "
             "package installed or in the current directory"

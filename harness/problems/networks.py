@@ -36,10 +36,10 @@ def mlp(
         layers.append(nn.Linear(inputs if layer == 0 else width, width))
         if norm == "layer":
             layers.append(nn.LayerNorm(width))
-        layers.append(_activation("mlp", activation))
+        layers.append(activation_of("mlp", activation))
     model = draw_parameters(nn.Sequential(*layers, nn.Linear(width, outputs)), generator)
     x = torch.randn(batch, inputs, generator=generator, dtype=torch.float64)
-    return from_network(model, *_task("mlp", task, x, outputs, generator))
+    return from_network(model, *task_of("mlp", task, x, outputs, generator))
 
 
 def cnn(
@@ -63,11 +63,47 @@ def cnn(
     size = image
     for layer in range(depth):
         layers += [nn.Conv2d(1 if layer == 0 else channels, channels, 3, stride=2, padding=1)]
-        layers += [_activation("cnn", activation)]
+        layers += [activation_of("cnn", activation)]
         size = (size + 1) // 2
     model = draw_parameters(nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, outputs)), generator)
     x = torch.randn(batch, 1, image, image, generator=generator, dtype=torch.float64)
-    return from_network(model, *_task("cnn", task, x, outputs, generator))
+    return from_network(model, *task_of("cnn", task, x, outputs, generator))
+
+
+def lenet5(
+    *,
+    seed: int = 0,
+    image: int = 28,
+    channels: tuple[int, int] = (6, 16),
+    widths: tuple[int, int] = (120, 84),
+    outputs: int = 10,
+    activation: str = "tanh",
+    batch: int = 32,
+    task: str = "classes",
+) -> Problem:
+    """LeNet-5 (LeCun et al. 1998) on one-channel `image` x `image` inputs; P = 61,706 as it comes.
+
+    Two 5 x 5 convolutions, each with an activation and average pooling, the first padded by 2; then linear layers of
+    `widths` and `outputs`.
+    """
+    require_positive("lenet5", image=image, outputs=outputs, batch=batch)
+    for name, pair in (("channels", channels), ("widths", widths)):
+        if len(pair) != 2:
+            raise ProblemError(f"lenet5: {name}={list(pair)} must be two whole numbers")
+        require_positive("lenet5", **{f"{name}[{place}]": size for place, size in enumerate(pair)})
+    size = (image // 2 - 4) // 2
+    if size < 1:
+        raise ProblemError(f"lenet5: image={image} is too small for two 5 x 5 convolutions; take at least 12")
+    generator = torch.Generator().manual_seed(seed)
+    (first, second), (wide, narrow) = channels, widths
+    model = nn.Sequential(
+        nn.Conv2d(1, first, 5, padding=2), activation_of("lenet5", activation), nn.AvgPool2d(2),
+        nn.Conv2d(first, second, 5), activation_of("lenet5", activation), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Linear(second * size * size, wide), activation_of("lenet5", activation),
+        nn.Linear(wide, narrow), activation_of("lenet5", activation), nn.Linear(narrow, outputs),
+    )  # fmt: skip
+    x = torch.randn(batch, 1, image, image, generator=generator, dtype=torch.float64)
+    return from_network(draw_parameters(model, generator), *task_of("lenet5", task, x, outputs, generator))
 
 
 def draw_parameters(model: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -81,10 +117,10 @@ def draw_parameters(model: nn.Module, generator: torch.Generator) -> nn.Module:
     return model
 
 
-def _task(
+def task_of(
     problem: str, task: str, x: Tensor, outputs: int, generator: torch.Generator
 ) -> tuple[nn.Module, Tensor, Tensor]:
-    """Criterion, inputs and targets."""
+    """Criterion, inputs x (N, ...) and random targets of a task, "classes" or "regression" with `outputs`."""
     require_one_of(problem, task=(task, ("classes", "regression")))
     if task == "classes" and outputs < 2:
         raise ProblemError(f"{problem}: outputs=1 with task=classes has no curvature: take two classes or more")
@@ -93,7 +129,8 @@ def _task(
     return nn.MSELoss(), x, torch.randn(len(x), outputs, generator=generator, dtype=torch.float64)
 
 
-def _activation(problem: str, name: str) -> nn.Module:
+def activation_of(problem: str, name: str) -> nn.Module:
+    """The activation of that name; raises ProblemError where there is none."""
     require_one_of(problem, activation=(name, tuple(ACTIVATIONS)))
     return ACTIVATIONS[name]()
 

@@ -1,0 +1,24 @@
+"""hessian-eigenthings (Golmant et al. 2018): Hessian-vector products by double backward, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from hessian_eigenthings.loss_fns.standard import supervised_loss
+from hessian_eigenthings.operators import HessianOperator
+from torch import Tensor, nn
+
+
+def hvp(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor, vectors: Tensor) -> Tensor:
+    """Hessian times `vectors` ((P, k) -> (P, k)) by `HessianOperator.matvec`; each builds the graph anew."""
+    operator = HessianOperator(model, [(inputs, targets)], supervised_loss(criterion))
+    return torch.stack([operator.matvec(v.contiguous()) for v in vectors.unbind(1)], dim=1)
+
+
+def hessian(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor) -> Tensor:
+    """Hessian (P, P), a product with each column of the identity; the library is meant for products and eigenvalues."""
+    like = next(model.parameters())
+    params = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return hvp(model, criterion, inputs, targets, torch.eye(params, dtype=like.dtype, device=like.device))

@@ -1,0 +1,64 @@
+"""JAX: the same loss, translated operator by operator, differentiated and compiled by JAX."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+os.environ.setdefault("NPROC", str(torch.get_num_threads()))  # JAX's threads, read once, when it starts
+
+import jax
+
+from methods.peers.aten_to_jax import translated
+
+
+def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor, jit: bool = True) -> Tensor:
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)) by `jax.hessian`, which is jacfwd(jacrev); compiled if `jit`.
+
+    The loss is traced and translated once, for as long as it is the same; what it closes over is read then, bit by bit.
+    Raises NotImplementedError for an operator without a translation, or a GPU that JAX does not see.
+    """
+    with jax.enable_x64(True):
+        return _to_torch(_hessian(loss, theta.numel(), theta.dtype, theta.device, jit)(_to_jax(theta)), theta)
+
+
+def hvp(loss: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor, jit: bool = True) -> Tensor:
+    """Hessian times `vectors` ((P, k) -> (P, k)), forward over reverse under `jax.vmap`; as `hessian`."""
+    with jax.enable_x64(True):
+        products = _products(loss, theta.numel(), theta.dtype, theta.device, jit)
+        return _to_torch(products(_to_jax(theta), _to_jax(vectors)), theta)
+
+
+@lru_cache(maxsize=1)
+def _hessian(
+    loss: Callable[[Tensor], Tensor], params: int, dtype: torch.dtype, device: torch.device, jit: bool
+) -> Callable[..., Any]:
+    function = jax.hessian(translated(loss, torch.zeros(params, dtype=dtype, device=device)))
+    return jax.jit(function) if jit else function
+
+
+@lru_cache(maxsize=1)
+def _products(
+    loss: Callable[[Tensor], Tensor], params: int, dtype: torch.dtype, device: torch.device, jit: bool
+) -> Callable[..., Any]:
+    gradient = jax.grad(translated(loss, torch.zeros(params, dtype=dtype, device=device)))
+
+    def product(theta: Any, vectors: Any) -> Any:
+        return jax.vmap(lambda v: jax.jvp(gradient, (theta,), (v,))[1], in_axes=1, out_axes=1)(vectors)
+
+    return jax.jit(product) if jit else product
+
+
+def _to_jax(tensor: Tensor) -> Any:
+    if tensor.is_cuda and jax.default_backend() != "gpu":
+        raise NotImplementedError(f"JAX sees no GPU here, only {jax.default_backend()}: pip install 'jax[cuda]'")
+    return jax.dlpack.from_dlpack(tensor.detach().contiguous())
+
+
+def _to_torch(array: Any, like: Tensor) -> Tensor:
+    return torch.from_dlpack(array.block_until_ready()).to(like.device)
