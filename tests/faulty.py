@@ -133,3 +133,14 @@ def raises() -> Problem:
 def batch_norm():
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
     return model, torch.nn.MSELoss(), torch.randn(4, 2), torch.randn(4, 2)
+
+
+def _with_a_break(theta):
+    doubled = 2 * theta
+    torch._dynamo.graph_break()
+    return doubled.sum()
+
+
+def compiled_with_a_break(loss, theta):
+    torch.compile(_with_a_break, backend="eager")(theta)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)

@@ -10,7 +10,8 @@ from harness.job import Measure
 from harness.problems import from_function, from_network, functions, networks
 from harness.reference import reference
 from methods.create_graph_rows import hessian
-from tests.oracles import central_differences, distance
+from methods.hutchinson import Estimate
+from tests.oracles import central_differences, distance, jacobian_by_differences
 
 FULL = Measure(budget_s=1, min_samples=1, max_samples=1, precision=1, full_up_to=1024, probes=8, rows=16)
 PROBED = Measure(budget_s=1, min_samples=1, max_samples=1, precision=1, full_up_to=10, probes=8, rows=16)
@@ -135,6 +136,57 @@ def test_other_quantities() -> None:
         assert judge(1.1 * true @ vectors, NETWORK, measure, "hvp", vectors)["relative_error"] == pytest.approx(0.1)
 
 
+def blocks_of(matrix, sizes):
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    return tuple(matrix[s : s + size, s : s + size] for s, size in zip(starts, sizes, strict=True))
+
+
+@pytest.mark.parametrize("measure", [FULL, PROBED])
+def test_blocks_are_compared_with_those_of_the_hessian(measure: Measure) -> None:
+    true = central_differences(NETWORK)
+    blocks = blocks_of(true, NETWORK.sizes)
+    assert judge(blocks, NETWORK, measure, "block_diagonal")["relative_error"] < 1e-8
+    seen = judge(tuple(1.1 * block for block in blocks), NETWORK, measure, "block_diagonal")
+    assert (seen["status"], seen["relative_error"]) == ("wrong", pytest.approx(0.1))
+    uneven = (torch.triu(blocks[0], 1) * 1e-3 + blocks[0], *blocks[1:])
+    size = torch.cat([block.flatten() for block in uneven]).norm()
+    asymmetry = 1e-3 * 2**0.5 * torch.triu(blocks[0], 1).norm() / size
+    assert judge(uneven, NETWORK, measure, "block_diagonal")["asymmetry"] == pytest.approx(asymmetry.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("task", ["classes", "regression"])
+@pytest.mark.parametrize("measure", [FULL, PROBED])
+def test_the_ggn_and_its_distance_from_the_hessian(measure: Measure, task: str) -> None:
+    """Against J^T L J with J and L by central differences; the distance is a figure of its own, and no error."""
+    problem = networks.mlp(inputs=4, width=6, outputs=3, batch=16, task=task)
+    outputs = problem.outputs(problem.theta).detach()
+    jacobian = jacobian_by_differences(lambda theta: problem.outputs(theta).detach().flatten(), problem.theta)
+
+    def slope(flat):
+        at = flat.view_as(outputs).requires_grad_()
+        return torch.autograd.grad(problem.criterion(at, problem.targets), at)[0].flatten()
+
+    ggn = jacobian.T @ jacobian_by_differences(slope, outputs.flatten()) @ jacobian
+    truth = reference(problem, None, measure, 0, "ggn")
+    assert (truth.kind, truth.error < 1e-9) == ("double_backward", True)
+    true = central_differences(problem)
+    seen = agreement.compare(ggn, "ggn", truth, reference(problem, None, measure, 0))
+    assert seen["relative_error"] < 1e-8
+    assert seen["hessian_distance"] == pytest.approx(float((ggn - true).norm() / true.norm()), rel=0.3)
+    assert seen["hessian_distance"] > 0.1
+    assert agreement.compare(true, "ggn", truth)["status"] == "wrong", "the Hessian is not the GGN"
+
+
+def test_an_estimate_is_judged_by_its_own_standard_error() -> None:
+    true = hessian(NETWORK.loss, NETWORK.theta).diagonal()
+    error = 0.1 * true.norm() / len(true) ** 0.5 * torch.ones_like(true)  # of relative norm 0.1
+    for factor, status in ((0.0, "ok"), (3.9, "ok"), (4.1, "wrong")):
+        seen = judge(Estimate(true + factor * error, error, 30), NETWORK, quantity="diagonal")
+        assert seen["status"] == status
+        assert seen["relative_error"] == pytest.approx(0.1 * factor, abs=1e-12)
+        assert (seen["standard_error"], seen["estimate_probes"]) == (pytest.approx(0.1), 30)
+
+
 @pytest.mark.parametrize(("dtype", "right"), [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
 def test_the_tolerance_follows_the_dtype(dtype: torch.dtype, right: float) -> None:
     true = hessian(NETWORK.loss, NETWORK.theta)
@@ -180,6 +232,17 @@ def test_contract() -> None:
     assert "NoneType" in str(agreement.contract(None, "hessian", theta, None))
     assert "tuple, not a tensor" in str(agreement.contract((torch.ones(3, 3),), "hessian", theta, None))
     assert "on meta" in str(agreement.contract(torch.ones(3, 3, device="meta"), "hessian", theta, None))
+
+
+def test_contract_of_blocks_and_estimates() -> None:
+    theta, eye = torch.ones(3), torch.eye(2)
+    sizes = (2, 1)
+    assert agreement.contract((eye, torch.ones(1, 1)), "block_diagonal", theta, None, sizes) is None
+    assert "tuple of 2 tensors" in str(agreement.contract((eye,), "block_diagonal", theta, None, sizes))
+    assert "returned Tensor" in str(agreement.contract(torch.eye(3), "block_diagonal", theta, None, sizes))
+    assert "returned shape (2, 2)" in str(agreement.contract((eye, eye), "block_diagonal", theta, None, sizes))
+    assert agreement.contract(Estimate(theta, theta, 4), "diagonal", theta, None) is None
+    assert "returned shape (1,)" in str(agreement.contract(Estimate(theta, theta[:1], 4), "diagonal", theta, None))
 
 
 def test_the_oracle_of_these_tests() -> None:

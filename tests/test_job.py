@@ -50,7 +50,7 @@ def test_a_configuration_becomes_a_job_and_back() -> None:
         ({"seed": -1}, "seed=-1"),
         ({"dtype": "float8"}, "choose one of float64, float32"),
         ({"allocator": "jemalloc"}, "choose one of default, tuned"),
-        ({"quantity": "trace"}, "choose one of hessian, diagonal, hvp"),
+        ({"quantity": "trace"}, "choose one of hessian, diagonal, block_diagonal, hvp, ggn"),
         ({"device": "tpu"}, "choose cpu, cuda or cuda:N"),
         ({"limit_s": 0}, "limit_s=0"),
         ({"limit_s": "soon"}, "limit_s=soon"),

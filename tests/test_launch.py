@@ -1,5 +1,6 @@
 """Cells in real processes: whatever a method or problem does, a record with the right status comes back."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -82,6 +83,56 @@ def test_a_method_that_leaves_traces_is_told_so(run, method: str, changed: str) 
     assert f"tests.faulty.{method} changed {changed}" in seen["message"]
     assert "work on copies" in seen["message"]
     assert run()["status"] == "ok", "the next cell must run as if nothing had happened"
+
+
+def test_a_peer_that_is_not_installed_says_how_to_install_it(run) -> None:
+    seen = run(target="tests.lacking.hessian")
+    assert (seen["status"], seen["message"]) == (
+        "unsupported",
+        "tests.lacking needs the package a_package_that_nobody_has, which is not installed: install "
+        "a_package_that_nobody_has",
+    )
+    for peer, extra in (("laplace", "peers"), ("jax", "jax")):
+        if importlib.util.find_spec(peer) is None:
+            seen = run(target=f"methods.peers.{peer}.hessian")
+            assert seen["status"] == "unsupported"
+            assert seen["message"].endswith(
+                f"needs the package {peer}, which is not installed: pip install '.[{extra}]'"
+            )
+
+
+def test_what_is_compiled_is_told_and_its_memory_is_without_the_compilation(run) -> None:
+    seen = run(target="methods.func_hessian.hessian", method_options={"compile": True}, limit_s=120.0)
+    assert (seen["status"], seen["compiled_graphs"], seen["graph_breaks"]) == ("ok", 1, 0), seen["message"]
+    assert seen["first_s"] > 20 * max(seen["times_s"])  # seconds of compilation, against milliseconds
+    assert seen["operations"] is None
+    assert seen["process_peak_bytes"] < 20e6
+    broken = run(target="tests.faulty.compiled_with_a_break", limit_s=120.0)
+    assert (broken["status"], broken["graph_breaks"]) == ("ok", 1), broken["message"]
+    assert run()["compiled_graphs"] is None
+
+
+def test_a_segmentation_fault_in_torch_is_a_crashed_row(run) -> None:
+    """torch.func.linearize of the gradient of mse_loss (torch 2.13)."""
+    options = {"composition": "linearize"}
+    problem = {"width": 2, "batch": 4, "task": "regression"}
+    seen = run(target="methods.vmap_hvp.hessian", method_options=options, problem_options=problem)
+    assert (seen["status"], "SIGSEGV" in seen["message"]) == ("crashed", True)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "target", "output_bytes"),
+    [
+        ("block_diagonal", "methods.create_graph_rows.block_diagonal", 8 * (9**2 + 3**2 + 6**2 + 2**2)),
+        ("ggn", "methods.vmap_ggn.ggn", 8 * 20**2),
+        ("diagonal", "methods.hutchinson.diagonal", 2 * 8 * 20),
+    ],
+)
+def test_quantities_that_are_no_single_exact_tensor(run, quantity: str, target: str, output_bytes: int) -> None:
+    seen = run(quantity=quantity, target=target)
+    assert (seen["status"], seen["output_bytes"]) == ("ok", output_bytes)
+    assert (seen["hessian_distance"] is not None) == (quantity == "ggn")
+    assert (seen["standard_error"] is not None) == (quantity == "diagonal")
 
 
 def test_a_memory_limit_is_a_real_one(run) -> None:

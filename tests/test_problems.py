@@ -11,10 +11,18 @@ from omegaconf import OmegaConf
 from scipy import optimize, special, stats
 from torch import nn
 
-from harness.problems import ProblemError, from_function, from_network, functions, networks
+from harness.problems import (
+    ProblemError,
+    from_function,
+    from_network,
+    functions,
+    networks,
+    residual,
+    transformers,
+)
 from harness.problems.problem import build, check
 from methods import vmap_hvp
-from methods.create_graph_rows import hessian
+from methods.create_graph_rows import hessian, hvp
 from tests.oracles import central_differences, distance
 
 CONF = Path(__file__).parent.parent / "conf" / "problem"
@@ -29,17 +37,70 @@ def row(name: str, **changes):
     return build(options.pop("_target_"), options | changes)
 
 
+# Rows made smaller for a test.
+SMALLER = {
+    "resnet": {"width": 4, "image": 16, "outputs": 5, "batch": 2},
+    "resnet_34": {"width": 4, "image": 16, "outputs": 5, "batch": 2},
+    "bert": {"vocabulary": 11, "width": 12, "heads": 3, "length": 5, "blocks": 2, "batch": 2},
+}
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_is_a_sound_problem(name: str) -> None:
-    problem = row(name)
+    changes = SMALLER.get(name, {})
+    problem = row(name, **changes)
     check(problem)
     assert problem.theta.dtype == torch.float64
-    assert hessian(problem.loss, problem.theta).norm() > 1e-3, "a Hessian that is zero would tell nothing"
-    again = row(name)
+    direction = torch.randn(problem.theta.numel(), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert hvp(problem.loss, problem.theta, direction).norm() > 1e-3, "a Hessian that is zero would tell nothing"
+    assert sum(problem.sizes) == problem.theta.numel()
+    again = row(name, **changes)
     assert torch.equal(problem.theta, again.theta)
     assert problem.loss(problem.theta) == again.loss(again.theta)
-    other = row(name, seed=1)
+    other = row(name, seed=1, **changes)
     assert problem.loss(problem.theta) != other.loss(other.theta), "the seed must change the draw"
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("depth", [18, 34])
+def test_resnet_is_as_long_as_its_name(depth: int, norm: str) -> None:
+    """He et al. 2016, table 1: so many layers with weights; and the parameters of the published networks."""
+    model = residual.resnet(depth=depth, norm=norm, batch=1, image=32).model
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    shortcuts = [m for m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert len(layers) - len(shortcuts) == depth
+    assert sum(p.numel() for p in model.parameters()) == {18: 11_689_512, 34: 21_797_672}[depth]
+
+
+def test_lenet5_and_bert_have_the_published_sizes() -> None:
+    assert networks.lenet5(batch=1).theta.numel() == 61_706
+    # BERT-base has 109,482,240 parameters with 512 positions: 384 of width 768 fewer here, two outputs more.
+    encoder = 30522 * 768 + 2 * 768 + 512 * 768 + 2 * 768 + 12 * 7_087_872 + 768 * 768 + 768
+    assert encoder == 109_482_240
+    assert transformers.bert(batch=1, length=128).theta.numel() == encoder - 384 * 768 + 2 * 768 + 2
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_torchs_own(causal: bool) -> None:
+    """Explicit attention against torch's fused kernel and its nn.MultiheadAttention, with the same weights."""
+    own = transformers._Attention(12, 3, causal, sdpa=False).double()
+    fused = transformers._Attention(12, 3, causal, sdpa=True).double()
+    fused.load_state_dict(own.state_dict())
+    torchs = nn.MultiheadAttention(12, 3, batch_first=True).double()
+    torchs.load_state_dict({"in_proj_weight": own.project.weight, "in_proj_bias": own.project.bias,
+                            "out_proj.weight": own.out.weight, "out_proj.bias": own.out.bias})  # fmt: skip
+    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.ones(5, 5, dtype=torch.bool).triu(1) if causal else None
+    expected, _ = torchs(x, x, x, attn_mask=mask, need_weights=False)
+    assert distance(own(x), expected) < 1e-14
+    assert distance(fused(x), expected) < 1e-14
+
+
+def test_a_resnet_in_eval_mode_does_not_mix_samples() -> None:
+    """What makes its loss a mean over samples, and deterministic: running statistics, not those of the batch."""
+    model = residual.resnet(width=4, image=16, outputs=3, batch=3).model
+    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    assert distance(model(x)[:1], model(x[:1])) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["mlp", "mlp_layernorm", "cnn", "logistic"])
@@ -199,6 +260,18 @@ def test_inputs_may_be_a_tuple_or_a_dict() -> None:
         (networks.mlp, {"depth": 0}, "mlp: depth=0"),
         (networks.cnn, {"depth": 0}, "cnn: depth=0"),
         (networks.cnn, {"activation": "swish"}, "cnn: activation=swish"),
+        (networks.lenet5, {"image": 11}, "lenet5: image=11 is too small for two 5 x 5 convolutions"),
+        (networks.lenet5, {"channels": [6]}, "lenet5: channels=[6] must be two whole numbers"),
+        (networks.lenet5, {"widths": [120, 0]}, "lenet5: widths[1]=0 must be"),
+        (transformers.transformer, {"width": 12, "heads": 5}, "transformer: width=12 must be a multiple of heads=5"),
+        (
+            transformers.transformer,
+            {"attention": "flash"},
+            "attention=flash is not known; choose one of explicit, sdpa",
+        ),
+        (transformers.bert, {"blocks": 0}, "bert: blocks=0"),
+        (residual.resnet, {"depth": 50}, "resnet: depth=50 is not known; choose one of 18, 34"),
+        (residual.resnet, {"norm": "layer"}, "resnet: norm=layer is not known; choose one of batch, group"),
         (networks.cnn, {"task": "ranking"}, "cnn: task=ranking is not known; choose one of classes, regression"),
     ],
 )

@@ -98,3 +98,11 @@ def test_the_documentation_names_every_field_with_its_type_and_unit() -> None:
     for name, unit, meaning in record.DERIVED:
         assert documented.pop(name) == ("derived", unit, meaning)
     assert set(documented) <= {"field", "status", *record.STATUSES}
+
+
+def test_records_of_the_schema_before_are_read(tmp_path: Path) -> None:
+    """Schema 3 only added fields."""
+    (tmp_path / "old.jsonl").write_text(line(schema_version=2, method="old") + "\n" + line(method="new"))
+    frame = record.load(tmp_path / "old.jsonl")
+    assert frame["method"].tolist() == ["old", "new"]
+    assert frame["hessian_distance"].isna().all()

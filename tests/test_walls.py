@@ -49,6 +49,10 @@ RESERVED = {
 }
 
 
+# Modules of methods/peers that import another package than the one they are named for.
+PEERS = {"aten_to_jax": "jax"}
+
+
 def imported(path: Path) -> set[str]:
     """Dotted names of all that a file imports, at its top or within a function."""
     names: set[str] = set()
@@ -71,7 +75,8 @@ def test_imports(path: Path) -> None:
     names = imported(path)
     if path.is_relative_to(ROOT / "methods"):
         outside = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
-        assert outside <= {"torch", "methods"}
+        peers = {PEERS.get(path.stem, path.stem)} if path.parent.name == "peers" else set()
+        assert outside <= {"torch", "methods", *peers}
         return
     assert {name for name in names if name.split(".")[0] == "methods"} <= {"methods.ravel.ravel"}
     own = {name.split(".")[1] for name in names if name.startswith("harness.")}

@@ -31,8 +31,14 @@ MEASURED = (
     ("writes", "write_multiples", lambda ratio: significant(ratio)),
     ("error", "relative_error", lambda error: f"{error:.1e}" if error else "0"),
 )
+# The same, where any row has it.
+SOMETIMES = (
+    ("std error", "standard_error", lambda error: f"{error:.1e}"),
+    ("from Hessian", "hessian_distance", lambda distance: f"{distance:.1e}"),
+    ("graph breaks", "graph_breaks", lambda count: f"{count:.0f}"),
+)
 CONTENDED = " *"  # behind a time
-NUMBERS = {"P", "from", "to", *(heading for heading, _, _ in MEASURED)}
+NUMBERS = {"P", "from", "to", *(heading for heading, _, _ in (*MEASURED, *SOMETIMES))}
 GROUPS = {"problem": "problem", "params": "P", "quantity": "quantity", "label": "method", "device": "device",
           "dtype": "dtype"}  # fmt: skip
 
@@ -66,6 +72,9 @@ def readable(frame: DataFrame) -> DataFrame:
     gap = rows["status"].where(rows["status"] != "ok", "-")
     for heading, column, written in MEASURED:
         shown[heading] = rows[column].map(written, na_action="ignore").astype("object").fillna(gap)
+    for heading, column, written in SOMETIMES:
+        if rows[column].notna().any():
+            shown[heading] = rows[column].map(written, na_action="ignore").astype("object").fillna("-")
     shown["time"] += rows["contended"].map({True: CONTENDED, False: ""})
     if rows["processes"].max() > 1:
         place = list(shown.columns).index("time") + 1
@@ -101,6 +110,10 @@ def markdown(frame: DataFrame) -> str:
     rows = prepared(frame)
     intervals = "from, to: 95 % interval of the time's median over processes, below six their range. "
     intervals = intervals if "from" in shown else ""
+    explained = {"std error": "norm of an estimate's standard errors over the true norm",
+                 "from Hessian": "distance of a GGN from the Hessian over that one's norm",
+                 "graph breaks": "places where torch.compile fell back to Python"}  # fmt: skip
+    sometimes = "".join(f"; {heading}: {meaning}" for heading, meaning in explained.items() if heading in shown)
     contention = "A time with * was measured under contention." if rows["contended"].any() else ""
     return f"""{table}
 
@@ -109,7 +122,7 @@ def markdown(frame: DataFrame) -> str:
 time: median of the calls after the first; gradients: time over that of one gradient; peak: tensor memory above the
 start, in MiB and as a multiple of the result's size; process: resident memory above the start; GEMMs: time over that of
 N P^2 FLOPs at the machine's GEMM rate; writes: time over that of writing the result; error: Frobenius distance from the
-reference over its norm. {intervals}{contention}
+reference over its norm{sometimes}. {intervals}{contention}
 """
 
 

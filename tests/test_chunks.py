@@ -1,0 +1,64 @@
+"""Chunks: that they cover, are even, and, when automatic, keep within their budget as the profiler sees it."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import memory
+from harness.problems import networks, transformers
+from methods import batched_rows, chunks, vmap_hvp
+
+CPU = torch.device("cpu")
+PROBLEMS = {
+    "mlp": networks.mlp(inputs=20, width=20, batch=64).to(CPU, torch.float32),
+    "cnn": networks.cnn().to(CPU, torch.float32),
+    "transformer": transformers.transformer(width=8, batch=8).to(CPU, torch.float32),
+}
+
+
+@given(st.integers(1, 3000), st.integers(1, 3500))
+def test_slices_cover_all_and_are_of_one_length(count: int, chunk_size: int) -> None:
+    found = chunks.slices(count, chunk_size, lambda rows: rows, torch.zeros(count), 1)
+    lengths = {rows.stop - rows.start for rows in found}
+    assert len(lengths) == 1
+    assert max(lengths) <= chunk_size
+    assert [rows.start for rows in found] == sorted({rows.start for rows in found})
+    assert {index for rows in found for index in range(rows.start, rows.stop)} == set(range(count))
+    assert sum(lengths) * len(found) - count < len(found), "no more is done twice than rounding asks for"
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("composition", ["forward_over_reverse", "reverse_over_reverse"])
+@pytest.mark.parametrize("budget_mb", [2, 8])
+def test_auto_keeps_within_its_budget_and_uses_it(name: str, composition: str, budget_mb: float) -> None:
+    problem = PROBLEMS[name]
+    output = 4 * problem.theta.numel() ** 2
+
+    def call():
+        return vmap_hvp.hessian(problem.loss, problem.theta, composition, "auto", budget_mb)
+
+    beyond = memory.tensor_peak(call, CPU)[0] - output
+    assert beyond <= budget_mb * 1e6
+    everything = memory.tensor_peak(lambda: vmap_hvp.hessian(problem.loss, problem.theta, composition, None), CPU)[0]
+    assert beyond >= min(0.4 * budget_mb * 1e6, 0.8 * (everything - output))
+
+
+def test_auto_of_rows_keeps_within_its_budget() -> None:
+    problem = PROBLEMS["mlp"]
+    peak, _ = memory.tensor_peak(lambda: batched_rows.hessian(problem.loss, problem.theta, "auto", 4), CPU)
+    assert peak - 4 * problem.theta.numel() ** 2 <= 4e6
+
+
+def test_a_budget_too_small_for_one_row_does_one_at_a_time() -> None:
+    problem = PROBLEMS["mlp"]
+    single = vmap_hvp._single(problem.loss, problem.theta, "reverse_over_reverse")
+    found = chunks.slices(10, "auto", chunks.batched(single), problem.theta, 1e-3)
+    assert [rows.stop - rows.start for rows in found] == [1] * 10
+
+
+def test_auto_says_what_torch_refuses() -> None:
+    """Under the dispatch mode that follows memory, this one would end the process with a segmentation fault."""
+    problem = networks.mlp(width=2, batch=4, task="regression")
+    with pytest.raises(RuntimeError, match="ZeroTensors are immutable"):
+        vmap_hvp.hessian(problem.loss, problem.theta, "forward_over_reverse", "auto")
