@@ -50,6 +50,12 @@ _KNOWN = (
         "method=create_graph_rows, or put the model into eval mode.",
     ),
     (
+        "unsupported",
+        r"operator torchvision::\w+ does not exist",
+        "torchvision, which a peer imports, was built for another torch: install the build that matches, or "
+        "pip uninstall torchvision, which no peer here needs.",
+    ),
+    (
         "oom",
         r"out of memory|can't allocate memory|Unable to allocate|cannot allocate memory",
         "The method does not fit: use a smaller chunk_size, a method of rows, or a smaller problem.",
