@@ -1,11 +1,13 @@
 """Ways to compute a Hessian, its diagonal and its products with vectors; one algorithm a module, torch only.
 
-Every module stands on its own: `from methods.vmap_hvp import hessian` or a copy of the file. The functions are
+Every module works without the harness: `from methods.vmap_hvp import hessian`. The functions are
 
 - `hessian(loss, theta, **options) -> (P, P)`
 - `diagonal(loss, theta, **options) -> (P,)`
+- `block_diagonal(loss, theta, sizes, **options) -> tuple of (p, p)`, a block for each part of theta of `sizes`
 - `hvp(loss, theta, vectors, **options) -> (P, k)`, with `vectors` of shape (P, k)
+- `ggn(model, criterion, inputs, targets, **options) -> (P, P)`, the generalised Gauss-Newton matrix
 
 where `loss` maps a flat (P,) tensor to a scalar. `methods.ravel.ravel` flattens a module's parameters, or a tuple
-or dict of tensors, to such a `theta`.
+or dict of tensors, to such a `theta`. What several of them share is in `chunks` (one-hot rows, chunk sizes) and `blocks`.
 """
