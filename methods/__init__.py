@@ -9,5 +9,6 @@ Every module works without the harness: `from methods.vmap_hvp import hessian`. 
 - `ggn(model, criterion, inputs, targets, **options) -> (P, P)`, the generalised Gauss-Newton matrix
 
 where `loss` maps a flat (P,) tensor to a scalar. `methods.ravel.ravel` flattens a module's parameters, or a tuple
-or dict of tensors, to such a `theta`. What several of them share is in `chunks` (one-hot rows, chunk sizes) and `blocks`.
+or dict of tensors, to such a `theta`. What several modules share is in `chunks` (one-hot rows, chunk sizes) and in
+`blocks`.
 """

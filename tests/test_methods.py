@@ -7,19 +7,15 @@ import importlib
 import inspect
 import itertools
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from harness import agreement
 from harness.problems import functions, networks, transformers
 from methods import autograd_functional, create_graph_rows, double_loop, vmap_hvp
 from tests.oracles import central_differences, distance, jacobian_by_differences
-
-ROWS = {path.stem: OmegaConf.load(path) for path in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml")}
-QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
+from tests.rows import QUANTITIES, ROWS, bound, installed, target
 
 PROBLEMS = {
     "mlp": lambda: networks.mlp(inputs=4, width=3, depth=2, outputs=3, batch=12, activation="gelu"),
@@ -66,32 +62,6 @@ for name in ("mlp_layernorm", "transformer", "bert"):
 # torch.func.linearize ends the process on this one (test_launch has it as a crashed cell).
 REFUSES = {"backpack"}
 CRASHES = {("vmap_hvp_linearize", "mlp_regression")}
-
-
-def target(row: str, quantity: str) -> tuple[str, str, dict]:
-    """Module, function and options of a row."""
-    options = OmegaConf.to_container(OmegaConf.merge(ROWS[row], {"quantity": quantity}), resolve=True)
-    options.pop("quantity")
-    path, _, name = options.pop("_target_").rpartition(".")
-    return path, name, options
-
-
-def bound(row: str, quantity: str):
-    """The row's function for a quantity (None where it has none) and its options."""
-    path, name, options = target(row, quantity)
-    return getattr(importlib.import_module(path), name, None), options
-
-
-def installed(row: str) -> bool:
-    """Whether a row can be called here: not one of a peer that is not installed."""
-    try:
-        bound(row, "hessian")
-    except ModuleNotFoundError:
-        assert target(row, "hessian")[0].startswith("methods.peers."), (
-            f"{row} needs a package that the harness does not install"
-        )
-        return False
-    return True
 
 
 def offered(problem) -> dict:
