@@ -65,7 +65,12 @@ FIELDS = (
     Field("cell_s", "float", "s", "wall time of the cell, all its passes with their processes"),
     Field("worked_s", "float", "s", "part of it in which the problem was built and measured"),
     Field("attempt", "int", "", "1, or 2 where `resume` has retried a crashed cell"),
-    Field("method_hash", "str", "", "SHA-256 of the method's source file and options, shortened"),
+    Field(
+        "method_hash",
+        "str",
+        "",
+        "SHA-256 of the method's source, of what it imports of its own package, and of its options",
+    ),
     # What was seen: size and time.
     Field("params", "int", "count", "P, the number of parameters"),
     Field("samples", "int", "count", "N, the length of the inputs; null for a function without inputs"),

@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import pkgutil
+import sys
 import tempfile
 import time
 import traceback
@@ -207,10 +208,15 @@ def _function(job: Job) -> Callable[..., Any]:
 
 
 def _method_hash(job: Job) -> str:
-    """A hash of the file that the method is in and of its options."""
-    source = inspect.getsourcefile(inspect.unwrap(_function(job)))
-    text = Path(source).read_bytes() if source else b""
-    return hashlib.sha256(text + json.dumps(job.method_options, sort_keys=True).encode()).hexdigest()[:16]
+    """A hash of the method's source, of the modules of its own package that it imports, and of its options."""
+    module = inspect.getmodule(inspect.unwrap(_function(job)))
+    package = "" if module is None else module.__name__.split(".")[0]
+    files = {found.__file__ for name, found in list(sys.modules.items())
+             if name.split(".")[0] == package and getattr(found, "__file__", None)}  # fmt: skip
+    digest = hashlib.sha256(json.dumps(job.method_options, sort_keys=True).encode())
+    for file in sorted(filter(None, files)):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _time(cell: Cell) -> Fields:

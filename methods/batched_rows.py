@@ -8,49 +8,30 @@ import torch
 from torch import Tensor
 
 from methods.blocks import restricted
-from methods.chunks import Product, one_hot, slices
+from methods.chunks import Product, matrix, matrix_diagonal, matrix_times
 
 Loss = Callable[[Tensor], Tensor]
 
 
 def hessian(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float = 256) -> Tensor:
-    """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once (None: all; "auto": what fits).
-
-    `memory_budget_mb` is for "auto", beyond the result. Raises ValueError for another chunk_size.
-    """
-    product = _product(loss, theta)
-    result = theta.new_empty(theta.numel(), theta.numel())
-    for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
-        result[rows] = product(one_hot(rows, theta))
-    return result
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once; options as in `methods.chunks`."""
+    return matrix(_product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
 def diagonal(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float = 256) -> Tensor:
-    """Diagonal of the Hessian ((P,) -> (P,)): all its rows, of each of which one entry is kept."""
-    product = _product(loss, theta)
-    result = torch.empty_like(theta)
-    for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
-        result[rows] = product(one_hot(rows, theta))[:, rows].diagonal()
-    return result
+    """Diagonal of the Hessian ((P,) -> (P,)): one entry of each of its rows."""
+    return matrix_diagonal(_product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
 def hvp(
     loss: Loss, theta: Tensor, vectors: Tensor, chunk_size: int | str | None = None, memory_budget_mb: float = 256
 ) -> Tensor:
     """Hessian times `vectors` ((P, k) -> (P, k)), `chunk_size` of them at once."""
-    product = _product(loss, theta)
-    result = torch.empty_like(vectors)
-    for columns in slices(vectors.shape[1], chunk_size, product, theta, memory_budget_mb):
-        result[:, columns] = product(vectors[:, columns].T).T
-    return result
+    return matrix_times(vectors, _product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
 def block_diagonal(
-    loss: Loss,
-    theta: Tensor,
-    sizes: Sequence[int],
-    chunk_size: int | str | None = 64,
-    memory_budget_mb: float = 256,
+    loss: Loss, theta: Tensor, sizes: Sequence[int], chunk_size: int | str | None = 64, memory_budget_mb: float = 256
 ) -> tuple[Tensor, ...]:
     """Diagonal blocks (p, p) of the Hessian, one for each part of theta of `sizes`."""
     parts = restricted(loss, theta, sizes)

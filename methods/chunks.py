@@ -1,4 +1,8 @@
-"""What the vectorised methods share: one-hot tangents, equal chunks of them, and how many fit a memory budget."""
+"""What the vectorised methods share: one-hot rows, equal chunks of them, and how many fit a memory budget.
+
+Throughout, `chunk_size` is how many rows are done at once: a number, None for all, or "auto" for what fits
+`memory_budget_mb` (10^6 bytes) beyond the result.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +31,39 @@ def batched(single: Callable[[Tensor], Tensor]) -> Product:
     return lambda vectors: rows(vectors) if len(vectors) > 1 else single(vectors[0])[None]
 
 
+def matrix(product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float) -> Tensor:
+    """The symmetric (P, P) matrix that `product` multiplies rows with; raises ValueError as `slices`."""
+    result = theta.new_empty(theta.numel(), theta.numel())
+    for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
+        result[rows] = product(one_hot(rows, theta))
+    return result
+
+
+def matrix_diagonal(product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float) -> Tensor:
+    """The diagonal (P,) of that matrix: one entry of each of its rows."""
+    result = torch.empty_like(theta)
+    for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
+        result[rows] = product(one_hot(rows, theta))[:, rows].diagonal()
+    return result
+
+
+def matrix_times(
+    vectors: Tensor, product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float
+) -> Tensor:
+    """That matrix times `vectors` ((P, k) -> (P, k))."""
+    result = torch.empty_like(vectors)
+    for columns in slices(vectors.shape[1], chunk_size, product, theta, memory_budget_mb):
+        result[:, columns] = product(vectors[:, columns].T).T
+    return result
+
+
 def slices(
     count: int, chunk_size: int | str | None, product: Product, theta: Tensor, memory_budget_mb: float
 ) -> list[slice]:
     """Slices of one length, at most `chunk_size`, that cover `range(count)`; the last may overlap the one before it.
 
-    One length, so that compiled code meets one shape. `chunk_size` None is all at once, and "auto" as many as `product`
-    can do within `memory_budget_mb` (10^6 bytes) beyond the result: its memory, which is linear in their number, is
-    found out by doing two and four. At least one is done, whatever the budget.
+    One length, so that compiled code meets one shape. For "auto" the memory that `product` takes, which is linear in
+    the number of rows, is found out by doing two and four; at least one row is done, whatever the budget.
 
     Raises ValueError for another chunk_size, or a budget that is not above 0.
     """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jvp, vjp
 
-from methods.chunks import batched, one_hot, slices
+from methods.chunks import batched, matrix
 from methods.ravel import ravel
 
 
@@ -36,7 +36,4 @@ def ggn(
     predicted, pull = vjp(outputs, theta)  # type: ignore[misc]  two values without has_aux
     curve = vjp(grad(lambda z: criterion(z, targets)), predicted)[1]
     product = batched(lambda v: pull(curve(jvp(outputs, (theta,), (v,))[1])[0])[0])
-    result = theta.new_empty(theta.numel(), theta.numel())
-    for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
-        result[rows] = product(one_hot(rows, theta))
-    return result
+    return matrix(product, theta, chunk_size, memory_budget_mb)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, jvp, linearize, vjp
 
 from methods.blocks import restricted
-from methods.chunks import Product, batched, one_hot, slices
+from methods.chunks import Product, batched, matrix, matrix_diagonal, matrix_times
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -40,16 +40,12 @@ def hvp(
       the gradient has no forward-mode rule (mse_loss), torch 2.13 ends the process with a segmentation fault.
 
     `chunk_size` is a number, None for all at once, or "auto" for what fits `memory_budget_mb` beyond the result
-    (`methods.chunks.slices`). `compile` puts a chunk through torch.compile, for as long as the same loss is given:
+    (`methods.chunks`). `compile` puts a chunk through torch.compile, for as long as the same loss is given:
     what the loss closes over is then read at the first call only.
 
     Raises ValueError for an unknown composition or another chunk_size.
     """
-    product = _product(loss, theta, composition, compile)
-    result = torch.empty_like(vectors)
-    for columns in slices(vectors.shape[1], chunk_size, product, theta, memory_budget_mb):
-        result[:, columns] = product(vectors[:, columns].T).T
-    return result
+    return matrix_times(vectors, _product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb)
 
 
 def hessian(
@@ -64,11 +60,7 @@ def hessian(
 
     Memory beyond the result: the activations of one product, times chunk_size.
     """
-    product = _product(loss, theta, composition, compile)
-    result = theta.new_empty(theta.numel(), theta.numel())
-    for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
-        result[rows] = product(one_hot(rows, theta))
-    return result
+    return matrix(_product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb)
 
 
 def diagonal(
@@ -80,11 +72,7 @@ def diagonal(
     compile: bool = False,
 ) -> Tensor:
     """Diagonal of the Hessian ((P,) -> (P,)): one entry of each of its rows; options as for `hvp`."""
-    product = _product(loss, theta, composition, compile)
-    result = torch.empty_like(theta)
-    for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
-        result[rows] = product(one_hot(rows, theta))[:, rows].diagonal()
-    return result
+    return matrix_diagonal(_product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb)
 
 
 def block_diagonal(
