@@ -83,6 +83,7 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
         fields["estimate_probes"] = result.probes
         result = result.value
     tensors = [tensor.detach().to("cpu") for tensor in (result if quantity == "block_diagonal" else [result])]
+    told = [*tensors, *([] if standard_error is None else [standard_error])]
     tolerance = TOLERANCE[tensors[0].dtype]
     if truth.kind == "central_differences":
         tolerance = max(tolerance, DIFFERENCES_TOLERANCE)
@@ -90,11 +91,11 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
         "reference": truth.kind,
         "reference_error": truth.error,
         "probes": None if truth.directions is None or quantity == "hvp" else truth.directions.shape[1],
-        "nonfinite": sum(int((~torch.isfinite(tensor)).sum()) for tensor in tensors),
+        "nonfinite": sum(int((~torch.isfinite(tensor)).sum()) for tensor in told),
         "tolerance": tolerance,
     }
     if fields["nonfinite"]:
-        share = f"{fields['nonfinite']} of {sum(t.numel() for t in tensors)} entries are NaN or infinite"
+        share = f"{fields['nonfinite']} of {sum(t.numel() for t in told)} entries are NaN or infinite"
         return fields | {"status": "nonfinite", "message": f"{share}; compare dtype=float64 and another method"}
     if quantity == "block_diagonal":
         fields |= _compare_blocks(tensors, truth)

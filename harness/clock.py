@@ -21,8 +21,7 @@ WARM_UP_SHARE = 0.2  # of the budget at most
 class Samples:
     """What was seen of a call; the fields of a record under the same names."""
 
-    first_s: float  # the first call
-    warmup_s: list[float]  # the calls after it, until calm
+    warmup_s: list[float]  # the calls after the first, until calm
     times_s: list[float]  # wall time of a call, a sample; of a block of calls its mean
     events_s: list[float] | None  # the same by CUDA events; None on the CPU
     calls_per_sample: int
@@ -33,24 +32,32 @@ class Samples:
     fields = asdict
 
 
-def sample(call: Callable[[], object], device: torch.device, measure: Measure, budget_s: float) -> Samples:
+def sample(
+    call: Callable[[], object], device: torch.device, measure: Measure, budget_s: float, first_s: float
+) -> Samples:
     """Time a call until the median is known to `measure.precision`, or `budget_s` or `max_samples` is reached.
 
-    The first call is not counted against the budget. At least `measure.min_samples` samples are taken, whatever they
-    cost. A result is freed outside the clock, but for
-    all results of a block except the last.
+    `first_s` is what the first call took, which is not counted. A call that alone takes more than the budget needs no
+    warm-up after it: the second is then a sample. At least `measure.min_samples` samples are taken, whatever they cost.
+    A result is freed outside the clock, but for all results of a block except the last.
     """
-    first, _ = timed(call, device)
     warm_up: list[float] = []
-    calm = first > budget_s
-    while not calm and sum(warm_up) < WARM_UP_SHARE * budget_s:
-        warm_up.append(timed(call, device)[0])
-        calm = len(warm_up) > 1 and warm_up[-1] > CALM * min(warm_up[:-1])
-    spent = sum(warm_up)
-    calls = max(1, math.ceil(BLOCK_S / min([first, *warm_up])))
     times: list[float] = []
     events: list[float] = []
     began, cpu = time.perf_counter(), time.process_time()
+    if first_s > budget_s:  # all calls are as slow, or only the first was: the second tells
+        wall, event = timed(call, device)
+        slow = wall > budget_s
+        (times if slow else warm_up).append(wall)
+        events += [event] if slow and event is not None else []
+    calm = bool(times)
+    while not calm and sum(warm_up) < WARM_UP_SHARE * budget_s:
+        warm_up.append(timed(call, device)[0])
+        calm = len(warm_up) > 1 and warm_up[-1] > CALM * min(warm_up[:-1])
+    spent = sum(warm_up) + sum(times)
+    calls = max(1, math.ceil(BLOCK_S / min([first_s, *warm_up, *times])))
+    if not times:
+        began, cpu = time.perf_counter(), time.process_time()
     ended = "maximum"
     while len(times) < max(measure.max_samples, measure.min_samples):
         if len(times) >= measure.min_samples:
@@ -66,7 +73,7 @@ def sample(call: Callable[[], object], device: torch.device, measure: Measure, b
         if event is not None:
             events.append(event)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-    return Samples(first, warm_up, times, events or None, calls, ended, wall, cpu)
+    return Samples(warm_up, times, events or None, calls, ended, wall, cpu)
 
 
 def known_to(times: list[float]) -> float:

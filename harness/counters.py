@@ -59,5 +59,5 @@ def compilation() -> dict[str, int]:
 
 
 def unseen() -> bool:
-    """Whether JAX has run here, whose memory and operations torch does not see."""
+    """Whether JAX was imported, whose memory and operations torch does not see."""
     return "jax" in sys.modules

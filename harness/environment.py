@@ -47,8 +47,8 @@ def machine() -> dict[str, Any]:
 
 def gpu_state(query: str, device: str) -> str | None:
     """What nvidia-smi says of a GPU, such as `clocks.sm,clocks_event_reasons.active`; None where it says nothing."""
-    index = device.partition(":")[2] or "0"
-    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={query}", "--format=csv,noheader"]
+    properties = torch.cuda.get_device_properties(device)  # by UUID: CUDA_VISIBLE_DEVICES renumbers them
+    command = ["nvidia-smi", f"--id=GPU-{properties.uuid}", f"--query-gpu={query}", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

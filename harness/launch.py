@@ -225,6 +225,9 @@ def _merge(seen: Mapping[str, Any], part: str, fields: dict[str, Any]) -> dict[s
     if status == "timeout" and part in ("exact", "process"):
         status = seen["status"]
         said = [f"{said[0]}, so not all its columns are filled; raise limit_s to have them"]
+    elif status == "timeout" and part == "time" and fields.get("first_s") is not None:
+        status = seen["status"]
+        said = [f"{said[0]} after the first call, whose time stands for all; raise limit_s to have more"]
     elif status == "timeout":
         said = [f"{said[0]}; raise limit_s, or take a smaller problem or a faster method"]
     message = "; ".join(filter(None, [seen.get("message"), *said])) or None

@@ -139,7 +139,11 @@ NAMES = tuple(field.name for field in FIELDS)
 DERIVED = (
     ("median_s", "s", "median of times_s; first_s where the time ran out before a second call"),
     ("fastest_s", "s", "least of times_s"),
-    ("gemm_equivalents", "GEMMs", "median_s over the time of N P^2 FLOPs at gemm_flops_per_s, for a Hessian"),
+    (
+        "gemm_equivalents",
+        "GEMMs",
+        "median_s over the time of N P^2 FLOPs (a Hessian's, by matrix products, of dense layers) at gemm_flops_per_s",
+    ),
     ("write_multiples", "writes", "median_s over the time to write output_bytes at write_bytes_per_s"),
     ("contended", "", "whether the process got under 90 % of its processor, or others waited over 10 % of the time"),
     ("gradients", "gradients", "median_s over the median of gradient_s"),

@@ -43,7 +43,8 @@ def reference(
     """The reference for a problem on the CPU in float64: the GGN for quantity=ggn, else the Hessian.
 
     `vectors` (P, k) for an hvp, else None. Up to `measure.full_up_to` parameters every column is computed; above,
-    `measure.rows` random ones and the products with `measure.probes` Gaussian directions. Where they disagree with
+    `measure.rows` random ones, but two of every parameter tensor at least, and the products with `measure.probes`
+    Gaussian directions. Where they disagree with
     central differences that do not depend on the step, autograd itself is wrong (or the closed form), and central
     differences are taken. Where those do depend on the step, as at a kink, they say nothing, and the reference stays,
     unconfirmed.
@@ -53,7 +54,7 @@ def reference(
     columns = torch.arange(0) if vectors is not None else torch.arange(params)
     directions = vectors
     if vectors is None and params > measure.full_up_to:
-        columns = torch.randperm(params, generator=generator)[: measure.rows].sort().values
+        columns = _spread(problem.sizes, measure.rows, generator)
         directions = torch.randn(params, measure.probes, generator=generator, dtype=torch.float64)
 
     kind, apply, differences = "double_backward", *(_ggn(problem) if quantity == "ggn" else _hessian(problem))
@@ -67,6 +68,15 @@ def reference(
         values[:, place] = apply(torch.zeros(params, dtype=torch.float64).index_fill_(0, column, 1.0))
     products = None if directions is None else torch.stack([apply(v) for v in directions.unbind(1)], dim=1)
     return Reference(kind, error, columns, values, directions, products)
+
+
+def _spread(sizes: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
+    """About `count` indices of parameters, sorted: two of every tensor, so that none goes unseen; the rest anywhere."""
+    params = sum(sizes)
+    starts = itertools.accumulate(sizes, initial=0)
+    own = [start + torch.randperm(size, generator=generator)[:2] for start, size in zip(starts, sizes, strict=False)]
+    anywhere = torch.randperm(params, generator=generator)[: max(0, count - 2 * len(sizes))]
+    return torch.cat([*own, anywhere]).unique()
 
 
 def _checked(

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from harness import advice, agreement, clock, counters, environment, limits, memory
 from harness.job import Job
@@ -87,6 +88,7 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
     seen: dict[str, Any] = {}
     try:
         asked = Job.from_dict(job)
+        _device(asked.device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         seen |= environment.describe(asked.device)
         if part == "limits":
@@ -229,13 +231,16 @@ def _time(cell: Cell) -> Fields:
     waited, gpu = environment.cpu_waiting_s(), _gpu(cell)
     with tempfile.TemporaryDirectory() as compiled:  # so that the first call compiles, whatever was compiled before
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled
-        seen = clock.sample(cell.call, device, measure, measure.budget_s).fields()
+        first_s, _ = clock.timed(cell.call, device)
+        yield {"first_s": first_s}
+        seen = clock.sample(cell.call, device, measure, measure.budget_s, first_s).fields()
     now = environment.cpu_waiting_s()
     if waited is not None and now is not None:
-        seen["cpu_pressure"] = (now - waited) / (seen["first_s"] + sum(seen["warmup_s"]) + seen["sampling_wall_s"])
+        seen["cpu_pressure"] = (now - waited) / (first_s + sum(seen["warmup_s"]) + seen["sampling_wall_s"])
     seen |= {"gpu_before": gpu, "gpu_after": _gpu(cell)}
     yield seen | counters.compilation()
-    yield {"gradient_s": clock.sample(gradient, device, measure, measure.budget_s / 10).times_s}
+    first_s, _ = clock.timed(gradient, device)
+    yield {"gradient_s": clock.sample(gradient, device, measure, measure.budget_s / 10, first_s).times_s}
 
 
 def _gpu(cell: Cell) -> str | None:
@@ -313,6 +318,10 @@ def _surroundings(cell: Cell) -> dict[str, Any]:
     }
     if cell.device.type == "cuda":
         seen["the GPU's random number generator"] = torch.cuda.get_rng_state(cell.device)
+    given = {"vectors": cell.vectors, "inputs": problem.inputs, "targets": problem.targets, "data": problem.data}
+    for name, value in given.items():
+        leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        seen |= {f"{name}[{place}]" if len(leaves) > 1 else name: leaf.clone() for place, leaf in enumerate(leaves)}
     if problem.model is not None:
         for name, p in problem.model.named_parameters():
             seen |= {name: p.detach().clone(), f"{name}.requires_grad": p.requires_grad, f"{name}.grad": p.grad}

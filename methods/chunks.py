@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Product = Callable[[Tensor], Tensor]  # rows of vectors (c, P) -> rows of their products (c, P)
 
+FEW = 4  # rows that are done at once without asking
 MARGIN = 1.6  # of what was seen: convolutions allocate up to half as much again within their kernels
 
 
@@ -63,12 +64,13 @@ def slices(
     """Slices of one length, at most `chunk_size`, that cover `range(count)`; the last may overlap the one before it.
 
     One length, so that compiled code meets one shape. For "auto" the memory that `product` takes, which is linear in
-    the number of rows, is found out by doing two and four; at least one row is done, whatever the budget.
+    the number of rows, is found out by doing two and four, where there are more; at least one row is done, whatever the
+    budget.
 
     Raises ValueError for another chunk_size, or a budget that is not above 0.
     """
     if chunk_size == "auto":
-        chunk_size = _fitting(product, theta, memory_budget_mb)
+        chunk_size = _fitting(count, product, theta, memory_budget_mb)
     if chunk_size is None:
         chunk_size = count
     if not (isinstance(chunk_size, int) and chunk_size >= 1):
@@ -81,11 +83,13 @@ def slices(
     return [slice(start, start + length) for start in (min(chunk * length, count - length) for chunk in range(chunks))]
 
 
-def _fitting(product: Product, theta: Tensor, memory_budget_mb: float) -> int:
+def _fitting(count: int, product: Product, theta: Tensor, memory_budget_mb: float) -> int:
     if not memory_budget_mb > 0:
         raise ValueError(f"memory_budget_mb must be above 0; found {memory_budget_mb}")
+    if count <= FEW:
+        return count
     product(one_hot(slice(0, 1), theta))  # where torch refuses it, it says so here; under a mode it may crash instead
-    two, four = (_peak_bytes(product, min(rows, theta.numel()), theta) for rows in (2, 4))
+    two, four = (_peak_bytes(product, rows, theta) for rows in (2, 4))
     each = (four - two) / 2 * MARGIN or 1.0
     return max(1, int((memory_budget_mb * 1e6 - (two * MARGIN - 2 * each)) / each))
 

@@ -28,8 +28,15 @@ def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
 
 
 def diagonal(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
-    """Diagonal of the Hessian ((P,) -> (P,)) out of all its rows: P^2 numbers in memory for the P that are kept."""
-    return hessian(loss, theta).diagonal().clone()
+    """Diagonal of the Hessian ((P,) -> (P,)): one entry of each of its rows."""
+    theta = theta.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
+    result, one_hot = torch.zeros_like(gradient), torch.zeros_like(gradient)
+    for index in range(theta.numel()):
+        one_hot[index] = 1
+        result[index] = torch.autograd.grad(gradient, theta, one_hot, retain_graph=True)[0][index]
+        one_hot[index] = 0
+    return result
 
 
 def hvp(loss: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor) -> Tensor:

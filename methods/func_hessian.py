@@ -13,8 +13,7 @@ def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor, compile: bool = Fal
     """Hessian of `loss` at `theta` ((P,) -> (P, P)); all P forward-over-reverse products at once.
 
     Silently off by percents on networks with an affine LayerNorm (torch 2.13): the inner jacrev is the cause.
-    `compile` puts it through torch.compile, for as long as the same loss is given: what the loss closes over is then
-    read at the first call only.
+    `compile` puts it through torch.compile, once for as long as the same loss is given.
     """
     return (_compiled if compile else torch.func.hessian)(loss)(theta)
 

@@ -31,17 +31,16 @@ def hvp(
     """Hessian of `loss` at `theta` (P,) times `vectors` ((P, k) -> (P, k)), `chunk_size` products at once.
 
     `composition`:
-    - forward_over_reverse: the jvp of the gradient. Fails where torch has no forward-mode rule, and on mse_loss
-      ("ZeroTensors are immutable").
+    - forward_over_reverse: the jvp of the gradient. Fails where torch has no such rule, as for mse_loss ("ZeroTensors
+      are immutable").
     - forward_over_jacrev: the jvp of jacrev, as in torch.func.hessian. Silently wrong under LayerNorm (torch 2.13).
     - reverse_over_forward: the gradient of a jvp. Silently wrong under LayerNorm (torch 2.13).
     - reverse_over_reverse: the vjp of the gradient, which is the product since the Hessian is symmetric.
     - linearize: forward over reverse, the gradient linearized once, its linear map then applied to every vector. Where
-      the gradient has no forward-mode rule (mse_loss), torch 2.13 ends the process with a segmentation fault.
+      the jvp of the gradient fails (mse_loss), torch 2.13 ends the process with a segmentation fault.
 
     `chunk_size` is a number, None for all at once, or "auto" for what fits `memory_budget_mb` beyond the result
-    (`methods.chunks`). `compile` puts a chunk through torch.compile, for as long as the same loss is given:
-    what the loss closes over is then read at the first call only.
+    (`methods.chunks`). `compile` puts a chunk through torch.compile, once for as long as the same loss is given.
 
     Raises ValueError for an unknown composition or another chunk_size.
     """

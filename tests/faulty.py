@@ -61,6 +61,26 @@ def nothing(loss, theta):
     return None
 
 
+def vectors_in_place(loss, theta, vectors):
+    vectors /= vectors.norm(dim=0)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta) @ vectors
+
+
+def inputs_in_place(loss, theta, inputs):
+    inputs.mul_(2)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def targets_in_place(loss, theta, targets):
+    targets.zero_()
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def half_a_second(loss, theta):
+    time.sleep(0.6)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
 def theta_in_place(loss, theta):
     result = torch.func.jacfwd(torch.func.grad(loss))(theta)
     theta.add_(1)

@@ -67,7 +67,10 @@ def test_what_is_known_of_the_reference() -> None:
     assert (full.columns.tolist(), full.directions, full.products) == (list(range(params)), None, None)
     assert distance(full.values, true) < 1e-8
     probed = reference(NETWORK, None, PROBED, seed=0)
-    assert len(set(probed.columns.tolist())) == PROBED.rows
+    assert PROBED.rows / 2 <= len(set(probed.columns.tolist())) <= PROBED.rows
+    starts = [sum(NETWORK.sizes[:place]) for place in range(len(NETWORK.sizes))]
+    for start, size in zip(starts, NETWORK.sizes, strict=True):
+        assert sum(start <= column < start + size for column in probed.columns.tolist()) >= 2, "none goes unseen"
     assert distance(probed.values, true[:, probed.columns]) < 1e-8
     assert distance(probed.products, true @ probed.directions) < 1e-8
     assert probed.directions.shape == (params, PROBED.probes)
@@ -117,6 +120,19 @@ def test_probes_find_what_is_wrong_in_a_row_that_is_not_compared() -> None:
     seen = judge(wrong, NETWORK, PROBED)
     assert seen["status"] == "wrong"
     assert seen["worst_error"] < 1e-12
+
+
+@pytest.mark.parametrize("place", range(len(NETWORK.sizes)))
+def test_one_wrong_tensor_is_found_in_a_diagonal_and_in_blocks(place: int) -> None:
+    """However few parameters it has: columns of each are compared."""
+    true = hessian(NETWORK.loss, NETWORK.theta)
+    start, size = sum(NETWORK.sizes[:place]), NETWORK.sizes[place]
+    wrong = true.diagonal().clone()
+    wrong[start : start + size] *= 1.5
+    assert judge(wrong, NETWORK, PROBED, "diagonal")["status"] == "wrong"
+    blocks = list(blocks_of(true, NETWORK.sizes))
+    blocks[place] = 1.5 * blocks[place]
+    assert judge(tuple(blocks), NETWORK, PROBED, "block_diagonal")["status"] == "wrong"
 
 
 def test_one_wrong_entry_is_found() -> None:
@@ -185,6 +201,7 @@ def test_an_estimate_is_judged_by_its_own_standard_error() -> None:
         assert seen["status"] == status
         assert seen["relative_error"] == pytest.approx(0.1 * factor, abs=1e-12)
         assert (seen["standard_error"], seen["estimate_probes"]) == (pytest.approx(0.1), 30)
+    assert judge(Estimate(true, error * torch.inf, 30), NETWORK, quantity="diagonal")["status"] == "nonfinite"
 
 
 @pytest.mark.parametrize(("dtype", "right"), [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)])

@@ -70,6 +70,8 @@ def test_a_faulty_method_is_a_row(run, method: str, status: str, words: str) -> 
     ("method", "changed"),
     [
         ("theta_in_place", "theta"),
+        ("inputs_in_place", "inputs"),
+        ("targets_in_place", "targets"),
         ("theta_requires_grad", "theta.requires_grad"),
         ("model_grad", "0.weight.grad"),
         ("global_random_state", "the global random number generator"),
@@ -83,6 +85,20 @@ def test_a_method_that_leaves_traces_is_told_so(run, method: str, changed: str) 
     assert f"tests.faulty.{method} changed {changed}" in seen["message"]
     assert "work on copies" in seen["message"]
     assert run()["status"] == "ok", "the next cell must run as if nothing had happened"
+
+
+def test_vectors_that_a_method_writes_into_are_noticed(run) -> None:
+    """Judged by the vectors as it left them, the product would be right."""
+    seen = run(quantity="hvp", target="tests.faulty.vectors_in_place")
+    assert (seen["status"], "changed vectors" in seen["message"]) == ("error", True)
+
+
+def test_a_first_call_alone_within_the_limit_is_a_time(run) -> None:
+    seen = run(target="tests.faulty.half_a_second", limit_s=1.7)
+    assert (seen["status"], seen["times_s"]) == ("ok", None)
+    assert 0.6 < seen["first_s"] < 1.0
+    assert "after the first call, whose time stands for all" in seen["message"]
+    assert seen["relative_error"] < 1e-12
 
 
 def test_a_peer_that_is_not_installed_says_how_to_install_it(run) -> None:

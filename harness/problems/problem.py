@@ -34,6 +34,7 @@ class Problem:
     criterion: Criterion | None = None
     inputs: Any = None
     targets: Any = None
+    data: tuple[Any, ...] = ()  # what the objective of a function needs beside its parameters
     hessian: Callable[[], Tensor] | None = None  # () -> (P, P), the closed form at theta
 
 
@@ -67,7 +68,7 @@ def from_network(
 
     closed_form = None if hessian is None else lambda: hessian(model, inputs)
     sizes = _sizes(unravel(theta))
-    return Problem(loss, theta, sizes, to, model, outputs, criterion, inputs, targets, closed_form)
+    return Problem(loss, theta, sizes, to, model, outputs, criterion, inputs, targets, hessian=closed_form)
 
 
 def from_function(
@@ -89,7 +90,7 @@ def from_function(
 
     closed_form = None if hessian is None else lambda: hessian(unravel(theta), *data)
     sizes = _sizes(unravel(theta))
-    return Problem(lambda theta: objective(unravel(theta), *data), theta, sizes, to, hessian=closed_form)
+    return Problem(lambda theta: objective(unravel(theta), *data), theta, sizes, to, data=data, hessian=closed_form)
 
 
 def _sizes(parameters: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tuple[int, ...]:

@@ -18,8 +18,8 @@ aten = torch.ops.aten
 
 # Operators that torch itself takes apart into simpler ones.
 _TAKEN_APART = [
-    aten.addmm, aten.native_layer_norm, aten.native_group_norm, aten.native_batch_norm, aten._log_softmax,
-    aten._softmax, aten.gelu, aten.embedding, aten.mse_loss, aten.nll_loss_forward, aten.softplus, aten.silu,
+    aten.addmm, aten.native_layer_norm, aten.native_group_norm, aten.native_batch_norm, aten.gelu, aten.embedding,
+    aten.mse_loss, aten.nll_loss_forward, aten.softplus, aten.silu,
 ]  # fmt: skip
 
 
@@ -84,11 +84,15 @@ def _windows(x: Any, start: float, reduce: Any, kernel: Any, stride: Any, paddin
     return lax.reduce_window(x, start, reduce, (*ones, *kernel), (*ones, *stride), pads)
 
 
-def _avg_pool2d(x: Any, kernel: Any, stride: Any = (), padding: Any = (0, 0), *_: Any) -> Any:
+def _avg_pool2d(x: Any, kernel: Any, stride: Any = (), padding: Any = (0, 0), *options: Any) -> Any:
+    if any(options) and list(options) != [False, True]:  # ceil_mode, count_include_pad, divisor_override
+        raise NotImplementedError("average pooling with options has no translation to JAX here")
     return _windows(x, 0.0, lax.add, kernel, stride, padding) / (kernel[0] * kernel[-1])
 
 
-def _max_pool2d(x: Any, kernel: Any, stride: Any = (), padding: Any = (0, 0), *_: Any) -> Any:
+def _max_pool2d(x: Any, kernel: Any, stride: Any = (), padding: Any = (0, 0), *options: Any) -> Any:
+    if options and set(map(str, options)) - {"[1, 1]", "False"}:  # dilation, ceil_mode
+        raise NotImplementedError("max pooling with options has no translation to JAX here")
     return _windows(x, -jnp.inf, lax.max, kernel, stride, padding), None
 
 
@@ -151,6 +155,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "index": _index,
     "le": operator.le,
     "log": jnp.log,
+    "_log_softmax": lambda x, dim, half_to_float: jax.nn.log_softmax(x, dim),
     "log1p": jnp.log1p,
     "logical_and": jnp.logical_and,
     "logical_not": jnp.logical_not,
@@ -183,6 +188,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "sub": lambda x, y, alpha=1: x - alpha * y,
     "sum": _reduced(jnp.sum),
     "tanh": jnp.tanh,
+    "_softmax": lambda x, dim, half_to_float: jax.nn.softmax(x, dim),
     "_to_copy": lambda x, dtype=None, **_: x if dtype is None else x.astype(_dtype(dtype)),
     "unsqueeze": jnp.expand_dims,
     "var_mean": _var_mean,

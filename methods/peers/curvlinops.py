@@ -30,6 +30,8 @@ def ggn(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets
 
 def _operator(kind: type, model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor) -> Any:
     """The operator over one batch, without its own check that the loss is deterministic: the harness has made it."""
+    if not hasattr(criterion, "reduction"):
+        raise NotImplementedError("curvlinops needs the loss as a module, such as torch.nn.CrossEntropyLoss()")
     params = [p for p in model.parameters() if p.requires_grad]
     return kind(model, criterion, params, [(inputs, targets)], check_deterministic=False)
 

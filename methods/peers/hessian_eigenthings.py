@@ -19,6 +19,11 @@ def hvp(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets
 
 def hessian(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor) -> Tensor:
     """Hessian (P, P), a product with each column of the identity; the library is meant for products and eigenvalues."""
-    like = next(model.parameters())
-    params = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return hvp(model, criterion, inputs, targets, torch.eye(params, dtype=like.dtype, device=like.device))
+    operator = HessianOperator(model, [(inputs, targets)], supervised_loss(criterion))
+    result = torch.empty(operator.size, operator.size, dtype=operator.dtype, device=operator.device)
+    one_hot = torch.zeros_like(result[0])
+    for index in range(operator.size):
+        one_hot[index] = 1
+        result[:, index] = operator.matvec(one_hot)
+        one_hot[index] = 0
+    return result

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-os.environ.setdefault("NPROC", str(torch.get_num_threads()))  # JAX's threads, read once, when it starts
+os.environ["NPROC"] = str(torch.get_num_threads())  # JAX's threads, read once, when it starts
 
 import jax
 
@@ -23,13 +23,13 @@ def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor, jit: bool = True) -
     The loss is traced and translated once, for as long as it is the same; what it closes over is read then, bit by bit.
     Raises NotImplementedError for an operator without a translation, or a GPU that JAX does not see.
     """
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):  # no TF32, as in torch here
         return _to_torch(_hessian(loss, theta.numel(), theta.dtype, theta.device, jit)(_to_jax(theta)), theta)
 
 
 def hvp(loss: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor, jit: bool = True) -> Tensor:
     """Hessian times `vectors` ((P, k) -> (P, k)), forward over reverse under `jax.vmap`; as `hessian`."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):  # no TF32, as in torch here
         products = _products(loss, theta.numel(), theta.dtype, theta.device, jit)
         return _to_torch(products(_to_jax(theta), _to_jax(vectors)), theta)
 

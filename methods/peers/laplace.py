@@ -9,27 +9,36 @@ import torch
 from laplace import Laplace
 from laplace.curvature.curvlinops import CurvlinopsHessian
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 
 def hessian(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Hessian (P, P) of a mean cross-entropy or mean squared error: what `fit` sums over the data, divided again.
 
     The backend is CurvlinopsHessian, since the default one gives the GGN; wrong under LayerNorm as curvlinops is.
-    Raises NotImplementedError for another loss.
+    Raises NotImplementedError for another loss, or one with weights, smoothing or probabilities as targets.
     """
-    if isinstance(criterion, nn.CrossEntropyLoss) and criterion.reduction == "mean":
+    plain = (
+        isinstance(criterion, nn.CrossEntropyLoss)
+        and criterion.weight is None
+        and criterion.label_smoothing == 0
+        and criterion.ignore_index == -100
+        and not targets.is_floating_point()
+    )
+    if plain and criterion.reduction == "mean":
         likelihood, scale = "classification", 1 / targets.numel()
     elif isinstance(criterion, nn.MSELoss) and criterion.reduction == "mean":
         likelihood, scale = "regression", 2 / targets.numel()  # laplace's loss is half the sum of squares
     else:
-        raise NotImplementedError("laplace-torch knows mean CrossEntropyLoss and mean MSELoss only")
+        raise NotImplementedError("laplace-torch knows plain mean CrossEntropyLoss and mean MSELoss only")
     default = torch.get_default_dtype()
     torch.set_default_dtype(next(model.parameters()).dtype)  # in which laplace-torch makes its identity matrix
     try:
         fit: Any = Laplace(copy.deepcopy(model), likelihood, subset_of_weights="all", hessian_structure="full",
                            backend=CurvlinopsHessian)  # fmt: skip
-        fit.fit(DataLoader(TensorDataset(inputs, targets), batch_size=len(inputs), generator=torch.Generator()))
+        data = TensorDataset(inputs, targets)
+        whole = BatchSampler(SequentialSampler(data), len(data), drop_last=False)  # one batch, indexed at once
+        fit.fit(DataLoader(data, sampler=whole, batch_size=None, generator=torch.Generator()))
     finally:
         torch.set_default_dtype(default)
-    return fit.H.detach() * scale
+    return fit.H.detach().mul_(scale)
