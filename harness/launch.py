@@ -71,7 +71,7 @@ class Launcher:
             except record.RecordError:
                 continue  # interrupted
             now = self._ask(job, "identity", folder)
-            if any(seen[name] != now.get(name) for name in ("method_hash", "torch", "cpu", "gpu")):
+            if any(seen[name] != now.get(name) for name in ("method_hash", "packages", "torch", "cpu", "gpu")):
                 continue
             if seen["status"] == "crashed" and seen["attempt"] == 1:
                 return self._run(job, folder, attempt=2)

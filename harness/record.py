@@ -71,6 +71,7 @@ FIELDS = (
         "",
         "SHA-256 of the method's source, of what it imports of its own package, and of its options",
     ),
+    Field("packages", "str", "", "packages beside torch that the method uses, with their versions"),
     # What was seen: size and time.
     Field("params", "int", "count", "P, the number of parameters"),
     Field("samples", "int", "count", "N, the length of the inputs; null for a function without inputs"),

@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
             seen |= limits.measure(_begin(asked), getattr(torch, asked.dtype))
         else:
             began = time.perf_counter()
-            seen["method_hash"] = _method_hash(asked)
+            seen |= {"method_hash": _method_hash(asked), "packages": _packages(asked)}
         if part in PARTS:
             cell = _prepare(asked)
             seen |= {"params": cell.problem.theta.numel(), "samples": _length(cell.problem.inputs)}
@@ -219,6 +220,21 @@ def _method_hash(job: Job) -> str:
     for file in sorted(filter(None, files)):
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _packages(job: Job) -> str | None:
+    """Names and versions of the packages outside its own, torch and the standard library that the method uses."""
+    module = inspect.getmodule(inspect.unwrap(_function(job)))
+    if module is None:
+        return None
+    origins = {str(getattr(value, "__module__", None) or getattr(value, "__name__", "")).split(".")[0]
+               for value in vars(module).values() if callable(value) or inspect.ismodule(value)}  # fmt: skip
+    outside = origins - set(sys.stdlib_module_names) - {"", "torch", module.__name__.split(".")[0]}
+    if not outside:
+        return None
+    distributions = metadata.packages_distributions()
+    names = {name for origin in outside for name in distributions.get(origin, ())}
+    return ", ".join(f"{name} {metadata.version(name)}" for name in sorted(names)) or None
 
 
 def _time(cell: Cell) -> Fields:

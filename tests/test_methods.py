@@ -9,6 +9,7 @@ import itertools
 from functools import cache
 
 import pytest
+import scipy
 import torch
 
 from harness import agreement
@@ -195,6 +196,12 @@ def test_the_functions_of_a_method_are_quantities(row: str) -> None:
     module = importlib.import_module(target(row, "hessian")[0])
     own = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
     assert {function.__name__ for function in own if not function.__name__.startswith("_")} <= set(QUANTITIES)
+
+
+def test_the_version_of_a_peer_is_recorded(run) -> None:
+    """So that `resume` and a comparison see that it was upgraded."""
+    assert run()["packages"] is None
+    assert run(target="tests.needing.hessian")["packages"] == f"scipy {scipy.__version__}"
 
 
 @pytest.mark.parametrize("composition", vmap_hvp.COMPOSITIONS)
