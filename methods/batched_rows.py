@@ -13,25 +13,25 @@ from methods.chunks import Product, matrix, matrix_diagonal, matrix_times
 Loss = Callable[[Tensor], Tensor]
 
 
-def hessian(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float = 256) -> Tensor:
+def hessian(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float = 1000) -> Tensor:
     """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once; options as in `methods.chunks`."""
     return matrix(_product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
-def diagonal(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float = 256) -> Tensor:
+def diagonal(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float = 1000) -> Tensor:
     """Diagonal of the Hessian ((P,) -> (P,)): one entry of each of its rows."""
     return matrix_diagonal(_product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
 def hvp(
-    loss: Loss, theta: Tensor, vectors: Tensor, chunk_size: int | str | None = None, memory_budget_mb: float = 256
+    loss: Loss, theta: Tensor, vectors: Tensor, chunk_size: int | str | None = None, memory_budget_mb: float = 1000
 ) -> Tensor:
     """Hessian times `vectors` ((P, k) -> (P, k)), `chunk_size` of them at once."""
     return matrix_times(vectors, _product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
 def block_diagonal(
-    loss: Loss, theta: Tensor, sizes: Sequence[int], chunk_size: int | str | None = 64, memory_budget_mb: float = 256
+    loss: Loss, theta: Tensor, sizes: Sequence[int], chunk_size: int | str | None = 64, memory_budget_mb: float = 1000
 ) -> tuple[Tensor, ...]:
     """Diagonal blocks (p, p) of the Hessian, one for each part of theta of `sizes`."""
     parts = restricted(loss, theta, sizes)
