@@ -44,10 +44,9 @@ def reference(
 
     `vectors` (P, k) for an hvp, else None. Up to `measure.full_up_to` parameters every column is computed; above,
     `measure.rows` random ones, but two of every parameter tensor at least, and the products with `measure.probes`
-    Gaussian directions. Where they disagree with
-    central differences that do not depend on the step, autograd itself is wrong (or the closed form), and central
-    differences are taken. Where those do depend on the step, as at a kink, they say nothing, and the reference stays,
-    unconfirmed.
+    Gaussian directions. Where they disagree with central differences that do not depend on the step, autograd itself is
+    wrong (or the closed form), and central differences are taken. Where those do depend on the step, as at a kink, they
+    say nothing, and the reference stays, unconfirmed.
     """
     params = problem.theta.numel()
     generator = torch.Generator().manual_seed(seed)
@@ -116,11 +115,8 @@ def _hessian(problem: Problem) -> tuple[Apply, Callable[[float], Apply]]:
     def apply(vector: Tensor) -> Tensor:
         return _backward(gradient, theta, vector)
 
-    def of_theta(theta: Tensor) -> Tensor:
-        theta = theta.detach().requires_grad_()
-        return torch.autograd.grad(problem.loss(theta), theta)[0]
-
-    return apply, lambda step: lambda v: _difference(of_theta, problem.theta, v, step * _rms(problem.theta))
+    slope = _gradient(problem.loss)
+    return apply, lambda step: lambda v: _difference(slope, problem.theta, v, step * _rms(problem.theta))
 
 
 def _ggn(problem: Problem) -> tuple[Apply, Callable[[float], Apply]]:
@@ -144,9 +140,7 @@ def _ggn(problem: Problem) -> tuple[Apply, Callable[[float], Apply]]:
     def apply(vector: Tensor) -> Tensor:
         return pull(_backward(slope, predicted, _backward(pulled, dummy, vector)))
 
-    def slope_of(predicted: Tensor) -> Tensor:
-        predicted = predicted.detach().requires_grad_()
-        return torch.autograd.grad(criterion(predicted, problem.targets), predicted)[0]
+    slope_of = _gradient(lambda predicted: criterion(predicted, problem.targets))
 
     def without_graph(theta: Tensor) -> Tensor:
         return outputs_of(theta).detach()
@@ -160,6 +154,16 @@ def _ggn(problem: Problem) -> tuple[Apply, Callable[[float], Apply]]:
         return by_steps
 
     return apply, differences
+
+
+def _gradient(function: Apply) -> Apply:
+    """The gradient of a scalar function, as a function of the point."""
+
+    def gradient(point: Tensor) -> Tensor:
+        point = point.detach().requires_grad_()
+        return torch.autograd.grad(function(point), point)[0]
+
+    return gradient
 
 
 def _backward(of: Tensor, in_: Tensor, vector: Tensor) -> Tensor:

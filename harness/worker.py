@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -96,7 +97,8 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
             seen |= limits.measure(_begin(asked), getattr(torch, asked.dtype))
         else:
             began = time.perf_counter()
-            seen |= {"method_hash": _method_hash(asked), "packages": _packages(asked)}
+        if part in ("time", "identity"):  # the same in every pass of a cell
+            seen |= _provenance(asked)
         if part in PARTS:
             cell = _prepare(asked)
             seen |= {"params": cell.problem.theta.numel(), "samples": _length(cell.problem.inputs)}
@@ -210,9 +212,14 @@ def _function(job: Job) -> Callable[..., Any]:
     return function
 
 
-def _method_hash(job: Job) -> str:
-    """A hash of the method's source, of the modules of its own package that it imports, and of its options."""
+def _provenance(job: Job) -> dict[str, Any]:
+    """The method's hash, and the versions of the packages that it uses."""
     module = inspect.getmodule(inspect.unwrap(_function(job)))
+    return {"method_hash": _method_hash(job, module), "packages": None if module is None else _packages(module)}
+
+
+def _method_hash(job: Job, module: ModuleType | None) -> str:
+    """A hash of the method's source, of the modules of its own package that it imports, and of its options."""
     package = "" if module is None else module.__name__.split(".")[0]
     files = {found.__file__ for name, found in list(sys.modules.items())
              if name.split(".")[0] == package and getattr(found, "__file__", None)}  # fmt: skip
@@ -222,11 +229,8 @@ def _method_hash(job: Job) -> str:
     return digest.hexdigest()[:16]
 
 
-def _packages(job: Job) -> str | None:
-    """Names and versions of the packages outside its own, torch and the standard library that the method uses."""
-    module = inspect.getmodule(inspect.unwrap(_function(job)))
-    if module is None:
-        return None
+def _packages(module: ModuleType) -> str | None:
+    """Names and versions of the packages outside its own, torch and the standard library that a module uses."""
     origins = {str(getattr(value, "__module__", None) or getattr(value, "__name__", "")).split(".")[0]
                for value in vars(module).values() if callable(value) or inspect.ismodule(value)}  # fmt: skip
     outside = origins - set(sys.stdlib_module_names) - {"", "torch", module.__name__.split(".")[0]}

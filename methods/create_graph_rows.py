@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,31 +11,18 @@ from methods.blocks import restricted
 
 
 def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
-    """Hessian of `loss` at `theta` ((P,) -> (P, P)); P backward passes through one gradient's graph.
-
-    Each starts from a one-hot vector. `for entry in gradient` looks simpler, but each of its passes goes back through
-    the unbinding of all P entries, and so takes P small allocations: ten times slower at P = 3,000.
-    """
-    theta = theta.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
-    result = torch.empty(theta.numel(), theta.numel(), dtype=theta.dtype, device=theta.device)
-    one_hot = torch.zeros_like(gradient)
-    for index, row in enumerate(result):
-        one_hot[index] = 1
-        row.copy_(torch.autograd.grad(gradient, theta, one_hot, retain_graph=True)[0])
-        one_hot[index] = 0
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)); P backward passes through one gradient's graph."""
+    result = theta.new_empty(theta.numel(), theta.numel())
+    for index, row in enumerate(_rows(loss, theta)):
+        result[index] = row
     return result
 
 
 def diagonal(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
     """Diagonal of the Hessian ((P,) -> (P,)): one entry of each of its rows."""
-    theta = theta.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
-    result, one_hot = torch.zeros_like(gradient), torch.zeros_like(gradient)
-    for index in range(theta.numel()):
-        one_hot[index] = 1
-        result[index] = torch.autograd.grad(gradient, theta, one_hot, retain_graph=True)[0][index]
-        one_hot[index] = 0
+    result = torch.empty_like(theta)
+    for index, row in enumerate(_rows(loss, theta)):
+        result[index] = row[index]
     return result
 
 
@@ -50,3 +37,18 @@ def hvp(loss: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor) -> Ten
 def block_diagonal(loss: Callable[[Tensor], Tensor], theta: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     """Diagonal blocks (p, p) of the Hessian, one for each part of theta of `sizes`: rows restricted to the block."""
     return tuple(hessian(of_part, part) for of_part, part in restricted(loss, theta, sizes))
+
+
+def _rows(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Iterator[Tensor]:
+    """The Hessian's rows (P,), one after another, each from a one-hot vector.
+
+    `for entry in gradient` looks simpler, but each of its passes goes back through the unbinding of all P entries, and
+    so takes P small allocations: ten times slower at P = 3,000.
+    """
+    theta = theta.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
+    one_hot = torch.zeros_like(gradient)
+    for index in range(theta.numel()):
+        one_hot[index] = 1
+        yield torch.autograd.grad(gradient, theta, one_hot, retain_graph=True)[0]
+        one_hot[index] = 0

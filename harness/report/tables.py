@@ -31,14 +31,16 @@ MEASURED = (
     ("writes", "write_multiples", lambda ratio: significant(ratio)),
     ("error", "relative_error", lambda error: f"{error:.1e}" if error else "0"),
 )
-# The same, where any row has it.
+# The same, where any row has it, and what the heading means.
 SOMETIMES = (
-    ("std error", "standard_error", lambda error: f"{error:.1e}"),
-    ("from Hessian", "hessian_distance", lambda distance: f"{distance:.1e}"),
-    ("graph breaks", "graph_breaks", lambda count: f"{count:.0f}"),
-)
+    ("std error", "standard_error", lambda error: f"{error:.1e}",
+     "norm of an estimate's standard errors over the true norm"),
+    ("from Hessian", "hessian_distance", lambda distance: f"{distance:.1e}",
+     "distance of a GGN from the Hessian over that one's norm"),
+    ("graph breaks", "graph_breaks", lambda count: f"{count:.0f}", "places where torch.compile fell back to Python"),
+)  # fmt: skip
 CONTENDED = " *"  # behind a time
-NUMBERS = {"P", "from", "to", *(heading for heading, _, _ in (*MEASURED, *SOMETIMES))}
+NUMBERS = {"P", "from", "to", *(heading for heading, *_ in (*MEASURED, *SOMETIMES))}
 GROUPS = {"problem": "problem", "params": "P", "quantity": "quantity", "label": "method", "device": "device",
           "dtype": "dtype"}  # fmt: skip
 
@@ -72,7 +74,7 @@ def readable(frame: DataFrame) -> DataFrame:
     gap = rows["status"].where(rows["status"] != "ok", "-")
     for heading, column, written in MEASURED:
         shown[heading] = rows[column].map(written, na_action="ignore").astype("object").fillna(gap)
-    for heading, column, written in SOMETIMES:
+    for heading, column, written, _ in SOMETIMES:
         if rows[column].notna().any():
             shown[heading] = rows[column].map(written, na_action="ignore").astype("object").fillna("-")
     shown["time"] += rows["contended"].map({True: CONTENDED, False: ""})
@@ -110,10 +112,7 @@ def markdown(frame: DataFrame) -> str:
     rows = prepared(frame)
     intervals = "from, to: 95 % interval of the time's median over processes, below six their range. "
     intervals = intervals if "from" in shown else ""
-    explained = {"std error": "norm of an estimate's standard errors over the true norm",
-                 "from Hessian": "distance of a GGN from the Hessian over that one's norm",
-                 "graph breaks": "places where torch.compile fell back to Python"}  # fmt: skip
-    sometimes = "".join(f"; {heading}: {meaning}" for heading, meaning in explained.items() if heading in shown)
+    sometimes = "".join(f"; {heading}: {meaning}" for heading, _, _, meaning in SOMETIMES if heading in shown)
     contention = "A time with * was measured under contention." if rows["contended"].any() else ""
     return f"""{table}
 

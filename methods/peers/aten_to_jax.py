@@ -105,6 +105,10 @@ def _split(x: Any, sizes: Any, dim: int = 0) -> Any:
     return [_slice(x, dim, end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
+def _squeeze(x: Any, dim: Any) -> Any:
+    return jnp.squeeze(x, tuple(d for d in ([dim] if isinstance(dim, int) else dim) if x.shape[d] == 1))
+
+
 def _expand(x: Any, sizes: Any, **_: Any) -> Any:
     shape = [own if size == -1 else size for size, own in zip(sizes[-x.ndim :], x.shape, strict=True)]
     return jnp.broadcast_to(x, [*sizes[: len(sizes) - x.ndim], *shape])
@@ -181,10 +185,8 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "slice": _slice,
     "split_with_sizes": _split,
     "sqrt": jnp.sqrt,
-    "squeeze": lambda x, dim: jnp.squeeze(
-        x, tuple(d for d in ([dim] if isinstance(dim, int) else dim) if x.shape[d] == 1)
-    ),
-    "squeeze_": lambda x, dim: jnp.squeeze(x, dim) if x.shape[dim] == 1 else x,
+    "squeeze": _squeeze,
+    "squeeze_": _squeeze,
     "sub": lambda x, y, alpha=1: x - alpha * y,
     "sum": _reduced(jnp.sum),
     "tanh": jnp.tanh,
