@@ -11,6 +11,8 @@ from typing import Any
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ALLOCATORS = ("default", "tuned")
+PASSES = ("time", "exact", "process", "agreement")
+TRUTHS = ("autograd", "differences")
 QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
 
 
@@ -26,6 +28,7 @@ class Measure:
     min_samples: int  # after warm-up, even where they exceed the budget
     max_samples: int
     precision: float  # sampling ends once the median is known to this, relative
+    truth: str  # what results are compared with: one of TRUTHS
     full_up_to: int  # P up to which every entry is compared; above, probes and rows
     probes: int  # Gaussian directions compared where P is larger
     rows: int  # whole rows compared there too
@@ -52,6 +55,7 @@ class Job:
     interpreter: str | None
     limit_s: float
     memory_limit_gb: float | None
+    passes: tuple[str, ...]  # of PASSES, in that order: what is measured
     measure: Measure
 
     @classmethod
@@ -60,8 +64,8 @@ class Job:
 
         Raises JobError naming the key, the value found and what it may be.
         """
-        known = {entry.name for entry in fields(cls)} - {"problem_target", "problem_options", "target",
-                                                        "method_options"} | {"output", "rounds", "resume"}  # fmt: skip
+        known = {entry.name for entry in fields(cls)} | {"output", "rounds", "resume", "workers"}
+        known -= {"problem_target", "problem_options", "target", "method_options"}
         unknown = sorted(set(config) - known)
         if unknown:
             raise JobError(f"{', '.join(unknown)}: no such key; the keys are {', '.join(sorted(known))}")
@@ -75,6 +79,7 @@ class Job:
             method=method,
             target=target,
             method_options=method_options,
+            passes=_passes(config["passes"]),
             measure=_measure(config["measure"]),
             limit_s=float(config["limit_s"]),
             **{key: config[key] for key in ("quantity", "vectors", "device", "dtype", "threads", "allocator", "seed",
@@ -84,7 +89,7 @@ class Job:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
         """The job that `asdict` gave."""
-        return cls(**{**values, "measure": Measure(**values["measure"])})
+        return cls(**{**values, "passes": tuple(values["passes"]), "measure": Measure(**values["measure"])})
 
     @property
     def key(self) -> str:
@@ -95,9 +100,8 @@ class Job:
     def fields(self) -> dict[str, Any]:
         """The job as the record stores it."""
         values = asdict(self)
-        del values["problem_target"]
         nested = {key: json.dumps(values[key]) for key in ("problem_options", "method_options", "measure")}
-        return values | nested
+        return values | nested | {"passes": ", ".join(self.passes)}
 
 
 def _check(config: Mapping[str, Any]) -> None:
@@ -133,9 +137,20 @@ def _target(config: Mapping[str, Any], group: str, name: str) -> tuple[dict[str,
     return {key: value for key, value in chosen.items() if key != "_target_"}, target
 
 
+def _passes(asked: Any) -> tuple[str, ...]:
+    unknown = [entry for entry in asked if entry not in PASSES] if isinstance(asked, list) else [asked]
+    if unknown or not asked:
+        raise JobError(f"passes={asked} must be a list of some of {', '.join(PASSES)}")
+    return tuple(entry for entry in PASSES if entry in asked)
+
+
 def _measure(values: Mapping[str, Any]) -> Measure:
+    if values.get("truth") not in TRUTHS:
+        raise JobError(f"measure.truth={values.get('truth')} is not known; choose one of {', '.join(TRUTHS)}")
     counts = {"min_samples": 0, "max_samples": 1, "full_up_to": 0, "probes": 1, "rows": 1}
     for key, value in values.items():
+        if key == "truth":
+            continue
         if not isinstance(value, int | float) or isinstance(value, bool) or not value >= counts.get(key, 0):
             raise JobError(f"measure.{key}={value} must be a number of at least {counts.get(key, 0)}")
         if key in counts and not isinstance(value, int):

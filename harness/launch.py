@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import record
-from harness.job import Job
+from harness.job import PASSES, Job
 
-PARTS = ("time", "exact", "process", "agreement")
 BESIDE_S = 60.0  # time limit of what is no part of a cell: limits and identity
 
 # glibc's settings that keep freed memory instead of returning it: no page faults on the next call.
@@ -82,8 +82,10 @@ class Launcher:
         record.write_json(asdict(job), folder / "job.json")
         began = time.perf_counter()
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        seen: dict[str, Any] = {"status": "ok", "started": started, "attempt": attempt} | self._limits(job, folder)
-        for part in PARTS:
+        seen: dict[str, Any] = {"status": "ok", "started": started, "attempt": attempt}
+        if "time" in job.passes:
+            seen |= self._limits(job, folder)
+        for part in job.passes:
             seen = _merge(seen, part, self._ask(job, part, folder))
             if seen["status"] != "ok":
                 break
@@ -130,6 +132,8 @@ class _Server:
         except OSError as error:
             raise LaunchError(f"interpreter={interpreter} cannot be started: {error}") from error
         if self._read() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)  # until it has said why
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace").strip().splitlines()
             self.close()
@@ -148,7 +152,7 @@ class _Server:
         result.unlink(missing_ok=True)
         request = {"job": asdict(job), "part": part, "result": str(result.resolve()),
                    "log": str((folder / "log.txt").resolve()),
-                   "limit_s": job.limit_s if part in PARTS else BESIDE_S}  # fmt: skip
+                   "limit_s": job.limit_s if part in PASSES else BESIDE_S}  # fmt: skip
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")

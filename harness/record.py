@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OLDEST = 2  # schema that is still read: later ones only added fields
 
 STATUSES = ("ok", "unsupported", "nonfinite", "wrong", "oom", "timeout", "crashed", "error")
@@ -44,6 +44,7 @@ FIELDS = (
     Field("traceback", "str", "", "where the method or the problem failed"),
     # What was asked: the job.
     Field("problem", "str", "", "row of conf/problem"),
+    Field("problem_target", "str", "dotted path", "the function that built it"),
     Field("problem_options", "str", "JSON", "every option the problem was built with"),
     Field("method", "str", "", "row of conf/method"),
     Field("method_options", "str", "JSON", "every option the method was called with"),
@@ -61,6 +62,7 @@ FIELDS = (
     Field(
         "memory_limit_gb", "float", "GB", "limit on the memory of each pass's process, above its start; null for none"
     ),
+    Field("passes", "str", "", "what was measured, of: time, exact, process, agreement"),
     Field("measure", "str", "JSON", "options of sampling and of agreement"),
     Field("cell_s", "float", "s", "wall time of the cell, all its passes with their processes"),
     Field("worked_s", "float", "s", "part of it in which the problem was built and measured"),
@@ -104,7 +106,7 @@ FIELDS = (
     Field("gpu_after", "str", "", "the same after them"),
     # Agreement.
     Field("reference", "str", "", "closed_form, double_backward or central_differences, in float64 on the CPU"),
-    Field("reference_error", "float", "relative", "distance of the reference from central differences"),
+    Field("reference_error", "float", "relative", "its distance from central differences, or these ones' own error"),
     Field("probes", "int", "count", "directions that were compared; null where every entry was"),
     Field("relative_error", "float", "relative", "Frobenius distance from the reference over its Frobenius norm"),
     Field("worst_error", "float", "relative", "largest entry's error over the largest entry of its reference row"),
@@ -114,6 +116,10 @@ FIELDS = (
     Field("estimate_probes", "int", "count", "independent probes of a random estimate; null for an exact method"),
     Field("standard_error", "float", "relative", "norm of a random estimate's standard errors over the true norm"),
     Field("hessian_distance", "float", "relative", "Frobenius distance of a GGN from the Hessian over that one's norm"),
+    Field(
+        "sketch", "list[float]", "", "32 random linear functions of the result, the same for all results of its shape"
+    ),
+    Field("operators", "str", "", "operators of the loss's graph, with which of their inputs depend on the parameters"),
     # Where.
     Field("torch", "str", "", "torch version"),
     Field("python", "str", "", "Python version"),
@@ -260,6 +266,14 @@ def load(*paths: str | Path) -> pandas.DataFrame:
     return frame
 
 
+def records(place: Path) -> list[dict[str, Any]]:
+    """The records of a run folder, a baseline file or a record.json; raises RecordError where one is none."""
+    try:
+        return [_checked(json.loads(text), where) for where, text in _texts(place)]
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{place} cannot be read as JSON: {error}") from error
+
+
 def _texts(place: Path) -> list[tuple[str, str]]:
     if place.is_dir():
         return [(str(path), path.read_text(encoding="utf-8", errors="replace"))
@@ -316,9 +330,9 @@ def main(paths: Sequence[str]) -> int:
     """Print the records of the paths, one a line, as a baseline file holds them; the exit status."""
     try:
         for place in paths:
-            for where, text in _texts(Path(place)):
-                print(json.dumps(_checked(json.loads(text), where)))
-    except (RecordError, json.JSONDecodeError) as error:
+            for record in records(Path(place)):
+                print(json.dumps(record))
+    except RecordError as error:
         print(f"harness.record: {error}", file=sys.stderr)
         return 2
     return 0

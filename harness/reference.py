@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.differences import hessian as hessian_by_differences
 from harness.job import Measure
 from harness.problems import Problem
+from harness.problems.problem import ProblemError
 
 DOUBTFUL = 1e-6  # a reference farther than this from central differences is doubted
 STEPS = (1e-3, 1e-4, 1e-5)  # of central differences, times the root mean square of what is stepped from
@@ -46,9 +48,19 @@ def reference(
     `measure.rows` random ones, but two of every parameter tensor at least, and the products with `measure.probes`
     Gaussian directions. Where they disagree with central differences that do not depend on the step, autograd itself is
     wrong (or the closed form), and central differences are taken. Where those do depend on the step, as at a kink, they
-    say nothing, and the reference stays, unconfirmed.
+    say nothing, and the reference stays, unconfirmed. With `measure.truth=differences` every column of a Hessian is
+    from central differences alone (`harness.differences`).
     """
     params = problem.theta.numel()
+    if measure.truth == "differences" and quantity != "ggn":
+        if params > measure.full_up_to:
+            raise ProblemError(
+                f"measure.truth=differences takes about ten gradients a parameter, and there are {params}; take a "
+                f"smaller problem, measure.truth=autograd, or raise measure.full_up_to={measure.full_up_to}"
+            )
+        values, error = hessian_by_differences(problem.loss, problem.theta)
+        products = None if vectors is None else values @ vectors
+        return Reference("central_differences", error, torch.arange(params), values, vectors, products)
     generator = torch.Generator().manual_seed(seed)
     columns = torch.arange(0) if vectors is not None else torch.arange(params)
     directions = vectors

@@ -8,8 +8,11 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from hydra.core.utils import filter_overrides
@@ -27,6 +30,7 @@ class Cell:
 
     job: Job
     rounds: int
+    workers: int  # cells that may run at once
     resume: bool  # take a finished record from the output folder, if it is there
 
 
@@ -40,10 +44,15 @@ def cell_of(config: DictConfig) -> Cell:
         raise JobError(f"the configuration cannot be resolved: {error}") from error
     assert isinstance(plain, dict)
     job = Job.from_config({str(key): value for key, value in plain.items()}, choices["problem"], choices["method"])
-    rounds = plain["rounds"]
-    if not isinstance(rounds, int) or rounds < 1:
-        raise JobError(f"rounds={rounds} must be a whole number of at least 1")
-    return Cell(job, rounds, resume=not OmegaConf.is_missing(config, "resume"))
+    for key in ("rounds", "workers"):
+        if not isinstance(plain[key], int) or plain[key] < 1:
+            raise JobError(f"{key}={plain[key]} must be a whole number of at least 1")
+    if plain["workers"] > 1 and job.passes != ("agreement",):
+        raise JobError(
+            f"workers={plain['workers']} with passes={list(job.passes)}: cells that run at once disturb each other's "
+            "times and memory; take workers=1 or passes=[agreement]"
+        )
+    return Cell(job, plain["rounds"], plain["workers"], resume=not OmegaConf.is_missing(config, "resume"))
 
 
 def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path) -> None:
@@ -67,13 +76,29 @@ def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
     """Run cells that have been composed, under their names; the files of their records. See `run`."""
     point_latest(output)
     order = ordered(cells)
+    workers = min((cell.workers for _, cell in order), default=1)
     paths: list[Path] = []
     try:
-        with Launcher() as launcher, _Progress(len(order)) as progress:
-            for name, cell in order:
+        with _Progress(len(order)) as progress, ExitStack() as held:
+            launchers: SimpleQueue[Launcher] = SimpleQueue()
+            for _ in range(workers):
+                launchers.put(held.enter_context(Launcher()))
+
+            def run_one(named: tuple[str, Cell]) -> Path:
+                name, cell = named
+                launcher = launchers.get()
                 progress.begin(name)
-                paths.append((launcher.resume if cell.resume else launcher.run)(cell.job, output))
-                progress.end(name, record.read(paths[-1])["status"])
+                try:
+                    return (launcher.resume if cell.resume else launcher.run)(cell.job, output)
+                finally:
+                    launchers.put(launcher)
+
+            pool = ThreadPoolExecutor(workers)
+            held.callback(pool.shutdown, cancel_futures=True)
+            finished = (map if workers == 1 else pool.map)(run_one, order)  # one alone can be interrupted
+            for (name, _), path in zip(order, finished, strict=True):
+                paths.append(path)
+                progress.end(name, record.read(path)["status"])
     except KeyboardInterrupt:
         print(
             f"harness: interrupted; the finished records are in {output}. Go on with resume={output}", file=sys.stderr

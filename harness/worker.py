@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from harness import advice, agreement, clock, counters, environment, limits, memory
+from harness import advice, agreement, clock, counters, environment, fingerprint, limits, memory
 from harness.job import Job
 from harness.problems import Problem, networks
 from harness.problems.problem import ProblemError, build, check
@@ -97,11 +97,13 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
             seen |= limits.measure(_begin(asked), getattr(torch, asked.dtype))
         else:
             began = time.perf_counter()
-        if part in ("time", "identity"):  # the same in every pass of a cell
+        if part in (asked.passes[0], "identity"):  # the same in every pass of a cell
             seen |= _provenance(asked)
         if part in PARTS:
             cell = _prepare(asked)
             seen |= {"params": cell.problem.theta.numel(), "samples": _length(cell.problem.inputs)}
+            if part == asked.passes[0]:
+                seen["operators"] = ", ".join(fingerprint.operators(cell.problem.loss, cell.problem.theta))
             write_json(seen, Path(result))
             for fields in PARTS[part](cell):
                 seen |= fields | {"worked_s": time.perf_counter() - began}
@@ -315,14 +317,15 @@ def _agreement(cell: Cell) -> Fields:
         )
         yield {"status": "error", "message": message + "as it found them: work on copies, restore what it sets"}
         return
-    tensors = [entry for entry in (result if isinstance(result, tuple | list) else [result])
-               if isinstance(entry, Tensor)]  # fmt: skip
+    value = result.value if agreement.is_estimate(result) else result
+    tensors = list(value) if isinstance(value, tuple | list) else [value]
     yield {"output_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors)}
     exact = cell.problem.to("cpu", torch.float64)
     vectors = None if cell.vectors is None else cell.vectors.to("cpu", torch.float64)
     truth = reference(exact, vectors, job.measure, job.seed + 2, job.quantity)
     hessian = reference(exact, None, job.measure, job.seed + 2) if job.quantity == "ggn" else None
-    yield agreement.compare(result, job.quantity, truth, hessian)
+    seen = agreement.compare(result, job.quantity, truth, hessian)
+    yield seen | ({} if seen["nonfinite"] else {"sketch": fingerprint.sketch(tensors)})
 
 
 def _surroundings(cell: Cell) -> dict[str, Any]:

@@ -54,7 +54,10 @@ def from_network(
     theta, unravel = ravel(model)
 
     def outputs(theta: Tensor) -> Tensor:
-        return torch.func.functional_call(model, unravel(theta), inputs)
+        state = unravel(theta)
+        if model.training:  # what a call in train mode writes, as running statistics, it writes into copies
+            state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+        return torch.func.functional_call(model, state, inputs)
 
     def loss(theta: Tensor) -> Tensor:
         return criterion(outputs(theta), targets)
@@ -113,7 +116,9 @@ def _cast(value: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
 
 
 def build(target: str, options: Mapping[str, Any]) -> Problem:
-    """Call the builder at a dotted path with its options; a 4-tuple is taken as `from_network`'s arguments.
+    """Call the builder at a dotted path with its options.
+
+    A tuple of four is taken as `from_network`'s arguments, one of two or three as `from_function`'s.
 
     Raises ProblemError where the path leads nowhere, the options do not fit or the result is no problem.
     """
@@ -133,10 +138,12 @@ def build(target: str, options: Mapping[str, Any]) -> Problem:
     built = builder(**options)
     if isinstance(built, tuple) and len(built) == 4:
         built = from_network(*built)
+    elif isinstance(built, tuple) and len(built) in (2, 3):
+        built = from_function(*built)
     if not isinstance(built, Problem):
         raise ProblemError(
-            f"{target} returned {type(built).__name__}; it must return (model, criterion, inputs, targets) or a "
-            "Problem from harness.problems.from_network or from_function"
+            f"{target} returned {type(built).__name__}; it must return (model, criterion, inputs, targets), or "
+            "(objective, parameters), or a Problem from harness.problems.from_network or from_function"
         )
     return built
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, ValueType
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -21,10 +23,30 @@ from harness import sweep
 
 
 class CellSweeper(BasicSweeper):
-    """Hydra's own sweeper, but a cell that cannot be composed is left to the launcher, where it becomes a row."""
+    """Hydra's own sweeper, but for two things.
+
+    A cell that cannot be composed is left to the launcher, where it becomes a row; and a glob with a slash looks into
+    folders of a group: `problem=glob(zoo/*)`.
+    """
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Accept all."""
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """All cells, each a list of overrides, in batches."""
+        for override in overrides:
+            glob = override.value()
+            if isinstance(glob, Glob) and any("/" in pattern for pattern in glob.include):
+                group, loader = override.key_or_group, override.config_loader
+                assert loader is not None
+                options = [f"{folder}/{option}" for folder in loader.get_group_options(group, ObjectType.GROUP)
+                           for option in loader.get_group_options(f"{group}/{folder}")]  # fmt: skip
+                override.value_type, override._value = (
+                    ValueType.CHOICE_SWEEP,
+                    ChoiceSweep(list=list(glob.filter(options))),
+                )
+        return BasicSweeper.split_arguments(overrides, max_batch_size)
 
 
 class CellLauncher(Launcher):

@@ -1,0 +1,211 @@
+"""`python -m harness.reproduce RECORD`: a script that shows what a record found, without the harness.
+
+The script holds the source of the problem's builder and of the method, as far as they are used, and compares the
+method's Hessian with central differences of the gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import record
+
+OURS = ("harness", "methods")  # packages whose source is copied; all others are imported
+
+
+class ReproduceError(ValueError):
+    """No script can be written for a record."""
+
+
+def script(seen: Mapping[str, Any]) -> str:
+    """The script for one record of a Hessian.
+
+    Raises ReproduceError for a record of another quantity, of a cell that was never composed, or whose sources are not
+    at hand.
+    """
+    if seen["quantity"] != "hessian" or not seen["problem_target"] or not seen["target"]:
+        raise ReproduceError(
+            f"the record of {seen['problem']} by {seen['method']} is of quantity={seen['quantity']} and was built by "
+            f"{seen['problem_target']}; scripts are written for a Hessian whose problem and method are known"
+        )
+    source = _Source()
+    builder = source.add(seen["problem_target"])
+    method = source.add(seen["target"])
+    options = json.loads(seen["problem_options"])
+    if "seed" in _parameters(builder):
+        options.setdefault("seed", seen["seed"])
+    shown = ", ".join(f"{key}={_argument(value, source)}" for key, value in options.items())
+    returns = "" if builder.returns is None else ast.unparse(builder.returns)
+    if returns.startswith("tuple[Callable"):
+        source.add("methods.ravel.ravel")
+        setup = f"""objective, parameters = {builder.name}({shown})
+theta, unravel = ravel(parameters)
+
+
+def loss(theta):
+    return objective(unravel(theta))
+"""
+    elif returns.startswith("tuple[nn.Module"):
+        source.add("methods.ravel.ravel")
+        setup = f"""model, criterion, inputs, targets = {builder.name}({shown})
+theta, unravel = ravel(model)
+
+
+def loss(theta):
+    state = unravel(theta)
+    if model.training:
+        state |= {{name: buffer.clone() for name, buffer in model.named_buffers()}}
+    return criterion(torch.func.functional_call(model, state, inputs), targets)
+"""
+    else:
+        setup = f"""problem = {builder.name}({shown}).to("cpu", torch.float64)
+loss, theta = problem.loss, problem.theta
+model, criterion, inputs, targets = problem.model, problem.criterion, problem.inputs, problem.targets
+"""
+    offered = ("loss", "theta", "model", "criterion", "inputs", "targets")
+    given = [f"{name}={name}" for name in _parameters(method) if name in offered]
+    given += [f"{key}={value!r}" for key, value in json.loads(seen["method_options"]).items()]
+    return f'''"""{seen["method"]} on {seen["problem"]}: {seen["status"]} with torch {seen["torch"]}{_error(seen)}."""
+
+{source.text()}
+
+{setup}
+
+def gradient(theta):
+    theta = theta.detach().requires_grad_()
+    return torch.autograd.grad(loss(theta), theta)[0]
+
+
+found = {method.name}({", ".join(given)})
+step = 1e-4
+true = torch.stack([(gradient(theta + step * unit) - gradient(theta - step * unit)) / (2 * step)
+                    for unit in torch.eye(len(theta), dtype=theta.dtype)])
+print("torch", torch.__version__)
+print(f"relative distance from central differences: {{float((found - true).norm() / true.norm()):.1e}}")
+print(f"asymmetry: {{float((found - found.T).norm() / found.norm()):.1e}}")
+'''
+
+
+def _argument(value: Any, source: _Source) -> str:
+    """An option as source; the path of something of ours becomes that of the same in the script."""
+    if isinstance(value, str) and value.split(".")[0] in OURS:
+        return f'f"{{__name__}}.{source.add(value).name}"'
+    return repr(value)
+
+
+def _error(seen: Mapping[str, Any]) -> str:
+    return "" if seen["relative_error"] is None else f", relative error {seen['relative_error']:.1e}"
+
+
+def _parameters(function: ast.FunctionDef) -> list[str]:
+    return [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
+
+
+class _Source:
+    """Definitions, each after those that it uses, with the imports from elsewhere that they need."""
+
+    def __init__(self) -> None:
+        self._imports: dict[str, None] = {"import torch": None}
+        self._definitions: dict[str, tuple[str, str]] = {}  # name -> (module, source)
+
+    def add(self, path: str) -> Any:
+        """Take in what a dotted path of ours names, with all that it uses; its syntax tree."""
+        module, _, name = path.rpartition(".")
+        tops = _tops(module)
+        if name not in tops:
+            raise ReproduceError(f"{path} is not defined in the source of {module}; scripts copy what is")
+        node, text = tops[name]
+        if name in self._definitions:
+            if self._definitions[name][0] != module:
+                raise ReproduceError(f"both {module} and {self._definitions[name][0]} define {name}")
+            return node
+        self._definitions[name] = (module, "")  # a recursive function finds itself
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            raise ReproduceError(f"{path} is imported there, not defined; name the module that defines it")
+        for used in sorted({part.id for part in ast.walk(node) if isinstance(part, ast.Name)} & set(tops)):
+            self._use(module, tops[used][0], used)
+        del self._definitions[name]  # to come after what it uses
+        self._definitions[name] = (module, text)
+        return node
+
+    def _use(self, module: str, node: ast.stmt, name: str) -> None:
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            self.add(f"{module}.{name}")
+            return
+        alias = next(alias for alias in node.names if (alias.asname or alias.name.split(".")[0]) == name)
+        origin = node.module or "" if isinstance(node, ast.ImportFrom) else alias.name
+        if origin.split(".")[0] in OURS:
+            if alias.asname is not None or isinstance(node, ast.Import):
+                raise ReproduceError(f"{module} imports {origin} under another name; scripts copy plain names")
+            self.add(f"{origin}.{alias.name}")
+            return
+        renamed = "" if alias.asname is None else f" as {alias.asname}"
+        start = f"from {origin} import" if isinstance(node, ast.ImportFrom) else "import"
+        self._imports[f"{start} {alias.name}{renamed}"] = None
+
+    def text(self) -> str:
+        """The imports and definitions."""
+        imports = sorted(self._imports, key=lambda line: (line.startswith("from"), line))
+        return "\n".join(["from __future__ import annotations", "", *imports]) + "\n\n\n" + "\n\n\n".join(
+            text for _, text in self._definitions.values()
+        )  # fmt: skip
+
+
+def _tops(module: str) -> dict[str, tuple[ast.stmt, str]]:
+    """Every name that a module defines or imports at its top, with its statement and source."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise ReproduceError(f"the source of {module} is not to be found: {error}") from error
+    if spec is None or spec.origin is None:
+        raise ReproduceError(f"the source of {module} is not to be found; run this where it can be imported")
+    text = Path(spec.origin).read_text(encoding="utf-8")
+    lines = text.splitlines()
+    found: dict[str, tuple[ast.stmt, str]] = {}
+    for node in ast.parse(text).body:
+        names: list[str] = []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.asname or alias.name.split(".")[0] for alias in node.names]
+        first = min([node.lineno, *(entry.lineno for entry in getattr(node, "decorator_list", []))])
+        for name in names:
+            found[name] = (node, "\n".join(lines[first - 1 : node.end_lineno]))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the script for one record; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.reproduce",
+        description="Print a script that shows what a record found, without the harness.",
+    )
+    parser.add_argument("record", metavar="RECORD", help="a record.json, or a run folder or baseline with --of")
+    parser.add_argument("--of", nargs=2, metavar=("PROBLEM", "METHOD"), help="which record of many")
+    options = parser.parse_args(arguments)
+    try:
+        records = record.records(Path(options.record))
+        if options.of:
+            records = [seen for seen in records if [seen["problem"], seen["method"]] == options.of]
+        if len(records) != 1:
+            some = "; ".join(sorted({f"{seen['problem']} {seen['method']}" for seen in records})[:5])
+            raise ReproduceError(f"{len(records)} records match; name one with --of PROBLEM METHOD ({some or 'none'})")
+        print(script(records[0]), end="")
+    except (record.RecordError, ReproduceError, OSError) as error:
+        print(f"harness.reproduce: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
