@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness import record
-from harness.job import Job, Measure
+from harness.job import PASSES, Job, Measure
 from harness.launch import Launcher
 
 torch.set_num_threads(1)  # two on a shared machine make loops over small tensors several times slower
@@ -36,7 +36,17 @@ JOB = Job(
     interpreter=None,
     limit_s=30.0,
     memory_limit_gb=None,
-    measure=Measure(budget_s=0.01, min_samples=2, max_samples=5, precision=0.02, full_up_to=1024, probes=8, rows=64),
+    passes=PASSES,
+    measure=Measure(
+        budget_s=0.01,
+        min_samples=2,
+        max_samples=5,
+        precision=0.02,
+        truth="autograd",
+        full_up_to=1024,
+        probes=8,
+        rows=64,
+    ),
 )
 
 

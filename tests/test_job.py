@@ -21,8 +21,10 @@ CONFIG = {
     "interpreter": None,
     "limit_s": 3,
     "memory_limit_gb": 1,
+    "passes": ["time", "exact"],
     "measure": {
         "precision": 0.1,
+        "truth": "autograd",
         "budget_s": 1.0,
         "min_samples": 1,
         "max_samples": 2,
@@ -46,6 +48,10 @@ def test_a_configuration_becomes_a_job_and_back() -> None:
     [
         ({"threads": 0}, "threads=0 must be a whole number of at least 1"),
         ({"threads": True}, "threads=True"),
+        ({"passes": ["time", "speed"]}, "must be a list of some of time, exact, process, agreement"),
+        ({"passes": []}, "passes=[] must be"),
+        ({"passes": "time"}, "passes=time must be a list"),
+        ({"measure": CONFIG["measure"] | {"truth": "guess"}}, "choose one of autograd, differences"),
         ({"threads": "two"}, "threads=two"),
         ({"seed": -1}, "seed=-1"),
         ({"dtype": "float8"}, "choose one of float64, float32"),

@@ -1,0 +1,50 @@
+"""The sketch estimates distances; the operators tell apart what the atlas must tell apart."""
+
+import torch
+from torch import nn
+
+from harness import fingerprint
+from harness.problems import from_network
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_the_mean_square_of_sketch_differences_estimates_the_frobenius_distance() -> None:
+    ratios = []
+    for seed in range(200):
+        a, b = draw(30, 30, seed=seed), draw(30, 30, seed=seed + 1000)
+        sketched = torch.tensor(fingerprint.sketch([a])) - torch.tensor(fingerprint.sketch([b]))
+        ratios.append(float(sketched.double().square().mean() / (a - b).square().sum()))
+    mean = sum(ratios) / len(ratios)
+    assert abs(mean - 1) < 0.1, "one seed for all: the mean is over results, not over sketches"
+
+
+def test_a_vector_and_several_tensors_are_sketched() -> None:
+    vector, blocks = draw(50), [draw(4, 4), draw(3, 3, seed=1)]
+    assert len(fingerprint.sketch([vector])) == fingerprint.SKETCHES
+    assert fingerprint.sketch(blocks) == fingerprint.sketch([block.clone() for block in blocks])
+    assert fingerprint.sketch(blocks) != fingerprint.sketch([blocks[0], -blocks[1]])
+
+
+def test_rows_done_in_blocks_give_the_same(monkeypatch) -> None:
+    matrix = draw(70, 5)
+    whole = torch.tensor(fingerprint.sketch([matrix]))
+    monkeypatch.setattr(fingerprint, "ROWS", 16)
+    torch.testing.assert_close(torch.tensor(fingerprint.sketch([matrix])), whole)
+
+
+def names(*layers, train=False):
+    model = nn.Sequential(nn.Linear(3, 4), *layers, nn.Linear(4, 2)).double().train(train)
+    problem = from_network(model, nn.CrossEntropyLoss(), draw(5, 3), torch.tensor([0, 1, 0, 1, 1]))
+    return set(fingerprint.operators(problem.loss, problem.theta))
+
+
+def test_operators_tell_affine_from_plain_and_training_from_evaluation() -> None:
+    assert "NativeLayerNorm 111" in names(nn.LayerNorm(4))
+    plain = names(nn.LayerNorm(4, elementwise_affine=False))
+    assert "NativeLayerNorm 111" not in plain
+    assert any(name.startswith("NativeLayerNorm") for name in plain)
+    assert "NativeBatchNorm 111 train" in names(nn.BatchNorm1d(4), train=True)
+    assert "NativeBatchNorm 111" in names(nn.BatchNorm1d(4))

@@ -1,0 +1,71 @@
+"""The script of a record runs where there is no harness, and finds what the record found."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from harness import record, reproduce
+
+ZOO = "harness.problems.zoo"
+CASES = {
+    "layer": (f"{ZOO}.layers.layer", {"name": "LayerNorm", "arguments": {"normalized_shape": 4}, "shape": [4]}),
+    "ours": (f"{ZOO}.layers.layer", {"name": f"{ZOO}.modules.weight_norm", "arguments": {"features": 4}, "shape": [4]}),
+    "function": (f"{ZOO}.functions.function", {"name": "torch.linalg.det", "shape": [3, 3]}),
+    "problem": ("harness.problems.networks.mlp", {"width": 4, "inputs": 3, "outputs": 2, "norm": "layer", "batch": 8}),
+}
+
+
+def run(folder, seen):
+    """The script's output, from an interpreter that does not see this folder."""
+    (folder / "script.py").write_text(reproduce.script(seen))
+    command = [sys.executable, "-I", "script.py"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True).stdout
+
+
+@pytest.mark.parametrize("target", ["methods.func_hessian.hessian", "methods.create_graph_rows.hessian"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_script_finds_what_its_record_found(tmp_path, run_record, name, target) -> None:
+    path, options = CASES[name]
+    seen = run_record(problem_target=path, problem_options=options, target=target)
+    printed = float(re.search("differences: (.*)", run(tmp_path, seen))[1])
+    error = seen["relative_error"]
+    assert printed == pytest.approx(error, rel=0.05) if error > 1e-6 else printed < 1e-6
+
+
+@pytest.fixture
+def run_record(launcher, job, tmp_path):
+    return lambda **changes: record.read(launcher.run(job(passes=("agreement",), **changes), tmp_path / "run"))
+
+
+def test_the_command_line_prints_one_record_or_says_which_there_are(tmp_path, run_record, capsys) -> None:
+    path, options = CASES["layer"]
+    run_record(problem_target=path, problem_options=options)
+    assert reproduce.main([str(tmp_path / "run")]) == 0
+    assert "found = hessian(loss=loss, theta=theta)" in capsys.readouterr().out
+    run_record(problem_target=path, problem_options=options, seed=1)
+    assert reproduce.main([str(tmp_path / "run")]) == 2
+    assert "2 records match; name one with --of PROBLEM METHOD (mlp create_graph_rows)" in capsys.readouterr().err
+    assert reproduce.main([str(tmp_path / "absent")]) == 2
+    assert "absent does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quantity": "hvp"}, "quantity=hvp"),
+        ({"problem_target": None}, "built by None"),
+        ({"target": "methods.nowhere.hessian"}, "methods.nowhere is not to be found"),
+        ({"problem_target": "harness.problems.networks.nothing"}, "nothing is not defined in the source"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_said(changes, words) -> None:
+    path, options = CASES["layer"]
+    seen = dict.fromkeys(record.NAMES) | {
+        "quantity": "hessian", "problem": "p", "method": "m", "problem_target": path, "seed": 0,
+        "problem_options": json.dumps(options), "target": "methods.func_hessian.hessian", "method_options": "{}",
+    } | changes  # fmt: skip
+    with pytest.raises(reproduce.ReproduceError, match=re.escape(words)):
+        reproduce.script(seen)
