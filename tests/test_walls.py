@@ -35,9 +35,10 @@ ALLOWED = {
     "limits": {"clock"},
     "agreement": {"reference"},
     "reference": {"differences", "job", "problems"},
+    "findings": {"record"},
     "reproduce": {"record"},
     "problems": {"problems"},
-    "report": {"record", "report"},
+    "report": {"findings", "record", "report"},
 }
 # Outside packages, and who alone may import them.
 RESERVED = {

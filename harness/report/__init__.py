@@ -1,7 +1,7 @@
 """Tables and figures from records: for the terminal, for a notebook and for a paper.
 
 `terminal` prints, `write` makes files, and each figure is a function from a frame of `harness.record.load` to a
-matplotlib Figure: `time_against_size`, `memory_against_size`, `error_against_size`, `time_against_memory`.
+matplotlib Figure: `time_against_size`, `memory_against_size`, `error_against_size`, `time_against_memory`, `coverage`.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from harness.report.tables import csv, markdown, readable, terminal
 
 if TYPE_CHECKING:
     from harness.report.figures import (
+        coverage,
         error_against_size,
         memory_against_size,
         time_against_memory,
         time_against_size,
     )
 
-__all__ = ["error_against_size", "main", "memory_against_size", "readable", "terminal", "time_against_memory",
-           "time_against_size", "write"]  # fmt: skip
+__all__ = ["coverage", "error_against_size", "main", "memory_against_size", "readable", "terminal",
+           "time_against_memory", "time_against_size", "write"]  # fmt: skip
 
 FIGURES = ("time_against_size", "memory_against_size", "error_against_size", "time_against_memory")
 
 
 def __getattr__(name: str) -> Any:
     """A figure's function; seaborn, which takes a second or two to import, is only imported for one."""
-    if name not in FIGURES:
+    if name not in (*FIGURES, "coverage"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from harness.report import figures
 
@@ -41,16 +42,23 @@ def __getattr__(name: str) -> Any:
 
 
 def write(frame: DataFrame, out: Path) -> list[Path]:
-    """Write table.csv, table.md and every figure as PNG and PDF into `out`; the files written."""
-    from harness.report import figures
+    """Write table.csv, table.md and the figures as PNG and PDF into `out`; the files written.
+
+    The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems.
+    """
+    from harness.report import figures, verdicts
 
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in (("table.csv", csv(frame)), ("table.md", markdown(frame))):
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         written.append(out / name)
-    for name in FIGURES:
+    timed = frame["passes"].isna() | frame["passes"].fillna("").str.contains("time")
+    for name in FIGURES if timed.any() else ():
         written += figures.save(getattr(figures, name)(frame), out / name)
+    if frame["problem"].nunique() > 1:
+        (out / "coverage.md").write_text(verdicts.table(frame), encoding="utf-8", errors="backslashreplace", newline="")
+        written += [out / "coverage.md", *figures.save(figures.coverage(frame), out / "coverage")]
     return written
 
 

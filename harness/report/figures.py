@@ -1,4 +1,4 @@
-"""The four figures: what each shows, its panels and its scales. A failure is marked, never left out."""
+"""The figures: what each shows, its panels and its scales. A failure is marked, never left out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 import matplotlib
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pandas import DataFrame
 
 from harness.report.marks import FLOOR, STRIP_POINTS, TOLERANCE, draw, handles, safe, styles
 from harness.report.rows import counted, differing, environment, plain, prepared, setting
+from harness.report.verdicts import SHOWN, VERDICTS, listed, order, percent, verdicts
 
 RC: dict[Any, Any] = {"text.usetex": False, "font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100}
 
@@ -55,6 +58,51 @@ def time_against_memory(frame: DataFrame) -> Figure:
     """Median time of a call against peak tensor memory; a line goes from a method's smallest P to its largest."""
     rows = prepared(frame)
     return _figure(rows, MEMORY, _time(rows, "median_s"), "Median time; a line goes from the least P to the largest.")
+
+
+def coverage(frame: DataFrame) -> Figure:
+    """Methods against cases, coloured by verdict; cases with the same verdicts share a line, which names them."""
+    cells = verdicts(frame)
+    ways = order(cells)
+    wide = cells.pivot_table(index=["kind", "case"], columns="way", values="verdict", aggfunc="first")[ways]
+    errors = cells.pivot_table(index=["kind", "case"], columns="way", values="relative_error", aggfunc="max")
+    errors = errors.reindex(index=wide.index, columns=ways)
+    lines = []
+    for pattern, group in wide.fillna("").reset_index("case").groupby([*ways], sort=False):
+        kinds = group.index.unique()
+        worst = errors.loc[[(kind, case) for kind, case in zip(group.index, group["case"], strict=True)]].max()
+        lines.append((list(kinds), list(group["case"]), pattern, worst))
+    lines.sort(key=lambda line: (-sum(verdict == "wrong" for verdict in line[2]),
+                                 -sum(verdict == "not finite" for verdict in line[2]), -len(line[1])))  # fmt: skip
+    names = list(VERDICTS)
+    codes = [[names.index(verdict) if verdict else len(names) - 1 for verdict in pattern] for _, _, pattern, _ in lines]
+    size = (0.36 * len(ways) + 4.2, 0.19 * len(lines) + 2.6)
+    with matplotlib.rc_context(RC):
+        figure = Figure(size, layout="constrained")
+        ax = figure.subplots()
+        colours = ListedColormap([colour for colour, _ in VERDICTS.values()])
+        ax.pcolormesh(codes, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5, edgecolors="white", linewidth=0.8)
+        ax.invert_yaxis()
+        for y, (_, _, pattern, worst) in enumerate(lines):
+            for x, (way, verdict) in enumerate(zip(ways, pattern, strict=True)):
+                if verdict == "wrong":
+                    ax.text(
+                        x + 0.5, y + 0.5, percent(worst[way]), ha="center", va="center", fontsize=5.5, color="white"
+                    )
+        ax.set_yticks(
+            [y + 0.5 for y in range(len(lines))], [safe(listed(cases), 2 * SHOWN) for _, cases, _, _ in lines]
+        )
+        ax.set_xticks([x + 0.5 for x in range(len(ways))], ways, rotation=55, ha="left", rotation_mode="anchor")
+        ax.tick_params(labelsize=6.5, length=0, labeltop=True, labelbottom=False, top=False, bottom=False)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        used = {name for row in codes for name in row}
+        patches = [Patch(facecolor=colour, edgecolor="0.6", label=name)
+                   for place, (name, (colour, _)) in enumerate(VERDICTS.items()) if place in used]  # fmt: skip
+        figure.legend(handles=patches, loc="outside lower left", ncols=len(patches), fontsize=7, frameon=False)
+        note = f"{wide.shape[0]} cases; those with the same verdicts share a line. {environment(prepared(frame))}."
+        ax.set_xlabel(safe(note, int(size[0] * 15)), fontsize=6, loc="left", color="0.3")
+    return figure
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -9,6 +9,8 @@ from typing import Any
 import pandas
 from pandas import DataFrame, Series
 
+from harness import findings
+
 # Job fields and facts of which each value is a group of its own; a second name is the column that already tells
 # one value from another most of the time (each interpreter has its torch, each device its machine).
 SETTINGS = {
@@ -31,7 +33,8 @@ def prepared(frame: DataFrame) -> DataFrame:
 
     Null names become "?". `params` and `torch`, null where a cell failed early, are taken from the rows of the same
     problem and interpreter where those agree. `problem` and `quantity` get the options that tell their rows apart
-    other than by size (`mlp norm=layer`, `hvp vectors=8`), and `machine` is the GPU, or else the CPU.
+    other than by size (`mlp norm=layer`, `hvp vectors=8`), `machine` is the GPU, or else the CPU, and `warning` what
+    the atlas knows against the row.
     """
     rows = frame.reset_index(drop=True)
     for column in ("problem", "quantity", "label", "device", "dtype", "allocator"):
@@ -42,6 +45,7 @@ def prepared(frame: DataFrame) -> DataFrame:
     rows["torch"] = _filled(rows, "torch", ["interpreter"])
     rows["machine"] = _filled(rows, "machine", ["device"])
     rows["problem"] = _problems(rows)
+    rows["warning"] = Series([findings.warning(seen) for seen in rows.to_dict("records")], dtype="object")
     hvp = rows["quantity"] == "hvp"
     if rows.loc[hvp, "vectors"].nunique() > 1:
         rows.loc[hvp, "quantity"] = "hvp vectors=" + rows.loc[hvp, "vectors"].map("{:g}".format)

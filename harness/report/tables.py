@@ -13,10 +13,12 @@ from rich.text import Text
 
 from harness.record import FIELDS
 from harness.report.rows import counted, differing, environment, over_processes, plain, prepared
+from harness.report.verdicts import totals, verdicts
 
 STYLES = {"ok": "green", "wrong": "bold red", "nonfinite": "bold red", "unsupported": "yellow", "timeout": "magenta"}
 OTHER_STYLE = "red"
 MIB = 2**20
+MANY = 1000  # rows from which on the terminal shows totals only
 SHORT = 100  # characters of a message in a table
 
 # Heading, column, and how its number is written.
@@ -40,6 +42,7 @@ SOMETIMES = (
     ("graph breaks", "graph_breaks", lambda count: f"{count:.0f}", "places where torch.compile fell back to Python"),
 )  # fmt: skip
 CONTENDED = " *"  # behind a time
+UNSAFE = ", unsafe"  # behind the status of a row that the atlas warns of
 NUMBERS = {"P", "from", "to", *(heading for heading, *_ in (*MEASURED, *SOMETIMES))}
 GROUPS = {"problem": "problem", "params": "P", "quantity": "quantity", "label": "method", "device": "device",
           "dtype": "dtype"}  # fmt: skip
@@ -70,7 +73,7 @@ def readable(frame: DataFrame) -> DataFrame:
     extra = differing(rows, ("threads", "allocator", "torch", "interpreter", "machine", "seed", "processes"))
     for column, heading in [*GROUPS.items(), *((name, name) for name in extra)]:
         shown[heading] = rows[column].map(_asked)
-    shown["status"] = rows["status"]
+    shown["status"] = rows["status"].where(rows["warning"].isna(), rows["status"] + UNSAFE)
     gap = rows["status"].where(rows["status"] != "ok", "-")
     for heading, column, written in MEASURED:
         shown[heading] = rows[column].map(written, na_action="ignore").astype("object").fillna(gap)
@@ -82,7 +85,8 @@ def readable(frame: DataFrame) -> DataFrame:
         place = list(shown.columns).index("time") + 1
         shown.insert(place, "from", rows["low_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
         shown.insert(place + 1, "to", rows["high_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
-    shown["message"] = rows["message"].astype("object").fillna("").map(plain)
+    said = rows[["warning", "message"]].astype("object").fillna("")
+    shown["message"] = said.apply(lambda texts: "; ".join(filter(None, texts)), axis=1).map(plain)
     return shown
 
 
@@ -94,8 +98,9 @@ def _asked(value: Any) -> str:
 
 
 def csv(frame: DataFrame) -> str:
-    """Every record with all its columns but the traceback and the samples, of which the number is given instead."""
-    rows = frame.drop(columns=["schema_version", "traceback", "gradient_s"])
+    """Every record with all its columns but traceback, sketch and samples, whose number is given instead."""
+    rows = frame.drop(columns=["schema_version", "traceback", "gradient_s", "sketch"])
+    rows["warning"] = prepared(frame)["warning"].to_numpy()
     rows["times_s"] = rows["times_s"].map(lambda times: len(times) if isinstance(times, list) else 0)
     whole = [field.name for field in FIELDS if field.type == "int" and field.name in rows]
     rows = rows.astype(dict.fromkeys(whole, "Int64"))
@@ -128,13 +133,16 @@ reference over its norm{sometimes}. {intervals}{contention}
 def terminal(frame: DataFrame, console: Console | None = None) -> None:
     """Print the table, then the messages: a single record's in full, else a line for those that differ only in numbers.
 
-    What is the same in every row stands above the table; a failure's status stands for its time, a dash for the other
-    numbers. Without a console, standard output is written to: 120
-    columns wide where it is no terminal.
+    Of more than 1,000 rows on several problems only the verdicts are counted. What is the same in every row stands
+    above the table; a failure's status stands for its time, a dash for the other numbers. Without a console, standard
+    output is written to: 120 columns wide where it is no terminal.
     """
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
+    if len(frame) > MANY and frame["problem"].nunique() > 1:
+        _print_totals(frame, console)
+        return
     shown = readable(frame)
     message = shown.pop("message")
     same = [heading for heading in GROUPS.values() if heading != "method" and len(set(shown[heading]) - {"?"}) < 2]
@@ -160,6 +168,18 @@ def terminal(frame: DataFrame, console: Console | None = None) -> None:
     if shown["time"].str.endswith(CONTENDED).any():
         console.print("* measured under contention: another process wanted the processor")
     _print_messages(shown, message, console)
+
+
+def _print_totals(frame: DataFrame, console: Console) -> None:
+    counts = totals(verdicts(frame)).T
+    table = Table(title=f"{len(frame)} rows on {frame['problem'].nunique()} problems", title_justify="left", box=None)
+    table.add_column("way", overflow="fold")
+    for verdict in counts.columns:
+        table.add_column(verdict, justify="right")
+    for way, row in counts.iterrows():
+        table.add_row(Text(str(way)), *(f"{count:.0f}" for count in row))
+    console.print(table)
+    console.print(Text(environment(prepared(frame)), "dim"))
 
 
 def shortened(text: str) -> str:

@@ -1,0 +1,91 @@
+"""What the atlas found: ways that are silently wrong, and the operators under which they are.
+
+`python -m harness.findings results/baselines/atlas.jsonl > harness/findings.json` learns them from the records of
+`+sweep=atlas`; every table warns where a row computes under such operators.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import record
+
+FILE = Path(__file__).parent / "findings.json"
+
+
+def learn(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The findings in the records of an atlas, one for each way and set of operators.
+
+    Suspected in a case where a way is wrong are the operators that are in no case where it is right; where there are
+    none, all of the case's together. A finding holds the case with the fewest operators and its error.
+    """
+    cases: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for seen in records:
+        if seen["status"] in ("ok", "wrong") and seen["operators"] and seen["target"]:
+            cases[seen["target"], json.dumps(_told(seen), sort_keys=True)].append(seen)
+    findings = []
+    for (target, options), group in sorted(cases.items()):
+        safe = {name for seen in group if seen["status"] == "ok" for name in _operators(seen)}
+        found: dict[frozenset[str], dict[str, Any]] = {}
+        for seen in sorted(group, key=lambda seen: (len(_operators(seen)), seen["problem"])):
+            if seen["status"] != "wrong":
+                continue
+            suspected = frozenset(_operators(seen) - safe or _operators(seen))
+            if not any(known <= suspected for known in found):
+                found[suspected] = {
+                    "target": target, "options": json.loads(options), "operators": sorted(suspected),
+                    "case": seen["problem"], "relative_error": seen["relative_error"], "torch": seen["torch"],
+                }  # fmt: skip
+        findings += found.values()
+    return findings
+
+
+def warning(seen: Mapping[Any, Any]) -> str | None:
+    """What is known against a right-looking row: its way was wrong in the atlas under operators that it meets too."""
+    if seen["status"] != "ok" or not isinstance(seen["operators"], str) or not isinstance(seen["target"], str):
+        return None
+    module, told, met = seen["target"].rpartition(".")[0], _told(seen), _operators(seen)
+    for finding in _known():
+        same = finding["target"].rpartition(".")[0] == module and finding["options"].items() <= told.items()
+        if same and met.issuperset(finding["operators"]):
+            return (
+                f"unsafe: this way was wrong by {100 * finding['relative_error']:.2g} % on {finding['case']} "
+                f"(torch {finding['torch']}), whose {', '.join(finding['operators'])} this network has too"
+            )
+    return None
+
+
+def _told(seen: Mapping[Any, Any]) -> dict[str, str]:
+    """The options that say what is computed, not how much of it at once: those with a word for a value."""
+    options = json.loads(seen["method_options"] or "{}")
+    return {name: value for name, value in options.items() if isinstance(value, str) and value != "auto"}
+
+
+def _operators(seen: Mapping[Any, Any]) -> set[str]:
+    return set(seen["operators"].split(", "))
+
+
+@functools.cache
+def _known() -> list[dict[str, Any]]:
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def main(paths: Sequence[str]) -> int:
+    """Print the findings of an atlas as JSON; the exit status."""
+    try:
+        found = learn(seen for place in paths for seen in record.records(Path(place)))
+    except record.RecordError as error:
+        print(f"harness.findings: {error}", file=sys.stderr)
+        return 2
+    print("[\n" + ",\n".join(json.dumps(finding) for finding in found) + "\n]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""Which way is right on what: every method against every problem, as tables."""
+
+from __future__ import annotations
+
+import re
+
+import pandas
+from pandas import DataFrame, Series
+
+from harness.report.rows import differing, environment, over_processes, plain, prepared, setting
+
+# Verdict, its colour, and the statuses that it stands for.
+VERDICTS = {
+    "right": ("#b7d7ea", ("ok",)),
+    "wrong": ("#d55e00", ("wrong",)),
+    "not finite": ("#e69f00", ("nonfinite",)),
+    "refuses": ("#d9d9d9", ("unsupported",)),
+    "fails": ("#8c6bb1", ("error", "oom", "timeout", "crashed")),
+    "not for it": ("#ffffff", ()),
+}
+VERDICT_OF = {status: verdict for verdict, (_, statuses) in VERDICTS.items() for status in statuses}
+NEEDS_A_NETWORK = "asks for model"
+SHOWN = 64  # characters of the names of cases in a line of the picture
+
+
+def verdicts(frame: DataFrame) -> DataFrame:
+    """One row a cell: `case`, `way` (the method, and the settings in which rows differ), `verdict`, error, message."""
+    rows = over_processes(prepared(frame))
+    extra = differing(rows)
+    told = rows.apply(lambda row: " ".join([row["label"], *(setting(name, row[name]) for name in extra)]), axis=1)
+    verdict = rows["status"].map(VERDICT_OF)
+    of_a_function = rows["message"].fillna("").str.contains(NEEDS_A_NETWORK, regex=False)
+    return DataFrame({
+        "case": rows["problem"].map(plain).str.removeprefix("zoo/"), "way": told.map(plain),
+        "kind": rows["problem_target"].fillna("").str.rsplit(".", n=1).str[0].str.rsplit(".", n=1).str[-1],
+        "verdict": verdict.mask(of_a_function, "not for it"), "relative_error": rows["relative_error"],
+        "message": rows["message"].fillna("").map(plain),
+    })  # fmt: skip
+
+
+def table(frame: DataFrame) -> str:
+    """Markdown: a line a case, a column a way, totals, and why ways refuse or fail."""
+    cells = verdicts(frame)
+    cells["text"] = cells.apply(_text, axis=1)
+    wide = cells.pivot_table(index=["kind", "case"], columns="way", values="text", aggfunc="first").fillna("")
+    wide = wide[order(cells)].reset_index(level="kind", drop=True)
+    causes = cells[cells["verdict"].isin(["refuses", "fails"])].copy()
+    causes["cause"] = causes["message"].map(_cause)
+    counted = causes.groupby(["way", "cause"], sort=False)["case"].agg(["count", _named]).reset_index()
+    counted = counted.sort_values(["way", "count"], ascending=[True, False])
+    counted.columns = ["way", "cause", "cases", "which"]
+    escaped = counted.map(lambda value: re.sub(r"([\\`*<|_])", r"\\\1", value) if isinstance(value, str) else value)
+    return f"""# Which way is right on what
+
+A blank: right. A number: wrong, with its relative error. NaN: not finite. no: refuses. !: fails. -: needs a network.
+
+{totals(cells).to_markdown()}
+
+{wide.to_markdown()}
+
+{environment(prepared(frame))}.
+
+## Why they refuse or fail
+
+{escaped.to_markdown(index=False)}
+"""
+
+
+def totals(cells: DataFrame) -> DataFrame:
+    """How often each way has each verdict."""
+    counted = cells.pivot_table(index="verdict", columns="way", values="case", aggfunc="count", fill_value=0)
+    return counted.reindex(index=[verdict for verdict in VERDICTS if verdict in counted.index])[order(cells)]
+
+
+def order(cells: DataFrame) -> list[str]:
+    """The ways, those that are right most often first."""
+    right = cells["verdict"].eq("right").groupby(cells["way"]).sum()
+    return list(right.sort_values(ascending=False, kind="stable").index)
+
+
+def _text(cell: Series) -> str:
+    if cell["verdict"] == "wrong":
+        return f"**{percent(cell['relative_error'])}**"
+    return {"right": "", "not finite": "NaN", "refuses": "no", "fails": "!", "not for it": "-"}[cell["verdict"]]
+
+
+def percent(error: float) -> str:
+    """A relative error in percent where it is at least a tenth of one, else as a power of ten."""
+    if pandas.isna(error):
+        return "?"
+    return f"{100 * error:.2g}%" if error >= 1e-3 else f"{error:.0e}"
+
+
+def _cause(message: str) -> str:
+    """What a message says before the advice, without its numbers, so that the same cause is the same text."""
+    said = message.split(" -> ")[0]
+    return re.sub(r"\d+", "N", said)[:110]
+
+
+def _named(cases: Series) -> str:
+    return listed(list(cases))
+
+
+def listed(cases: list[str]) -> str:
+    """Names as far as they fit, and how many more there are."""
+    shown: list[str] = []
+    for case in sorted(cases):
+        if shown and len(", ".join([*shown, case])) > SHOWN:
+            return f"{', '.join(shown)} and {len(cases) - len(shown)} more"
+        shown.append(case)
+    return ", ".join(shown)
