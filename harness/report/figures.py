@@ -92,7 +92,13 @@ def coverage(frame: DataFrame) -> Figure:
         ax.set_yticks(
             [y + 0.5 for y in range(len(lines))], [safe(listed(cases), 2 * SHOWN) for _, cases, _, _ in lines]
         )
-        ax.set_xticks([x + 0.5 for x in range(len(ways))], ways, rotation=55, ha="left", rotation_mode="anchor")
+        ax.set_xticks(
+            [x + 0.5 for x in range(len(ways))],
+            [safe(way, SHOWN) for way in ways],
+            rotation=55,
+            ha="left",
+            rotation_mode="anchor",
+        )
         ax.tick_params(labelsize=6.5, length=0, labeltop=True, labelbottom=False, top=False, bottom=False)
         for spine in ax.spines.values():
             spine.set_visible(False)

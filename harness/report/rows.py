@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -121,6 +122,11 @@ def plain(text: object) -> str:
     """Arbitrary text on one line: white space becomes single spaces, what cannot be printed its escape."""
     words = " ".join(str(text).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+
+
+def escaped(text: str) -> str:
+    """Text of one line as Markdown shows it in a table."""
+    return re.sub(r"([\\`*<|])", r"\\\1", text)
 
 
 def _filled(rows: DataFrame, column: str, by: list[str]) -> Series:

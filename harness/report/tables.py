@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pandas
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.record import FIELDS
-from harness.report.rows import counted, differing, environment, over_processes, plain, prepared
+from harness.report.rows import counted, differing, environment, escaped, over_processes, plain, prepared
 from harness.report.verdicts import totals, verdicts
 
 STYLES = {"ok": "green", "wrong": "bold red", "nonfinite": "bold red", "unsupported": "yellow", "timeout": "magenta"}
@@ -111,9 +110,8 @@ def markdown(frame: DataFrame) -> str:
     """A table with a line a record, and what all of them share below it."""
     shown = readable(frame)
     shown["message"] = shown["message"].map(shortened)
-    escaped = shown.map(lambda text: re.sub(r"([\\`*<|])", r"\\\1", text))
-    aligned = ["right" if column in NUMBERS else "left" for column in escaped.columns]
-    table = escaped.to_markdown(index=False, disable_numparse=True, colalign=aligned)
+    aligned = ["right" if column in NUMBERS else "left" for column in shown.columns]
+    table = shown.map(escaped).to_markdown(index=False, disable_numparse=True, colalign=aligned)
     rows = prepared(frame)
     intervals = "from, to: 95 % interval of the time's median over processes, below six their range. "
     intervals = intervals if "from" in shown else ""

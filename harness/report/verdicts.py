@@ -7,7 +7,7 @@ import re
 import pandas
 from pandas import DataFrame, Series
 
-from harness.report.rows import differing, environment, over_processes, plain, prepared, setting
+from harness.report.rows import differing, environment, escaped, over_processes, plain, prepared, setting
 
 # Verdict, its colour, and the statuses that it stands for.
 VERDICTS = {
@@ -41,6 +41,7 @@ def verdicts(frame: DataFrame) -> DataFrame:
 def table(frame: DataFrame) -> str:
     """Markdown: a line a case, a column a way, totals, and why ways refuse or fail."""
     cells = verdicts(frame)
+    cells[["case", "way", "message"]] = cells[["case", "way", "message"]].map(escaped)
     cells["text"] = cells.apply(_text, axis=1)
     wide = cells.pivot_table(index=["kind", "case"], columns="way", values="text", aggfunc="first").fillna("")
     wide = wide[order(cells)].reset_index(level="kind", drop=True)
@@ -49,7 +50,6 @@ def table(frame: DataFrame) -> str:
     counted = causes.groupby(["way", "cause"], sort=False)["case"].agg(["count", _named]).reset_index()
     counted = counted.sort_values(["way", "count"], ascending=[True, False])
     counted.columns = ["way", "cause", "cases", "which"]
-    escaped = counted.map(lambda value: re.sub(r"([\\`*<|_])", r"\\\1", value) if isinstance(value, str) else value)
     return f"""# Which way is right on what
 
 A blank: right. A number: wrong, with its relative error. NaN: not finite. no: refuses. !: fails. -: needs a network.
@@ -62,7 +62,7 @@ A blank: right. A number: wrong, with its relative error. NaN: not finite. no: r
 
 ## Why they refuse or fail
 
-{escaped.to_markdown(index=False)}
+{counted.to_markdown(index=False)}
 """
 
 
