@@ -27,8 +27,12 @@ CONF = next(
 )
 
 
-def add_outside_methods() -> None:
-    """Make every entry point of the group `harness.methods` a row: its name, and a mapping like a row's YAML."""
+def extend_hydra() -> None:
+    """Let Hydra find the harness's plugins, and every entry point of the group `harness.methods` as a row of its name.
+
+    An entry point leads to a mapping like a row's YAML.
+    """
+    sys.path.append(str(Path(__file__).parent / "plugins"))
     for point in entry_points(group="harness.methods"):
         try:
             ConfigStore.instance().store(point.name, point.load(), group="method", provider=point.value)
@@ -64,8 +68,7 @@ def run_cell(config: DictConfig) -> None:
 def main() -> None:
     """Entry point."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers are closed
-    sys.path.append(str(Path(__file__).parent / "plugins"))
-    add_outside_methods()
+    extend_hydra()
     asked_for_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on; by itself it would print some as tracebacks
     try:

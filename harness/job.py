@@ -46,6 +46,7 @@ class Job:
     method_options: dict[str, Any]
     quantity: str
     vectors: int
+    subset: int | None  # parameters that are taken, of all that there are
     device: str
     dtype: str
     threads: int
@@ -82,8 +83,8 @@ class Job:
             passes=_passes(config["passes"]),
             measure=_measure(config["measure"]),
             limit_s=float(config["limit_s"]),
-            **{key: config[key] for key in ("quantity", "vectors", "device", "dtype", "threads", "allocator", "seed",
-                                            "round", "interpreter", "memory_limit_gb")},
+            **{key: config[key] for key in ("quantity", "vectors", "subset", "device", "dtype", "threads", "allocator",
+                                            "seed", "round", "interpreter", "memory_limit_gb")},
         )  # fmt: skip
 
     @classmethod
@@ -110,6 +111,9 @@ def _check(config: Mapping[str, Any]) -> None:
         value = config[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise JobError(f"{key}={value} must be a whole number of at least {least}")
+    subset = config["subset"]
+    if subset is not None and not (isinstance(subset, int) and not isinstance(subset, bool) and subset >= 1):
+        raise JobError(f"subset={subset} must be a whole number of at least 1, or null for all parameters")
     if config["seed"] >= 2**62:
         raise JobError(f"seed={config['seed']} must be less than 2^62")
     if not isinstance(config["limit_s"], int | float) or not config["limit_s"] > 0:

@@ -51,6 +51,7 @@ FIELDS = (
     Field("target", "str", "dotted path", "the function that was measured"),
     Field("quantity", "str", "", "hessian, diagonal, block_diagonal, hvp or ggn"),
     Field("vectors", "int", "count", "k, the vectors of an hvp"),
+    Field("subset", "int", "count", "parameters that were taken, the others being fixed; null for all"),
     Field("device", "str", "", "cpu, cuda or cuda:N"),
     Field("dtype", "str", "", "float64, float32, float16 or bfloat16"),
     Field("threads", "int", "count", "intra-operation threads of torch"),
@@ -76,6 +77,7 @@ FIELDS = (
     Field("packages", "str", "", "packages beside torch that the method uses, with their versions"),
     # What was seen: size and time.
     Field("params", "int", "count", "P, the number of parameters"),
+    Field("whole_params", "int", "count", "parameters of the problem that a subset was taken of; null without one"),
     Field("samples", "int", "count", "N, the length of the inputs; null for a function without inputs"),
     Field(
         "first_s", "float", "s", "the first call, in a process in which only the loss and one gradient have been called"

@@ -100,6 +100,11 @@ def _argument(value: Any, source: _Source) -> str:
     return repr(value)
 
 
+def parameters(path: str) -> list[str]:
+    """Names of the parameters of the function at a dotted path, read from its source; raises ReproduceError."""
+    return _parameters(_Source().add(path))
+
+
 def _error(seen: Mapping[str, Any]) -> str:
     return "" if seen["relative_error"] is None else f", relative error {seen['relative_error']:.1e}"
 

@@ -34,7 +34,7 @@ from torch.utils._pytree import tree_leaves
 from harness import advice, agreement, clock, counters, environment, fingerprint, limits, memory
 from harness.job import Job
 from harness.problems import Problem, networks
-from harness.problems.problem import ProblemError, build, check
+from harness.problems.problem import ProblemError, build, check, subset
 from harness.record import write_json
 from harness.reference import reference
 
@@ -101,7 +101,8 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
             seen |= _provenance(asked)
         if part in PARTS:
             cell = _prepare(asked)
-            seen |= {"params": cell.problem.theta.numel(), "samples": _length(cell.problem.inputs)}
+            seen |= {"params": cell.problem.theta.numel(), "whole_params": cell.problem.whole,
+                     "samples": _length(cell.problem.inputs)}  # fmt: skip
             if part == asked.passes[0]:
                 seen["operators"] = ", ".join(fingerprint.operators(cell.problem.loss, cell.problem.theta))
             write_json(seen, Path(result))
@@ -135,7 +136,7 @@ def _prepare(job: Job) -> Cell:
             builder_options.setdefault("seed", job.seed)
     problem = build(job.problem_target, builder_options).to(device, getattr(torch, job.dtype))
     check(problem)
-    return bind(job, problem)
+    return bind(job, problem if job.subset is None else subset(problem, job.subset, job.seed))
 
 
 def _device(name: str) -> torch.device:

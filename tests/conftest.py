@@ -27,6 +27,7 @@ JOB = Job(
     method_options={},
     quantity="hessian",
     vectors=2,
+    subset=None,
     device="cpu",
     dtype="float64",
     threads=1,

@@ -35,6 +35,7 @@ ALLOWED = {
     "limits": {"clock"},
     "agreement": {"reference"},
     "reference": {"differences", "job", "problems"},
+    "advise": {"__main__", "job", "launch", "record", "report", "reproduce", "sweep"},
     "findings": {"record"},
     "reproduce": {"record"},
     "problems": {"problems"},
@@ -42,8 +43,8 @@ ALLOWED = {
 }
 # Outside packages, and who alone may import them.
 RESERVED = {
-    "hydra": {"__main__", "sweep", "plugins"},
-    "omegaconf": {"__main__", "sweep", "plugins"},
+    "hydra": {"__main__", "advise", "sweep", "plugins"},
+    "omegaconf": {"__main__", "advise", "sweep", "plugins"},
     "torch": {
         "worker",
         "agreement",
@@ -60,7 +61,7 @@ RESERVED = {
     "pandas": {"record", "report"},
     "seaborn": {"report"},
     "matplotlib": {"report"},
-    "rich": {"report", "sweep"},
+    "rich": {"advise", "report", "sweep"},
 }
 
 

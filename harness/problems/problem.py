@@ -6,7 +6,7 @@ import copy
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Problem:
     criterion: Criterion | None = None
     inputs: Any = None
     targets: Any = None
+    whole: int | None = None  # parameters of the problem that this one is a `subset` of
     data: tuple[Any, ...] = ()  # what the objective of a function needs beside its parameters
     hessian: Callable[[], Tensor] | None = None  # () -> (P, P), the closed form at theta
 
@@ -54,10 +55,7 @@ def from_network(
     theta, unravel = ravel(model)
 
     def outputs(theta: Tensor) -> Tensor:
-        state = unravel(theta)
-        if model.training:  # what a call in train mode writes, as running statistics, it writes into copies
-            state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
-        return torch.func.functional_call(model, state, inputs)
+        return _call(model, unravel(theta), inputs)
 
     def loss(theta: Tensor) -> Tensor:
         return criterion(outputs(theta), targets)
@@ -94,6 +92,57 @@ def from_function(
     closed_form = None if hessian is None else lambda: hessian(unravel(theta), *data)
     sizes = _sizes(unravel(theta))
     return Problem(lambda theta: objective(unravel(theta), *data), theta, sizes, to, data=data, hessian=closed_form)
+
+
+def subset(problem: Problem, count: int, seed: int) -> Problem:
+    """The problem in `count` of its parameters, drawn at random; the others stay where they are.
+
+    Its Hessian is a principal submatrix of the whole one, and each of its columns costs what one of the whole does.
+    `sizes` says how many are of each parameter tensor. Raises ProblemError where there are fewer parameters.
+    """
+    whole = problem.theta
+    if not 1 <= count <= len(whole):
+        raise ProblemError(f"subset={count} must be between 1 and the number of parameters, {len(whole)}")
+    index = (
+        torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].sort().values.to(whole.device)
+    )
+    ends = torch.tensor(problem.sizes, device=whole.device).cumsum(0)
+    sizes = torch.bincount(torch.searchsorted(ends, index, right=True), minlength=len(ends)).tolist()
+    outputs, closed_form, model = problem.outputs, problem.hessian, problem.model
+
+    def embed(theta: Tensor) -> Tensor:
+        return whole.index_put((index,), theta)
+
+    return replace(
+        problem,
+        loss=lambda theta: problem.loss(embed(theta)),
+        theta=whole[index],
+        whole=len(whole),
+        sizes=tuple(size for size in sizes if size),
+        to=lambda device, dtype: subset(problem.to(device, dtype), count, seed),
+        model=None if model is None else _Subset(model, whole[index], embed),
+        outputs=None if outputs is None else lambda theta: outputs(embed(theta)),
+        hessian=None if closed_form is None else lambda: closed_form()[index][:, index],
+    )
+
+
+class _Subset(torch.nn.Module):
+    """A network with some of its parameters as one vector, the others fixed."""
+
+    def __init__(self, model: torch.nn.Module, theta: Tensor, embed: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.theta = torch.nn.Parameter(theta.clone())
+        self._model, self._embed, (_, self._unravel) = [model], embed, ravel(model)  # in a list: no part of this module
+
+    def forward(self, *inputs: Any) -> Any:
+        """What the network makes of its inputs."""
+        return _call(self._model[0], self._unravel(self._embed(self.theta)), inputs)
+
+
+def _call(model: torch.nn.Module, parameters: dict[str, Tensor], inputs: Any) -> Any:
+    """What the network makes of inputs with these parameters; what it writes in train mode it writes into copies."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()} if model.training else {}
+    return torch.func.functional_call(model, parameters | buffers, inputs)
 
 
 def _sizes(parameters: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tuple[int, ...]:

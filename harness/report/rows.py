@@ -21,8 +21,8 @@ SETTINGS = {
 
 
 # What makes a cell: rows that agree in these are the same cell, run in different processes.
-CELL = ["problem", "problem_options", "label", "quantity", "vectors", "device", "dtype", "threads", "allocator", "seed",
-        "interpreter", "torch", "packages", "machine", "limit_s", "passes", "measure"]  # fmt: skip
+CELL = ["problem", "problem_options", "label", "quantity", "vectors", "subset", "device", "dtype", "threads",
+        "allocator", "seed", "interpreter", "torch", "packages", "machine", "limit_s", "passes", "measure"]  # fmt: skip
 MEASURES = [
     "params", "median_s", "first_s", "gradients", "tensor_peak_bytes", "tensor_peak_outputs", "process_peak_bytes",
     "process_peak_outputs", "relative_error", "gemm_equivalents", "write_multiples",
