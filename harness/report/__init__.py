@@ -1,7 +1,8 @@
 """Tables and figures from records: for the terminal, for a notebook and for a paper.
 
 `terminal` prints, `write` makes files, and each figure is a function from a frame of `harness.record.load` to a
-matplotlib Figure: `time_against_size`, `memory_against_size`, `error_against_size`, `time_against_memory`, `coverage`.
+matplotlib Figure: `time_against_size`, `memory_against_size`, `error_against_size`, `time_against_memory`, `coverage`,
+`disagreement`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
         time_against_memory,
         time_against_size,
     )
+    from harness.report.pairs import disagreement
 
-__all__ = ["coverage", "error_against_size", "main", "memory_against_size", "readable", "terminal",
+__all__ = ["coverage", "disagreement", "error_against_size", "main", "memory_against_size", "readable", "terminal",
            "time_against_memory", "time_against_size", "write"]  # fmt: skip
 
 FIGURES = ("time_against_size", "memory_against_size", "error_against_size", "time_against_memory")
@@ -34,19 +36,20 @@ FIGURES = ("time_against_size", "memory_against_size", "error_against_size", "ti
 
 def __getattr__(name: str) -> Any:
     """A figure's function; seaborn, which takes a second or two to import, is only imported for one."""
-    if name not in (*FIGURES, "coverage"):
+    if name not in (*FIGURES, "coverage", "disagreement"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from harness.report import figures
+    from harness.report import figures, pairs
 
-    return getattr(figures, name)
+    return getattr(pairs if name == "disagreement" else figures, name)
 
 
 def write(frame: DataFrame, out: Path) -> list[Path]:
     """Write table.csv, table.md and the figures as PNG and PDF into `out`; the files written.
 
-    The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems.
+    The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems,
+    and where these are few the distances between results.
     """
-    from harness.report import figures, verdicts
+    from harness.report import figures, pairs, verdicts
 
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -59,6 +62,8 @@ def write(frame: DataFrame, out: Path) -> list[Path]:
     if frame["problem"].nunique() > 1:
         (out / "coverage.md").write_text(verdicts.table(frame), encoding="utf-8", errors="backslashreplace", newline="")
         written += [out / "coverage.md", *figures.save(figures.coverage(frame), out / "coverage")]
+    if frame["sketch"].notna().sum() > 1 and frame["problem"].nunique() <= pairs.PANELS:
+        written += figures.save(pairs.disagreement(frame), out / "disagreement")
     return written
 
 
