@@ -32,7 +32,9 @@ def extend_hydra() -> None:
 
     An entry point leads to a mapping like a row's YAML.
     """
-    sys.path.append(str(Path(__file__).parent / "plugins"))
+    plugins = str(Path(__file__).parent / "plugins")
+    if plugins not in sys.path:
+        sys.path.append(plugins)
     for point in entry_points(group="harness.methods"):
         try:
             ConfigStore.instance().store(point.name, point.load(), group="method", provider=point.value)

@@ -60,6 +60,7 @@ def advise(overrides: Sequence[str], output: Path) -> list[Advice]:
 
     Records are left in `output`. Raises JobError or Hydra's errors where the overrides cannot be composed.
     """
+    extend_hydra()
     jobs = _jobs(overrides)
     with Launcher() as launcher, Progress(console=Console(stderr=True), transient=True) as progress:
         found, whole = [], None
@@ -168,7 +169,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         memory_gb = float(limits[-1]) if limits else None
         overrides = [entry for entry in given if not entry.startswith("memory_gb=")]
-        extend_hydra()
         with tempfile.TemporaryDirectory() as output:
             ways = advise([f"limit_s={LIMIT_S}", f"measure.budget_s={BUDGET_S}", *overrides], Path(output))
     except ValueError as error:

@@ -20,7 +20,7 @@ from harness.problems import (
     residual,
     transformers,
 )
-from harness.problems.problem import build, check
+from harness.problems.problem import build, check, subset
 from methods import vmap_hvp
 from methods.create_graph_rows import hessian, hvp
 from tests.oracles import central_differences, distance
@@ -354,3 +354,28 @@ def test_a_loss_that_changes_the_model_is_refused() -> None:
     with pytest.raises(ProblemError, match=r"changes the model's 1\.running_mean, .*call model.eval"):
         check(from_network(model, nn.MSELoss(), torch.randn(8, 3), torch.randn(8, 2)))
     check(from_network(model.eval(), nn.MSELoss(), torch.randn(8, 3), torch.randn(8, 2)))
+
+
+@pytest.mark.parametrize("name", ["mlp_500", "logistic", "rosenbrock"])
+def test_a_subset_has_the_principal_submatrix(name: str) -> None:
+    problem = row(name)
+    whole = hessian(problem.loss, problem.theta)
+    part = subset(problem, 7, seed=3)
+    index = torch.stack([(problem.theta == value).nonzero()[0, 0] for value in part.theta])
+    assert distance(hessian(part.loss, part.theta), whole[index][:, index]) < 1e-14
+    assert sum(part.sizes) == part.theta.numel() == 7
+    assert part.whole == problem.theta.numel()
+    if part.hessian is not None:
+        assert distance(part.hessian(), whole[index][:, index]) < 1e-12
+    if part.model is not None:
+        (parameter,) = part.model.parameters()
+        assert torch.equal(parameter, part.theta)
+        assert part.criterion(part.model(part.inputs), part.targets) == problem.loss(problem.theta)
+    single = part.to("cpu", torch.float32)
+    assert single.theta.dtype == torch.float32
+    assert torch.equal(single.theta, part.theta.float())
+
+
+def test_a_subset_of_more_than_all_is_refused() -> None:
+    with pytest.raises(ProblemError, match="subset=99 must be between 1 and the number of parameters, 36"):
+        subset(row("logistic", inputs=8, classes=4), 99, seed=0)

@@ -37,7 +37,7 @@ def distances(rows: DataFrame) -> DataFrame:
     squares = numpy.square(sketches).mean(1)
     scale = numpy.maximum(squares[:, None], squares[None, :])
     apart = numpy.square(sketches[:, None] - sketches[None, :]).mean(2)
-    ratio = numpy.sqrt(numpy.divide(apart, scale, out=numpy.zeros_like(apart), where=scale > 0))
+    ratio = numpy.sqrt(numpy.divide(apart, scale, out=numpy.zeros_like(apart), where=scale != 0))
     return DataFrame(ratio, index=rows["way"], columns=rows["way"])
 
 

@@ -1,0 +1,80 @@
+"""The table and picture of verdicts, and the distances between results, against the records they were made from."""
+
+import math
+
+import numpy
+import pytest
+import torch
+
+from harness import fingerprint, report
+from harness.report import pairs, verdicts
+from harness.report.rows import prepared
+from tests.test_report import cell, frame_of  # noqa: F401  a fixture
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def atlas():
+    """Three ways on three cases: one wrong, one not finite, one refused, one that needs a network."""
+    zoo = {"problem_target": "harness.problems.zoo.layers.layer", "passes": "agreement", "params": 9}
+    changes = {
+        ("func_hessian", "norm"): {"status": "wrong", "relative_error": 0.058, "message": "relative error 5.8e-02"},
+        ("func_hessian", "det"): {"status": "nonfinite", "relative_error": None, "message": "9 of 81 entries"},
+        ("vmap_hvp", "mse"): {"status": "unsupported", "relative_error": None, "message": "ZeroTensors 7 -> use rows"},
+        ("naive_loop", "det"): {"status": "unsupported", "relative_error": None, "message": "x asks for model, which"},
+    }
+    return [cell(way, problem=f"zoo/{case}", problem_options="{}", **zoo | changes.get((way, case), {}))
+            for way in ("func_hessian", "naive_loop", "vmap_hvp") for case in ("norm", "det", "mse")]  # fmt: skip
+
+
+def test_verdicts_and_totals(frame_of) -> None:  # noqa: F811
+    cells = verdicts.verdicts(frame_of(atlas()))
+    found = {(row["way"], row["case"]): row["verdict"] for row in cells.to_dict("records")}
+    assert found["func_hessian", "norm"] == "wrong"
+    assert found["func_hessian", "det"] == "not finite"
+    assert found["vmap_hvp", "mse"] == "refuses"
+    assert found["naive_loop", "det"] == "not for it"
+    assert sum(verdict == "right" for verdict in found.values()) == 5
+    assert verdicts.totals(cells).to_numpy().sum() == 9
+
+
+def test_the_table_has_a_line_a_case_and_the_causes(frame_of) -> None:  # noqa: F811
+    text = verdicts.table(frame_of(atlas()))
+    (norm,) = [line for line in text.splitlines() if line.startswith("| norm")]
+    assert "**5.8%**" in norm
+    assert "ZeroTensors N" in text
+    assert "use rows" not in text
+
+
+def test_the_picture_shows_every_case_and_every_error(frame_of) -> None:  # noqa: F811
+    (ax,) = report.coverage(frame_of(atlas())).axes
+    names = ", ".join(label.get_text() for label in ax.get_yticklabels())
+    assert all(case in names for case in ("norm", "det", "mse"))
+    assert [text.get_text() for text in ax.texts] == ["5.8%"]
+    assert [label.get_text() for label in ax.get_xticklabels()][-1] == "func_hessian", (
+        "the least often right comes last"
+    )
+
+
+def test_distances_between_results(frame_of) -> None:  # noqa: F811
+    generator = torch.Generator().manual_seed(0)
+    matrix, other = torch.randn(2, 40, 40, generator=generator, dtype=torch.float64)
+    near = matrix + 1e-6 * other
+    sketched = [cell(name, sketch=fingerprint.sketch([value])) for name, value in
+                (("create_graph_rows", matrix), ("func_hessian", near), ("vmap_hvp", other))]  # fmt: skip
+    rows = prepared(frame_of([*sketched, cell("naive_loop")]))
+    rows["way"] = rows["label"]
+    table = pairs.distances(rows)
+    true = float((near - matrix).norm() / near.norm())
+    assert table.loc["create_graph_rows", "func_hessian"] == pytest.approx(true, rel=0.5)
+    assert table.loc["create_graph_rows", "vmap_hvp"] == pytest.approx(math.sqrt(2), rel=0.5)
+    assert numpy.isnan(table.loc["create_graph_rows", "naive_loop"])
+    assert (numpy.diag(table)[:3] == 0).all()
+
+
+def test_a_panel_for_each_problem(frame_of) -> None:  # noqa: F811
+    sketch = [1.0] * 32
+    records = [cell(way, width, sketch=sketch) for way in ("func_hessian", "vmap_hvp") for width in (4, 8)]
+    figure = report.disagreement(frame_of(records))
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["mlp, hessian, P=69", "mlp, hessian, P=133"]
+    assert report.disagreement(frame_of(records[:1])).axes
