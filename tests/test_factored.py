@@ -1,0 +1,224 @@
+"""The factored Hessian, against rows through autograd and central differences, over layers, losses and arrangements."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from harness import differences
+from harness.problems import from_network, networks, transformers
+from methods import create_graph_rows, factored
+from tests.oracles import distance
+from tests.test_zoo import CASES, case
+
+NO_DOUBLE_BACKWARD = {"ctc_loss", "multi_label_margin_loss", "multi_margin_loss", "embedding_bag_max",
+                      "embedding_bag_mean", "embedding_bag_sum"}  # fmt: skip
+
+
+def of(problem, **options):
+    return factored.hessian(problem.model, problem.criterion, problem.inputs, problem.targets, **options)
+
+
+def by_rows(problem):
+    return create_graph_rows.hessian(problem.loss, problem.theta)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def network(model, inputs, targets, criterion=None):
+    torch.manual_seed(0)
+    networks.draw_parameters(model, torch.Generator().manual_seed(0))
+    return from_network(model, criterion or nn.CrossEntropyLoss(), inputs, targets)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if case(name).model is not None])
+def test_the_zoo_against_central_differences(name: str) -> None:
+    problem = case(name)
+    if name in NO_DOUBLE_BACKWARD:
+        with pytest.raises(RuntimeError, match="derivative for"):
+            of(problem)
+        return
+    truth, error = differences.hessian(problem.loss, problem.theta)
+    found = of(problem)
+    assert distance(found, truth) < max(1e-9, 10 * error)
+    diagonal = factored.diagonal(problem.model, problem.criterion, problem.inputs, problem.targets)
+    assert float((diagonal - found.diagonal()).norm() / found.diagonal().norm()) < 1e-12
+    assert not found.requires_grad
+
+
+LAYERS = {
+    "linear": lambda width: [nn.Linear(width, width), nn.Tanh()],
+    "no_bias": lambda width: [nn.Linear(width, width, bias=False), nn.GELU()],
+    "layer_norm": lambda width: [nn.LayerNorm(width), nn.Softplus()],
+    "frozen": lambda width: [nn.Linear(width, width).requires_grad_(False), nn.SiLU()],
+    "half_frozen": lambda width: [_without_bias_gradient(nn.Linear(width, width)), nn.Sigmoid()],
+    "residual": lambda width: [_Residual(width)],
+    "tied": lambda width: [_Tied(width)],
+}
+CRITERIA = {
+    "cross_entropy": (lambda outputs: nn.CrossEntropyLoss(), "classes"),
+    "weights": (lambda outputs: nn.CrossEntropyLoss(weight=draw(outputs).abs() + 0.1), "classes"),
+    "ignoring": (lambda outputs: nn.CrossEntropyLoss(ignore_index=0, reduction="sum"), "classes"),
+    "smoothed": (lambda outputs: nn.CrossEntropyLoss(label_smoothing=0.2), "classes"),
+    "squares": (lambda outputs: nn.MSELoss(), "real"),
+    "huber": (lambda outputs: nn.HuberLoss(delta=0.3), "real"),
+    "per_sample": (lambda outputs: _weighted_softplus, "real"),
+}
+
+
+def _weighted_softplus(outputs, targets):
+    return (functional.softplus(outputs - targets).sum(1) * torch.arange(1.0, len(outputs) + 1)).sum()
+
+
+def _without_bias_gradient(layer):
+    layer.bias.requires_grad_(False)
+    return layer
+
+
+class _Residual(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + self.linear(x).tanh()
+
+
+class _Tied(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x):
+        return functional.linear(self.linear(x).tanh(), self.linear.weight.T) + self.linear(x)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    layers=st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=4),
+    criterion=st.sampled_from(sorted(CRITERIA)),
+    sizes=st.tuples(*[st.integers(1, 4)] * 2, st.integers(2, 4), st.integers(1, 5)),
+    tokens=st.integers(0, 3),
+    memory_mb=st.sampled_from([1e-4, 256]),
+)
+def test_compositions_agree_with_rows(layers, criterion, sizes, tokens, memory_mb) -> None:
+    inputs, width, outputs, batch = sizes
+    make, kind = CRITERIA[criterion]
+    modules = [nn.Linear(inputs, width), nn.Tanh(), *(module for name in layers for module in LAYERS[name](width))]
+    if tokens:
+        modules += [nn.Flatten(), nn.Linear(width * tokens, outputs)]
+    else:
+        modules.append(nn.Linear(width, outputs))
+    targets = torch.arange(batch) % outputs if kind == "classes" else draw(batch, outputs, seed=2)
+    if criterion == "ignoring" and not targets.any():
+        return
+    x = draw(batch, *([tokens] if tokens else []), inputs, seed=1)
+    problem = network(nn.Sequential(*modules), x, targets, make(outputs))
+    rows = by_rows(problem)
+    found = of(problem, memory_mb=memory_mb)
+    assert float((found - rows).norm()) <= 1e-12 * max(float(rows.norm()), 1e-3)
+
+
+@pytest.mark.parametrize("task", ["classes", "regression"])
+def test_networks_of_the_harness(task: str) -> None:
+    for problem in (
+        networks.mlp(inputs=7, width=9, depth=2, outputs=3, batch=5, task=task),
+        networks.cnn(image=6, channels=3, outputs=2, batch=3, task=task),
+        networks.lenet5(image=12, channels=(2, 3), widths=(7, 5), outputs=3, batch=2, task=task),
+        transformers.transformer(width=6, heads=2, length=4, blocks=2, batch=2),
+    ):
+        assert distance(of(problem), by_rows(problem)) < 1e-12
+
+
+def test_embedding_tied_with_the_output_layer() -> None:
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(7, 3)
+            self.hidden = nn.Linear(3, 3)
+
+        def forward(self, tokens):
+            return functional.linear(self.hidden(self.embedding(tokens)).tanh(), self.embedding.weight).flatten(0, 1)
+
+    tokens = torch.randint(7, (4, 2), generator=torch.Generator().manual_seed(0))
+    problem = network(Model(), tokens, torch.arange(8) % 7)
+    assert distance(of(problem), by_rows(problem)) < 1e-12
+
+
+def test_a_penalty_in_the_criterion_is_differentiated() -> None:
+    """The criterion closes over the parameters: here the truth is algebra, the data's Hessian plus 2 * 0.3 I."""
+    problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
+    parameters = list(problem.model.parameters())
+
+    def penalized(outputs, targets):
+        return functional.cross_entropy(outputs, targets) + 0.3 * sum(p.square().sum() for p in parameters)
+
+    found = factored.hessian(problem.model, penalized, problem.inputs, problem.targets)
+    assert distance(found, by_rows(problem) + 0.6 * torch.eye(len(problem.theta), dtype=torch.float64)) < 1e-12
+    diagonal = factored.diagonal(problem.model, penalized, problem.inputs, problem.targets)
+    assert torch.allclose(diagonal, found.diagonal())
+
+
+def test_a_penalty_that_is_not_entry_by_entry_takes_rows() -> None:
+    problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
+    weight = problem.model[0].weight
+
+    def penalized(outputs, targets):
+        return functional.cross_entropy(outputs, targets) + weight.norm() * outputs.square().mean()
+
+    theta, flat = problem.theta, problem.model
+    found = factored.hessian(flat, penalized, problem.inputs, problem.targets)
+
+    def loss(theta):
+        parameters = dict(zip((name for name, _ in flat.named_parameters()), _parts(theta, flat), strict=True))
+        outputs = torch.func.functional_call(flat, parameters, problem.inputs)
+        return (
+            functional.cross_entropy(outputs, problem.targets) + parameters["0.weight"].norm() * outputs.square().mean()
+        )
+
+    assert distance(found, create_graph_rows.hessian(loss, theta)) < 1e-12
+
+
+def _parts(theta, model):
+    parameters = list(model.parameters())
+    return [part.view_as(p) for part, p in zip(theta.split([p.numel() for p in parameters]), parameters, strict=True)]
+
+
+def test_out_is_written_in_place_and_may_be_a_file(tmp_path) -> None:
+    problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
+    size = len(problem.theta)
+    out = torch.from_file(str(tmp_path / "hessian.bin"), shared=True, size=size**2, dtype=torch.float64).view(
+        size, size
+    )
+    assert of(problem, out=out) is out
+    again = torch.from_file(str(tmp_path / "hessian.bin"), shared=True, size=size**2, dtype=torch.float64)
+    assert distance(again.view(size, size), by_rows(problem)) < 1e-12
+
+
+@pytest.mark.parametrize("out", [torch.empty(2, 2, dtype=torch.float64), torch.empty(28, 28)])
+def test_an_out_that_does_not_fit_is_refused(out) -> None:
+    problem = networks.mlp(inputs=2, width=4, outputs=3, batch=6)
+    assert len(problem.theta) == 27
+    with pytest.raises(ValueError, match=r"the Hessian is \(27, 27\) torch.float64"):
+        of(problem, out=out)
+
+
+def test_a_loss_that_is_no_scalar_is_refused() -> None:
+    problem = networks.mlp(inputs=2, width=4, outputs=3, batch=6)
+    with pytest.raises(ValueError, match=r"must be a scalar .* found \(6,\)"):
+        factored.hessian(problem.model, nn.CrossEntropyLoss(reduction="none"), problem.inputs, problem.targets)
+
+
+def test_samples_that_mix_are_noticed() -> None:
+    """Each sample's loss depends on the mean over all: no layer's shifts tell samples apart."""
+
+    def contrasted(outputs, targets):
+        return functional.cross_entropy(outputs - outputs.mean(0) ** 2, targets)
+
+    problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
+    mixing = from_network(problem.model, contrasted, problem.inputs, problem.targets)
+    assert distance(of(mixing), by_rows(mixing)) < 1e-12
