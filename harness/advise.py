@@ -60,25 +60,26 @@ def advise(overrides: Sequence[str], output: Path) -> list[Advice]:
 
     Records are left in `output`. Raises JobError or Hydra's errors where the overrides cannot be composed.
     """
-    extend_hydra()
-    jobs = _jobs(overrides)
+    chosen = jobs(overrides)
     with Launcher() as launcher, Progress(console=Console(stderr=True), transient=True) as progress:
         found, whole = [], None
-        for job in progress.track(jobs, description="measuring"):
+        for job in progress.track(chosen, description="measuring"):
             if whole is None:
                 whole = _run(launcher, job, output, 1, "agreement")["whole_params"]
             found.append(_expect(launcher, job, output, whole or 1))
     return sorted(found, key=lambda way: (way.status != "ok", way.time_s is None, way.time_s))
 
 
-def _jobs(overrides: Sequence[str]) -> list[Job]:
+def jobs(overrides: Sequence[str]) -> list[Job]:
+    """A job for each way that the overrides choose: `method=a,b`, or without one all ways that are not compiled."""
+    extend_hydra()
+    named = [entry.removeprefix("method=").split(",") for entry in overrides if entry.startswith("method=")]
+    rest = [entry for entry in overrides if not entry.startswith("method=")]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = [entry.removeprefix("method=").split(",") for entry in overrides if entry.startswith("method=")]
-        names = chosen[0] if chosen else GlobalHydra.instance().config_loader().get_group_options("method")
-        rest = [entry for entry in overrides if not entry.startswith("method=")]
+        names = named[0] if named else GlobalHydra.instance().config_loader().get_group_options("method")
         configs = [compose("config", [*rest, f"method={name}"], return_hydra_config=True) for name in names]
-        jobs = [sweep.cell_of(config).job for config in configs]
-    return jobs if chosen else [job for job in jobs if not job.method_options.get("compile")]
+        found = [sweep.cell_of(config).job for config in configs]
+    return found if named else [job for job in found if not job.method_options.get("compile")]
 
 
 def _run(launcher: Launcher, job: Job, output: Path, subset: int, *passes: str) -> dict[str, Any]:
