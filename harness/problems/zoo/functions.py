@@ -44,7 +44,6 @@ POINTS = {
     "symmetric": lambda x: x + x.mT,
     "positive_definite": lambda x: x @ x.mT + torch.eye(len(x), dtype=x.dtype),
     "identity": lambda x: torch.eye(len(x), dtype=x.dtype),
-    "plain_identity": lambda x: torch.eye(len(x), dtype=x.dtype),  # not kept symmetric
     "singular": lambda x: x - x.mean(-1, keepdim=True),
     "zeros": torch.zeros_like,
     "with_zero": _with_zero,
