@@ -31,7 +31,7 @@ PANELS = 9  # problems that are drawn
 def distances(rows: DataFrame) -> DataFrame:
     """Relative distance of every two of these prepared rows' results, estimated from their sketches; rows by `way`.
 
-    sqrt(mean (s_a - s_b)^2 / max(mean s_a^2, mean s_b^2)) over the 32 sketches s; NaN where a row has none.
+    sqrt(sum (s_a - s_b)^2 / max(sum s_a^2, sum s_b^2)) over the 32 sketches s; NaN where a row has none.
     """
     sketches = numpy.array([entry if isinstance(entry, list) else [math.nan] * 32 for entry in rows["sketch"]])
     squares = numpy.square(sketches).mean(1)
