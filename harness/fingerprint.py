@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 SKETCHES = 32
-ROWS = 65536  # of a result, done at once
+ENTRIES = 2**22  # of a result, done at once
 
 
 def sketch(tensors: Sequence[Tensor]) -> list[float]:
@@ -24,19 +24,20 @@ def sketch(tensors: Sequence[Tensor]) -> list[float]:
     for tensor in tensors:
         matrix = tensor.detach().reshape(len(tensor), -1)
         rows = torch.zeros(SKETCHES, matrix.shape[1], dtype=torch.float64)
-        for block in matrix.split(ROWS):
-            place, sign = _places(len(block), generator)
+        drawn = [torch.randint(2 * SKETCHES, (size,), generator=generator, dtype=torch.uint8) for size in matrix.shape]
+        count = max(ENTRIES // matrix.shape[1], 1)
+        for block, part in zip(matrix.split(count), drawn[0].split(count), strict=True):
+            place, sign = _place_and_sign(part)
             rows.index_add_(0, place, block.to("cpu", torch.float64) * sign[:, None])
-        place, sign = _places(matrix.shape[1], generator)
+        place, sign = _place_and_sign(drawn[1])
         both = torch.zeros(SKETCHES, SKETCHES, dtype=torch.float64).index_add_(1, place, rows * sign)
         sums = torch.arange(SKETCHES)[:, None] + torch.arange(SKETCHES)
         total.index_add_(0, (sums % SKETCHES).flatten(), both.flatten())
     return total.tolist()
 
 
-def _places(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    drawn = torch.randint(2 * SKETCHES, (count,), generator=generator)
-    return drawn % SKETCHES, (drawn // SKETCHES).double() * 2 - 1
+def _place_and_sign(drawn: Tensor) -> tuple[Tensor, Tensor]:
+    return (drawn % SKETCHES).long(), (drawn // SKETCHES).double() * 2 - 1
 
 
 def operators(loss: Callable[[Tensor], Tensor], theta: Tensor) -> list[str]:
