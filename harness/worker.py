@@ -318,9 +318,10 @@ def _agreement(cell: Cell) -> Fields:
         )
         yield {"status": "error", "message": message + "as it found them: work on copies, restore what it sets"}
         return
-    value = result.value if agreement.is_estimate(result) else result
-    tensors = list(value) if isinstance(value, tuple | list) else [value]
-    yield {"output_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors)}
+    several: Any = result if isinstance(result, tuple | list) else [result]  # blocks, or an estimate and its error
+    held = [entry for entry in several if isinstance(entry, Tensor)]
+    tensors = held[:1] if agreement.is_estimate(result) else held
+    yield {"output_bytes": sum(tensor.numel() * tensor.element_size() for tensor in held)}
     exact = cell.problem.to("cpu", torch.float64)
     vectors = None if cell.vectors is None else cell.vectors.to("cpu", torch.float64)
     truth = reference(exact, vectors, job.measure, job.seed + 2, job.quantity)

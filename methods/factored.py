@@ -106,18 +106,29 @@ class _Call:
     transposed: bool = False  # whether the weight is (q, p)
 
 
-def _linear(samples: int, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call | None:
+def _linear(samples: int, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call | None:
     def by_sample(y: Tensor) -> Tensor:
         return y.reshape(samples, -1, y.shape[-1])
 
-    if x.shape[0] % samples:
+    if input.dim() < 2 or weight.dim() != 2 or not _whole(input, samples, weight, bias):
         return None
-    return _Call(weight, bias, x, by_sample, by_sample, lambda e, z: e.reshape(z.shape))
+    return _Call(weight, bias, input, by_sample, by_sample, lambda e, z: e.reshape(z.shape))
 
 
-def _embedding(samples: int, x: Tensor, weight: Tensor, *options: Any, **named: Any) -> _Call | None:
+def _embedding(
+    samples: int,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> _Call | None:
     """A linear map of one-hot vectors, its weight transposed."""
-    if x.shape[0] % samples or any((*options, *named.values())):
+    if padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse:
+        return None
+    if not input.dim() or not _whole(input, samples, weight, None):
         return None
 
     def features(x: Tensor) -> Tensor:
@@ -126,12 +137,12 @@ def _embedding(samples: int, x: Tensor, weight: Tensor, *options: Any, **named: 
     def by_sample(z: Tensor) -> Tensor:
         return z.reshape(samples, -1, z.shape[-1])
 
-    return _Call(weight, None, x, features, by_sample, lambda e, z: e.reshape(z.shape), transposed=True)
+    return _Call(weight, None, input, features, by_sample, lambda e, z: e.reshape(z.shape), transposed=True)
 
 
 def _convolution(
     samples: int,
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
@@ -141,7 +152,12 @@ def _convolution(
 ) -> _Call | None:
     """A linear map of patches; a one-dimensional one has height 1."""
     flat = weight.dim() == 3
-    if groups != 1 or isinstance(padding, str) or x.shape[0] != samples or x.dim() != weight.dim():
+    if (
+        groups != 1
+        or isinstance(padding, str)
+        or input.dim() != weight.dim()
+        or not _whole(input, samples, weight, bias)
+    ):
         return None
 
     def both(value: Any, height: int) -> Any:
@@ -150,10 +166,15 @@ def _convolution(
     kernel = both(tuple(weight.shape[2:]), 1)
     options = {"dilation": both(dilation, 1), "padding": both(padding, 0), "stride": both(stride, 1)}
     return _Call(
-        weight, bias, x,
+        weight, bias, input,
         lambda x: functional.unfold(x.unsqueeze(2) if flat else x, kernel, **options).transpose(1, 2),
         lambda z: z.flatten(2).transpose(1, 2), lambda e, z: e.transpose(1, 2).reshape(z.shape),
     )  # fmt: skip
+
+
+def _whole(input: Tensor, samples: int, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether an input holds the same number of positions for each sample, and a bias one entry for each output."""
+    return input.shape[0] % max(samples, 1) == 0 < len(input) and (bias is None or bias.shape == weight.shape[:1])
 
 
 _AFFINE = {functional.linear: _linear, functional.conv1d: _convolution, functional.conv2d: _convolution,
@@ -184,10 +205,10 @@ class _Shifted(TorchFunctionMode):
         return value.detach() if id(value) in self._fixed else value
 
 
-def _squared_error(
-    x: Tensor, y: Tensor, *_: Any, reduction: str = "mean", weight: Tensor | None = None, **__: Any
-) -> Tensor:
-    squares = (x - y).square() if weight is None else weight * (x - y).square()
+def _squared_error(input: Tensor, target: Tensor, *options: Any, reduction: str = "mean", **named: Any) -> Tensor:
+    if any(option is not None for option in (*options, *named.values())):
+        return functional.mse_loss(input, target, *options, reduction=reduction, **named)
+    squares = (input - target).square()
     return {"mean": squares.mean, "sum": squares.sum, "none": lambda: squares}[reduction]()
 
 
@@ -255,14 +276,14 @@ def _by_products(network: _Network) -> tuple[set[str], dict[str, Tensor]]:
     diagonals: dict[str, Tensor] = {}
     if penalties:
         over = [*params, *shifts]
-        probes = {name: torch.randn_like(slope) for name, slope in penalties.items()}
+        probes = {name: _drawn(slope) for name, slope in penalties.items()}
         ones, along = (
             torch.autograd.grad(list(penalties.values()), over, vectors, retain_graph=True, materialize_grads=True)
             for vectors in ([torch.ones_like(slope) for slope in penalties.values()], list(probes.values()))
         )
         alone = not any(bool(part.any()) for part in (*ones[len(params) :], *along[len(params) :]))
         for name, one, other in zip(network.params, ones, along, strict=False):
-            if alone and name in probes and torch.allclose(other, one * probes[name]):
+            if alone and name in probes and _close(other - one * probes[name], other):
                 diagonals[name] = one.flatten()
     return affine - wide - (penalties.keys() - diagonals.keys()), diagonals
 
@@ -347,10 +368,10 @@ class _Mixing:
     """Finds samples that depend on each other, by one random shift that differs from sample to sample."""
 
     def __init__(self, tangents: _Tangents, use: _Use) -> None:
-        self._chance = torch.randn_like(use.slope)
+        self._chance = _drawn(use.slope)
         slopes, features = tangents(self._chance[None])
-        self._left = [tangent[0] for tangent in (*slopes, *features)]
-        self._size = sum(float(left.square().sum()) for left in self._left)
+        self._whole = [tangent[0] for tangent in (*slopes, *features)]
+        self._left = [tangent.clone() for tangent in self._whole]
 
     def take(self, which: Tensor, tangents: Iterable[Tensor]) -> None:
         """Take off what the unit shifts (i, S, N, T, ...) of some outputs explain."""
@@ -359,8 +380,19 @@ class _Mixing:
 
     def found(self) -> bool:
         """Whether anything is left unexplained."""
-        left = sum(float(left.square().sum()) for left in self._left)
-        return not left <= torch.finfo(self._chance.dtype).eps * self._size
+        return not all(_close(left * len(left), whole) for left, whole in zip(self._left, self._whole, strict=True))
+
+
+def _drawn(like: Tensor) -> Tensor:
+    """Normal draws of a fixed seed, so that the global generator stays as it was."""
+    drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return drawn.to(like)
+
+
+def _close(difference: Tensor, to: Tensor) -> bool:
+    """Whether a difference is no more than rounding: below 1,000 units in the last place, in the norm."""
+    small = 1000 * torch.finfo(to.dtype).eps
+    return bool(difference.double().norm() <= small * to.double().norm())
 
 
 def _write_blocks(network: _Network, fixed: set[str], out: Tensor, memory: float) -> set[str]:

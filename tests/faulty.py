@@ -150,11 +150,6 @@ def raises() -> Problem:
     raise KeyError("the data file")
 
 
-def batch_norm():
-    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
-    return model, torch.nn.MSELoss(), torch.randn(4, 2), torch.randn(4, 2)
-
-
 def _with_a_break(theta):
     doubled = 2 * theta
     torch._dynamo.graph_break()

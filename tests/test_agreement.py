@@ -1,5 +1,7 @@
 """Agreement: what is right is called right, what is wrong is found, by how much, and what cannot be judged is said."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -11,10 +13,11 @@ from harness.problems import from_function, from_network, functions, networks
 from harness.reference import reference
 from methods.create_graph_rows import hessian
 from methods.hutchinson import Estimate
+from tests.conftest import JOB
 from tests.oracles import central_differences, distance, jacobian_by_differences
 
-FULL = Measure(budget_s=1, min_samples=1, max_samples=1, precision=1, full_up_to=1024, probes=8, rows=16)
-PROBED = Measure(budget_s=1, min_samples=1, max_samples=1, precision=1, full_up_to=10, probes=8, rows=16)
+FULL = dataclasses.replace(JOB.measure, full_up_to=1024, probes=8, rows=16)
+PROBED = dataclasses.replace(FULL, full_up_to=10)
 NETWORK = networks.mlp(inputs=4, width=6, outputs=3, batch=16)
 
 

@@ -1,5 +1,6 @@
 """Sampling, on a clock whose ticks the test decides."""
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -9,6 +10,7 @@ import torch
 
 from harness import clock
 from harness.job import Measure
+from tests.conftest import JOB
 
 CPU = torch.device("cpu")
 
@@ -32,9 +34,8 @@ def ticking(monkeypatch: pytest.MonkeyPatch):
 
 
 def measure(**changes) -> Measure:
-    values = {"budget_s": 1.0, "min_samples": 3, "max_samples": 50, "precision": 0.05, "full_up_to": 1, "probes": 1,
-              "rows": 1}  # fmt: skip
-    return Measure(**(values | changes))
+    sampled = {"budget_s": 1.0, "min_samples": 3, "max_samples": 50, "precision": 0.05}
+    return dataclasses.replace(JOB.measure, **(sampled | changes))
 
 
 def test_the_first_call_and_warm_up_stand_apart(ticking) -> None:

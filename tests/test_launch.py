@@ -165,7 +165,6 @@ def test_a_memory_limit_is_a_real_one(run) -> None:
         ("constant_loss", "does not depend on its parameters"),
         ("no_problem", "returned int"),
         ("raises", "the data file"),
-        ("batch_norm", "the loss changes the model's 0.running_mean"),
         ("absent", "cannot be imported"),
     ],
 )

@@ -227,5 +227,6 @@ def check(problem: Problem) -> None:
     changed = [name for name, buffer in buffers.items() if not torch.equal(buffer, before[name])]
     if changed:
         raise ProblemError(
-            f"the loss changes the model's {', '.join(changed)} whenever it is called; call model.eval()"
+            f"the loss changes the model's {', '.join(changed)} whenever it is called, in eval mode too; a loss "
+            "must have no side effects"
         )
