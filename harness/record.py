@@ -329,11 +329,11 @@ def _options(text: Any) -> dict[str, Any]:
 
 
 def main(paths: Sequence[str]) -> int:
-    """Print the records of the paths, one a line, as a baseline file holds them; the exit status."""
+    """Print the records of the paths, one a line, as a baseline file holds them: without tracebacks; the exit status."""
     try:
         for place in paths:
             for record in records(Path(place)):
-                print(json.dumps(record))
+                print(json.dumps(record | {"traceback": None}))
     except RecordError as error:
         print(f"harness.record: {error}", file=sys.stderr)
         return 2
