@@ -329,7 +329,7 @@ def _options(text: Any) -> dict[str, Any]:
 
 
 def main(paths: Sequence[str]) -> int:
-    """Print the records of the paths, one a line, as a baseline file holds them: without tracebacks; the exit status."""
+    """Print the records of the paths, one a line, as a baseline file holds them, without tracebacks."""
     try:
         for place in paths:
             for record in records(Path(place)):
