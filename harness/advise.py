@@ -2,7 +2,8 @@
 
 Every way is run on the problem itself, but in few of its parameters (`subset`): each column of that small Hessian costs
 what one of the whole costs. Time and memory grow with the number of columns along a line, which is followed to the
-problem's own number of parameters; the output itself grows with its square.
+problem's own number of parameters; the output itself grows with its square. A way that asks for the network is run
+whole instead, within limit_s: what it does depends on the layers, which a subset hides.
 """
 
 from __future__ import annotations
@@ -88,6 +89,12 @@ def _run(launcher: Launcher, job: Job, output: Path, subset: int, *passes: str) 
 
 def _expect(launcher: Launcher, job: Job, output: Path, whole: int) -> Advice:
     """Judge a way on few parameters, measure it on ever more, and follow its lines to all of them."""
+    if "model" in _asked(job):
+        seen = record.read(launcher.run(dataclasses.replace(job, passes=("time", "exact", "agreement")), output))
+        way = Advice(job.method, _call(job), seen["status"], seen["message"], error=seen["relative_error"])
+        if seen["status"] != "ok":
+            return way
+        return dataclasses.replace(way, time_s=_time(seen), peak_bytes=seen["tensor_peak_bytes"])
     seen = _run(launcher, job, output, min(CHECKED, whole), "agreement")
     way = Advice(job.method, _call(job), seen["status"], seen["message"], error=seen["relative_error"])
     if seen["status"] != "ok":
@@ -99,7 +106,7 @@ def _expect(launcher: Launcher, job: Job, output: Path, whole: int) -> Advice:
         seen = _run(launcher, job, output, size, "time", "exact")
         if seen["status"] != "ok":
             break
-        times.append((size, statistics.median(seen["times_s"] or [seen["first_s"]])))
+        times.append((size, _time(seen)))
         if seen["tensor_peak_bytes"] is not None:
             peaks.append((size, seen["tensor_peak_bytes"] - squares * size**2))
         if len(times) > 2 and times[-1][1] > ENOUGH_S:
@@ -122,12 +129,20 @@ def expected(points: Sequence[tuple[int, float]], size: int) -> float:
     return last_y + max((last_y - y) / (last_x - x), 0.0) * (size - last_x)
 
 
-def _call(job: Job) -> str:
+def _time(seen: dict[str, Any]) -> float:
+    return statistics.median(seen["times_s"] or [seen["first_s"]])
+
+
+def _asked(job: Job) -> list[str]:
     try:
-        asked = [name for name in parameters(job.target) if name not in job.method_options]
+        return [name for name in parameters(job.target) if name not in job.method_options]
     except ReproduceError:
-        asked = ["..."]
-    return f"{job.target}({', '.join([*asked, *(f'{name}={value!r}' for name, value in job.method_options.items())])})"
+        return ["..."]
+
+
+def _call(job: Job) -> str:
+    told = [f"{name}={value!r}" for name, value in job.method_options.items()]
+    return f"{job.target}({', '.join([*_asked(job), *told])})"
 
 
 def show(ways: Sequence[Advice], memory_gb: float | None, console: Console) -> None:

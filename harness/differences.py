@@ -72,9 +72,9 @@ def along(function: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
 
 def extrapolated(estimate: Callable[[float], Tensor], step: float) -> tuple[Tensor, float]:
     """The limit at step 0 of an estimate whose error is a series in the step's square, and an estimate of its error."""
-    best, least = torch.full_like(estimate(step), math.nan), math.inf
-    before: list[Tensor] = []
-    for level in range(LEVELS):
+    before = [estimate(step)]
+    best, least = torch.full_like(before[0], math.nan), math.inf
+    for level in range(1, LEVELS):
         row = [estimate(step / 2**level)]
         for order, coarser in enumerate(before, 1):
             row.append(row[-1] + (row[-1] - coarser) / (4**order - 1))

@@ -20,17 +20,18 @@ FILE = Path(__file__).parent / "findings.json"
 
 
 def learn(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The findings in the records of an atlas, one for each way and set of operators.
+    """The findings in the records of an atlas, one for each way, version of torch and set of operators.
 
     Suspected in a case where a way is wrong are the operators that are in no case where it is right; where there are
     none, all of the case's together. A finding holds the case with the fewest operators and its error.
     """
-    cases: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    cases: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for seen in records:
-        if seen["status"] in ("ok", "wrong") and seen["operators"] and seen["target"]:
-            cases[seen["target"], json.dumps(_told(seen), sort_keys=True)].append(seen)
+        judged = seen["status"] == "ok" or (seen["status"] == "wrong" and seen["relative_error"] is not None)
+        if judged and seen["operators"] and seen["target"]:
+            cases[seen["target"], json.dumps(_told(seen), sort_keys=True), seen["torch"]].append(seen)
     findings = []
-    for (target, options), group in sorted(cases.items()):
+    for (target, options, torch), group in sorted(cases.items()):
         safe = {name for seen in group if seen["status"] == "ok" for name in _operators(seen)}
         found: dict[frozenset[str], dict[str, Any]] = {}
         for seen in sorted(group, key=lambda seen: (len(_operators(seen)), seen["problem"])):
@@ -40,7 +41,7 @@ def learn(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if not any(known <= suspected for known in found):
                 found[suspected] = {
                     "target": target, "options": json.loads(options), "operators": sorted(suspected),
-                    "case": seen["problem"], "relative_error": seen["relative_error"], "torch": seen["torch"],
+                    "case": seen["problem"], "relative_error": seen["relative_error"], "torch": torch,
                 }  # fmt: skip
         findings += found.values()
     return findings
@@ -61,10 +62,11 @@ def warning(seen: Mapping[Any, Any]) -> str | None:
     return None
 
 
-def _told(seen: Mapping[Any, Any]) -> dict[str, str]:
-    """The options that say what is computed, not how much of it at once: those with a word for a value."""
+def _told(seen: Mapping[Any, Any]) -> dict[str, str | bool]:
+    """The options that say what is computed, not how much of it at once: words, and what is switched on."""
     options = json.loads(seen["method_options"] or "{}")
-    return {name: value for name, value in options.items() if isinstance(value, str) and value != "auto"}
+    return {name: value for name, value in options.items()
+            if value is True or (isinstance(value, str) and value != "auto")}  # fmt: skip
 
 
 def _operators(seen: Mapping[Any, Any]) -> set[str]:

@@ -38,25 +38,29 @@ class LaunchError(RuntimeError):
 class Launcher:
     """Runs cells one after another, with one server for each interpreter, thread count and allocator.
 
-    Use it as a context manager: on leaving, the servers end, and with them whatever still runs.
+    Use it as a context manager: on leaving, the servers end, and with them whatever still runs, in any thread; a cell
+    cut off by that leaves no record.
     """
 
     def __init__(self) -> None:
         self._servers: dict[tuple[str, int, str], _Server] = {}
         self._rates: dict[tuple[str | None, int, str, str, str], dict[str, Any]] = {}
+        self._closed = False
 
     def __enter__(self) -> Launcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for server in self._servers.values():
+        self._closed = True
+        for server in list(self._servers.values()):
             server.close()
 
     def run(self, job: Job, output: Path) -> Path:
         """Run one cell and write record.json, with job.json and the child's log, into a new folder of `output`.
 
         The folder is called `job.key`, or `<key>.2` and so on where that is there already. Whatever happens to the cell
-        is in the record, whose file is returned; only failing to write raises (OSError).
+        is in the record, whose file is returned; only failing to write raises (OSError), and to be closed meanwhile
+        (LaunchError).
         """
         return self._run(job, _claim(output, job.key), attempt=1)
 
@@ -89,6 +93,8 @@ class Launcher:
             seen = _merge(seen, part, self._ask(job, part, folder))
             if seen["status"] != "ok":
                 break
+        if self._closed:
+            raise LaunchError(f"{folder.name} was interrupted")
         seen["cell_s"] = time.perf_counter() - began
         record.write(job.fields() | seen, folder / "record.json")
         return folder / "record.json"
@@ -109,6 +115,8 @@ class Launcher:
 
     def _server(self, job: Job) -> _Server:
         key = (job.interpreter or sys.executable, job.threads, job.allocator)
+        if self._closed:
+            raise LaunchError("the launcher is closed")
         if key not in self._servers or not self._servers[key].alive:
             self._servers[key] = _Server(*key)
         return self._servers[key]

@@ -10,10 +10,14 @@ import argparse
 import ast
 import importlib.util
 import json
+import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
 
 from harness import record
 
@@ -25,15 +29,19 @@ class ReproduceError(ValueError):
 
 
 def script(seen: Mapping[str, Any]) -> str:
-    """The script for one record of a Hessian.
+    """The script for one record of a Hessian; it computes in float64, whatever the record's dtype.
 
-    Raises ReproduceError for a record of another quantity, of a cell that was never composed, or whose sources are not
-    at hand.
+    Raises ReproduceError for a record of another quantity or of a `subset`, of a cell that was never composed, or whose
+    sources are not at hand.
     """
     if seen["quantity"] != "hessian" or not seen["problem_target"] or not seen["target"]:
         raise ReproduceError(
             f"the record of {seen['problem']} by {seen['method']} is of quantity={seen['quantity']} and was built by "
             f"{seen['problem_target']}; scripts are written for a Hessian whose problem and method are known"
+        )
+    if seen["subset"]:
+        raise ReproduceError(
+            f"the record is of subset={seen['subset']} parameters; scripts are written for all of them"
         )
     source = _Source()
     builder = source.add(seen["problem_target"])
@@ -41,20 +49,15 @@ def script(seen: Mapping[str, Any]) -> str:
     options = json.loads(seen["problem_options"])
     if "seed" in _parameters(builder):
         options.setdefault("seed", seen["seed"])
-    shown = ", ".join(f"{key}={_argument(value, source)}" for key, value in options.items())
-    returns = "" if builder.returns is None else ast.unparse(builder.returns)
-    if returns.startswith("tuple[Callable"):
+    built = _built(seen["problem_target"], options)
+    called = f"{builder.name}({', '.join(f'{key}={_argument(value, source)}' for key, value in options.items())})"
+    if isinstance(built, tuple):
         source.add("methods.ravel.ravel")
-        setup = f"""objective, parameters = {builder.name}({shown})
-theta, unravel = ravel(parameters)
-
-
-def loss(theta):
-    return objective(unravel(theta))
-"""
-    elif returns.startswith("tuple[nn.Module"):
-        source.add("methods.ravel.ravel")
-        setup = f"""model, criterion, inputs, targets = {builder.name}({shown})
+        if any(x.is_floating_point() and x.dtype != torch.float64 for x in _tensors(built)):
+            source.add("harness.reproduce.double")
+            called = f"torch.utils._pytree.tree_map(double, {called})"
+    if isinstance(built, tuple) and len(built) == 4:
+        setup = f"""model, criterion, inputs, targets = {called}
 theta, unravel = ravel(model)
 
 
@@ -64,8 +67,16 @@ def loss(theta):
         state |= {{name: buffer.clone() for name, buffer in model.named_buffers()}}
     return criterion(torch.func.functional_call(model, state, inputs), targets)
 """
+    elif isinstance(built, tuple):
+        setup = f"""objective, parameters, *data = {called}
+theta, unravel = ravel(parameters)
+
+
+def loss(theta):
+    return objective(unravel(theta){", *data[0]" if len(built) == 3 else ""})
+"""
     else:
-        setup = f"""problem = {builder.name}({shown}).to("cpu", torch.float64)
+        setup = f"""problem = {called}.to("cpu", torch.float64)
 loss, theta = problem.loss, problem.theta
 model, criterion, inputs, targets = problem.model, problem.criterion, problem.inputs, problem.targets
 """
@@ -91,6 +102,26 @@ print("torch", torch.__version__)
 print(f"relative distance from central differences: {{float((found - true).norm() / true.norm()):.1e}}")
 print(f"asymmetry: {{float((found - found.T).norm() / found.norm()):.1e}}")
 '''
+
+
+def double(value: Any) -> Any:
+    """A module or a tensor of floating point numbers in float64; anything else as it is."""
+    if isinstance(value, torch.nn.Module):
+        return value.double()
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _built(target: str, options: Mapping[str, Any]) -> Any:
+    """What a builder returns: only that tells whether it is a network, a function or a problem."""
+    try:
+        return pkgutil.resolve_name(target)(**options)
+    except Exception as error:  # of whatever kind: it is the user's own code
+        raise ReproduceError(f"{target} was called with {dict(options)} and raised {error}") from error
+
+
+def _tensors(built: tuple[Any, ...]) -> list[torch.Tensor]:
+    parts = [list(part.parameters()) if isinstance(part, torch.nn.Module) else part for part in built]
+    return [leaf for leaf in tree_leaves(parts) if isinstance(leaf, torch.Tensor)]
 
 
 def _argument(value: Any, source: _Source) -> str:

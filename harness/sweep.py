@@ -80,6 +80,8 @@ def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
     paths: list[Path] = []
     try:
         with _Progress(len(order)) as progress, ExitStack() as held:
+            pool = ThreadPoolExecutor(workers)
+            held.callback(pool.shutdown)  # last of all, when closed launchers have ended what ran
             launchers: SimpleQueue[Launcher] = SimpleQueue()
             for _ in range(workers):
                 launchers.put(held.enter_context(Launcher()))
@@ -93,8 +95,7 @@ def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
                 finally:
                     launchers.put(launcher)
 
-            pool = ThreadPoolExecutor(workers)
-            held.callback(pool.shutdown, cancel_futures=True)
+            held.callback(pool.shutdown, wait=False, cancel_futures=True)
             finished = (map if workers == 1 else pool.map)(run_one, order)  # one alone can be interrupted
             for (name, _), path in zip(order, finished, strict=True):
                 paths.append(path)

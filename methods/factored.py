@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,8 @@ from torch.utils._pytree import tree_leaves
 from methods.ravel import ravel
 
 ROWS = 64  # backward passes of a row at once
-TILES = 8  # that the two symmetric sides of a layer's own block are cut into
+TILE = 32  # inputs of a layer that are done at once where its own block is symmetric in two of them
+CACHE, CACHE_GPU = 2**24, 2**27  # bytes of what is computed at once, so that it is still near when it is written
 
 
 def hessian(
@@ -49,23 +51,22 @@ def hessian(
 
     The samples are the first dimension of the first input. The result is written into `out`, if given, which may be a
     memory-mapped file. Beside it about `memory_mb` MiB are used, or what one gradient and 64 rows of those parameters
-    that need rows take. Raises ValueError for an `out` of another shape or dtype, or a loss that is no scalar.
+    that need rows take. Raises ValueError for an `out` of another shape, dtype or device, or a loss that is no scalar.
     """
     network = _Network(model, criterion, inputs, targets)
     size = len(network.theta)
     out = network.theta.new_empty(size, size) if out is None else out
-    if out.shape != (size, size) or out.dtype != network.theta.dtype:
-        raise ValueError(
-            f"out is {tuple(out.shape)} {out.dtype}; the Hessian is ({size}, {size}) {network.theta.dtype}"
-        )
+    found, asked = ((tuple(x.shape), x.dtype, x.device) for x in (out, network.theta.expand(size, size)))
+    if found != asked:
+        raise ValueError(f"out is {' '.join(map(str, found))}; the Hessian is {' '.join(map(str, asked))}")
     fixed, penalty = _by_products(network)
     written = set()
     with _refusal_passed():
         written = _write_blocks(network, fixed, out, memory_mb * 2**20)
     for name in written & penalty.keys():
         out.diagonal()[network.span[name]] += penalty[name]
-    for index, rows in _rows(network, written):
-        out[index], out[:, index] = rows, rows.T
+    for span, rows in _rows(network, written):
+        out[span], out[:, span] = rows, rows.T
     return out
 
 
@@ -78,9 +79,19 @@ def diagonal(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, ta
         written = _write_diagonal(network, fixed, result)
     for name in written & penalty.keys():
         result[network.span[name]] += penalty[name]
-    for index, rows in _rows(network, written):
-        result[index] = rows[torch.arange(len(index)), index]
+    for span, rows in _rows(network, written):
+        result[span] = rows[:, span].diagonal()
     return result
+
+
+def hvp(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Any, vectors: Tensor) -> Tensor:
+    """That Hessian times vectors (P, k), as (P, k): a backward pass through one gradient's graph for each."""
+    network = _Network(model, criterion, inputs, targets)
+    params = list(network.params.values())
+    loss, _ = network.loss((), lambda place, z: z)
+    slopes = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+    slope = torch.cat([part.flatten() for part in slopes])
+    return torch.cat([part.flatten(1) for part in _products(slope, params, vectors.T)], dim=1).T
 
 
 @contextlib.contextmanager
@@ -89,7 +100,7 @@ def _refusal_passed() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
+        if isinstance(error, torch.OutOfMemoryError) or re.search("can't allocate memory|out of memory", str(error)):
             raise
 
 
@@ -271,21 +282,21 @@ def _by_products(network: _Network) -> tuple[set[str], dict[str, Tensor]]:
         wide |= network.owners(call) if positions >= width else set()
     params = list(network.params.values())
     slopes = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-    penalties = {name: slope for name, slope in zip(network.params, slopes, strict=True)
-                 if slope is not None and slope.requires_grad}  # fmt: skip
-    diagonals: dict[str, Tensor] = {}
-    if penalties:
-        over = [*params, *shifts]
-        probes = {name: _drawn(slope) for name, slope in penalties.items()}
-        ones, along = (
-            torch.autograd.grad(list(penalties.values()), over, vectors, retain_graph=True, materialize_grads=True)
-            for vectors in ([torch.ones_like(slope) for slope in penalties.values()], list(probes.values()))
+    elsewhere, diagonals = set(), {}
+    for place, (name, slope) in enumerate(zip(network.params, slopes, strict=True)):
+        if slope is None or not slope.requires_grad:
+            continue
+        elsewhere.add(name)
+        probe = _drawn(slope)
+        one, along = (
+            torch.autograd.grad(slope, [*params, *shifts], vector, retain_graph=True, materialize_grads=True)
+            for vector in (torch.ones_like(slope), probe)
         )
-        alone = not any(bool(part.any()) for part in (*ones[len(params) :], *along[len(params) :]))
-        for name, one, other in zip(network.params, ones, along, strict=False):
-            if alone and name in probes and _close(other - one * probes[name], other):
-                diagonals[name] = one.flatten()
-    return affine - wide - (penalties.keys() - diagonals.keys()), diagonals
+        alone = not any(bool(part.any()) for tangents in (one, along)
+                        for at, part in enumerate(tangents) if at != place)  # fmt: skip
+        if alone and _close(along[place] - one[place] * probe, along[place]):
+            diagonals[name] = one[place].flatten()
+    return affine - wide - (elsewhere - diagonals.keys()), diagonals
 
 
 @dataclass(frozen=True)
@@ -328,19 +339,39 @@ def _uses(network: _Network, fixed: set[str]) -> list[_Use]:
 
 
 class _Tangents:
-    """Derivatives along shifts of one call: of the slopes g of that call and those after it, and of their features."""
+    """Derivatives along shifts of one call: of the slopes g of that call and those after it, and of their features.
+
+    Finds samples that depend on each other, by a random shift of all outputs that differs from sample to sample: what
+    it changes must be what the unit shifts, given to all samples at once, explain.
+    """
 
     def __init__(self, network: _Network, fixed: set[str], uses: list[_Use], first: int, last: int) -> None:
         self._network, self._fixed, self._first, self._last = network, fixed, first, last
         self._zeros = [torch.zeros_like(use.slope) for use in uses]
+        self._chance = _drawn(uses[first].slope)
+        self._whole: list[Tensor] = []
+        self._left: list[Tensor] = []
 
-    def __call__(self, units: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """From shifts (c, N, S, p): tangents (c, N, T, p) of g_first to g_last; (c, N, T, q) of a_first+1 to a_last."""
+    def __call__(self, which: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Along unit shifts (i, S) of the outputs `which`: M (i, S, N, T, p) of the slopes, J (i, S, N, T, q)."""
+        shifts = torch.cat([_units(self._chance, which), self._chance[None]])
         with torch.no_grad():
             slopes, features = torch.func.vmap(
-                lambda unit: torch.func.jvp(self._slopes, (self._zeros[self._first],), (unit,))[1]
-            )(units)
-        return list(slopes), list(features)
+                lambda shift: torch.func.jvp(self._slopes, (self._zeros[self._first],), (shift,))[1]
+            )(shifts)
+        if not self._left:
+            self._whole = [tangent[-1] for tangent in (*slopes, *features)]
+            self._left = [tangent.clone() for tangent in self._whole]
+        shape = (len(which), self._chance.shape[1])
+        slopes, features = ([tangent[:-1].unflatten(0, shape) for tangent in part] for part in (slopes, features))
+        chance = self._chance[:, :, which].mT.flatten(1)[:, None]  # (N, 1, i S)
+        for left, tangent in zip(self._left, (*slopes, *features), strict=True):
+            left -= torch.bmm(chance, tangent.flatten(0, 1).flatten(2).transpose(0, 1)).view(left.shape)
+        return slopes, features
+
+    def mixed(self) -> bool:
+        """Whether samples depend on each other; to be asked after all outputs."""
+        return not all(_close(left, whole) for left, whole in zip(self._left, self._whole, strict=True))
 
     def _slopes(self, shift: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
         own, after = self._first, self._zeros[self._first + 1 : self._last + 1]
@@ -364,25 +395,6 @@ def _units(like: Tensor, which: Tensor) -> Tensor:
     return units.flatten(0, 1)
 
 
-class _Mixing:
-    """Finds samples that depend on each other, by one random shift that differs from sample to sample."""
-
-    def __init__(self, tangents: _Tangents, use: _Use) -> None:
-        self._chance = _drawn(use.slope)
-        slopes, features = tangents(self._chance[None])
-        self._whole = [tangent[0] for tangent in (*slopes, *features)]
-        self._left = [tangent.clone() for tangent in self._whole]
-
-    def take(self, which: Tensor, tangents: Iterable[Tensor]) -> None:
-        """Take off what the unit shifts (i, S, N, T, ...) of some outputs explain."""
-        for left, tangent in zip(self._left, tangents, strict=True):
-            left -= torch.einsum("isntf,nsi->ntf", tangent, self._chance[:, :, which])
-
-    def found(self) -> bool:
-        """Whether anything is left unexplained."""
-        return not all(_close(left * len(left), whole) for left, whole in zip(self._left, self._whole, strict=True))
-
-
 def _drawn(like: Tensor) -> Tensor:
     """Normal draws of a fixed seed, so that the global generator stays as it was."""
     drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -404,48 +416,95 @@ def _write_blocks(network: _Network, fixed: set[str], out: Tensor, memory: float
         out[:, network.span[name]] = 0
     for first, use in enumerate(uses):
         tangents, after = _Tangents(network, fixed, uses, first, len(uses) - 1), uses[first:]
-        mixing = _Mixing(tangents, use)
         samples, positions, outputs = use.slope.shape
         moved = sum(other.slope[0].numel() + other.parts[0].features[0].numel() for other in after)
-        inner = max(other.slope.shape[2] * other.parts[0].features.shape[2] for other in after)
-        each = out.element_size() * samples * positions * (8 * moved + 2 * inner)
+        each = out.element_size() * samples * positions * 8 * moved
         for which in torch.arange(outputs, device=out.device).split(min(max(int(memory / each), 1), outputs)):
-            slopes, features = tangents(_units(use.slope, which))
-            slopes, features = (
-                [tangent.unflatten(0, (len(which), positions)) for tangent in part] for part in (slopes, features)
-            )
-            mixing.take(which, (*slopes, *features))
+            slopes, features = tangents(which)
             for other, slope, feature in zip(after, slopes, [None, *features], strict=True):
-                _write(out, use, other, slice(int(which[0]), int(which[-1]) + 1), slope, feature)
-        mixed |= use.names if mixing.found() else set()
+                _write(out, use, other, int(which[0]), slope, feature)
+        mixed |= use.names if tangents.mixed() else set()
     return fixed - mixed
 
 
-def _write(out: Tensor, use: _Use, other: _Use, which: slice, slopes: Tensor, features: Tensor | None) -> None:
-    """Write the rows of some outputs of one call against another's parameters, and their mirror image.
+def _write(out: Tensor, use: _Use, other: _Use, first: int, slopes: Tensor, features: Tensor | None) -> None:
+    """Write the rows of some outputs, from `first` on, of a call against another's parameters, and their mirror image.
 
     `slopes` M (i, S, N, T, p), `features` J (i, S, N, T, q).
     """
     add = use.tied or other.tied
-    for x, y in itertools.product(use.parts, other.parts):
-        if other is use and y.start < x.start:
-            continue  # the mirror image of the pair (y, x)
-        if x is y and slopes.shape[1] == 1 and not add and not x.transposed:
-            _write_symmetric(_block(out, x, use, x, use), which, slopes[:, 0, :, 0], x.features[:, 0])
+    left = torch.cat([x.features for x in use.parts], dim=2).permute(2, 1, 0).flatten(1)  # (j, S N)
+    for index, y in enumerate(other.parts):
+        parts = use.parts[: index + 1] if other is use else use.parts  # the other pairs are mirror images of these
+        half = other is use and index == 0 and not add  # symmetric in i and p
+        if half and slopes.shape[1] == 1 and not y.transposed:
+            _write_symmetric(_block(out, y, use, y, use), first, slopes[:, 0, :, 0], y.features[:, 0])
             continue
-        inner = _outer(slopes, y.features)  # (i, S, N, p, q)
-        if features is not None and y.varies:
-            inner += _outer(other.slope, features)
-        summed = x.features.transpose(0, 1).flatten(0, 1).T @ inner.flatten(3).flatten(1, 2)  # (j, S N) (i, S N, p q)
-        block = summed.unflatten(2, inner.shape[3:])  # (i, j, p, q)
-        _put(_block(out, x, use, y, other)[which], block, add)
-        if x is not y:
-            _put(_block(out, y, other, x, use)[:, :, which], block.permute(2, 3, 0, 1), add)
+        widths = [x.features.shape[2] for x in parts]
+        rows, columns = _at_once(len(slopes), slopes.shape[4], left.shape[1] * y.features.shape[2], out)
+        for i in _slices(0, len(slopes), rows):
+            which = slice(first + i.start, first + i.stop)
+            for p in _slices(which.start if half else 0, slopes.shape[4], columns):
+                varying = features[i] if features is not None and y.varies else None
+                inner = _inner(slopes[i, ..., p], y.features, other.slope[..., p], varying)
+                product = torch.bmm(left[: sum(widths)].expand(len(inner), -1, -1), inner.mT)  # (i, j, p q)
+                product = product.unflatten(2, (-1, y.features.shape[2]))
+                for x, block in zip(parts, product.split(widths, dim=1), strict=True):
+                    _put(_block(out, x, use, y, other)[which, :, p], block, add)
+                    if half or x is not y:
+                        _put(_block(out, y, other, x, use)[p, :, which], block.permute(2, 3, 0, 1), add)
 
 
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """sum_t left[..., t, p] right[..., t, q]."""
-    return left.mT @ right if left.shape[-2] > 1 else left.mT * right
+def _inner(slopes: Tensor, features: Tensor, slope: Tensor, varying: Tensor | None) -> Tensor:
+    """The tangents of the samples' own gradients, sum_t M[..t,p] a[..t,q] + g[..t,p] J[..t,q], as (i, p q, S N)."""
+    if slopes.shape[3] == 1:  # samples last, along which the processor's vectors run
+        inner = _samples_last(slopes)[:, :, None] * features[:, 0].T.contiguous()[:, None]  # (i, p, q, S, N)
+        if varying is not None:
+            inner.addcmul_(slope[:, 0].T.contiguous()[:, None, None], _samples_last(varying)[:, None])
+        return inner.flatten(3).flatten(1, 2)
+    inner = torch.einsum("isntp,ntq->isnpq", slopes, features)
+    if varying is not None:
+        inner = inner + torch.einsum("ntp,isntq->isnpq", slope, varying)
+    return inner.flatten(3).flatten(1, 2).mT
+
+
+def _samples_last(tangents: Tensor) -> Tensor:
+    """(i, S, N, 1, p) as (i, p, S, N)."""
+    return tangents[:, :, :, 0].permute(0, 3, 1, 2).contiguous()
+
+
+def _write_symmetric(block: Tensor, first: int, curvature: Tensor, features: Tensor) -> None:
+    """Write sum_n M[i,n,p] a[n,j] a[n,q] into a layer's own block (i, j, p, q), symmetric in i, p and in j, q.
+
+    `curvature` M (i, N, p) holds the outputs from `first` on; of the others only those after are still to be written.
+    """
+    outputs, width = block.shape[:2]
+    features = features.T.contiguous()  # (q, N)
+    for j in _slices(0, width, min(-(-width // 4), TILE)):
+        for q in _slices(j.start, width, 4 * TILE):
+            right = (features[j, None] * features[q]).flatten(0, 1)  # (j q, N)
+            rows, _ = _at_once(-(-outputs // 8), outputs, len(right), block)
+            for i in _slices(0, len(curvature), rows):
+                start = first + i.start
+                which = slice(start, first + i.stop)
+                left = curvature[i, :, start:].transpose(1, 2).flatten(0, 1)  # (i p, N)
+                part = (left @ right.T).view(i.stop - i.start, outputs - start, j.stop - j.start, q.stop - q.start)
+                block[which, j, start:, q] = part.permute(0, 2, 1, 3)
+                block[start:, j, which, q] = part.permute(1, 2, 0, 3)
+                rest = slice(max(j.stop, q.start), q.stop)
+                part = part[..., rest.start - q.start :]
+                block[which, rest, start:, j] = part.permute(0, 3, 1, 2)
+                block[start:, rest, which, j] = part.permute(1, 3, 0, 2)
+
+
+def _at_once(rows: int, columns: int, each: int, out: Tensor) -> tuple[int, int]:
+    """How many rows and columns of entries, `each` numbers wide, stay in the processor's cache."""
+    fit = max((CACHE if out.device.type == "cpu" else CACHE_GPU) // (each * out.element_size()), 1)
+    return (min(fit // columns, rows), columns) if fit >= columns else (1, fit)
+
+
+def _slices(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(at, min(at + step, stop)) for at in range(start, stop, step)]
 
 
 def _put(place: Tensor, block: Tensor, add: bool) -> None:
@@ -465,35 +524,15 @@ def _block(out: Tensor, x: _Part, use: _Use, y: _Part, other: _Use) -> Tensor:
     return out.as_strided((p, q, r, s), (*rows, *columns), start)
 
 
-def _write_symmetric(block: Tensor, which: slice, curvature: Tensor, features: Tensor) -> None:
-    """Write sum_n M[i,n,p] a[n,j] a[n,q] into a layer's own block (i, j, p, q), symmetric in i, p and in j, q.
-
-    `curvature` M (i, N, p) holds the outputs `which`; of the others only those from there on are still to be written.
-    """
-    first, width = which.start, features.shape[1]
-    left = curvature[:, :, first:].permute(0, 2, 1)  # (i, p, N)
-    for start in range(0, width, -(-width // TILES)):
-        tile = slice(start, start + -(-width // TILES))
-        right = features[:, tile, None] * features[:, None, start:]  # (N, j, q)
-        part = (left.flatten(0, 1) @ right.flatten(1)).unflatten(0, left.shape[:2]).unflatten(2, right.shape[1:])
-        block[which, tile, first:, start:] = part.permute(0, 2, 1, 3)
-        block[which, start:, first:, tile] = part.permute(0, 3, 1, 2)
-        block[first:, tile, which, start:] = part.permute(1, 2, 0, 3)
-        block[first:, start:, which, tile] = part.permute(1, 3, 0, 2)
-
-
 def _write_diagonal(network: _Network, fixed: set[str], result: Tensor) -> set[str]:
     """Write the diagonal of the parameters `fixed`; the names of those for which that was right."""
     uses = _uses(network, fixed)
     mixed = {name for use in uses if use.tied for name in use.names}
     for first, use in enumerate(uses):
         tangents = _Tangents(network, fixed, uses, first, first)
-        mixing = _Mixing(tangents, use)
         positions, outputs = use.slope.shape[1:]
         for which in torch.arange(outputs, device=result.device).split(max(ROWS // positions, 1)):
-            (slopes,), _ = tangents(_units(use.slope, which))
-            slopes = slopes.unflatten(0, (len(which), positions))  # (i, S, N, T, p)
-            mixing.take(which, [slopes])
+            (slopes,), _ = tangents(which)  # (i, S, N, T, p)
             own = slopes[torch.arange(len(which)), ..., which]  # (i, S, N, T)
             for part in use.parts:
                 found = torch.einsum("nsj,isnt,ntj->ij", part.features, own, part.features)
@@ -501,12 +540,12 @@ def _write_diagonal(network: _Network, fixed: set[str], result: Tensor) -> set[s
                 place = result[part.start : part.start + outputs * width]
                 place = place.view(width, outputs).T if part.transposed else place.view(outputs, width)
                 place[which] = found
-        mixed |= use.names if mixing.found() else set()
+        mixed |= use.names if tangents.mixed() else set()
     return fixed - mixed
 
 
-def _rows(network: _Network, but: set[str]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Indices (c,) and rows (c, P) of all other parameters, each by a backward pass through one gradient's graph."""
+def _rows(network: _Network, but: set[str]) -> Iterator[tuple[slice, Tensor]]:
+    """Places and rows (c, P) of all other parameters, each by a backward pass through one gradient's graph."""
     if len(but) == len(network.params):
         return
     params = list(network.params.values())
@@ -516,10 +555,11 @@ def _rows(network: _Network, but: set[str]) -> Iterator[tuple[Tensor, Tensor]]:
         if name in but:
             continue
         span = network.span[name]
-        for index in torch.arange(span.start, span.stop, device=network.theta.device).split(ROWS):
-            units = functional.one_hot(index - span.start, slope.numel()).to(slope).view(-1, *slope.shape)
+        for some in _slices(span.start, span.stop, ROWS):
+            index = torch.arange(some.start, some.stop, device=slope.device) - span.start
+            units = functional.one_hot(index, slope.numel()).to(slope).view(-1, *slope.shape)
             rows = _products(slope, params, units)
-            yield index, torch.cat([part.reshape(len(index), -1) for part in rows], dim=1)
+            yield some, torch.cat([part.reshape(len(index), -1) for part in rows], dim=1)
 
 
 def _products(slope: Tensor, params: Sequence[Tensor], vectors: Tensor) -> Iterable[Tensor]:

@@ -23,7 +23,7 @@ def test_the_line_or_the_power_law_is_followed(points, size, value) -> None:
 def test_ways_are_ranked_and_the_unfit_named(tmp_path) -> None:
     ways = advise.advise(
         ["problem=mlp_layernorm", "problem.width=3", "problem.inputs=3", "problem.batch=4", "dtype=float64",
-         "method=create_graph_rows,func_hessian,naive_loop,backpack", "measure.budget_s=0.02"], tmp_path,
+         "method=create_graph_rows,func_hessian,naive_loop,backpack,curvlinops", "measure.budget_s=0.02"], tmp_path,
     )  # fmt: skip
     found = {way.method: way for way in ways}
     assert found["func_hessian"].status == "wrong"

@@ -78,3 +78,19 @@ def test_a_panel_for_each_problem(frame_of) -> None:  # noqa: F811
     figure = report.disagreement(frame_of(records))
     assert [ax.get_title() for ax in figure.axes[:2]] == ["mlp, hessian, P=69", "mlp, hessian, P=133"]
     assert report.disagreement(frame_of(records[:1])).axes
+
+
+def test_a_cell_that_was_not_run_is_not_shown_as_right(frame_of) -> None:  # noqa: F811
+    frame = frame_of(atlas()[:-1])
+    cells = verdicts.verdicts(frame)
+    (left_out,) = cells[cells["verdict"] == "not run"].to_dict("records")
+    assert (left_out["way"], left_out["case"]) == ("vmap_hvp", "mse")
+    assert "(none)" in verdicts.table(frame)
+    assert [patch.get_label() for patch in report.coverage(frame).legends[0].get_patches()][-1] == "not run"
+
+
+def test_of_several_sizes_the_worst_counts(frame_of) -> None:  # noqa: F811
+    records = [cell("func_hessian", width) for width in (4, 8)]
+    records[1] |= {"status": "wrong", "relative_error": 0.2, "message": "relative error"}
+    (found,) = verdicts.verdicts(frame_of(records)).to_dict("records")
+    assert (found["verdict"], found["relative_error"]) == ("wrong", 0.2)

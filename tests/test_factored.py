@@ -1,5 +1,7 @@
 """The factored Hessian, against rows through autograd and central differences, over layers, losses and arrangements."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -104,8 +106,9 @@ class _Tied(nn.Module):
     sizes=st.tuples(*[st.integers(1, 4)] * 2, st.integers(2, 4), st.integers(1, 5)),
     tokens=st.integers(0, 3),
     memory_mb=st.sampled_from([1e-4, 256]),
+    at_once=st.sampled_from([(1, 64), (2, 300), (factored.TILE, factored.CACHE)]),
 )
-def test_compositions_agree_with_rows(layers, criterion, sizes, tokens, memory_mb) -> None:
+def test_compositions_agree_with_rows(layers, criterion, sizes, tokens, memory_mb, at_once) -> None:
     inputs, width, outputs, batch = sizes
     make, kind = CRITERIA[criterion]
     modules = [nn.Linear(inputs, width), nn.Tanh(), *(module for name in layers for module in LAYERS[name](width))]
@@ -119,7 +122,8 @@ def test_compositions_agree_with_rows(layers, criterion, sizes, tokens, memory_m
     x = draw(batch, *([tokens] if tokens else []), inputs, seed=1)
     problem = network(nn.Sequential(*modules), x, targets, make(outputs))
     rows = by_rows(problem)
-    found = of(problem, memory_mb=memory_mb)
+    with mock.patch.multiple(factored, TILE=at_once[0], CACHE=at_once[1]):
+        found = of(problem, memory_mb=memory_mb)
     assert float((found - rows).norm()) <= 1e-12 * max(float(rows.norm()), 1e-3)
 
 
@@ -199,11 +203,13 @@ def test_out_is_written_in_place_and_may_be_a_file(tmp_path) -> None:
     assert distance(again.view(size, size), by_rows(problem)) < 1e-12
 
 
-@pytest.mark.parametrize("out", [torch.empty(2, 2, dtype=torch.float64), torch.empty(28, 28)])
+@pytest.mark.parametrize(
+    "out", [torch.empty(2, 2, dtype=torch.float64), torch.empty(27, 27), torch.empty(27, 27, device="meta").double()]
+)
 def test_an_out_that_does_not_fit_is_refused(out) -> None:
     problem = networks.mlp(inputs=2, width=4, outputs=3, batch=6)
     assert len(problem.theta) == 27
-    with pytest.raises(ValueError, match=r"the Hessian is \(27, 27\) torch.float64"):
+    with pytest.raises(ValueError, match=r"the Hessian is \(27, 27\) torch.float64 cpu"):
         of(problem, out=out)
 
 
@@ -222,3 +228,55 @@ def test_samples_that_mix_are_noticed() -> None:
     problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
     mixing = from_network(problem.model, contrasted, problem.inputs, problem.targets)
     assert distance(of(mixing), by_rows(mixing)) < 1e-12
+
+
+def test_products_with_vectors() -> None:
+    problem = transformers.transformer(width=6, heads=2, length=4, blocks=1, batch=2)
+    vectors = draw(len(problem.theta), 3)
+    found = factored.hvp(problem.model, problem.criterion, problem.inputs, problem.targets, vectors)
+    assert float((found - by_rows(problem) @ vectors).norm() / found.norm()) < 1e-12
+
+
+def test_only_what_is_needed_takes_rows(monkeypatch) -> None:
+    """A penalty on a weight and a LayerNorm beside it: the LayerNorm's parameters take rows, the weight does not."""
+    taken = []
+    rows = factored._rows
+    monkeypatch.setattr(factored, "_rows", lambda network, but: taken.append(set(but)) or rows(network, but))
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2))
+    inputs, targets = draw(5, 3), torch.arange(5) % 2
+    problem = network(model, inputs, targets)
+    weight = model[0].weight
+
+    def penalized(outputs, targets):
+        return functional.cross_entropy(outputs, targets) + weight.square().sum()
+
+    found = factored.hessian(model, penalized, inputs, targets)
+    assert taken == [{"0.weight", "0.bias", "3.weight", "3.bias"}]
+    truth = by_rows(problem)
+    truth.diagonal()[:12] += 2
+    assert distance(found, truth) < 1e-12
+
+
+def test_a_perceptron_takes_no_rows(monkeypatch) -> None:
+    monkeypatch.setattr(factored, "_products", None)
+    of(networks.mlp(depth=2))
+
+
+def test_a_layer_that_is_called_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.outer(self.inner(self.inner(x).tanh()).tanh())
+
+    problem = network(Twice(), draw(5, 3), torch.arange(5) % 2)
+    assert distance(of(problem), by_rows(problem)) < 1e-12
+
+
+def test_many_samples_in_single_precision_do_not_seem_to_mix(monkeypatch) -> None:
+    problem = networks.mlp(inputs=6, width=9, outputs=3, batch=2000)
+    rows = by_rows(problem)
+    monkeypatch.setattr(factored, "_products", None)
+    assert distance(of(problem.to("cpu", torch.float32)).double(), rows) < 1e-5

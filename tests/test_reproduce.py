@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from harness import record, reproduce
 
@@ -14,8 +15,20 @@ CASES = {
     "layer": (f"{ZOO}.layers.layer", {"name": "LayerNorm", "arguments": {"normalized_shape": 4}, "shape": [4]}),
     "ours": (f"{ZOO}.layers.layer", {"name": f"{ZOO}.modules.weight_norm", "arguments": {"features": 4}, "shape": [4]}),
     "function": (f"{ZOO}.functions.function", {"name": "torch.linalg.det", "shape": [3, 3]}),
+    "own": ("tests.examples.custom_problem.my_problem", {"hidden": 4}),
+    "data": ("tests.test_reproduce.weighted", {}),
     "problem": ("harness.problems.networks.mlp", {"width": 4, "inputs": 3, "outputs": 2, "norm": "layer", "batch": 8}),
 }
+
+
+def weighted():
+    """A function with data, as a builder returns it."""
+    return weighted_cubes, torch.tensor([0.5, -1.0]), (torch.tensor([2.0, 3.0]),)
+
+
+def weighted_cubes(x, weights):
+    """What the builder above gives."""
+    return (weights * x**3).sum() + x.prod() ** 2
 
 
 def run(folder, seen):
@@ -61,6 +74,8 @@ def test_the_command_line_prints_one_record_or_says_which_there_are(tmp_path, ru
     [
         ({"quantity": "hvp"}, "quantity=hvp"),
         ({"problem_target": None}, "built by None"),
+        ({"subset": 3}, "subset=3"),
+        ({"problem_options": '{"name": "Nothing"}'}, "and raised"),
         ({"target": "methods.nowhere.hessian"}, "methods.nowhere is not to be found"),
         ({"problem_target": "harness.problems.networks.nothing"}, "nothing is not defined in the source"),
     ],

@@ -114,10 +114,13 @@ def test_two_harnesses_may_write_into_one_folder(tmp_path: Path) -> None:
     assert sorted(cells(run).values()) == [2] * 4
 
 
+@pytest.mark.parametrize("more", [(), ("workers=2", "passes=[agreement]")])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_keeps_what_is_finished_and_leaves_no_process(tmp_path: Path, number: int, status: int) -> None:
+def test_an_interruption_keeps_what_is_finished_and_leaves_no_process(
+    tmp_path: Path, number: int, status: int, more: tuple[str, ...]
+) -> None:
     run, marker = tmp_path / "run", uuid.uuid4().hex
-    process = start(marker, *SWEEP, "seed=0,1,2,3,4,5,6,7,8,9", f"output={run}")
+    process = start(marker, *SWEEP, "seed=0,1,2,3,4,5,6,7,8,9", *more, f"output={run}")
     for _ in range(600):
         if len(list(run.glob("*/record.json"))) > 1:
             break
@@ -130,6 +133,7 @@ def test_an_interruption_keeps_what_is_finished_and_leaves_no_process(tmp_path: 
         assert f"resume={run}" in err
     assert survivors(marker) == []
     assert 2 <= len(cells(run)) < 40
+    assert set(record.load(run)["status"]) == {"ok"}, "no record of what was cut off"
 
 
 @pytest.mark.slow
@@ -170,3 +174,16 @@ def test_fifty_kills(tmp_path: Path) -> None:
                    capture_output=True)  # fmt: skip
     assert cells(run) == undisturbed
     print(f"\n{kills} kills; {finished + 1} sweeps completed, each with the cells of an undisturbed run")
+
+
+def test_globs_look_into_folders_where_a_pattern_does(harness, tmp_path: Path) -> None:
+    done = harness("-m", "problem=glob([quad*,zoo/cross*])", "method=create_graph_rows", "dtype=float64",
+                   "passes=[agreement]")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = ROOT / "conf" / "problem" / "zoo"
+    crosses = {f"zoo/{path.stem}" for path in folder.glob("cross*.yaml")}
+    assert {problem for problem, _, _ in cells(tmp_path / "run")} == {"quadratic"} | crosses
+    done = harness("-m", "problem=glob(nothing*)")
+    assert done.returncode == 1
+    assert "problem=glob(nothing*) matches nothing; there are: bert, " in done.stderr
+    assert "Traceback" not in done.stderr

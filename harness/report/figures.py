@@ -64,18 +64,17 @@ def coverage(frame: DataFrame) -> Figure:
     """Methods against cases, coloured by verdict; cases with the same verdicts share a line, which names them."""
     cells = verdicts(frame)
     ways = order(cells)
-    wide = cells.pivot_table(index=["kind", "case"], columns="way", values="verdict", aggfunc="first")[ways]
-    errors = cells.pivot_table(index=["kind", "case"], columns="way", values="relative_error", aggfunc="max")
-    errors = errors.reindex(index=wide.index, columns=ways)
+    wide = cells.pivot(index=["kind", "case"], columns="way", values="verdict")[ways]
+    errors = cells.pivot(index=["kind", "case"], columns="way", values="relative_error")[ways]
     lines = []
-    for pattern, group in wide.fillna("").reset_index("case").groupby([*ways], sort=False):
+    for pattern, group in wide.reset_index("case").groupby([*ways], sort=False):
         kinds = group.index.unique()
         worst = errors.loc[[(kind, case) for kind, case in zip(group.index, group["case"], strict=True)]].max()
         lines.append((list(kinds), list(group["case"]), pattern, worst))
     lines.sort(key=lambda line: (-sum(verdict == "wrong" for verdict in line[2]),
                                  -sum(verdict == "not finite" for verdict in line[2]), -len(line[1])))  # fmt: skip
     names = list(VERDICTS)
-    codes = [[names.index(verdict) if verdict else len(names) - 1 for verdict in pattern] for _, _, pattern, _ in lines]
+    codes = [[names.index(verdict) for verdict in pattern] for _, _, pattern, _ in lines]
     size = (0.36 * len(ways) + 4.2, 0.19 * len(lines) + 2.6)
     with matplotlib.rc_context(RC):
         figure = Figure(size, layout="constrained")

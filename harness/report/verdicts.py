@@ -17,25 +17,35 @@ VERDICTS = {
     "refuses": ("#d9d9d9", ("unsupported",)),
     "fails": ("#8c6bb1", ("error", "oom", "timeout", "crashed")),
     "not for it": ("#ffffff", ()),
+    "not run": ("#f5f2dc", ()),
 }
+WORST = ("wrong", "not finite", "fails", "refuses", "not for it", "right")  # of a case's several rows, this one counts
 VERDICT_OF = {status: verdict for verdict, (_, statuses) in VERDICTS.items() for status in statuses}
 NEEDS_A_NETWORK = "asks for model"
 SHOWN = 64  # characters of the names of cases in a line of the picture
 
 
 def verdicts(frame: DataFrame) -> DataFrame:
-    """One row a cell: `case`, `way` (the method, and the settings in which rows differ), `verdict`, error, message."""
+    """One row for each `case` and each `way` (the method, and the settings in which rows differ), run or not.
+
+    `verdict`, `relative_error` and `message` are of the case's worst cell, where it has several (of sizes, seeds).
+    """
     rows = over_processes(prepared(frame))
-    extra = differing(rows)
+    extra = [name for name in ("quantity", "subset") if rows[name].nunique(dropna=False) > 1] + differing(rows)
     told = rows.apply(lambda row: " ".join([row["label"], *(setting(name, row[name]) for name in extra)]), axis=1)
     verdict = rows["status"].map(VERDICT_OF)
     of_a_function = rows["message"].fillna("").str.contains(NEEDS_A_NETWORK, regex=False)
-    return DataFrame({
+    cells = DataFrame({
         "case": rows["problem"].map(plain).str.removeprefix("zoo/"), "way": told.map(plain),
         "kind": rows["problem_target"].fillna("").str.rsplit(".", n=1).str[0].str.rsplit(".", n=1).str[-1],
         "verdict": verdict.mask(of_a_function, "not for it"), "relative_error": rows["relative_error"],
         "message": rows["message"].fillna("").map(plain),
     })  # fmt: skip
+    cells["rank"] = cells["verdict"].map(WORST.index)
+    cells = cells.sort_values(["rank", "relative_error"], ascending=[True, False], kind="stable")
+    cells = cells.drop_duplicates(["kind", "case", "way"]).drop(columns="rank")
+    every = cells[["kind", "case"]].drop_duplicates().merge(cells[["way"]].drop_duplicates(), how="cross")
+    return every.merge(cells, how="left").fillna({"verdict": "not run", "message": ""})
 
 
 def table(frame: DataFrame) -> str:
@@ -43,7 +53,7 @@ def table(frame: DataFrame) -> str:
     cells = verdicts(frame)
     cells[["case", "way", "message"]] = cells[["case", "way", "message"]].map(escaped)
     cells["text"] = cells.apply(_text, axis=1)
-    wide = cells.pivot_table(index=["kind", "case"], columns="way", values="text", aggfunc="first").fillna("")
+    wide = cells.pivot(index=["kind", "case"], columns="way", values="text")
     wide = wide[order(cells)].reset_index(level="kind", drop=True)
     causes = cells[cells["verdict"].isin(["refuses", "fails"])].copy()
     causes["cause"] = causes["message"].map(_cause)
@@ -53,6 +63,7 @@ def table(frame: DataFrame) -> str:
     return f"""# Which way is right on what
 
 A blank: right. A number: wrong, with its relative error. NaN: not finite. no: refuses. !: fails. -: needs a network.
+(none): not run.
 
 {totals(cells).to_markdown()}
 
@@ -81,7 +92,9 @@ def order(cells: DataFrame) -> list[str]:
 def _text(cell: Series) -> str:
     if cell["verdict"] == "wrong":
         return f"**{percent(cell['relative_error'])}**"
-    return {"right": "", "not finite": "NaN", "refuses": "no", "fails": "!", "not for it": "-"}[cell["verdict"]]
+    return {"right": "", "not finite": "NaN", "refuses": "no", "fails": "!", "not for it": "-", "not run": "(none)"}[
+        cell["verdict"]
+    ]
 
 
 def percent(error: float) -> str:

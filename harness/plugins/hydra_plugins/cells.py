@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, ValueType
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -25,8 +26,8 @@ from harness import sweep
 class CellSweeper(BasicSweeper):
     """Hydra's own sweeper, but for two things.
 
-    A cell that cannot be composed is left to the launcher, where it becomes a row; and a glob with a slash looks into
-    folders of a group: `problem=glob(zoo/*)`.
+    A cell that cannot be composed is left to the launcher, where it becomes a row; a glob with a slash looks into
+    folders of a group (`problem=glob([mlp*,zoo/l*])`), and one that matches nothing is an error.
     """
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
@@ -37,16 +38,26 @@ class CellSweeper(BasicSweeper):
         """All cells, each a list of overrides, in batches."""
         for override in overrides:
             glob = override.value()
-            if isinstance(glob, Glob) and any("/" in pattern for pattern in glob.include):
-                group, loader = override.key_or_group, override.config_loader
-                assert loader is not None
-                options = [f"{folder}/{option}" for folder in loader.get_group_options(group, ObjectType.GROUP)
-                           for option in loader.get_group_options(f"{group}/{folder}")]  # fmt: skip
-                override.value_type, override._value = (
-                    ValueType.CHOICE_SWEEP,
-                    ChoiceSweep(list=list(glob.filter(options))),
-                )
+            if isinstance(glob, Glob):
+                override.value_type = ValueType.CHOICE_SWEEP
+                override._value = ChoiceSweep(list=list(_matching(override, glob)))
         return BasicSweeper.split_arguments(overrides, max_batch_size)
+
+
+def _matching(override: Override, glob: Glob) -> list[str]:
+    """The options of a group that a glob matches: in folders by its patterns with a slash, outside by the others."""
+    group, loader = override.key_or_group, override.config_loader
+    assert loader is not None
+    outside = loader.get_group_options(group, ObjectType.CONFIG)
+    inside = [f"{folder}/{option}" for folder in loader.get_group_options(group, ObjectType.GROUP)
+              for option in loader.get_group_options(f"{group}/{folder}")]  # fmt: skip
+    found: list[str] = []
+    for options, deep in ((outside, False), (inside, True)):
+        patterns = [pattern for pattern in glob.include if ("/" in pattern) == deep]
+        found += Glob(patterns, glob.exclude).filter(options)
+    if not found:
+        raise HydraException(f"{override.input_line} matches nothing; there are: {', '.join([*outside, *inside])}")
+    return found
 
 
 class CellLauncher(Launcher):
