@@ -10,14 +10,10 @@ import argparse
 import ast
 import importlib.util
 import json
-import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch.utils._pytree import tree_leaves
 
 from harness import record
 
@@ -53,8 +49,8 @@ def script(seen: Mapping[str, Any]) -> str:
     called = f"{builder.name}({', '.join(f'{key}={_argument(value, source)}' for key, value in options.items())})"
     if isinstance(built, tuple):
         source.add("methods.ravel.ravel")
-        if any(x.is_floating_point() and x.dtype != torch.float64 for x in _tensors(built)):
-            source.add("harness.reproduce.double")
+        if seen["problem_target"].split(".")[0] not in OURS:  # ours are drawn in float64
+            source.add("harness.problems.problem.double")
             called = f"torch.utils._pytree.tree_map(double, {called})"
     if isinstance(built, tuple) and len(built) == 4:
         setup = f"""model, criterion, inputs, targets = {called}
@@ -104,24 +100,14 @@ print(f"asymmetry: {{float((found - found.T).norm() / found.norm()):.1e}}")
 '''
 
 
-def double(value: Any) -> Any:
-    """A module or a tensor of floating point numbers in float64; anything else as it is."""
-    if isinstance(value, torch.nn.Module):
-        return value.double()
-    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-
 def _built(target: str, options: Mapping[str, Any]) -> Any:
     """What a builder returns: only that tells whether it is a network, a function or a problem."""
+    from harness.problems.problem import returned  # which imports torch
+
     try:
-        return pkgutil.resolve_name(target)(**options)
+        return returned(target, options)
     except Exception as error:  # of whatever kind: it is the user's own code
         raise ReproduceError(f"{target} was called with {dict(options)} and raised {error}") from error
-
-
-def _tensors(built: tuple[Any, ...]) -> list[torch.Tensor]:
-    parts = [list(part.parameters()) if isinstance(part, torch.nn.Module) else part for part in built]
-    return [leaf for leaf in tree_leaves(parts) if isinstance(leaf, torch.Tensor)]
 
 
 def _argument(value: Any, source: _Source) -> str:

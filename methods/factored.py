@@ -433,39 +433,59 @@ def _write(out: Tensor, use: _Use, other: _Use, first: int, slopes: Tensor, feat
     `slopes` M (i, S, N, T, p), `features` J (i, S, N, T, q).
     """
     add = use.tied or other.tied
-    left = torch.cat([x.features for x in use.parts], dim=2).permute(2, 1, 0).flatten(1)  # (j, S N)
+    samples, positions, outputs = other.slope.shape
     for index, y in enumerate(other.parts):
         parts = use.parts[: index + 1] if other is use else use.parts  # the other pairs are mirror images of these
         half = other is use and index == 0 and not add  # symmetric in i and p
-        if half and slopes.shape[1] == 1 and not y.transposed:
+        if half and positions == 1 and not y.transposed:
             _write_symmetric(_block(out, y, use, y, use), first, slopes[:, 0, :, 0], y.features[:, 0])
             continue
-        widths = [x.features.shape[2] for x in parts]
-        rows, columns = _at_once(len(slopes), slopes.shape[4], left.shape[1] * y.features.shape[2], out)
+        left = torch.cat([x.features for x in parts], dim=2)  # a (N, S, j)
+        (_, own, inputs), width = left.shape, y.features.shape[2]
+        if own > 1 and own * (1 + 2 * positions / inputs) > 2 * positions:
+            contracted, columns = _by_rows, outputs
+            each = inputs * (samples * positions * (outputs + width) + outputs * width)
+            rows, _ = _at_once(len(slopes), 1, each, out)
+        else:
+            contracted = _by_outputs
+            rows, columns = _at_once(len(slopes), outputs, samples * own * width, out)
         for i in _slices(0, len(slopes), rows):
             which = slice(first + i.start, first + i.stop)
-            for p in _slices(which.start if half else 0, slopes.shape[4], columns):
+            for p in _slices(which.start if half else 0, outputs, columns):
                 varying = features[i] if features is not None and y.varies else None
-                inner = _inner(slopes[i, ..., p], y.features, other.slope[..., p], varying)
-                product = torch.bmm(left[: sum(widths)].expand(len(inner), -1, -1), inner.mT)  # (i, j, p q)
-                product = product.unflatten(2, (-1, y.features.shape[2]))
-                for x, block in zip(parts, product.split(widths, dim=1), strict=True):
+                product = contracted(left, slopes[i, ..., p], y.features, other.slope[..., p], varying)
+                for x, block in zip(parts, product.split([x.features.shape[2] for x in parts], dim=1), strict=True):
                     _put(_block(out, x, use, y, other)[which, :, p], block, add)
                     if half or x is not y:
                         _put(_block(out, y, other, x, use)[p, :, which], block.permute(2, 3, 0, 1), add)
 
 
-def _inner(slopes: Tensor, features: Tensor, slope: Tensor, varying: Tensor | None) -> Tensor:
-    """The tangents of the samples' own gradients, sum_t M[..t,p] a[..t,q] + g[..t,p] J[..t,q], as (i, p q, S N)."""
+def _by_rows(left: Tensor, slopes: Tensor, features: Tensor, slope: Tensor, varying: Tensor | None) -> Tensor:
+    """The block (i, j, p, q), the sum over the positions s first: it takes 4 N T operations an entry."""
+    along = torch.einsum("nsj,isntp->ijpnt", left, slopes).flatten(3)
+    product = along @ features.flatten(0, 1)
+    if varying is not None:
+        product += slope.flatten(0, 1).T @ torch.einsum("nsj,isntq->ijntq", left, varying).flatten(2, 3)
+    return product
+
+
+def _by_outputs(left: Tensor, slopes: Tensor, features: Tensor, slope: Tensor, varying: Tensor | None) -> Tensor:
+    """The block (i, j, p, q), the sum over the positions t first: it takes 2 N S (1 + 2 T / j) operations an entry.
+
+    The inner sums (i, p q, S N) are the tangents of the samples' own gradients.
+    """
     if slopes.shape[3] == 1:  # samples last, along which the processor's vectors run
         inner = _samples_last(slopes)[:, :, None] * features[:, 0].T.contiguous()[:, None]  # (i, p, q, S, N)
         if varying is not None:
             inner.addcmul_(slope[:, 0].T.contiguous()[:, None, None], _samples_last(varying)[:, None])
-        return inner.flatten(3).flatten(1, 2)
-    inner = torch.einsum("isntp,ntq->isnpq", slopes, features)
-    if varying is not None:
-        inner = inner + torch.einsum("ntp,isntq->isnpq", slope, varying)
-    return inner.flatten(3).flatten(1, 2).mT
+        inner = inner.flatten(3).flatten(1, 2)
+    else:
+        inner = torch.einsum("isntp,ntq->ipqsn", slopes, features)
+        if varying is not None:
+            inner = inner + torch.einsum("ntp,isntq->ipqsn", slope, varying)
+        inner = inner.flatten(3).flatten(1, 2)
+    left = left.permute(2, 1, 0).flatten(1)  # (j, S N)
+    return torch.bmm(left.expand(len(inner), -1, -1), inner.mT).unflatten(2, (-1, features.shape[2]))
 
 
 def _samples_last(tangents: Tensor) -> Tensor:

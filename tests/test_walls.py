@@ -37,7 +37,7 @@ ALLOWED = {
     "reference": {"differences", "job", "problems"},
     "advise": {"__main__", "job", "launch", "record", "report", "reproduce", "sweep"},
     "findings": {"record"},
-    "reproduce": {"record"},
+    "reproduce": {"problems", "record"},
     "problems": {"problems"},
     "report": {"findings", "record", "report"},
 }

@@ -171,6 +171,21 @@ def build(target: str, options: Mapping[str, Any]) -> Problem:
 
     Raises ProblemError where the path leads nowhere, the options do not fit or the result is no problem.
     """
+    built = returned(target, options)
+    if isinstance(built, tuple) and len(built) == 4:
+        built = from_network(*built)
+    elif isinstance(built, tuple) and len(built) in (2, 3):
+        built = from_function(*built)
+    if not isinstance(built, Problem):
+        raise ProblemError(
+            f"{target} returned {type(built).__name__}; it must return (model, criterion, inputs, targets), or "
+            "(objective, parameters), or a Problem from harness.problems.from_network or from_function"
+        )
+    return built
+
+
+def returned(target: str, options: Mapping[str, Any]) -> Any:
+    """What the builder at a dotted path returns; raises ProblemError where there is none or the options do not fit."""
     try:
         builder = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -184,17 +199,14 @@ def build(target: str, options: Mapping[str, Any]) -> Problem:
     except (TypeError, ValueError) as error:
         known = ", ".join(parameters) if callable(builder) else "none: it is no function"
         raise ProblemError(f"{target} was called with {dict(options)}: {error}; its options are {known}") from error
-    built = builder(**options)
-    if isinstance(built, tuple) and len(built) == 4:
-        built = from_network(*built)
-    elif isinstance(built, tuple) and len(built) in (2, 3):
-        built = from_function(*built)
-    if not isinstance(built, Problem):
-        raise ProblemError(
-            f"{target} returned {type(built).__name__}; it must return (model, criterion, inputs, targets), or "
-            "(objective, parameters), or a Problem from harness.problems.from_network or from_function"
-        )
-    return built
+    return builder(**options)
+
+
+def double(value: Any) -> Any:
+    """A module, or a tensor of floating point numbers, in float64; anything else as it is."""
+    if isinstance(value, torch.nn.Module):
+        return value.double()
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def check(problem: Problem) -> None:
