@@ -51,6 +51,18 @@ _KNOWN = (
     ),
     (
         "unsupported",
+        r"autograd\.Function with functorch transforms|don't yet support saved tensor hooks|"
+        r"Cannot access data pointer of Tensor that doesn't have storage|random operations inside of vmap",
+        "torch.func's transforms cannot see through a custom function, a hook or a random draw here: use a method that "
+        "only goes backward, method=create_graph_rows.",
+    ),
+    (
+        "unsupported",
+        r"get value out of a tracing tensor",
+        "The loss depends on a tensor's value in Python, so that it cannot be traced: use a method of torch.",
+    ),
+    (
+        "unsupported",
         r"operator torchvision::\w+ does not exist",
         "torchvision, which a peer imports, was built for another torch: install the build that matches, or "
         "pip uninstall torchvision, which no peer here needs.",

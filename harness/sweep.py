@@ -23,6 +23,8 @@ from harness import record
 from harness.job import Job, JobError
 from harness.launch import Launcher, point_latest
 
+MANY = 200  # cells whose composing takes seconds, so that it is told
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -62,6 +64,8 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
     interrupted, it exits with status 130 and says how to go on.
     """
     ready: list[tuple[str, Cell]] = []
+    if len(cells) >= MANY:
+        print(f"composing {len(cells)} cells", file=sys.stderr, flush=True)
     for overrides in cells:
         name = " ".join(entry for entry in filter_overrides(overrides) if not entry.startswith("+sweep="))
         try:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.fx.experimental.proxy_tensor
 from torch.func import functional_call, grad, jvp, vmap
 
 from harness.advice import explain
@@ -62,6 +63,32 @@ def embedding_bag():
     jvp(grad(loss), (bag.weight.detach(),), (torch.ones(4, 2),))
 
 
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * x
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope
+
+
+def custom_function():
+    grad(lambda x: Square.apply(x).sum())(torch.ones(2))
+
+
+def hook():
+    def loss(x):
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+            return x.square().sum()
+
+    grad(loss)(torch.ones(2))
+
+
+def traced_item():
+    torch.fx.experimental.proxy_tensor.make_fx(lambda x: x * x.sum().item())(torch.ones(2))
+
+
 def out_of_memory():
     torch.empty(1 << 50)
 
@@ -78,6 +105,9 @@ def out_of_memory():
         (dropout_under_vmap, "unsupported", "random draws"),
         (item_under_vmap, "unsupported", "vmap cannot batch"),
         (embedding_bag, "unsupported", ""),
+        (custom_function, "unsupported", "cannot see through a custom function"),
+        (hook, "unsupported", "a hook"),
+        (traced_item, "unsupported", "cannot be traced"),
         (out_of_memory, "oom", "smaller chunk_size"),
     ],
 )

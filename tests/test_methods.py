@@ -12,11 +12,12 @@ import pytest
 import scipy
 import torch
 
-from harness import agreement
+from harness import agreement, differences
 from harness.problems import functions, networks, transformers
 from methods import autograd_functional, create_graph_rows, double_loop, vmap_hvp
 from tests.oracles import central_differences, distance, jacobian_by_differences
 from tests.rows import QUANTITIES, ROWS, bound, installed, target
+from tests.test_zoo import case
 
 PROBLEMS = {
     "mlp": lambda: networks.mlp(inputs=4, width=3, depth=2, outputs=3, batch=12, activation="gelu"),
@@ -253,3 +254,14 @@ def test_the_double_loop_finds_the_diagonal() -> None:
 def test_a_method_works_on_a_tuple_through_ravel() -> None:
     problem = functions.normal_loglik()
     assert distance(create_graph_rows.hessian(problem.loss, problem.theta), problem.hessian()) < 1e-12
+
+
+@pytest.mark.skipif(not installed("jax"), reason="needs jax")
+@pytest.mark.parametrize("name", ["cholesky", "inverse", "max_pool1d"])
+def test_jax_traces_at_the_point_itself(name) -> None:
+    """A matrix of zeros has no inverse; a maximum's place is traced though nothing uses it."""
+    from methods.peers import jax
+
+    problem = case(name)
+    truth, _ = differences.hessian(problem.loss, problem.theta)
+    assert distance(jax.hessian(problem.loss, problem.theta, jit=False), truth) < 1e-7

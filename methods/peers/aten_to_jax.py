@@ -30,6 +30,7 @@ def translated(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Callable[[Any
     """
     table: Any = {**core_aten_decompositions(), **get_decompositions(_TAKEN_APART)}
     module = make_fx(loss, decomposition_table=table)(theta)
+    module.graph.eliminate_dead_code()
     nodes = list(module.graph.nodes)
     called = {node.target for node in nodes if node.op == "call_function"}
     missing = sorted(str(target) for target in called if _name(target) not in _OPERATORS)
@@ -134,6 +135,7 @@ def _var_mean(x: Any, dim: Any = None, correction: int = 1, keepdim: bool = Fals
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
     "getitem": operator.getitem,
+    "_linalg_check_errors": lambda *_, **__: None,
     "abs": jnp.abs,
     "add": lambda x, y, alpha=1: x + alpha * y,
     "amax": _reduced(jnp.max),
@@ -158,6 +160,8 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "gt": operator.gt,
     "index": _index,
     "le": operator.le,
+    "linalg_cholesky_ex": lambda x, upper=False, **_: (jnp.linalg.cholesky(x, upper=upper), None),
+    "linalg_inv_ex": lambda x, **_: (jnp.linalg.inv(x), None),
     "log": jnp.log,
     "_log_softmax": lambda x, dim, half_to_float: jax.nn.log_softmax(x, dim),
     "log1p": jnp.log1p,

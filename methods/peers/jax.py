@@ -24,29 +24,39 @@ def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor, jit: bool = True) -
     Raises NotImplementedError for an operator without a translation, or a GPU that JAX does not see.
     """
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):  # no TF32, as in torch here
-        return _to_torch(_hessian(loss, theta.numel(), theta.dtype, theta.device, jit)(_to_jax(theta)), theta)
+        return _to_torch(_hessian(loss, _Traced(theta), jit)(_to_jax(theta)), theta)
 
 
 def hvp(loss: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor, jit: bool = True) -> Tensor:
     """Hessian times `vectors` ((P, k) -> (P, k)), forward over reverse under `jax.vmap`; as `hessian`."""
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):  # no TF32, as in torch here
-        products = _products(loss, theta.numel(), theta.dtype, theta.device, jit)
+        products = _products(loss, _Traced(theta), jit)
         return _to_torch(products(_to_jax(theta), _to_jax(vectors)), theta)
 
 
+class _Traced:
+    """The point at which a loss is traced, which then stands for all points of its size, dtype and device."""
+
+    def __init__(self, theta: Tensor) -> None:
+        self.theta = theta.detach()
+        self._kind = theta.shape, theta.dtype, theta.device
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Traced) and self._kind == other._kind
+
+    def __hash__(self) -> int:
+        return hash(self._kind)
+
+
 @lru_cache(maxsize=1)
-def _hessian(
-    loss: Callable[[Tensor], Tensor], params: int, dtype: torch.dtype, device: torch.device, jit: bool
-) -> Callable[..., Any]:
-    function = jax.hessian(translated(loss, torch.zeros(params, dtype=dtype, device=device)))
+def _hessian(loss: Callable[[Tensor], Tensor], at: _Traced, jit: bool) -> Callable[..., Any]:
+    function = jax.hessian(translated(loss, at.theta))
     return jax.jit(function) if jit else function
 
 
 @lru_cache(maxsize=1)
-def _products(
-    loss: Callable[[Tensor], Tensor], params: int, dtype: torch.dtype, device: torch.device, jit: bool
-) -> Callable[..., Any]:
-    gradient = jax.grad(translated(loss, torch.zeros(params, dtype=dtype, device=device)))
+def _products(loss: Callable[[Tensor], Tensor], at: _Traced, jit: bool) -> Callable[..., Any]:
+    gradient = jax.grad(translated(loss, at.theta))
 
     def product(theta: Any, vectors: Any) -> Any:
         return jax.vmap(lambda v: jax.jvp(gradient, (theta,), (v,))[1], in_axes=1, out_axes=1)(vectors)
