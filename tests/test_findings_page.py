@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parent.parent / "results" / "findings.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "results" / "findings.md").read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -20,3 +21,18 @@ def test_a_script_prints_what_the_page_says(script: str, printed: str) -> None:
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True)
     assert done.stderr == ""
     assert re.sub(r"\de-(0\d|1\d)", r"?e-\1", done.stdout) == re.sub(r"\de-(0\d|1\d)", r"?e-\1", printed)
+
+
+def test_the_costs_are_those_of_the_committed_table() -> None:
+    table = (ROOT / "results" / "baselines" / "methods" / "table.md").read_text(encoding="utf-8")
+    rows = [[entry.strip() for entry in line.split("|")] for line in table.splitlines()]
+    heading = rows[0]
+    named = [dict(zip(heading, row, strict=False)) for row in rows[2:] if len(row) == len(heading)]
+    told = re.findall(r"^\| .* \| (\w+) \| (ok|wrong) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+    assert len(told) == 9
+    for method, status, time, peak, error in told:
+        (row,) = [row for row in named if (row["problem"], row["dtype"], row["method"]) ==
+                  ("transformer_2000", "float64", method)]  # fmt: skip
+        assert (row["status"], row["time"].removesuffix(" \\*"), row["peak MiB"], row["error"]) == (
+            status, time, peak, error
+        )  # fmt: skip

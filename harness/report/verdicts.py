@@ -98,10 +98,12 @@ def _text(cell: Series) -> str:
 
 
 def percent(error: float) -> str:
-    """A relative error in percent where it is at least a tenth of one, else as a power of ten."""
+    """A relative error in percent from a tenth of one to a thousand, else as a power of ten."""
     if pandas.isna(error):
         return "?"
-    return f"{100 * error:.2g}%" if error >= 1e-3 else f"{error:.0e}"
+    if not 1e-3 <= error < 10:
+        return f"{error:.0e}"
+    return f"{100 * error:.0f}%" if error >= 0.095 else f"{100 * error:.2g}%"
 
 
 def _cause(message: str) -> str:
