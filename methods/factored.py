@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,13 +47,14 @@ def hessian(
     targets: Any,
     *,
     out: Tensor | None = None,
-    memory_mb: float = 256.0,
+    memory_mb: float | None = None,
 ) -> Tensor:
     """Hessian (P, P) of `criterion(model(inputs), targets)` in the trainable parameters, in `named_parameters()` order.
 
     The samples are the first dimension of the first input. The result is written into `out`, if given, which may be a
-    memory-mapped file. Beside it about `memory_mb` MiB are used, or what one gradient and 64 rows of those parameters
-    that need rows take. Raises ValueError for an `out` of another shape, dtype or device, or a loss that is no scalar.
+    memory-mapped file. Beside it about `memory_mb` MiB are used (by default 256, or a tenth of the result), or what the
+    shifts of one output of a layer take, or 64 backward passes for those parameters that need rows. Raises ValueError
+    for an `out` of another shape, dtype or device, or a loss that is no scalar.
     """
     network = _Network(model, criterion, inputs, targets)
     size = len(network.theta)
@@ -59,10 +62,11 @@ def hessian(
     found, asked = ((tuple(x.shape), x.dtype, x.device) for x in (out, network.theta.expand(size, size)))
     if found != asked:
         raise ValueError(f"out is {' '.join(map(str, found))}; the Hessian is {' '.join(map(str, asked))}")
+    memory = max(2**28, size**2 * out.element_size() / 10) if memory_mb is None else memory_mb * 2**20
     fixed, penalty = _by_products(network)
     written = set()
     with _refusal_passed():
-        written = _write_blocks(network, fixed, out, memory_mb * 2**20)
+        written = _write_blocks(network, fixed, out, memory)
     for name in written & penalty.keys():
         out.diagonal()[network.span[name]] += penalty[name]
     for span, rows in _rows(network, written):
@@ -275,11 +279,14 @@ def _by_products(network: _Network) -> tuple[set[str], dict[str, Tensor]]:
     second result holds these diagonals.
     """
     loss, calls, shifts = network.traced(network.params)
-    affine, wide = set(), set()
+    affine, shifted, inputs = set(), Counter(), {}
     for call in calls:
         _, positions, width = call.features(call.input.detach()).shape
-        affine |= network.owners(call)
-        wide |= network.owners(call) if positions >= width else set()
+        for name in network.owners(call):
+            affine.add(name)
+            shifted[name] += positions
+            inputs[name] = width
+    wide = {name for name in affine if shifted[name] >= inputs[name]}
     params = list(network.params.values())
     slopes = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
     elsewhere, diagonals = set(), {}
@@ -500,27 +507,30 @@ def _write_symmetric(block: Tensor, first: int, curvature: Tensor, features: Ten
     """
     outputs, width = block.shape[:2]
     features = features.T.contiguous()  # (q, N)
-    for j in _slices(0, width, min(-(-width // 4), TILE)):
-        for q in _slices(j.start, width, 4 * TILE):
-            right = (features[j, None] * features[q]).flatten(0, 1)  # (j q, N)
-            rows, _ = _at_once(-(-outputs // 8), outputs, len(right), block)
-            for i in _slices(0, len(curvature), rows):
-                start = first + i.start
-                which = slice(start, first + i.stop)
-                left = curvature[i, :, start:].transpose(1, 2).flatten(0, 1)  # (i p, N)
-                part = (left @ right.T).view(i.stop - i.start, outputs - start, j.stop - j.start, q.stop - q.start)
-                block[which, j, start:, q] = part.permute(0, 2, 1, 3)
-                block[start:, j, which, q] = part.permute(1, 2, 0, 3)
+    tile = max(min(-(-width // 4), TILE, math.isqrt(_cached(block) // (4 * features.shape[1]))), 1)
+    rows, _ = _at_once(-(-outputs // 8), outputs, 4 * tile**2, block)
+    for i in _slices(0, len(curvature), rows):
+        start, stop = first + i.start, first + i.stop
+        left = curvature[i, :, start:].transpose(1, 2).flatten(0, 1)  # (i p, N)
+        for j in _slices(0, width, tile):
+            for q in _slices(j.start, width, 4 * tile):
+                right = (features[j, None] * features[q]).flatten(0, 1)  # (j q, N)
+                part = (left @ right.T).view(stop - start, outputs - start, j.stop - j.start, q.stop - q.start)
+                block[start:stop, j, start:, q] = part.permute(0, 2, 1, 3)
                 rest = slice(max(j.stop, q.start), q.stop)
-                part = part[..., rest.start - q.start :]
-                block[which, rest, start:, j] = part.permute(0, 3, 1, 2)
-                block[start:, rest, which, j] = part.permute(1, 3, 0, 2)
+                block[start:stop, rest, start:, j] = part[..., rest.start - q.start :].permute(0, 3, 1, 2)
+        block[stop:, :, start:stop] = block[start:stop, :, stop:].permute(2, 1, 0, 3)
 
 
 def _at_once(rows: int, columns: int, each: int, out: Tensor) -> tuple[int, int]:
     """How many rows and columns of entries, `each` numbers wide, stay in the processor's cache."""
-    fit = max((CACHE if out.device.type == "cpu" else CACHE_GPU) // (each * out.element_size()), 1)
+    fit = max(_cached(out) // each, 1)
     return (min(fit // columns, rows), columns) if fit >= columns else (1, fit)
+
+
+def _cached(out: Tensor) -> int:
+    """Numbers like those of `out` in what is computed at once."""
+    return (CACHE if out.device.type == "cpu" else CACHE_GPU) // out.element_size()
 
 
 def _slices(start: int, stop: int, step: int) -> list[slice]:
