@@ -18,7 +18,6 @@ Bishop, "Exact calculation of the Hessian matrix for the multilayer perceptron",
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import re
 from collections import Counter
@@ -29,11 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from methods.ravel import ravel
+from methods.affine import Network
 
 ROWS = 64  # backward passes of a row at once
 TILE = 32  # inputs of a layer that are done at once where its own block is symmetric in two of them
@@ -56,7 +52,7 @@ def hessian(
     shifts of one output of a layer take, or 64 backward passes for those parameters that need rows. Raises ValueError
     for an `out` of another shape, dtype or device, or a loss that is no scalar.
     """
-    network = _Network(model, criterion, inputs, targets)
+    network = Network(model, criterion, inputs, targets)
     size = len(network.theta)
     out = network.theta.new_empty(size, size) if out is None else out
     found, asked = ((tuple(x.shape), x.dtype, x.device) for x in (out, network.theta.expand(size, size)))
@@ -76,7 +72,7 @@ def hessian(
 
 def diagonal(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Any) -> Tensor:
     """Diagonal (P,) of that Hessian; of a layer's own block only sum_{n,s,t} a[s,j] M[(s,i),(t,i)] a[t,j] is needed."""
-    network = _Network(model, criterion, inputs, targets)
+    network = Network(model, criterion, inputs, targets)
     fixed, penalty = _by_products(network)
     result, written = torch.zeros_like(network.theta), set()
     with _refusal_passed():
@@ -90,7 +86,7 @@ def diagonal(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, ta
 
 def hvp(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Any, vectors: Tensor) -> Tensor:
     """That Hessian times vectors (P, k), as (P, k): a backward pass through one gradient's graph for each."""
-    network = _Network(model, criterion, inputs, targets)
+    network = Network(model, criterion, inputs, targets)
     params = list(network.params.values())
     loss, _ = network.loss((), lambda place, z: z)
     slopes = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
@@ -108,171 +104,7 @@ def _refusal_passed() -> Iterator[None]:
             raise
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One call of an affine map, and how its tensors look as (N, S, features)."""
-
-    weight: Tensor
-    bias: Tensor | None
-    input: Tensor
-    features: Callable[[Tensor], Tensor]  # input -> a (N, S, q)
-    outputs: Callable[[Tensor], Tensor]  # z -> (N, S, p)
-    back: Callable[[Tensor, Tensor], Tensor]  # (N, S, p) -> the shape of z
-    transposed: bool = False  # whether the weight is (q, p)
-
-
-def _linear(samples: int, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call | None:
-    def by_sample(y: Tensor) -> Tensor:
-        return y.reshape(samples, -1, y.shape[-1])
-
-    if input.dim() < 2 or weight.dim() != 2 or not _whole(input, samples, weight, bias):
-        return None
-    return _Call(weight, bias, input, by_sample, by_sample, lambda e, z: e.reshape(z.shape))
-
-
-def _embedding(
-    samples: int,
-    input: Tensor,
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> _Call | None:
-    """A linear map of one-hot vectors, its weight transposed."""
-    if padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse:
-        return None
-    if not input.dim() or not _whole(input, samples, weight, None):
-        return None
-
-    def features(x: Tensor) -> Tensor:
-        return functional.one_hot(x, len(weight)).to(weight.dtype).reshape(samples, -1, len(weight))
-
-    def by_sample(z: Tensor) -> Tensor:
-        return z.reshape(samples, -1, z.shape[-1])
-
-    return _Call(weight, None, input, features, by_sample, lambda e, z: e.reshape(z.shape), transposed=True)
-
-
-def _convolution(
-    samples: int,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> _Call | None:
-    """A linear map of patches; a one-dimensional one has height 1."""
-    flat = weight.dim() == 3
-    if (
-        groups != 1
-        or isinstance(padding, str)
-        or input.dim() != weight.dim()
-        or not _whole(input, samples, weight, bias)
-    ):
-        return None
-
-    def both(value: Any, height: int) -> Any:
-        return (height, value if isinstance(value, int) else value[-1]) if flat else value
-
-    kernel = both(tuple(weight.shape[2:]), 1)
-    options = {"dilation": both(dilation, 1), "padding": both(padding, 0), "stride": both(stride, 1)}
-    return _Call(
-        weight, bias, input,
-        lambda x: functional.unfold(x.unsqueeze(2) if flat else x, kernel, **options).transpose(1, 2),
-        lambda z: z.flatten(2).transpose(1, 2), lambda e, z: e.transpose(1, 2).reshape(z.shape),
-    )  # fmt: skip
-
-
-def _whole(input: Tensor, samples: int, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether an input holds the same number of positions for each sample, and a bias one entry for each output."""
-    return input.shape[0] % max(samples, 1) == 0 < len(input) and (bias is None or bias.shape == weight.shape[:1])
-
-
-_AFFINE = {functional.linear: _linear, functional.conv1d: _convolution, functional.conv2d: _convolution,
-           functional.embedding: _embedding}  # fmt: skip
-
-
-class _Shifted(TorchFunctionMode):
-    """Holds fixed the parameters of the affine maps, and adds to the output of each of their calls its shift."""
-
-    def __init__(self, fixed: set[int], samples: int, shift: Callable[[int, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.calls: list[_Call] = []
-        self._fixed, self._samples, self._shift = fixed, samples, shift
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Every function of torch that the network and the criterion call."""
-        kwargs = kwargs or {}
-        if function in _REWRITTEN:
-            return _REWRITTEN[function](*args, **kwargs)
-        call = _AFFINE[function](self._samples, *args, **kwargs) if function in _AFFINE else None
-        if call is None or not self._fixed.intersection((id(call.weight), id(call.bias))):
-            return function(*args, **kwargs)
-        z = function(*map(self._held, args), **{name: self._held(value) for name, value in kwargs.items()})
-        self.calls.append(call)
-        return z + call.back(self._shift(len(self.calls) - 1, call.outputs(z)), z)
-
-    def _held(self, value: Any) -> Any:
-        return value.detach() if id(value) in self._fixed else value
-
-
-def _squared_error(input: Tensor, target: Tensor, *options: Any, reduction: str = "mean", **named: Any) -> Tensor:
-    if any(option is not None for option in (*options, *named.values())):
-        return functional.mse_loss(input, target, *options, reduction=reduction, **named)
-    squares = (input - target).square()
-    return {"mean": squares.mean, "sum": squares.sum, "none": lambda: squares}[reduction]()
-
-
-def _weight_norm(direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
-    return direction * (length / torch.norm_except_dim(direction, 2, dim))
-
-
-# Of the first torch has no jvp of the gradient, of the second a wrong double backward (torch 2.13).
-_REWRITTEN = {functional.mse_loss: _squared_error, vars(torch)["_weight_norm"]: _weight_norm}
-
-
-class _Network:
-    """The loss as a function of shifts of its affine maps' outputs; where its parameters lie in theta."""
-
-    def __init__(self, model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Any) -> None:
-        self.params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.names = {id(p): name for name, p in self.params.items()}
-        self.theta, _ = ravel(model)
-        ends = [0, *itertools.accumulate(p.numel() for p in self.params.values())]
-        self.span = {name: slice(*pair) for name, pair in zip(self.params, itertools.pairwise(ends), strict=True)}
-        self._model, self._criterion, self._inputs, self._targets = model, criterion, inputs, targets
-        self._samples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
-
-    def loss(self, fixed: Iterable[str], shift: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, list[_Call]]:
-        """The loss (), and the calls of affine maps of parameters that are `fixed`, shifted by `shift(place, z)`."""
-        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()} if self._model.training else {}
-        shifted = _Shifted({id(self.params[name]) for name in fixed}, self._samples, shift)
-        with shifted, sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
-            value = self._criterion(torch.func.functional_call(self._model, buffers, self._inputs), self._targets)
-        if value.dim():
-            raise ValueError(f"the loss must be a scalar (a tensor of shape ()), found {tuple(value.shape)}")
-        return value, shifted.calls
-
-    def traced(self, fixed: Iterable[str]) -> tuple[Tensor, list[_Call], list[Tensor]]:
-        """The same at shifts of zero (N, S, p), and these, of which the loss keeps a graph."""
-        shifts: list[Tensor] = []
-
-        def shift(place: int, z: Tensor) -> Tensor:
-            shifts.append(torch.zeros_like(z).requires_grad_())
-            return shifts[place]
-
-        return *self.loss(fixed, shift), shifts
-
-    def owners(self, call: _Call) -> set[str]:
-        """The parameters of a call."""
-        return {self.names[id(p)] for p in (call.weight, call.bias) if id(p) in self.names}
-
-
-def _by_products(network: _Network) -> tuple[set[str], dict[str, Tensor]]:
+def _by_products(network: Network) -> tuple[set[str], dict[str, Tensor]]:
     """Parameters to do by matrix products: those that only enter affine maps with fewer positions than inputs.
 
     A parameter that enters elsewhere too is taken if what that adds to its rows is diagonal, as with a penalty; the
@@ -326,7 +158,7 @@ class _Use:
     tied: bool  # whether another call has one of the same parameters
 
 
-def _uses(network: _Network, fixed: set[str]) -> list[_Use]:
+def _uses(network: Network, fixed: set[str]) -> list[_Use]:
     loss, calls, shifts = network.traced(fixed)
     slopes = torch.autograd.grad(loss, shifts, materialize_grads=True) if shifts else ()
     owners = [network.owners(call) & fixed for call in calls]
@@ -352,7 +184,7 @@ class _Tangents:
     it changes must be what the unit shifts, given to all samples at once, explain.
     """
 
-    def __init__(self, network: _Network, fixed: set[str], uses: list[_Use], first: int, last: int) -> None:
+    def __init__(self, network: Network, fixed: set[str], uses: list[_Use], first: int, last: int) -> None:
         self._network, self._fixed, self._first, self._last = network, fixed, first, last
         self._zeros = [torch.zeros_like(use.slope) for use in uses]
         self._chance = _drawn(uses[first].slope)
@@ -414,7 +246,7 @@ def _close(difference: Tensor, to: Tensor) -> bool:
     return bool(difference.double().norm() <= small * to.double().norm())
 
 
-def _write_blocks(network: _Network, fixed: set[str], out: Tensor, memory: float) -> set[str]:
+def _write_blocks(network: Network, fixed: set[str], out: Tensor, memory: float) -> set[str]:
     """Write the Hessian between the parameters `fixed`; the names of those for which that was right."""
     uses = _uses(network, fixed)
     mixed: set[str] = set()
@@ -554,7 +386,7 @@ def _block(out: Tensor, x: _Part, use: _Use, y: _Part, other: _Use) -> Tensor:
     return out.as_strided((p, q, r, s), (*rows, *columns), start)
 
 
-def _write_diagonal(network: _Network, fixed: set[str], result: Tensor) -> set[str]:
+def _write_diagonal(network: Network, fixed: set[str], result: Tensor) -> set[str]:
     """Write the diagonal of the parameters `fixed`; the names of those for which that was right."""
     uses = _uses(network, fixed)
     mixed = {name for use in uses if use.tied for name in use.names}
@@ -574,7 +406,7 @@ def _write_diagonal(network: _Network, fixed: set[str], result: Tensor) -> set[s
     return fixed - mixed
 
 
-def _rows(network: _Network, but: set[str]) -> Iterator[tuple[slice, Tensor]]:
+def _rows(network: Network, but: set[str]) -> Iterator[tuple[slice, Tensor]]:
     """Places and rows (c, P) of all other parameters, each by a backward pass through one gradient's graph."""
     if len(but) == len(network.params):
         return
