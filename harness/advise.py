@@ -40,6 +40,7 @@ SIZES = tuple(64 * 2**power for power in range(12))  # numbers of parameters at 
 ENOUGH_S = 1.0  # a call's time from which on no larger size is tried
 FASTER = 1.4  # growth exponent above which a power law is followed instead of a line
 LIMIT_S, BUDGET_S = 20, 0.3  # of a pass and of its samples, where the overrides say nothing else
+OFFERED = ("loss", "theta", "sizes", "model", "criterion", "inputs", "targets", "vectors")  # what a method may ask for
 OUTPUT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -135,7 +136,7 @@ def _time(seen: dict[str, Any]) -> float:
 
 def _asked(job: Job) -> list[str]:
     try:
-        return [name for name in parameters(job.target) if name not in job.method_options]
+        return [name for name in parameters(job.target) if name in OFFERED]
     except ReproduceError:
         return ["..."]
 
@@ -184,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = [entry.removeprefix("memory_gb=") for entry in given if entry.startswith("memory_gb=")]
     try:
         memory_gb = float(limits[-1]) if limits else None
+        if memory_gb is not None and not memory_gb > 0:
+            raise ValueError(f"memory_gb={limits[-1]} must be a positive number of gigabytes")
         overrides = [entry for entry in given if not entry.startswith("memory_gb=")]
         with tempfile.TemporaryDirectory() as output:
             ways = advise([f"limit_s={LIMIT_S}", f"measure.budget_s={BUDGET_S}", *overrides], Path(output))
@@ -194,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"harness.advise: {error}", file=sys.stderr)
         return 2
     show(ways, memory_gb, Console())
-    return 0 if any(way.time_s is not None for way in ways) else 1
+    return 0 if any(way.time_s is not None and not _too_large(way, memory_gb) for way in ways) else 1
 
 
 if __name__ == "__main__":

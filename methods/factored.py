@@ -50,7 +50,7 @@ def hessian(
     The samples are the first dimension of the first input. The result is written into `out`, if given, which may be a
     memory-mapped file. Beside it about `memory_mb` MiB are used (by default 256, or a tenth of the result), or what the
     shifts of one output of a layer take, or 64 backward passes for those parameters that need rows. Raises ValueError
-    for an `out` of another shape, dtype or device, or a loss that is no scalar.
+    for an `out` of another shape, dtype or device, a `memory_mb` below zero, or a loss that is no scalar.
     """
     network = Network(model, criterion, inputs, targets)
     size = len(network.theta)
@@ -58,6 +58,8 @@ def hessian(
     found, asked = ((tuple(x.shape), x.dtype, x.device) for x in (out, network.theta.expand(size, size)))
     if found != asked:
         raise ValueError(f"out is {' '.join(map(str, found))}; the Hessian is {' '.join(map(str, asked))}")
+    if memory_mb is not None and not memory_mb >= 0:
+        raise ValueError(f"memory_mb={memory_mb} must be a number of MiB")
     memory = max(2**28, size**2 * out.element_size() / 10) if memory_mb is None else memory_mb * 2**20
     fixed, penalty = _by_products(network)
     written = set()
@@ -85,8 +87,13 @@ def diagonal(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, ta
 
 
 def hvp(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Any, vectors: Tensor) -> Tensor:
-    """That Hessian times vectors (P, k), as (P, k): a backward pass through one gradient's graph for each."""
+    """That Hessian times vectors (P, k), as (P, k): a backward pass through one gradient's graph for each.
+
+    Raises ValueError for vectors of another shape.
+    """
     network = Network(model, criterion, inputs, targets)
+    if vectors.dim() != 2 or len(vectors) != len(network.theta):
+        raise ValueError(f"vectors are {tuple(vectors.shape)}; they must be ({len(network.theta)}, k), one a column")
     params = list(network.params.values())
     loss, _ = network.loss((), lambda place, z: z)
     slopes = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)

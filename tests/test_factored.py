@@ -280,3 +280,12 @@ def test_many_samples_in_single_precision_do_not_seem_to_mix(monkeypatch) -> Non
     rows = by_rows(problem)
     monkeypatch.setattr(factored, "_products", None)
     assert distance(of(problem.to("cpu", torch.float32)).double(), rows) < 1e-5
+
+
+def test_arguments_that_mean_nothing_are_refused() -> None:
+    problem = networks.mlp(inputs=2, width=4, outputs=3, batch=6)
+    with pytest.raises(ValueError, match=r"memory_mb=-5 must be"):
+        of(problem, memory_mb=-5)
+    for vectors in (draw(27), draw(26, 2)):
+        with pytest.raises(ValueError, match=r"they must be \(27, k\)"):
+            factored.hvp(problem.model, problem.criterion, problem.inputs, problem.targets, vectors)

@@ -14,6 +14,7 @@ import torch
 
 from harness import agreement, differences
 from harness.problems import functions, networks, transformers
+from harness.problems.problem import subset
 from methods import autograd_functional, create_graph_rows, double_loop, vmap_hvp
 from tests.oracles import central_differences, distance, jacobian_by_differences
 from tests.rows import QUANTITIES, ROWS, bound, installed, target
@@ -265,3 +266,11 @@ def test_jax_traces_at_the_point_itself(name) -> None:
     problem = case(name)
     truth, _ = differences.hessian(problem.loss, problem.theta)
     assert distance(jax.hessian(problem.loss, problem.theta, jit=False), truth) < 1e-7
+
+
+@pytest.mark.skipif(not installed("jax"), reason="needs jax")
+def test_jax_on_a_subset_of_the_parameters() -> None:
+    from methods.peers import jax
+
+    problem = subset(PROBLEMS["mlp"](), 7, seed=0)
+    assert distance(jax.hessian(problem.loss, problem.theta, jit=False), central_differences(problem)) < 1e-7

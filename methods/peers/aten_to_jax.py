@@ -119,6 +119,11 @@ def _index(x: Any, indices: Any) -> Any:
     return x[tuple(slice(None) if index is None else index for index in indices)]
 
 
+def _index_put(x: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
+    place = x.at[tuple(slice(None) if index is None else index for index in indices)]
+    return place.add(values) if accumulate else place.set(values)
+
+
 def _reduced(function: Callable[..., Any]) -> Callable[..., Any]:
     def reduce(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **_: Any) -> Any:
         axes = dim if dim is None or isinstance(dim, int) else (tuple(dim) or None)
@@ -159,6 +164,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "ge": operator.ge,
     "gt": operator.gt,
     "index": _index,
+    "index_put": _index_put,
     "le": operator.le,
     "linalg_cholesky_ex": lambda x, upper=False, **_: (jnp.linalg.cholesky(x, upper=upper), None),
     "linalg_inv_ex": lambda x, **_: (jnp.linalg.inv(x), None),
