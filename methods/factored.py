@@ -33,7 +33,7 @@ from methods.affine import Network
 
 ROWS = 64  # backward passes of a row at once
 TILE = 32  # inputs of a layer that are done at once where its own block is symmetric in two of them
-CACHE, CACHE_GPU = 2**24, 2**27  # bytes of what is computed at once, so that it is still near when it is written
+CACHE, CACHE_GPU = 2**23, 2**27  # bytes of what is computed at once, so that it is still near when it is written
 
 
 def hessian(
@@ -280,14 +280,19 @@ def _write(out: Tensor, use: _Use, other: _Use, first: int, slopes: Tensor, feat
     """
     add = use.tied or other.tied
     samples, positions, outputs = other.slope.shape
-    for index, y in enumerate(other.parts):
-        parts = use.parts[: index + 1] if other is use else use.parts  # the other pairs are mirror images of these
-        half = other is use and index == 0 and not add  # symmetric in i and p
-        if half and positions == 1 and not y.transposed:
-            _write_symmetric(_block(out, y, use, y, use), first, slopes[:, 0, :, 0], y.features[:, 0])
+    pairs = [(use.parts, other.parts)]
+    if other is use:  # a part with those before it; the other pairs are mirror images
+        pairs = [(use.parts[: index + 1], (y,)) for index, y in enumerate(use.parts)]
+    for parts, others in pairs:
+        half = other is use and len(parts) == 1 and not add  # symmetric in i and p
+        if half and positions == 1 and not parts[0].transposed:
+            _write_symmetric(
+                _block(out, parts[0], use, parts[0], use), first, slopes[:, 0, :, 0], parts[0].features[:, 0]
+            )
             continue
-        left = torch.cat([x.features for x in parts], dim=2)  # a (N, S, j)
-        (_, own, inputs), width = left.shape, y.features.shape[2]
+        left, right = (torch.cat([part.features for part in some], dim=2) for some in (parts, others))
+        (_, own, inputs), width = left.shape, right.shape[2]
+        varying = features if features is not None and others[0].varies else None
         if own > 1 and own * (1 + 2 * positions / inputs) > 2 * positions:
             contracted, columns = _by_rows, outputs
             each = inputs * (samples * positions * (outputs + width) + outputs * width)
@@ -298,40 +303,45 @@ def _write(out: Tensor, use: _Use, other: _Use, first: int, slopes: Tensor, feat
         for i in _slices(0, len(slopes), rows):
             which = slice(first + i.start, first + i.stop)
             for p in _slices(which.start if half else 0, outputs, columns):
-                varying = features[i] if features is not None and y.varies else None
-                product = contracted(left, slopes[i, ..., p], y.features, other.slope[..., p], varying)
-                for x, block in zip(parts, product.split([x.features.shape[2] for x in parts], dim=1), strict=True):
-                    _put(_block(out, x, use, y, other)[which, :, p], block, add)
-                    if half or x is not y:
-                        _put(_block(out, y, other, x, use)[p, :, which], block.permute(2, 3, 0, 1), add)
+                moved = None if varying is None else varying[i]
+                product = contracted(left, slopes[i, ..., p], right, other.slope[..., p], moved)
+                for x, rows_of_x in zip(parts, product.split([x.features.shape[2] for x in parts], dim=1), strict=True):
+                    blocks = rows_of_x.split([y.features.shape[2] for y in others], dim=3)
+                    for y, block in zip(others, blocks, strict=True):
+                        _put(_block(out, x, use, y, other)[which, :, p], block, add)
+                        if half or x is not y:
+                            _put(_block(out, y, other, x, use)[p, :, which], block.permute(2, 3, 0, 1), add)
 
 
-def _by_rows(left: Tensor, slopes: Tensor, features: Tensor, slope: Tensor, varying: Tensor | None) -> Tensor:
-    """The block (i, j, p, q), the sum over the positions s first: it takes 4 N T operations an entry."""
-    along = torch.einsum("nsj,isntp->ijpnt", left, slopes).flatten(3)
-    product = along @ features.flatten(0, 1)
+def _by_rows(left: Tensor, slopes: Tensor, right: Tensor, slope: Tensor, varying: Tensor | None) -> Tensor:
+    """The block (i, j, p, q), the sum over the positions s first: it takes 4 N T operations an entry.
+
+    `varying` J has the first columns of `right`; the others, which a bias multiplies, are constant.
+    """
+    product = torch.einsum("nsj,isntp->ijpnt", left, slopes).flatten(3) @ right.flatten(0, 1)
     if varying is not None:
-        product += slope.flatten(0, 1).T @ torch.einsum("nsj,isntq->ijntq", left, varying).flatten(2, 3)
+        along = torch.einsum("nsj,isntq->ijntq", left, varying).flatten(2, 3)
+        product[..., : varying.shape[-1]] += slope.flatten(0, 1).T @ along
     return product
 
 
-def _by_outputs(left: Tensor, slopes: Tensor, features: Tensor, slope: Tensor, varying: Tensor | None) -> Tensor:
+def _by_outputs(left: Tensor, slopes: Tensor, right: Tensor, slope: Tensor, varying: Tensor | None) -> Tensor:
     """The block (i, j, p, q), the sum over the positions t first: it takes 2 N S (1 + 2 T / j) operations an entry.
 
-    The inner sums (i, p q, S N) are the tangents of the samples' own gradients.
+    The inner sums (i, p, q, S, N) are the tangents of the samples' own gradients.
     """
     if slopes.shape[3] == 1:  # samples last, along which the processor's vectors run
-        inner = _samples_last(slopes)[:, :, None] * features[:, 0].T.contiguous()[:, None]  # (i, p, q, S, N)
+        inner = _samples_last(slopes)[:, :, None] * right[:, 0].T.contiguous()[:, None]
         if varying is not None:
-            inner.addcmul_(slope[:, 0].T.contiguous()[:, None, None], _samples_last(varying)[:, None])
-        inner = inner.flatten(3).flatten(1, 2)
+            moved = inner[:, :, : varying.shape[-1]]
+            moved.addcmul_(slope[:, 0].T.contiguous()[:, None, None], _samples_last(varying)[:, None])
     else:
-        inner = torch.einsum("isntp,ntq->ipqsn", slopes, features)
+        inner = torch.einsum("isntp,ntq->ipqsn", slopes, right).contiguous()
         if varying is not None:
-            inner = inner + torch.einsum("ntp,isntq->ipqsn", slope, varying)
-        inner = inner.flatten(3).flatten(1, 2)
+            inner[:, :, : varying.shape[-1]] += torch.einsum("ntp,isntq->ipqsn", slope, varying)
     left = left.permute(2, 1, 0).flatten(1)  # (j, S N)
-    return torch.bmm(left.expand(len(inner), -1, -1), inner.mT).unflatten(2, (-1, features.shape[2]))
+    inner = inner.flatten(3).flatten(1, 2)  # (i, p q, S N)
+    return torch.bmm(left.expand(len(inner), -1, -1), inner.mT).unflatten(2, (-1, right.shape[2]))
 
 
 def _samples_last(tangents: Tensor) -> Tensor:
