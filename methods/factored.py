@@ -18,11 +18,9 @@ Bishop, "Exact calculation of the Hessian matrix for the multilayer perceptron",
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,10 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods.affine import Network
+from methods.products import Part, Use, slices, write
 
 ROWS = 64  # backward passes of a row at once
-TILE = 32  # inputs of a layer that are done at once where its own block is symmetric in two of them
-CACHE, CACHE_GPU = 2**23, 2**27  # bytes of what is computed at once, so that it is still near when it is written
 
 
 def hessian(
@@ -145,27 +142,7 @@ def _by_products(network: Network) -> tuple[set[str], dict[str, Tensor]]:
     return affine - wide - (elsewhere - diagonals.keys()), diagonals
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What one parameter is to a call."""
-
-    start: int  # in theta
-    features: Tensor  # a (N, S, q) that it multiplies; ones for a bias
-    varies: bool  # whether they depend on the shifts of calls before
-    transposed: bool  # whether it is (q, p)
-
-
-@dataclass(frozen=True)
-class _Use:
-    """A call whose parameters are done by matrix products."""
-
-    names: frozenset[str]
-    parts: tuple[_Part, ...]
-    slope: Tensor  # g (N, S, p)
-    tied: bool  # whether another call has one of the same parameters
-
-
-def _uses(network: Network, fixed: set[str]) -> list[_Use]:
+def _uses(network: Network, fixed: set[str]) -> list[Use]:
     loss, calls, shifts = network.traced(fixed)
     slopes = torch.autograd.grad(loss, shifts, materialize_grads=True) if shifts else ()
     owners = [network.owners(call) & fixed for call in calls]
@@ -178,9 +155,9 @@ def _uses(network: Network, fixed: set[str]) -> list[_Use]:
             (call.bias, a.new_ones(*a.shape[:2], 1), False),
         ):
             if network.names.get(id(p)) in names:
-                parts.append(_Part(network.span[network.names[id(p)]].start, features, varies, call.transposed))
+                parts.append(Part(network.span[network.names[id(p)]].start, features, varies, call.transposed))
         tied = sum(bool(names & others) for others in owners) > 1
-        uses.append(_Use(frozenset(names), tuple(parts), slope, tied))
+        uses.append(Use(frozenset(names), tuple(parts), slope, tied))
     return uses
 
 
@@ -191,7 +168,7 @@ class _Tangents:
     it changes must be what the unit shifts, given to all samples at once, explain.
     """
 
-    def __init__(self, network: Network, fixed: set[str], uses: list[_Use], first: int, last: int) -> None:
+    def __init__(self, network: Network, fixed: set[str], uses: list[Use], first: int, last: int) -> None:
         self._network, self._fixed, self._first, self._last = network, fixed, first, last
         self._zeros = [torch.zeros_like(use.slope) for use in uses]
         self._chance = _drawn(uses[first].slope)
@@ -268,139 +245,9 @@ def _write_blocks(network: Network, fixed: set[str], out: Tensor, memory: float)
         for which in torch.arange(outputs, device=out.device).split(min(max(int(memory / each), 1), outputs)):
             slopes, features = tangents(which)
             for other, slope, feature in zip(after, slopes, [None, *features], strict=True):
-                _write(out, use, other, int(which[0]), slope, feature)
+                write(out, use, other, int(which[0]), slope, feature)
         mixed |= use.names if tangents.mixed() else set()
     return fixed - mixed
-
-
-def _write(out: Tensor, use: _Use, other: _Use, first: int, slopes: Tensor, features: Tensor | None) -> None:
-    """Write the rows of some outputs, from `first` on, of a call against another's parameters, and their mirror image.
-
-    `slopes` M (i, S, N, T, p), `features` J (i, S, N, T, q).
-    """
-    add = use.tied or other.tied
-    samples, positions, outputs = other.slope.shape
-    pairs = [(use.parts, other.parts)]
-    if other is use:  # a part with those before it; the other pairs are mirror images
-        pairs = [(use.parts[: index + 1], (y,)) for index, y in enumerate(use.parts)]
-    for parts, others in pairs:
-        half = other is use and len(parts) == 1 and not add  # symmetric in i and p
-        if half and positions == 1 and not parts[0].transposed:
-            _write_symmetric(
-                _block(out, parts[0], use, parts[0], use), first, slopes[:, 0, :, 0], parts[0].features[:, 0]
-            )
-            continue
-        left, right = (torch.cat([part.features for part in some], dim=2) for some in (parts, others))
-        (_, own, inputs), width = left.shape, right.shape[2]
-        varying = features if features is not None and others[0].varies else None
-        if own > 1 and own * (1 + 2 * positions / inputs) > 2 * positions:
-            contracted, columns = _by_rows, outputs
-            each = inputs * (samples * positions * (outputs + width) + outputs * width)
-            rows, _ = _at_once(len(slopes), 1, each, out)
-        else:
-            contracted = _by_outputs
-            rows, columns = _at_once(len(slopes), outputs, samples * own * width, out)
-        for i in _slices(0, len(slopes), rows):
-            which = slice(first + i.start, first + i.stop)
-            for p in _slices(which.start if half else 0, outputs, columns):
-                moved = None if varying is None else varying[i]
-                product = contracted(left, slopes[i, ..., p], right, other.slope[..., p], moved)
-                for x, rows_of_x in zip(parts, product.split([x.features.shape[2] for x in parts], dim=1), strict=True):
-                    blocks = rows_of_x.split([y.features.shape[2] for y in others], dim=3)
-                    for y, block in zip(others, blocks, strict=True):
-                        _put(_block(out, x, use, y, other)[which, :, p], block, add)
-                        if half or x is not y:
-                            _put(_block(out, y, other, x, use)[p, :, which], block.permute(2, 3, 0, 1), add)
-
-
-def _by_rows(left: Tensor, slopes: Tensor, right: Tensor, slope: Tensor, varying: Tensor | None) -> Tensor:
-    """The block (i, j, p, q), the sum over the positions s first: it takes 4 N T operations an entry.
-
-    `varying` J has the first columns of `right`; the others, which a bias multiplies, are constant.
-    """
-    product = torch.einsum("nsj,isntp->ijpnt", left, slopes).flatten(3) @ right.flatten(0, 1)
-    if varying is not None:
-        along = torch.einsum("nsj,isntq->ijntq", left, varying).flatten(2, 3)
-        product[..., : varying.shape[-1]] += slope.flatten(0, 1).T @ along
-    return product
-
-
-def _by_outputs(left: Tensor, slopes: Tensor, right: Tensor, slope: Tensor, varying: Tensor | None) -> Tensor:
-    """The block (i, j, p, q), the sum over the positions t first: it takes 2 N S (1 + 2 T / j) operations an entry.
-
-    The inner sums (i, p, q, S, N) are the tangents of the samples' own gradients.
-    """
-    if slopes.shape[3] == 1:  # samples last, along which the processor's vectors run
-        inner = _samples_last(slopes)[:, :, None] * right[:, 0].T.contiguous()[:, None]
-        if varying is not None:
-            moved = inner[:, :, : varying.shape[-1]]
-            moved.addcmul_(slope[:, 0].T.contiguous()[:, None, None], _samples_last(varying)[:, None])
-    else:
-        inner = torch.einsum("isntp,ntq->ipqsn", slopes, right).contiguous()
-        if varying is not None:
-            inner[:, :, : varying.shape[-1]] += torch.einsum("ntp,isntq->ipqsn", slope, varying)
-    left = left.permute(2, 1, 0).flatten(1)  # (j, S N)
-    inner = inner.flatten(3).flatten(1, 2)  # (i, p q, S N)
-    return torch.bmm(left.expand(len(inner), -1, -1), inner.mT).unflatten(2, (-1, right.shape[2]))
-
-
-def _samples_last(tangents: Tensor) -> Tensor:
-    """(i, S, N, 1, p) as (i, p, S, N)."""
-    return tangents[:, :, :, 0].permute(0, 3, 1, 2).contiguous()
-
-
-def _write_symmetric(block: Tensor, first: int, curvature: Tensor, features: Tensor) -> None:
-    """Write sum_n M[i,n,p] a[n,j] a[n,q] into a layer's own block (i, j, p, q), symmetric in i, p and in j, q.
-
-    `curvature` M (i, N, p) holds the outputs from `first` on; of the others only those after are still to be written.
-    """
-    outputs, width = block.shape[:2]
-    features = features.T.contiguous()  # (q, N)
-    tile = max(min(-(-width // 4), TILE, math.isqrt(_cached(block) // (4 * features.shape[1]))), 1)
-    rows, _ = _at_once(-(-outputs // 8), outputs, 4 * tile**2, block)
-    for i in _slices(0, len(curvature), rows):
-        start, stop = first + i.start, first + i.stop
-        left = curvature[i, :, start:].transpose(1, 2).flatten(0, 1)  # (i p, N)
-        for j in _slices(0, width, tile):
-            for q in _slices(j.start, width, 4 * tile):
-                right = (features[j, None] * features[q]).flatten(0, 1)  # (j q, N)
-                part = (left @ right.T).view(stop - start, outputs - start, j.stop - j.start, q.stop - q.start)
-                block[start:stop, j, start:, q] = part.permute(0, 2, 1, 3)
-                rest = slice(max(j.stop, q.start), q.stop)
-                block[start:stop, rest, start:, j] = part[..., rest.start - q.start :].permute(0, 3, 1, 2)
-        block[stop:, :, start:stop] = block[start:stop, :, stop:].permute(2, 1, 0, 3)
-
-
-def _at_once(rows: int, columns: int, each: int, out: Tensor) -> tuple[int, int]:
-    """How many rows and columns of entries, `each` numbers wide, stay in the processor's cache."""
-    fit = max(_cached(out) // each, 1)
-    return (min(fit // columns, rows), columns) if fit >= columns else (1, fit)
-
-
-def _cached(out: Tensor) -> int:
-    """Numbers like those of `out` in what is computed at once."""
-    return (CACHE if out.device.type == "cpu" else CACHE_GPU) // out.element_size()
-
-
-def _slices(start: int, stop: int, step: int) -> list[slice]:
-    return [slice(at, min(at + step, stop)) for at in range(start, stop, step)]
-
-
-def _put(place: Tensor, block: Tensor, add: bool) -> None:
-    if add:
-        place += block
-    else:
-        place.copy_(block)
-
-
-def _block(out: Tensor, x: _Part, use: _Use, y: _Part, other: _Use) -> Tensor:
-    """The block of two parameters as (i, j, p, q), a view of out."""
-    (p, q), (r, s) = ((u.slope.shape[2], part.features.shape[2]) for u, part in ((use, x), (other, y)))
-    down, along = out.stride()
-    rows = (down, down * p) if x.transposed else (down * q, down)
-    columns = (along, along * r) if y.transposed else (along * s, along)
-    start = out.storage_offset() + x.start * down + y.start * along
-    return out.as_strided((p, q, r, s), (*rows, *columns), start)
 
 
 def _write_diagonal(network: Network, fixed: set[str], result: Tensor) -> set[str]:
@@ -434,7 +281,7 @@ def _rows(network: Network, but: set[str]) -> Iterator[tuple[slice, Tensor]]:
         if name in but:
             continue
         span = network.span[name]
-        for some in _slices(span.start, span.stop, ROWS):
+        for some in slices(span.start, span.stop, ROWS):
             index = torch.arange(some.start, some.stop, device=slope.device) - span.start
             units = functional.one_hot(index, slope.numel()).to(slope).view(-1, *slope.shape)
             rows = _products(slope, params, units)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from harness import differences
 from harness.problems import from_network, networks, transformers
-from methods import create_graph_rows, factored
+from methods import create_graph_rows, factored, products
 from tests.oracles import distance
 from tests.test_zoo import CASES, case
 
@@ -106,7 +106,7 @@ class _Tied(nn.Module):
     sizes=st.tuples(*[st.integers(1, 4)] * 2, st.integers(2, 4), st.integers(1, 5)),
     tokens=st.integers(0, 3),
     memory_mb=st.sampled_from([1e-4, 256]),
-    at_once=st.sampled_from([(1, 64), (2, 300), (factored.TILE, factored.CACHE)]),
+    at_once=st.sampled_from([(1, 64), (2, 300), (products.TILE, products.CACHE)]),
 )
 def test_compositions_agree_with_rows(layers, criterion, sizes, tokens, memory_mb, at_once) -> None:
     inputs, width, outputs, batch = sizes
@@ -122,7 +122,7 @@ def test_compositions_agree_with_rows(layers, criterion, sizes, tokens, memory_m
     x = draw(batch, *([tokens] if tokens else []), inputs, seed=1)
     problem = network(nn.Sequential(*modules), x, targets, make(outputs))
     rows = by_rows(problem)
-    with mock.patch.multiple(factored, TILE=at_once[0], CACHE=at_once[1]):
+    with mock.patch.multiple(products, TILE=at_once[0], CACHE=at_once[1]):
         found = of(problem, memory_mb=memory_mb)
     assert float((found - rows).norm()) <= 1e-12 * max(float(rows.norm()), 1e-3)
 
