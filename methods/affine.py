@@ -162,13 +162,32 @@ class Network:
 
     def loss(self, fixed: Iterable[str], shift: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, list[Call]]:
         """The loss (), and the calls of affine maps of parameters that are `fixed`, shifted by `shift(place, z)`."""
-        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()} if self._model.training else {}
         shifted = _Shifted({id(self.params[name]) for name in fixed}, self._samples, shift)
         with shifted, sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
-            value = self._criterion(torch.func.functional_call(self._model, buffers, self._inputs), self._targets)
+            value = self._criterion(
+                torch.func.functional_call(self._model, self._buffers(), self._inputs), self._targets
+            )
         if value.dim():
             raise ValueError(f"the loss must be a scalar (a tensor of shape ()), found {tuple(value.shape)}")
         return value, shifted.calls
+
+    def traced_outputs(self, fixed: Iterable[str]) -> tuple[Any, list[Tensor], list[Tensor]]:
+        """The network's outputs, those of its affine maps (N, S, p) before the shifts, and the shifts of zero."""
+        maps: list[Tensor] = []
+        shifts: list[Tensor] = []
+
+        def shift(place: int, z: Tensor) -> Tensor:
+            maps.append(z)
+            shifts.append(torch.zeros_like(z).requires_grad_())
+            return shifts[place]
+
+        with _Shifted({id(self.params[name]) for name in fixed}, self._samples, shift), sdpa_kernel(SDPBackend.MATH):
+            return torch.func.functional_call(self._model, self._buffers(), self._inputs), maps, shifts
+
+    def criterion(self, outputs: Any) -> Tensor:
+        """The loss () of outputs."""
+        with _Shifted(set(), self._samples, lambda place, z: z):
+            return self._criterion(outputs, self._targets)
 
     def traced(self, fixed: Iterable[str]) -> tuple[Tensor, list[Call], list[Tensor]]:
         """The same at shifts of zero (N, S, p), and these, of which the loss keeps a graph."""
@@ -179,6 +198,10 @@ class Network:
             return shifts[place]
 
         return *self.loss(fixed, shift), shifts
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Copies of those that a call may change."""
+        return {name: buffer.clone() for name, buffer in self._model.named_buffers()} if self._model.training else {}
 
     def owners(self, call: Call) -> set[str]:
         """The parameters of a call."""

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from methods import curvature
 from methods.affine import Network
-from methods.products import Part, Use, slices, write
+from methods.products import Part, Use, close, drawn, slices, write
 
 ROWS = 64  # backward passes of a row at once
 
@@ -58,10 +59,10 @@ def hessian(
     if memory_mb is not None and not memory_mb >= 0:
         raise ValueError(f"memory_mb={memory_mb} must be a number of MiB")
     memory = max(2**28, size**2 * out.element_size() / 10) if memory_mb is None else memory_mb * 2**20
-    fixed, penalty = _by_products(network)
+    fixed, wide, penalty = _by_products(network)
     written = set()
     with _refusal_passed():
-        written = _write_blocks(network, fixed, out, memory)
+        written = _write_blocks(network, fixed - wide, out, memory)
     for name in written & penalty.keys():
         out.diagonal()[network.span[name]] += penalty[name]
     for span, rows in _rows(network, written):
@@ -72,10 +73,10 @@ def hessian(
 def diagonal(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Any) -> Tensor:
     """Diagonal (P,) of that Hessian; of a layer's own block only sum_{n,s,t} a[s,j] M[(s,i),(t,i)] a[t,j] is needed."""
     network = Network(model, criterion, inputs, targets)
-    fixed, penalty = _by_products(network)
+    fixed, wide, penalty = _by_products(network)
     result, written = torch.zeros_like(network.theta), set()
     with _refusal_passed():
-        written = _write_diagonal(network, fixed, result)
+        written = _write_diagonal(network, fixed, wide, result)
     for name in written & penalty.keys():
         result[network.span[name]] += penalty[name]
     for span, rows in _rows(network, written):
@@ -108,11 +109,11 @@ def _refusal_passed() -> Iterator[None]:
             raise
 
 
-def _by_products(network: Network) -> tuple[set[str], dict[str, Tensor]]:
-    """Parameters to do by matrix products: those that only enter affine maps with fewer positions than inputs.
+def _by_products(network: Network) -> tuple[set[str], set[str], dict[str, Tensor]]:
+    """Parameters that only enter affine maps, and those of them where these have no more inputs than positions.
 
     A parameter that enters elsewhere too is taken if what that adds to its rows is diagonal, as with a penalty; the
-    second result holds these diagonals.
+    third result holds these diagonals.
     """
     loss, calls, shifts = network.traced(network.params)
     affine, shifted, inputs = set(), Counter(), {}
@@ -130,16 +131,16 @@ def _by_products(network: Network) -> tuple[set[str], dict[str, Tensor]]:
         if slope is None or not slope.requires_grad:
             continue
         elsewhere.add(name)
-        probe = _drawn(slope)
+        probe = drawn(slope)
         one, along = (
             torch.autograd.grad(slope, [*params, *shifts], vector, retain_graph=True, materialize_grads=True)
             for vector in (torch.ones_like(slope), probe)
         )
         alone = not any(bool(part.any()) for tangents in (one, along)
                         for at, part in enumerate(tangents) if at != place)  # fmt: skip
-        if alone and _close(along[place] - one[place] * probe, along[place]):
+        if alone and close(along[place] - one[place] * probe, along[place]):
             diagonals[name] = one[place].flatten()
-    return affine - wide - (elsewhere - diagonals.keys()), diagonals
+    return affine - (elsewhere - diagonals.keys()), wide, diagonals
 
 
 def _uses(network: Network, fixed: set[str]) -> list[Use]:
@@ -171,7 +172,7 @@ class _Tangents:
     def __init__(self, network: Network, fixed: set[str], uses: list[Use], first: int, last: int) -> None:
         self._network, self._fixed, self._first, self._last = network, fixed, first, last
         self._zeros = [torch.zeros_like(use.slope) for use in uses]
-        self._chance = _drawn(uses[first].slope)
+        self._chance = drawn(uses[first].slope)
         self._whole: list[Tensor] = []
         self._left: list[Tensor] = []
 
@@ -194,7 +195,7 @@ class _Tangents:
 
     def mixed(self) -> bool:
         """Whether samples depend on each other; to be asked after all outputs."""
-        return not all(_close(left, whole) for left, whole in zip(self._left, self._whole, strict=True))
+        return not all(close(left, whole) for left, whole in zip(self._left, self._whole, strict=True))
 
     def _slopes(self, shift: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
         own, after = self._first, self._zeros[self._first + 1 : self._last + 1]
@@ -218,18 +219,6 @@ def _units(like: Tensor, which: Tensor) -> Tensor:
     return units.flatten(0, 1)
 
 
-def _drawn(like: Tensor) -> Tensor:
-    """Normal draws of a fixed seed, so that the global generator stays as it was."""
-    drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return drawn.to(like)
-
-
-def _close(difference: Tensor, to: Tensor) -> bool:
-    """Whether a difference is no more than rounding: below 1,000 units in the last place, in the norm."""
-    small = 1000 * torch.finfo(to.dtype).eps
-    return bool(difference.double().norm() <= small * to.double().norm())
-
-
 def _write_blocks(network: Network, fixed: set[str], out: Tensor, memory: float) -> set[str]:
     """Write the Hessian between the parameters `fixed`; the names of those for which that was right."""
     uses = _uses(network, fixed)
@@ -250,11 +239,17 @@ def _write_blocks(network: Network, fixed: set[str], out: Tensor, memory: float)
     return fixed - mixed
 
 
-def _write_diagonal(network: Network, fixed: set[str], result: Tensor) -> set[str]:
+def _write_diagonal(network: Network, fixed: set[str], wide: set[str], result: Tensor) -> set[str]:
     """Write the diagonal of the parameters `fixed`; the names of those for which that was right."""
     uses = _uses(network, fixed)
     mixed = {name for use in uses if use.tied for name in use.names}
-    for first, use in enumerate(uses):
+    left = len(uses)
+    with _refusal_passed():
+        left = curvature.write_diagonal(network, fixed, uses, result)
+    for first, use in enumerate(uses[:left]):
+        if use.names <= wide:
+            mixed |= use.names
+            continue
         tangents = _Tangents(network, fixed, uses, first, first)
         positions, outputs = use.slope.shape[1:]
         for which in torch.arange(outputs, device=result.device).split(max(ROWS // positions, 1)):

@@ -209,3 +209,15 @@ def _block(out: Tensor, x: Part, use: Use, y: Part, other: Use) -> Tensor:
     columns = (along, along * r) if y.transposed else (along * s, along)
     start = out.storage_offset() + x.start * down + y.start * along
     return out.as_strided((p, q, r, s), (*rows, *columns), start)
+
+
+def drawn(like: Tensor) -> Tensor:
+    """Normal draws of a fixed seed, so that the global generator stays as it was."""
+    drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return drawn.to(like)
+
+
+def close(difference: Tensor, to: Tensor) -> bool:
+    """Whether a difference is no more than rounding: below 1,000 units in the last place, in the norm."""
+    small = 1000 * torch.finfo(to.dtype).eps
+    return bool(difference.double().norm() <= small * to.double().norm())

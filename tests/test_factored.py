@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from harness import differences
 from harness.problems import from_network, networks, transformers
-from methods import create_graph_rows, factored, products
+from methods import create_graph_rows, curvature, factored, products
 from tests.oracles import distance
 from tests.test_zoo import CASES, case
 
@@ -125,6 +125,8 @@ def test_compositions_agree_with_rows(layers, criterion, sizes, tokens, memory_m
     with mock.patch.multiple(products, TILE=at_once[0], CACHE=at_once[1]):
         found = of(problem, memory_mb=memory_mb)
     assert float((found - rows).norm()) <= 1e-12 * max(float(rows.norm()), 1e-3)
+    diagonal = factored.diagonal(problem.model, problem.criterion, problem.inputs, problem.targets)
+    assert float((diagonal - rows.diagonal()).norm()) <= 1e-12 * max(float(rows.diagonal().norm()), 1e-3)
 
 
 @pytest.mark.parametrize("task", ["classes", "regression"])
@@ -289,3 +291,27 @@ def test_arguments_that_mean_nothing_are_refused() -> None:
     for vectors in (draw(27), draw(26, 2)):
         with pytest.raises(ValueError, match=r"they must be \(27, k\)"):
             factored.hvp(problem.model, problem.criterion, problem.inputs, problem.targets, vectors)
+
+
+@pytest.mark.parametrize(
+    ("layers", "left"),
+    [
+        ([nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 2)], 0),
+        ([nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 2)], 0),
+        ([nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 2, 2), nn.Tanh(), nn.Conv1d(2, 3, 2), nn.SiLU(), nn.Flatten()], 0),
+        ([nn.Linear(3, 4), nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 2)], 1),  # mixes a sample's entries
+        ([nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2)], 1),  # mixes samples
+    ],
+)
+def test_the_diagonal_is_propagated_through_entrywise_operations(layers, left: int) -> None:
+    problem = network(nn.Sequential(*layers), draw(6, 3, seed=1), torch.arange(6) % 2, nn.CrossEntropyLoss())
+    found, write_diagonal = [], curvature.write_diagonal
+
+    def seen(*arguments):
+        found.append(write_diagonal(*arguments))
+        return found[-1]
+
+    with mock.patch.object(curvature, "write_diagonal", seen):
+        diagonal = factored.diagonal(problem.model, problem.criterion, problem.inputs, problem.targets)
+    assert found == [left]
+    assert float((diagonal - by_rows(problem).diagonal()).norm() / diagonal.norm()) < 1e-12
