@@ -65,6 +65,8 @@ def run_cell(config: DictConfig) -> None:
         print(f"record: {path}")
     if not (frame["status"] == "ok").all():
         raise SystemExit(1)
+    if cell.baseline is not None:
+        raise SystemExit(sweep.conclude(cell.baseline, output))
 
 
 def main() -> None:

@@ -13,24 +13,27 @@ from typing import Any
 import torch
 
 
-def describe(device: str) -> dict[str, Any]:
-    """The environment fields of a record."""
+def describe(device: str, code: str | None) -> dict[str, Any]:
+    """The environment fields of a record; the commit is that of the folder `code`, if given."""
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
-    return machine() | {
-        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
-        "cuda": torch.version.cuda if on_gpu else None,
-        "driver": gpu_state("driver_version", device) if on_gpu else None,
-        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
-        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-    }
+    return (
+        machine()
+        | (_commit(Path(code)) if code else {})
+        | {
+            "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
+            "cuda": torch.version.cuda if on_gpu else None,
+            "driver": gpu_state("driver_version", device) if on_gpu else None,
+            "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+            "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+    )
 
 
 @cache
 def machine() -> dict[str, Any]:
     """What is the same for every process on this machine, in this environment; a server asks once for all its cells."""
-    commit, dirty = _commit()
-    return {
+    return _commit(Path(__file__).parent.parent) | {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -40,8 +43,6 @@ def machine() -> dict[str, Any]:
         "blas": next(iter(re.findall(r"BLAS_INFO=(\w+)", torch.__config__.show())), None),
         "governor": _line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-        "commit": commit,
-        "dirty": dirty,
     }
 
 
@@ -77,16 +78,15 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _commit() -> tuple[str | None, bool | None]:
-    """Commit and dirtiness of the clone this package runs from; nothing where it is installed."""
-    root = Path(__file__).parent.parent
+def _commit(root: Path) -> dict[str, Any]:
+    """Commit and dirtiness of the clone or worktree that a folder is the root of; null where it is none."""
     if not (root / ".git").exists():
-        return None, None
+        return {"commit": None, "dirty": None}
     try:
         head, changes = (
             subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
     except (OSError, subprocess.SubprocessError):
-        return None, None
-    return head.strip(), bool(changes.strip())
+        return {"commit": None, "dirty": None}
+    return {"commit": head.strip(), "dirty": bool(changes.strip())}

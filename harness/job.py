@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -58,6 +59,7 @@ class Job:
     memory_limit_gb: float | None
     passes: tuple[str, ...]  # of PASSES, in that order: what is measured
     measure: Measure
+    code: str | None = None  # folder whose modules come before all others, such as another version of methods
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], problem: str, method: str) -> Job:
@@ -65,7 +67,14 @@ class Job:
 
         Raises JobError naming the key, the value found and what it may be.
         """
-        known = {entry.name for entry in fields(cls)} | {"output", "rounds", "resume", "workers"}
+        known = {entry.name for entry in fields(cls)} | {
+            "output",
+            "rounds",
+            "resume",
+            "workers",
+            "baseline",
+            "confirm_s",
+        }
         known -= {"problem_target", "problem_options", "target", "method_options"}
         unknown = sorted(set(config) - known)
         if unknown:
@@ -84,7 +93,7 @@ class Job:
             measure=_measure(config["measure"]),
             limit_s=float(config["limit_s"]),
             **{key: config[key] for key in ("quantity", "vectors", "subset", "device", "dtype", "threads", "allocator",
-                                            "seed", "round", "interpreter", "memory_limit_gb")},
+                                            "seed", "round", "interpreter", "memory_limit_gb", "code")},
         )  # fmt: skip
 
     @classmethod
@@ -126,8 +135,11 @@ def _check(config: Mapping[str, Any]) -> None:
     limit = config["memory_limit_gb"]
     if limit is not None and not (isinstance(limit, int | float) and limit > 0):
         raise JobError(f"memory_limit_gb={limit} must be a size in GB above 0, or null for none")
-    if config["interpreter"] is not None and not isinstance(config["interpreter"], str):
-        raise JobError(f"interpreter={config['interpreter']} must be the path of a Python, or null for this one")
+    for key, what in (("interpreter", "path of a Python, or null for this one"), ("code", "path of a folder, or null")):
+        if config[key] is not None and not isinstance(config[key], str):
+            raise JobError(f"{key}={config[key]} must be the {what}")
+    if config["code"] is not None and not Path(config["code"]).is_dir():
+        raise JobError(f"code={config['code']} is no folder; name one whose modules are to come before all others")
 
 
 def _target(config: Mapping[str, Any], group: str, name: str) -> tuple[dict[str, Any], str]:

@@ -36,14 +36,14 @@ class LaunchError(RuntimeError):
 
 
 class Launcher:
-    """Runs cells one after another, with one server for each interpreter, thread count and allocator.
+    """Runs cells one after another, with one server for each interpreter, code, thread count and allocator.
 
     Use it as a context manager: on leaving, the servers end, and with them whatever still runs, in any thread; a cell
     cut off by that leaves no record.
     """
 
     def __init__(self) -> None:
-        self._servers: dict[tuple[str, int, str], _Server] = {}
+        self._servers: dict[tuple[str, str | None, int, str], _Server] = {}
         self._rates: dict[tuple[str | None, int, str, str, str], dict[str, Any]] = {}
         self._closed = False
 
@@ -114,7 +114,7 @@ class Launcher:
         return self._rates[key]
 
     def _server(self, job: Job) -> _Server:
-        key = (job.interpreter or sys.executable, job.threads, job.allocator)
+        key = (job.interpreter or sys.executable, job.code, job.threads, job.allocator)
         if self._closed:
             raise LaunchError("the launcher is closed")
         if key not in self._servers or not self._servers[key].alive:
@@ -125,12 +125,11 @@ class Launcher:
 class _Server:
     """The harness's end of `harness.server`."""
 
-    def __init__(self, interpreter: str, threads: int, allocator: str) -> None:
-        self._interpreter = interpreter
+    def __init__(self, interpreter: str, code: str | None, threads: int, allocator: str) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the server
         try:
             self._process = subprocess.Popen(
-                [interpreter, "-c", _bootstrap(interpreter)],
+                [interpreter, "-c", _bootstrap(interpreter, code)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -196,12 +195,16 @@ class _Server:
         self._errors.close()
 
 
-def _bootstrap(interpreter: str) -> str:
-    """A program that runs the server: this harness's own, but with another interpreter's own packages before ours."""
+def _bootstrap(interpreter: str, code: str | None) -> str:
+    """A program that runs the server: this harness's own, but with another interpreter's own packages before ours.
+
+    Modules of `code` come before all others but this harness's.
+    """
     place = "0" if interpreter == sys.executable else "len(sys.path)"
-    root = str(Path(__file__).parent.parent)
+    before = f"sys.path.insert(0, {str(Path(code).resolve())!r}); " if code else ""
     return (
-        f"import runpy, sys; sys.path.insert({place}, {root!r}); runpy.run_module('harness.server', None, '__main__')"
+        f"import runpy, sys; sys.path.insert({place}, {str(Path(__file__).parent.parent)!r}); import harness; {before}"
+        "runpy.run_module('harness.server', None, '__main__')"
     )
 
 

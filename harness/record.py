@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST = 2  # schema that is still read: later ones only added fields
 
 STATUSES = ("ok", "unsupported", "nonfinite", "wrong", "oom", "timeout", "crashed", "error")
@@ -59,6 +59,7 @@ FIELDS = (
     Field("seed", "int", "", "seed of the problem's parameters and data, and of the vectors and probes"),
     Field("round", "int", "", "which repetition of the cell, each in fresh processes"),
     Field("interpreter", "str", "path", "the Python that ran the cell; null for the harness's own"),
+    Field("code", "str", "path", "folder whose modules came before all others; null for none"),
     Field("limit_s", "float", "s", "time limit of each pass"),
     Field(
         "memory_limit_gb", "float", "GB", "limit on the memory of each pass's process, above its start; null for none"
@@ -138,8 +139,8 @@ FIELDS = (
     Field("tf32", "bool", "", "whether TF32 was allowed (the harness switches it off)"),
     Field("deterministic", "bool", "", "whether deterministic algorithms were asked for"),
     Field("omp_wait_policy", "str", "", "OMP_WAIT_POLICY of the process"),
-    Field("commit", "str", "", "commit of the harness"),
-    Field("dirty", "bool", "", "whether the harness's files differed from that commit"),
+    Field("commit", "str", "", "commit of the code: of the folder `code`, or else of the harness"),
+    Field("dirty", "bool", "", "whether its files differed from that commit"),
 )
 
 NAMES = tuple(field.name for field in FIELDS)

@@ -19,7 +19,7 @@ from hydra.core.utils import filter_overrides
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from harness import record
+from harness import baseline, record
 from harness.job import Job, JobError
 from harness.launch import Launcher, point_latest
 
@@ -34,6 +34,8 @@ class Cell:
     rounds: int
     workers: int  # cells that may run at once
     resume: bool  # take a finished record from the output folder, if it is there
+    baseline: str | None = None  # what it is compared with
+    confirm_s: float = 0.0  # seconds for more processes of cells that this leaves undecided
 
 
 def cell_of(config: DictConfig) -> Cell:
@@ -54,7 +56,13 @@ def cell_of(config: DictConfig) -> Cell:
             f"workers={plain['workers']} with passes={list(job.passes)}: cells that run at once disturb each other's "
             "times and memory; take workers=1 or passes=[agreement]"
         )
-    return Cell(job, plain["rounds"], plain["workers"], resume=not OmegaConf.is_missing(config, "resume"))
+    resume = not OmegaConf.is_missing(config, "resume")
+    baseline, confirm_s = plain["baseline"], plain["confirm_s"]
+    if not isinstance(confirm_s, int | float) or not confirm_s >= 0:
+        raise JobError(f"confirm_s={confirm_s} must be a time in seconds of at least 0")
+    if baseline is not None and (not isinstance(baseline, str) or resume):
+        raise JobError(f"baseline={baseline} must be git:REF, interpreter:PATH or a path, and goes without resume")
+    return Cell(job, plain["rounds"], plain["workers"], resume, baseline, float(confirm_s))
 
 
 def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path) -> None:
@@ -77,39 +85,70 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
 
 
 def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
-    """Run cells that have been composed, under their names; the files of their records. See `run`."""
+    """Run cells that have been composed, under their names; the files of their records. See `run`.
+
+    With a baseline that is to be measured beside them, they run on both sides, whose records have a folder each.
+    """
     point_latest(output)
-    order = ordered(cells)
-    workers = min((cell.workers for _, cell in order), default=1)
+    workers = min((cell.workers for _, cell in cells), default=1)
+    resume = any(cell.resume for _, cell in cells)
+    confirm_s = max((cell.confirm_s for _, cell in cells), default=0.0)
     paths: list[Path] = []
     try:
-        with _Progress(len(order)) as progress, ExitStack() as held:
+        with ExitStack() as held:
+            change = held.enter_context(baseline.beside({cell.baseline for _, cell in cells}))
+            jobs = [(name, cell.job) for name, cell in ordered(cells)]
+            order = [(*named, "") for named in jobs] if change is None else list(baseline.both(jobs, change))
+            progress = held.enter_context(_Progress(len(order)))
             pool = ThreadPoolExecutor(workers)
             held.callback(pool.shutdown)  # last of all, when closed launchers have ended what ran
             launchers: SimpleQueue[Launcher] = SimpleQueue()
             for _ in range(workers):
                 launchers.put(held.enter_context(Launcher()))
 
-            def run_one(named: tuple[str, Cell]) -> Path:
-                name, cell = named
+            def run_one(named: tuple[str, Job, str]) -> Path:
+                name, job, side = named
                 launcher = launchers.get()
                 progress.begin(name)
                 try:
-                    return (launcher.resume if cell.resume else launcher.run)(cell.job, output)
+                    return (launcher.resume if resume else launcher.run)(job, output / side)
                 finally:
                     launchers.put(launcher)
 
             held.callback(pool.shutdown, wait=False, cancel_futures=True)
             finished = (map if workers == 1 else pool.map)(run_one, order)  # one alone can be interrupted
-            for (name, _), path in zip(order, finished, strict=True):
+            for (name, _, _), path in zip(order, finished, strict=True):
                 paths.append(path)
                 progress.end(name, record.read(path)["status"])
+            if change is not None and confirm_s > 0:
+                from harness.compare.confirm import confirm
+
+                confirm([output / side for side in baseline.SIDES], launchers.get(), confirm_s)
+    except JobError as error:
+        raise SystemExit(f"harness: {error}") from error
     except KeyboardInterrupt:
         print(
             f"harness: interrupted; the finished records are in {output}. Go on with resume={output}", file=sys.stderr
         )
         raise SystemExit(130) from None
     return paths
+
+
+def conclude(asked: str, output: Path) -> int:
+    """Compare what a run found with its baseline, print the verdicts, write them beside the records; exit status."""
+    from harness.compare import compare
+    from harness.compare import output as shown
+
+    sides = [output / side for side in baseline.SIDES]
+    base, candidate = sides if sides[0].is_dir() else (Path(asked), output)
+    try:
+        verdicts = compare(record.load(base), record.load(candidate))
+    except record.RecordError as error:
+        raise SystemExit(f"harness: {error}") from error
+    shown.terminal(verdicts)
+    (output / "verdict.md").write_text(shown.markdown(verdicts), encoding="utf-8")
+    (output / "verdict.xml").write_text(shown.junit(verdicts), encoding="utf-8")
+    return shown.status(verdicts)
 
 
 def ordered(cells: Sequence[tuple[str, Cell]]) -> list[tuple[str, Cell]]:
@@ -201,6 +240,8 @@ class Output(Callback):
         print(f"records and report: {output}")
         if not (frame["status"] == "ok").any():
             raise SystemExit(1)
+        if config.baseline is not None:
+            raise SystemExit(conclude(config.baseline, output))
 
 
 def _make(config: DictConfig, output: Path) -> None:

@@ -92,7 +92,7 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
         asked = Job.from_dict(job)
         _device(asked.device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        seen |= environment.describe(asked.device)
+        seen |= environment.describe(asked.device, asked.code)
         if part == "limits":
             seen |= limits.measure(_begin(asked), getattr(torch, asked.dtype))
         else:

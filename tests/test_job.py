@@ -20,6 +20,7 @@ CONFIG = {
     "seed": 0,
     "round": 0,
     "interpreter": None,
+    "code": None,
     "limit_s": 3,
     "memory_limit_gb": 1,
     "passes": ["time", "exact"],

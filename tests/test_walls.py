@@ -14,7 +14,9 @@ MODULES = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "methods").rglob("
 ALLOWED = {
     "__main__": {"job", "launch", "record", "report", "sweep"},
     "plugins": {"sweep"},
-    "sweep": {"job", "launch", "record", "report"},
+    "sweep": {"baseline", "compare", "job", "launch", "record", "report"},
+    "baseline": {"job"},
+    "compare": {"compare", "job", "launch", "record", "report"},
     "launch": {"job", "record"},
     "server": {"worker"},
     "worker": {
@@ -58,10 +60,10 @@ RESERVED = {
         "problems",
         "reference",
     },
-    "pandas": {"record", "report"},
+    "pandas": {"compare", "record", "report"},
     "seaborn": {"report"},
     "matplotlib": {"report"},
-    "rich": {"advise", "report", "sweep"},
+    "rich": {"advise", "compare", "report", "sweep"},
 }
 
 

@@ -1,0 +1,107 @@
+"""A comparison for people and machines: a table in the terminal, Markdown, JUnit XML, sentences and an exit status."""
+
+from __future__ import annotations
+
+import math
+from xml.etree import ElementTree
+
+from pandas import DataFrame, Series
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.compare.verdicts import ALARMS, VERDICTS
+from harness.report.rows import escaped, plain
+
+STYLES = {"broken": "bold red", "slower": "red", "undecided": "yellow", "not comparable": "yellow", "fixed": "green",
+          "faster": "green", "same": ""}  # fmt: skip
+SHOWN = 40  # lines of the terminal's table; cells that are the same come last
+
+
+def status(verdicts: DataFrame) -> int:
+    """0 fine, 1 a regression, 2 nothing comparable."""
+    if verdicts["verdict"].isin(ALARMS).any():
+        return 1
+    return 2 if (verdicts["verdict"] == "not comparable").all() else 0
+
+
+def summary(verdicts: DataFrame) -> str:
+    """`12 cells: 1 slower, 11 same.`"""
+    counts = verdicts["verdict"].value_counts()
+    told = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
+    return f"{len(verdicts)} cells: {told}." if told else "No cell is in both."
+
+
+def terminal(verdicts: DataFrame, console: Console | None = None) -> None:
+    """Print the table, the worst first, and the summary."""
+    console = console or Console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("cell", "verdict", "ratio", "interval"):
+        table.add_column(name, justify="right" if name in ("ratio", "interval") else "left", overflow="fold")
+    table.add_column("why", overflow="fold")
+    for _, row in verdicts.head(SHOWN).iterrows():
+        style = STYLES[row["verdict"]]
+        table.add_row(
+            Text(row["cell"]), Text(row["verdict"], style), ratio(row), interval(row), Text(plain(row["reason"]))
+        )
+    if len(verdicts):
+        console.print(table)
+    if len(verdicts) > SHOWN:
+        console.print(f"and {len(verdicts) - SHOWN} more")
+    for said in verdicts.attrs["unmatched"]:
+        console.print(Text(plain(said), "dim"))
+    console.print(Text(summary(verdicts), "bold"))
+
+
+def markdown(verdicts: DataFrame) -> str:
+    """For a pull request or a job's summary: what is not the same as a table, the rest folded."""
+    parts = [f"**{summary(verdicts)}**"]
+    changed = verdicts[verdicts["verdict"] != "same"]
+    rest = verdicts[verdicts["verdict"] == "same"]
+    if len(changed):
+        parts.append(_markdown_table(changed))
+    if len(rest):
+        parts.append(
+            f"<details><summary>{len(rest)} cells are the same</summary>\n\n{_markdown_table(rest)}\n\n</details>"
+        )
+    parts += [f"- {escaped(said)}" for said in verdicts.attrs["unmatched"]]
+    return "\n\n".join(parts) + "\n"
+
+
+def junit(verdicts: DataFrame) -> str:
+    """One test case a cell: a failure where it is broken or slower, skipped where undecided or not comparable."""
+    alarms = verdicts["verdict"].isin(ALARMS)
+    skipped = verdicts["verdict"].isin(["undecided", "not comparable"])
+    suite = ElementTree.Element("testsuite", name="harness.compare", tests=str(len(verdicts)),
+                                failures=str(alarms.sum()), skipped=str(skipped.sum()), errors="0")  # fmt: skip
+    for _, row in verdicts.iterrows():
+        case = ElementTree.SubElement(suite, "testcase", classname=plain(row["problem"]), name=row["cell"])
+        said = f"{row['verdict']} {ratio(row)} {interval(row)} {plain(row['reason'])}".strip()
+        if row["verdict"] in ALARMS:
+            ElementTree.SubElement(case, "failure", message=said)
+        elif row["verdict"] in ("undecided", "not comparable"):
+            ElementTree.SubElement(case, "skipped", message=said)
+        else:
+            ElementTree.SubElement(case, "system-out").text = said
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def ratio(row: Series) -> str:
+    """Candidate over baseline."""
+    return "" if math.isnan(row["ratio"]) else f"{row['ratio']:.3f}"
+
+
+def interval(row: Series) -> str:
+    """Of the ratio, at 99 %."""
+    if math.isnan(row["low"]):
+        return ""
+    return f"[{row['low']:.3f}, {row['high']:.3f}]" if math.isfinite(row["high"]) else "too few processes"
+
+
+def _markdown_table(rows: DataFrame) -> str:
+    shown = DataFrame({
+        "cell": rows["cell"], "verdict": rows["verdict"], "ratio": rows.apply(ratio, axis=1),
+        "interval": rows.apply(interval, axis=1), "why": rows["reason"].map(plain),
+    })  # fmt: skip
+    return shown.map(escaped).to_markdown(index=False, disable_numparse=True)

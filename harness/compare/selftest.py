@@ -1,0 +1,178 @@
+"""How often the verdict is wrong on this machine: code against a copy of itself, and against copies made worse.
+
+Every run is a whole one, of fresh processes: all cells by the code and by its copy, in turn, and one cell, drawn by
+chance, by copies in which every call is slower by 5, 10 or 20 %, makes one more copy of its result, or one more
+operator call. What is printed are the shares of runs, with their 95 % intervals (Clopper and Pearson 1934).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pandas import DataFrame, Series
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from harness import record
+from harness.compare.confirm import confirm
+from harness.compare.verdicts import ALARMS, compare
+from harness.job import QUANTITIES, Job
+from harness.launch import Launcher
+
+ROUNDS = 10
+CONFIRM_S = 120.0  # of each comparison
+SLOWER = {"5 % slower": 1.05, "10 % slower": 1.10, "20 % slower": 1.20}
+EXACT = {"one more copy": "result.clone()", "one more operator call": "result.view_as(result)"}
+METHODS = "methods"  # the package whose copies are made worse
+TAIL = """
+
+def _planted(function):
+    import functools
+    import time
+
+    @functools.wraps(function)
+    def worse(*args, **kwargs):
+        began = time.perf_counter()
+        result = function(*args, **kwargs)
+        until = began + {ratio} * (time.perf_counter() - began)
+        while time.perf_counter() < until:
+            pass
+        return {result}
+
+    return worse
+
+
+for _name in {names}:
+    if _name in globals():
+        globals()[_name] = _planted(globals()[_name])
+"""
+
+
+def selftest(runs: int, load: float, cells: Path | None = None) -> int:
+    """Measure and print; `cells` is a run folder whose cells are taken, by default those of `+sweep=nightly`.
+
+    `load` is the share of its time in which a process beside keeps one core busy. Returns the exit status.
+    """
+    counts = dict.fromkeys(("the same: runs with an alarm", "the same: cells with an alarm", *SLOWER, *EXACT), 0)
+    durations = []
+    with tempfile.TemporaryDirectory() as temporary, _busy(load), Launcher() as launcher:
+        root = Path(temporary)
+        jobs = _jobs(cells or _nightly(root / "cells"))
+        codes = {name: _copy(root / "code" / name, ratio, "result") for name, ratio in SLOWER.items()}
+        codes |= {name: _copy(root / "code" / name, 1.0, result) for name, result in EXACT.items()}
+        same = _copy(root / "code" / "same", None, "")
+        for number in range(runs):
+            began = time.monotonic()
+            folder, worse = root / str(number), random.Random(number).choice(jobs)
+            sides = {"base": None, "same": same}
+            for place, job in _shuffled([replace(job, round=turn) for turn in range(ROUNDS) for job in jobs], number):
+                own = sides | ({name: codes[name] for name in SLOWER} if replace(job, round=0).key == worse.key else {})
+                for side, code in place.sample(list(own.items()), len(own)):
+                    launcher.run(replace(job, code=code), folder / side)
+            found = confirm((folder / "base", folder / "same"), launcher, CONFIRM_S)
+            durations.append(time.monotonic() - began)
+            alarms = int(found["verdict"].isin(ALARMS).sum())
+            counts["the same: runs with an alarm"] += alarms > 0
+            counts["the same: cells with an alarm"] += alarms
+            for name in SLOWER:
+                _complete(folder / name, folder / "same", worse)
+                counts[name] += _caught(confirm((folder / "base", folder / name), launcher, CONFIRM_S), worse)
+            for name in EXACT:
+                for side, code in (("exact", None), (name, codes[name])):
+                    launcher.run(replace(worse, code=code, passes=("exact",)), folder / side)
+                frames = [record.load(folder / side) for side in ("exact", name)]
+                counts[name] += _caught(compare(frames[0], frames[1]), worse)
+            print(f"run {number + 1}/{runs}: {counts}", file=sys.stderr, flush=True)
+            shutil.rmtree(folder)
+    _print(counts, runs, len(jobs), durations, load)
+    return 0
+
+
+def _nightly(folder: Path) -> Path:
+    command = [sys.executable, "-m", "harness", "+sweep=nightly", "rounds=1", "passes=[time]", f"output={folder}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def _jobs(folder: Path) -> list[Job]:
+    """The cells of a run folder whose methods can be made worse, once each, to be timed."""
+    found = (replace(Job.from_dict(json.loads(file.read_text())), round=0, code=None, passes=("time",))
+             for file in sorted(folder.rglob("job.json")))  # fmt: skip
+    jobs = {job.key: job for job in found if job.target.startswith(f"{METHODS}.")}
+    if not jobs:
+        raise record.RecordError(f"{folder} holds no cell of a method in the package {METHODS}, with its job.json")
+    return list(jobs.values())
+
+
+def _copy(folder: Path, ratio: float | None, result: str) -> str:
+    """A folder with a copy of the methods, each call slower by a ratio and returning `result` of its result."""
+    source = next(Path(place) / METHODS for place in sys.path if (Path(place) / METHODS / "__init__.py").exists())
+    shutil.copytree(source, folder / METHODS, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (folder / METHODS).glob("*.py") if ratio is not None else ():
+        with file.open("a") as stream:
+            stream.write(TAIL.format(ratio=ratio, result=result, names=QUANTITIES))
+    return str(folder)
+
+
+def _shuffled(jobs: Sequence[Job], seed: int) -> Iterator[tuple[random.Random, Job]]:
+    """The jobs, those of a round in an order drawn by chance, with the source of chance."""
+    drawn = random.Random(seed)
+    for job in sorted(jobs, key=lambda job: (job.round, drawn.random())):
+        yield drawn, job
+
+
+def _complete(folder: Path, same: Path, worse: Job) -> None:
+    """Give a folder that holds one cell made worse all other cells, from a folder of all."""
+    for job in same.rglob("job.json"):
+        if replace(Job.from_dict(json.loads(job.read_text())), round=0, code=None).key != worse.key:
+            shutil.copytree(job.parent, folder / job.parent.name)
+
+
+def _caught(verdicts: DataFrame, worse: Job) -> bool:
+    """Whether the verdict on the cell that was made worse is an alarm."""
+    own = Series(worse.fields())[["problem", "problem_options", "method", "method_options", "quantity", "dtype"]]
+    return bool(verdicts.loc[(verdicts[own.index] == own).all(axis=1), "verdict"].isin(ALARMS).any())
+
+
+@contextlib.contextmanager
+def _busy(share: float) -> Iterator[None]:
+    """A process beside that is busy for this share of every tenth of a second."""
+    program = (
+        "import time\nwhile True:\n began = time.perf_counter()\n"
+        f" while time.perf_counter() < began + {share / 10}: pass\n time.sleep({(1 - share) / 10})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program]) if share else None
+    try:
+        yield
+    finally:
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def _print(counts: dict[str, int], runs: int, cells: int, durations: list[float], load: float) -> None:
+    table = Table(
+        box=None, title=f"{runs} runs of {cells} cells, {ROUNDS} processes a side at first", title_justify="left"
+    )
+    for column in ("planted", "found", "of", "share", "95 % interval"):
+        table.add_column(column, justify="left" if column == "planted" else "right")
+    for name, count in counts.items():
+        total = runs * cells if "cells" in name else runs
+        low, high = stats.binomtest(count, total).proportion_ci()
+        table.add_row(name, str(count), str(total), f"{count / total:.3f}", f"[{low:.3f}, {high:.3f}]")
+    console = Console()
+    console.print(table)
+    slowest = max(durations)
+    console.print(f"A run took {sum(durations) / runs:.0f} s, {slowest:.0f} s at most; another process was busy on one "
+                  f"core {load:.0%} of the time.")  # fmt: skip
