@@ -1,0 +1,106 @@
+"""The history of each cell: what every night's run saw of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import pandas
+from pandas import DataFrame, Series
+
+from harness.report.rows import CELL, interval, plain, prepared, setting
+
+FEWEST = 5  # nights of one cell from which on there is a history to show
+ENVIRONMENT = ("torch", "machine", "packages")  # what may change from night to night under the same cell
+IDENTITY = [column for column in CELL if column not in ENVIRONMENT]
+EXACT = ("operations", "allocations", "flops", "tensor_peak_bytes")  # the same in every process of the same code
+
+
+@dataclass(frozen=True)
+class History:
+    """One cell over the nights.
+
+    `nights` has a row a night and machine, oldest first: night (its name), date, commit, dirty, ENVIRONMENT, status,
+    contended, time_s with low_s and high_s (median over processes and its interval), EXACT. What was not measured, or
+    on which the processes of a night do not agree, is null.
+    """
+
+    cell: str
+    nights: DataFrame
+
+    def of(self, column: str) -> DataFrame:
+        """The nights in which a column is known."""
+        return self.nights[self.nights[column].notna()]
+
+
+def histories(frame: DataFrame) -> list[History]:
+    """The cells that two nights or more have, from a frame of `harness.record.load`; none if no cell has FEWEST nights.
+
+    A night is a run folder; of a baseline file, the records of one commit and day (UTC). Nights without a date are left
+    out. A failure that does not know its environment is taken to have had that of the night before.
+    """
+    rows = _dated(prepared(frame))
+    nights = rows.groupby(IDENTITY, dropna=False)["night"].transform("nunique")
+    if rows.empty or nights.max() < FEWEST:
+        return []
+    rows = rows[nights > 1].sort_values(["date", "night", "started"], kind="stable")
+    telling = [column for column in IDENTITY[4:] if rows[column].nunique(dropna=False) > 1]
+    return [_history(group, telling) for _, group in rows.groupby(IDENTITY, dropna=False)]
+
+
+def successive(nights: DataFrame) -> Iterator[tuple[Series, Series]]:
+    """Each night with the one before it on the same machine; on a machine's first night, with the latest on any."""
+    latest: dict[str, Series] = {}
+    before = None
+    for _, night in nights.iterrows():
+        known = latest.get(str(night["machine"]), before)
+        if known is not None:
+            yield known, night
+        latest[str(night["machine"])] = before = night
+
+
+def changes(before: Series, after: Series) -> list[str]:
+    """What of the environment changed between two nights: `torch 2.12.0 → 2.13.0`."""
+    return [f"{name} {plain(before[name])} → {plain(after[name])}" for name in ENVIRONMENT
+            if pandas.notna(before[name]) and pandas.notna(after[name]) and before[name] != after[name]]  # fmt: skip
+
+
+def _dated(rows: DataFrame) -> DataFrame:
+    """The rows with their `night` and its `date`, which is that of its first record."""
+    started = pandas.to_datetime(rows["started"], format="ISO8601", utc=True, errors="coerce")
+    rows["night"] = [_night(path, day, commit) for path, day, commit
+                     in zip(rows["path"], started.dt.strftime("%Y-%m-%d"), rows["commit"], strict=True)]  # fmt: skip
+    rows["date"] = started.groupby(rows["night"]).transform("min")
+    return rows[rows["date"].notna()]
+
+
+def _night(path: str, day: object, commit: object) -> str:
+    """A run folder holds <cell>/record.json; a line of a baseline file is FILE.jsonl:NUMBER."""
+    folder, _, name = path.rpartition("/")
+    return str(Path(folder).parent) if name == "record.json" else f"{path.rpartition(':')[0]} {day} {commit}"
+
+
+def _history(rows: DataFrame, telling: list[str]) -> History:
+    rows = rows.copy()
+    rows[list(ENVIRONMENT)] = rows[list(ENVIRONMENT)].ffill().bfill()
+    nights = [_of_night(group) for _, group in rows.groupby(["date", "night", "machine"], dropna=False)]
+    last = rows.iloc[-1]
+    size = f"P={rows['params'].median():.0f}" if rows["params"].notna().any() else "P=?"
+    asked = [plain(last["problem"]), plain(last["quantity"]), size, plain(last["label"])]
+    return History(", ".join([*asked, *(setting(name, last[name]) for name in telling)]), DataFrame(nights))
+
+
+def _of_night(rows: DataFrame) -> dict[str, object]:
+    """One night of a cell on one machine, over the processes that ran it."""
+    last = rows.iloc[-1]
+    failed = rows[rows["status"] != "ok"]
+    sampled = rows.loc[rows["times_s"].map(lambda times: bool(times) if isinstance(times, list) else False), "median_s"]
+    low, high = interval(sampled) if len(sampled) else (numpy.nan, numpy.nan)
+    exact = {name: rows[name].median() if rows[name].nunique() == 1 else numpy.nan for name in EXACT}
+    kept = ("night", "date", "commit", "dirty", *ENVIRONMENT)
+    return {name: last[name] for name in kept} | exact | {
+        "status": (failed if len(failed) else rows).iloc[0]["status"], "contended": bool(rows["contended"].any()),
+        "time_s": sampled.median(), "low_s": low, "high_s": high,
+    }  # fmt: skip
