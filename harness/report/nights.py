@@ -39,7 +39,7 @@ def histories(frame: DataFrame) -> list[History]:
     """The cells that two nights or more have, from a frame of `harness.record.load`; none if no cell has FEWEST nights.
 
     A night is a run folder; of a baseline file, the records of one commit and day (UTC). Nights without a date are left
-    out. A failure that does not know its environment is taken to have had that of the night before.
+    out. A failure that does not know its environment is taken to have had that of its night, or of the night before.
     """
     rows = _dated(prepared(frame))
     nights = rows.groupby(IDENTITY, dropna=False)["night"].transform("nunique")
@@ -68,18 +68,22 @@ def changes(before: Series, after: Series) -> list[str]:
 
 
 def _dated(rows: DataFrame) -> DataFrame:
-    """The rows with their `night` and its `date`, which is that of its first record."""
+    """The rows with their `night` and its `date`, which is that of its first record; no row knows less than its night.
+
+    A run folder holds <cell>/record.json; a line of a baseline file is FILE.jsonl:NUMBER.
+    """
     started = pandas.to_datetime(rows["started"], format="ISO8601", utc=True, errors="coerce")
-    rows["night"] = [_night(path, day, commit) for path, day, commit
-                     in zip(rows["path"], started.dt.strftime("%Y-%m-%d"), rows["commit"], strict=True)]  # fmt: skip
+    in_folder = rows["path"].map(lambda path: Path(path).name == "record.json")
+    rows["night"] = (
+        rows["path"]
+        .map(lambda path: str(Path(path).parent.parent))
+        .where(in_folder, rows["path"].str.rpartition(":")[0] + " " + started.dt.strftime("%Y-%m-%d"))
+    )
+    for column, by in (("commit", []), ("dirty", []), ("torch", ["interpreter"]), ("machine", ["device"])):
+        rows[column] = rows[column].fillna(rows.groupby(["night", *by])[column].transform("last"))
+    rows["night"] = rows["night"].where(in_folder, rows["night"] + " " + rows["commit"].fillna("?"))
     rows["date"] = started.groupby(rows["night"]).transform("min")
     return rows[rows["date"].notna()]
-
-
-def _night(path: str, day: object, commit: object) -> str:
-    """A run folder holds <cell>/record.json; a line of a baseline file is FILE.jsonl:NUMBER."""
-    folder, _, name = path.rpartition("/")
-    return str(Path(folder).parent) if name == "record.json" else f"{path.rpartition(':')[0]} {day} {commit}"
 
 
 def _history(rows: DataFrame, telling: list[str]) -> History:
@@ -96,7 +100,7 @@ def _of_night(rows: DataFrame) -> dict[str, object]:
     """One night of a cell on one machine, over the processes that ran it."""
     last = rows.iloc[-1]
     failed = rows[rows["status"] != "ok"]
-    sampled = rows.loc[rows["times_s"].map(lambda times: bool(times) if isinstance(times, list) else False), "median_s"]
+    sampled = rows.loc[rows["times_s"].map(bool) & (rows["median_s"] > 0), "median_s"]
     low, high = interval(sampled) if len(sampled) else (numpy.nan, numpy.nan)
     exact = {name: rows[name].median() if rows[name].nunique() == 1 else numpy.nan for name in EXACT}
     kept = ("night", "date", "commit", "dirty", *ENVIRONMENT)

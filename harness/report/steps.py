@@ -16,7 +16,7 @@ FALSE_ALARMS = 0.01  # the probability that a page has any step of time that is 
 
 
 def places(seconds: numpy.ndarray, level: float) -> list[int]:
-    """Each place k at which a series steps between seconds[k - 1] and seconds[k]: the most for which every one stands out.
+    """Each k such that a series steps between seconds[k - 1] and seconds[k]: the most for which every one stands out.
 
     If the nights' times are exchangeable between its true steps, the probability of any other is at most `level`: a
     step between the nights [a, k) and [k, b) has an exact two-sided Mann-Whitney p-value, times the number of such
