@@ -62,8 +62,8 @@ def successive(nights: DataFrame) -> Iterator[tuple[Series, Series]]:
 
 
 def changes(before: Series, after: Series) -> list[str]:
-    """What of the environment changed between two nights: `torch 2.12.0 → 2.13.0`."""
-    return [f"{name} {plain(before[name])} → {plain(after[name])}" for name in ENVIRONMENT
+    """What of the environment changed between two nights: `torch 2.12.0 to 2.13.0`."""
+    return [f"{name} {plain(before[name])} to {plain(after[name])}" for name in ENVIRONMENT
             if pandas.notna(before[name]) and pandas.notna(after[name]) and before[name] != after[name]]  # fmt: skip
 
 

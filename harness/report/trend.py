@@ -97,7 +97,7 @@ def trend(frame: DataFrame) -> Trend | None:
     steps = [step for history in cells for step in _steps(history, FALSE_ALARMS / max(series, 1))]
     steps.sort(key=lambda step: (-step.size, step.measure, step.after["date"]))
     rank = {step.cell: -place for place, step in enumerate(reversed(steps))}
-    cells.sort(key=lambda history: (rank.get(history.cell, 1), history.cell))
+    cells.sort(key=lambda history: rank.get(history.cell, 1))
     return Trend(cells, steps, series) if cells else None
 
 
@@ -128,12 +128,12 @@ def _steps(history: History, level: float) -> Iterator[Step]:
     for before, after in successive(history.nights):
         if (before["status"] == "ok") != (after["status"] == "ok"):
             word = "broken" if before["status"] == "ok" else "fixed"
-            said = f"{before['status']} → {after['status']}"
+            said = f"{before['status']} to {after['status']}"
             yield Step(history.cell, word, before, after, said, math.nan, math.nan, math.nan)
     for name in EXACT:
         for before, after in successive(history.of(name)):
             if before[name] != after[name]:
-                said = f"{before[name]:.0f} → {after[name]:.0f}"
+                said = f"{before[name]:.0f} to {after[name]:.0f}"
                 factor = after[name] / before[name] if before[name] else math.inf
                 yield Step(history.cell, name, before, after, said, factor, factor, factor)
     for times in _times(history):
@@ -141,7 +141,7 @@ def _steps(history: History, level: float) -> Iterator[Step]:
         found = places(seconds, level)
         for start, place, end in zip([0, *found], found, [*found[1:], len(seconds)], strict=False):
             before, after = seconds[start:place], seconds[place:end]
-            said = f"{duration(Series(before).median())} → {duration(Series(after).median())}"
+            said = f"{duration(Series(before).median())} to {duration(Series(after).median())}"
             yield Step(history.cell, "time", times.iloc[place - 1], times.iloc[place], said, *ratio(before, after))
 
 

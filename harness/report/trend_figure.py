@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import blended_transform_factory
+from pandas import DataFrame
 
 from harness.report.figures import RC
 from harness.report.marks import COLOURS, CONTENDED, safe
@@ -22,6 +22,7 @@ LEVEL: dict[str, Any] = {"color": "0.15", "linewidth": 1.3}
 STEP: dict[str, Any] = {"color": "#a00000", "linewidth": 1.0}
 CHANGE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": (0, (4, 2))}
 FAILURE: dict[str, Any] = {"marker": "x", "markersize": 4, "color": "#a00000", "linestyle": ""}
+PAPER: dict[str, Any] = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
 RING = CONTENDED | {"markersize": 6}
 
 
@@ -55,13 +56,15 @@ def _draw(ax: Axes, panel: Panel) -> None:
     for start, end, value in panel.levels:
         ax.plot(date2num([start, end]), [value, value], **LEVEL)
     for look, events in ((CHANGE, panel.changes), (STEP, panel.steps)):
-        for date, text in events:
+        for date, _ in events:
             ax.axvline(date2num(date), **look)
-            ax.annotate(safe(text, 60), (date2num(date), 1), (2, -2), ax.get_xaxis_transform(), "offset points",
-                        rotation=90, va="top", fontsize=4.5, color=look["color"])  # fmt: skip
-    foot = blended_transform_factory(ax.transData, ax.transAxes)
+    told = DataFrame([*panel.steps, *panel.changes], columns=["date", "text"])
+    for date, texts in told.groupby("date")["text"]:
+        text = "\n".join(safe(text, 46) for text in texts)
+        ax.annotate(text, (date2num(date), 1), (2, -2), ax.get_xaxis_transform(), "offset points", rotation=90,
+                    va="top", fontsize=4.5, color="0.2", bbox=PAPER)  # fmt: skip
     failed = [date2num(date) for date, _ in panel.failures]
-    ax.plot(failed, [0.03] * len(failed), transform=foot, **FAILURE)
+    ax.plot(failed, [0.03] * len(failed), transform=ax.get_xaxis_transform(), **FAILURE)
     ax.set_title(safe(panel.cell, 56), fontsize=6.5, loc="left")
     ax.set_ylabel(panel.title, fontsize=6.5)
     ax.margins(y=0.15)
