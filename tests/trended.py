@@ -15,6 +15,7 @@ CELLS, NIGHTS, STEP = 42, 60, 37
 
 
 def main(pages: int) -> None:
+    """Print the rates over so many pages, and of found steps over ten times as many."""
     random = numpy.random.default_rng(0)
     level = FALSE_ALARMS / CELLS
     for name, draw in (
@@ -32,7 +33,7 @@ def main(pages: int) -> None:
         found = [places(numpy.exp(row), level) for row in noise]
         near = sum(len(each) == 1 and abs(each[0] - STEP) <= 1 for each in found)
         at = sum(each == [STEP] for each in found)
-        print(f"{processes} processes a night: of {len(found)} steps {sum(map(bool, found))} found, {near} within a night, "
+        print(f"{processes} processes a night: {sum(map(bool, found))} of {len(found)} steps, {near} within a night, "
               f"{at} at the very commit", flush=True)  # fmt: skip
 
 

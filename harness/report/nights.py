@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
 import pandas
 from pandas import DataFrame, Series
 
@@ -87,24 +86,17 @@ def _dated(rows: DataFrame) -> DataFrame:
 
 
 def _history(rows: DataFrame, telling: list[str]) -> History:
-    rows = rows.copy()
-    rows[list(ENVIRONMENT)] = rows[list(ENVIRONMENT)].ffill().bfill()
-    nights = [_of_night(group) for _, group in rows.groupby(["date", "night", "machine"], dropna=False)]
     last = rows.iloc[-1]
     size = f"P={rows['params'].median():.0f}" if rows["params"].notna().any() else "P=?"
     asked = [plain(last["problem"]), plain(last["quantity"]), size, plain(last["label"])]
-    return History(", ".join([*asked, *(setting(name, last[name]) for name in telling)]), DataFrame(nights))
-
-
-def _of_night(rows: DataFrame) -> dict[str, object]:
-    """One night of a cell on one machine, over the processes that ran it."""
-    last = rows.iloc[-1]
-    failed = rows[rows["status"] != "ok"]
-    sampled = rows.loc[rows["times_s"].map(bool) & (rows["median_s"] > 0), "median_s"]
-    low, high = interval(sampled) if len(sampled) else (numpy.nan, numpy.nan)
-    exact = {name: rows[name].median() if rows[name].nunique() == 1 else numpy.nan for name in EXACT}
-    kept = ("night", "date", "commit", "dirty", *ENVIRONMENT)
-    return {name: last[name] for name in kept} | exact | {
-        "status": (failed if len(failed) else rows).iloc[0]["status"], "contended": bool(rows["contended"].any()),
-        "time_s": sampled.median(), "low_s": low, "high_s": high,
-    }  # fmt: skip
+    sampled = rows["times_s"].map(bool) & (rows["median_s"] > 0)
+    rows = rows.assign(time_s=rows["median_s"].where(sampled), failure=rows["status"].where(rows["status"] != "ok"))
+    rows[list(ENVIRONMENT)] = rows[list(ENVIRONMENT)].ffill().bfill()
+    processes = rows.groupby(["date", "night", "machine"], dropna=False)
+    least, most = processes[list(EXACT)].min(), processes[list(EXACT)].max()
+    nights = processes[["commit", "dirty", "torch", "packages"]].last().join(least.where(least == most))
+    nights["status"] = processes["failure"].first().fillna("ok")
+    nights["contended"] = processes["contended"].any()
+    nights["time_s"] = processes["time_s"].median()
+    nights[["low_s", "high_s"]] = processes["time_s"].apply(interval).tolist()
+    return History(", ".join([*asked, *(setting(name, last[name]) for name in telling)]), nights.reset_index())

@@ -62,7 +62,7 @@ def _draw(ax: Axes, panel: Panel) -> None:
     for date, texts in told.groupby("date")["text"]:
         text = "\n".join(safe(text, 46) for text in texts)
         ax.annotate(text, (date2num(date), 1), (2, -2), ax.get_xaxis_transform(), "offset points", rotation=90,
-                    va="top", fontsize=4.5, color="0.2", bbox=PAPER)  # fmt: skip
+                    va="top", fontsize=4.5, color="0.2", bbox=PAPER, zorder=1)  # fmt: skip
     failed = [date2num(date) for date, _ in panel.failures]
     ax.plot(failed, [0.03] * len(failed), transform=ax.get_xaxis_transform(), **FAILURE)
     ax.set_title(safe(panel.cell, 56), fontsize=6.5, loc="left")

@@ -43,7 +43,7 @@ def _picture(panel: Panel, across: Callable[[Timestamp], float]) -> dict[str, An
         "nights": [
             {"x": across(night["date"]), "y": up(night["value"]), "low": up(night["low"]), "high": up(night["high"]),
              "machine": place % 4, "contended": night["contended"],
-             "text": f"{plain(night['night'])}: {significant(night['value'])}, {plain(night['machine'])}"}
+             "text": f"{plain(Path(night['night']).name)}: {significant(night['value'])}, {plain(night['machine'])}"}
             for place, line in enumerate(panel.lines) for _, night in line.iterrows()
         ],
         "levels": [(across(start), across(end), up(value)) for start, end, value in panel.levels],
