@@ -221,6 +221,7 @@ def test_a_night_without_records_is_named_and_skipped(history, tmp_path, capsys)
 def test_records_without_a_date_are_left_out(history):
     folders = history([[timed(night, 0.01) | ({"started": "yesterday"} if night == 3 else {})] for night in range(6)])
     assert seen(folders).headline == "no steps in 1 cell over 5 nights"
+    assert trend.trend(record.load(folders[3])) is None
 
 
 class Parsed(HTMLParser):
@@ -262,3 +263,12 @@ def test_cells_without_times_show_the_counter(history):
     (panel,) = panels.panels(seen(history(runs)))
     assert panel.title == "operations"
     assert [value for _, _, value in panel.levels] == [338, 339]
+
+
+def test_what_nothing_is_known_of_makes_a_page(history, tmp_path):
+    started = [facts(night)["started"] for night in range(6)]
+    folders = history([[failed("error", started=when, problem_options=None)] for when in started])
+    found = seen(folders)
+    assert told(found) == []
+    assert panels.panels(found)[0].title == "nothing was measured"
+    assert len(trend.write(record.load(*folders), tmp_path)) == 4

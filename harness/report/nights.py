@@ -73,13 +73,11 @@ def _dated(rows: DataFrame) -> DataFrame:
     """
     started = pandas.to_datetime(rows["started"], format="ISO8601", utc=True, errors="coerce")
     in_folder = rows["path"].map(lambda path: Path(path).name == "record.json")
-    rows["night"] = (
-        rows["path"]
-        .map(lambda path: str(Path(path).parent.parent))
-        .where(in_folder, rows["path"].str.rpartition(":")[0] + " " + started.dt.strftime("%Y-%m-%d"))
-    )
+    of_file = rows["path"].str.rpartition(":")[0] + " " + started.dt.strftime("%Y-%m-%d")
+    rows["night"] = rows["path"].map(lambda path: str(Path(path).parent.parent)).where(in_folder, of_file)
     for column, by in (("commit", []), ("dirty", []), ("torch", ["interpreter"]), ("machine", ["device"])):
-        rows[column] = rows[column].fillna(rows.groupby(["night", *by])[column].transform("last"))
+        of_night = rows.groupby(["night", *by])[column].transform("last")
+        rows[column] = rows[column].where(rows[column].notna(), of_night)
     rows["night"] = rows["night"].where(in_folder, rows["night"] + " " + rows["commit"].fillna("?"))
     rows["date"] = started.groupby(rows["night"]).transform("min")
     return rows[rows["date"].notna()]

@@ -49,7 +49,7 @@ def _panel(history: History, steps: Sequence[Step]) -> Panel:
     lines = [line for _, line in drawn.groupby("machine", dropna=False)]
     return Panel(
         cell=history.cell,
-        title=f"time ({unit})" if unit else column,
+        title="nothing was measured" if known.empty else f"time ({unit})" if unit else column,
         lines=lines,
         levels=[level for line in lines for level in _levels(line, own)],
         steps=[(step.after["date"], f"{step.measure} {step.said}") for step in steps],
