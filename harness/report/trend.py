@@ -83,7 +83,7 @@ class Trend:
             f"Time: the median over a night's processes. A step of it is told from {EFFECT:.0%} on, and where an exact "
             f"rank test tells the nights before from those after ({LEAST} at least), which with {self.series} series "
             f"takes {nights_needed(level)} nights or more. If one night's noise tells nothing of the next's, the "
-            f"probability that a page has any that is none is at most {FALSE_ALARMS:.0%}; where the noise is a third of "
+            f"probability that a page has any that is none is at most {FALSE_ALARMS:.0%}; where noise is a third of "
             "a step, one in eight is a night off. Times of different machines are never compared. Counters and tensor "
             "peaks are exact: every change of one is a step. A cell that was ok and is not is broken, the other way "
             "fixed. A step at which torch, the machine or a package changed is put down to that, not to the commits."

@@ -22,7 +22,6 @@ LEVEL: dict[str, Any] = {"color": "0.15", "linewidth": 1.3}
 STEP: dict[str, Any] = {"color": "#a00000", "linewidth": 1.0}
 CHANGE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": (0, (4, 2))}
 FAILURE: dict[str, Any] = {"marker": "x", "markersize": 4, "color": "#a00000", "linestyle": ""}
-PAPER: dict[str, Any] = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
 RING = CONTENDED | {"markersize": 6}
 
 
@@ -58,16 +57,19 @@ def _draw(ax: Axes, panel: Panel) -> None:
     for look, events in ((CHANGE, panel.changes), (STEP, panel.steps)):
         for date, _ in events:
             ax.axvline(date2num(date), **look)
+    ax.margins(y=0.15)
+    if panel.steps or panel.changes:
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.55 * (high - low))  # room for what is said of them
     told = DataFrame([*panel.steps, *panel.changes], columns=["date", "text"])
     for date, texts in told.groupby("date")["text"]:
-        text = "\n".join(safe(text, 46) for text in texts)
+        text = "\n".join(safe(text, 23) for text in texts)
         ax.annotate(text, (date2num(date), 1), (2, -2), ax.get_xaxis_transform(), "offset points", rotation=90,
-                    va="top", fontsize=4.5, color="0.2", bbox=PAPER, zorder=1)  # fmt: skip
+                    va="top", fontsize=4.5, color="0.2", multialignment="right")  # fmt: skip
     failed = [date2num(date) for date, _ in panel.failures]
     ax.plot(failed, [0.03] * len(failed), transform=ax.get_xaxis_transform(), **FAILURE)
     ax.set_title(safe(panel.cell, 56), fontsize=6.5, loc="left")
     ax.set_ylabel(panel.title, fontsize=6.5)
-    ax.margins(y=0.15)
     ax.tick_params(labelsize=6)
     locator = AutoDateLocator(minticks=3, maxticks=6)
     ax.xaxis.set_major_locator(locator)
