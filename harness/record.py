@@ -241,15 +241,22 @@ def _is(value: Any, kind: str) -> bool:
 def load(*paths: str | Path) -> pandas.DataFrame:
     """One row a record, from run folders (every record.json below them) and baseline files (`*.jsonl`).
 
-    Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. Files that are no record are
-    named in `frame.attrs["skipped"]`; raises RecordError where a path does not exist or holds no record.
+    Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. Files that are no record, and paths
+    without one, are named in `frame.attrs["skipped"]`; raises RecordError where a path does not exist or none is there.
     """
     import pandas
 
     records: list[dict[str, Any]] = []
     skipped: list[str] = []
     for place in map(Path, paths):
-        for where, text in _texts(place):
+        try:
+            texts = _texts(place)
+        except OSError as error:
+            skipped.append(f"{place} cannot be read: {error}")
+            continue
+        if not texts and len(paths) > 1:
+            skipped.append(f"{place} holds no record")
+        for where, text in texts:
             try:
                 records.append(_checked(json.loads(text), where) | {"path": where})
             except (json.JSONDecodeError, RecordError) as error:

@@ -63,6 +63,7 @@ RESERVED = {
     "pandas": {"compare", "record", "report"},
     "seaborn": {"report"},
     "matplotlib": {"report"},
+    "jinja2": {"report"},
     "rich": {"advise", "compare", "report", "sweep"},
 }
 

@@ -47,9 +47,9 @@ def write(frame: DataFrame, out: Path) -> list[Path]:
     """Write table.csv, table.md and the figures as PNG and PDF into `out`; the files written.
 
     The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems,
-    and where these are few the distances between results.
+    and where these are few the distances between results; where there are many nights, their trend.
     """
-    from harness.report import figures, pairs, verdicts
+    from harness.report import figures, pairs, trend, verdicts
 
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -64,7 +64,7 @@ def write(frame: DataFrame, out: Path) -> list[Path]:
         written += [out / "coverage.md", *figures.save(figures.coverage(frame), out / "coverage")]
     if frame["sketch"].notna().sum() > 1 and frame["problem"].nunique() <= pairs.PANELS:
         written += figures.save(pairs.disagreement(frame), out / "disagreement")
-    return written
+    return written + trend.write(frame, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
