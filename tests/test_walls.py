@@ -61,6 +61,7 @@ RESERVED = {
     "pandas": {"record", "report"},
     "seaborn": {"report"},
     "matplotlib": {"report"},
+    "jinja2": {"report"},
     "rich": {"advise", "report", "sweep"},
 }
 

@@ -32,6 +32,7 @@ WEB = Path(__file__).parent / "web"
 SOURCES = {"P": "params", "from": "low_s", "to": "high_s"} | {
     heading: column for heading, column, *_ in (*MEASURED, *SOMETIMES)
 }
+SVG: dict[Any, Any] = RC | {"svg.hashsalt": "harness"}  # the same identifiers each time
 KEPT = ("problem", "method", "status", "message")  # columns that are shown even where all rows agree
 FIGURE_SPACE, PUNCTUATION_SPACE = "\u2007", "\u2008"  # as wide as a digit, and as a point
 
@@ -59,7 +60,7 @@ def page(frame: DataFrame, figures: Mapping[str, str], skipped: Sequence[str] = 
 def svg(figure: Figure) -> str:
     """A figure as SVG, the same text for the same figure."""
     stream = io.StringIO()
-    with matplotlib.rc_context(RC | {"svg.hashsalt": "harness"}):
+    with matplotlib.rc_context(SVG):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
 
@@ -76,9 +77,10 @@ def _hashed(text: str) -> str:
 
 def _data(shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
     """What the scripts build on: columns, and what is folded into a row; lists have an entry a row."""
-    asked = [heading for heading in shown if heading not in (*KEPT, *SOURCES)]
+    headings = list(map(str, shown.columns))
+    asked = [heading for heading in headings if heading not in (*KEPT, *SOURCES)]
     same = {heading: shown[heading].iloc[0] for heading in asked if shown[heading].nunique() == 1}
-    columns = [_column(heading, shown, rows) for heading in shown if heading not in same]
+    columns = [_column(heading, shown, rows) for heading in headings if heading not in same]
     details = {
         field.name: _texts(rows[field.name], field.type) for field in FIELDS if _is_detail(field.name, field.type)
     }
@@ -105,15 +107,14 @@ def _column(heading: str, shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
     if heading not in SOURCES:
         return {"heading": heading, "texts": list(shown[heading]), "numbers": None}
     numbers = rows[SOURCES[heading]].astype("float")
-    texts = shown[heading]
-    if SOURCES[heading].endswith("_s"):
-        texts = numbers.map(lambda seconds: significant(1e3 * seconds))
-    texts = aligned(list(texts.where(numbers.notna(), "")))
+    in_ms = SOURCES[heading].endswith("_s")
+    texts = [significant(1e3 * seconds) for seconds in numbers] if in_ms else shown[heading]
+    texts = aligned([text if known else "" for text, known in zip(texts, numbers.notna(), strict=True)])
     if heading == "time":
         texts = [f"* {text}" if contended and text else text
                  for text, contended in zip(texts, rows["contended"], strict=True)]  # fmt: skip
     return {
-        "heading": f"{heading} ms" if SOURCES[heading].endswith("_s") else heading,
+        "heading": f"{heading} ms" if in_ms else heading,
         "texts": texts,
         "numbers": [number if math.isfinite(number) else None for number in numbers],
     }
@@ -125,8 +126,8 @@ def aligned(texts: list[str]) -> list[str]:
     padded = []
     for text in texts:
         _, point, fraction = text.partition(".")
-        pad = FIGURE_SPACE * (places - len(fraction)) + (PUNCTUATION_SPACE if places and not point else "")
-        padded.append(text + pad if text else "")
+        point_or_space = "" if point or not places else PUNCTUATION_SPACE
+        padded.append(text + point_or_space + FIGURE_SPACE * (places - len(fraction)) if text else "")
     return padded
 
 

@@ -53,13 +53,9 @@ def fastest(rows: DataFrame) -> list[str]:
     keys = ["problem", "params", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows)]
     winners: list[str] = []
     told: list[str] = []
-    for values, group in rows.groupby(keys, dropna=False):
-        size = "P unknown" if pandas.isna(values[1]) else f"P={values[1]:.0f}"
-        place = [
-            plain(values[0]),
-            size,
-            *(setting(key, value) for key, value in zip(keys[2:], values[2:], strict=True)),
-        ]
+    for _, group in rows.groupby(keys, dropna=False):
+        told_apart = [setting(key, group[key].iloc[0]) for key in keys[2:]]
+        place = [plain(group["problem"].iloc[0]), _size(group["params"].iloc[0]), *told_apart]
         whole = group.groupby("label").filter(lambda of: of["status"].eq("ok").all() and of["median_s"].notna().all())
         times = whole.groupby("label")["median_s"].median().sort_values()
         if len(times) < 2:
@@ -73,6 +69,10 @@ def fastest(rows: DataFrame) -> list[str]:
     once = ", one process a cell and so without intervals" if not rows.duplicated(CELL).any() else ""
     tally = ", ".join(f"{winner} {count}" for winner, count in wins.items())
     return [f"{len(told)} comparisons between ways that are right{once}, and how many each won: {tally}.", *told]
+
+
+def _size(params: float) -> str:
+    return "P unknown" if pandas.isna(params) else f"P={params:.0f}"
 
 
 def _contest(rows: DataFrame, times: Series) -> tuple[str, str]:
@@ -102,9 +102,8 @@ def _spoiled(group: DataFrame, times: Series) -> str:
     """What takes the shine off a win: contention, a known flaw of the winner, and faster ways that are wrong."""
     won = group[group["label"].isin(times.index[:2])]
     contended = "; measured under contention" if won["contended"].any() else ""
-    unsafe = (
-        "; the winner is wrong elsewhere" if won.loc[won["label"] == times.index[0], "warning"].notna().any() else ""
-    )
+    warned = group.loc[group["label"] == times.index[0], "warning"].notna().any()
+    unsafe = "; the winner is wrong elsewhere under the same operators" if warned else ""
     bad = group[group["status"].isin(MEASURED_BUT_NOT_RIGHT) & (group["median_s"] < times.iloc[0])]
     faster = f"; faster, but wrong: {listed(list(set(bad['label'])))}" if len(bad) else ""
     return contended + unsafe + faster
@@ -122,10 +121,9 @@ def wrong(cells: DataFrame) -> list[str]:
     bad = cells[cells["status"].isin(MEASURED_BUT_NOT_RIGHT)]
     told = []
     for label, group in sorted(bad.groupby("label"), key=lambda pair: -pair[1]["relative_error"].fillna(0).max()):
-        worst = group.loc[group["relative_error"].fillna(-1).idxmax()]
-        by = "" if pandas.isna(worst["relative_error"]) else (
-            f", by up to {percent(worst['relative_error'])} on {plain(worst['problem'])}"
-        )  # fmt: skip
+        worst = group.sort_values("relative_error", na_position="first").iloc[-1]
+        by = f", by up to {percent(worst['relative_error'])} on {plain(worst['problem'])}"
+        by = "" if pandas.isna(worst["relative_error"]) else by
         nonfinite = group["status"].eq("nonfinite").sum()
         infinite = f", {nonfinite} of them with NaN or infinite entries" if nonfinite else ""
         told.append(f"{label}: {len(group)} of {cells['label'].eq(label).sum()} rows{by}{infinite}.")
