@@ -73,16 +73,23 @@ def over_processes(rows: DataFrame) -> DataFrame:
     Adds `processes`, their number, and `low_s` and `high_s`, the interval of the time. Status, message and all else are
     those of the first process that was not ok, or of the first; a cell is contended if any process was.
     """
-    merged = []
-    for _, group in rows.groupby(CELL, dropna=False, sort=False):
+    several = rows.duplicated(CELL, keep=False)
+    once = rows[~several]
+    once = once.assign(processes=1, low_s=once["median_s"], high_s=once["median_s"])
+    merged = {}
+    for _, group in rows[several].groupby(CELL, dropna=False, sort=False):
         failed = group[group["status"] != "ok"]
         row = (failed if len(failed) else group).iloc[0].to_dict()
-        if len(group) > 1:  # pandas takes milliseconds for what changes nothing in the thousands of cells run once
-            row |= group[MEASURES].astype("float").median().to_dict()
         low, high = interval(group["median_s"])
-        merged.append(row | {"processes": len(group), "low_s": low, "high_s": high,
-                             "contended": bool(group["contended"].any())})  # fmt: skip
-    return DataFrame(merged)
+        merged[group.index[0]] = (
+            row
+            | group[MEASURES].astype("float").median().to_dict()
+            | {"processes": len(group), "low_s": low, "high_s": high, "contended": bool(group["contended"].any())}
+        )
+    if not merged:
+        return once
+    rest = DataFrame(list(merged.values()), index=list(merged))
+    return pandas.concat([once, rest] if len(once) else [rest]).sort_index(ignore_index=True)
 
 
 def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> list[str]:
