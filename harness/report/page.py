@@ -43,6 +43,7 @@ def page(frame: DataFrame, figures: Mapping[str, str], skipped: Sequence[str] = 
     rows = over_processes(prepared(frame)).loc[shown.index]
     style, *scripts = ((WEB / name).read_text(encoding="utf-8") for name in ("page.css", "chart.js", "table.js"))
     environment = Environment(loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment.get_template("index.html").render(
         title=f"Hessians: {_some(rows['method'], 'method')} on {_some(rows['problem'], 'problem')}",
         counted=counted(rows["status"]),
@@ -132,8 +133,8 @@ def aligned(texts: list[str]) -> list[str]:
 
 
 def _is_detail(name: str, kind: str) -> bool:
-    in_table = {"schema_version", "status", "message", *GROUPS}
-    return kind in ("str", "int", "float", "bool") and name not in in_table and name != "traceback"
+    in_table = {"schema_version", "status", "message", "method", *GROUPS}
+    return not kind.startswith("list") and name not in in_table and name != "traceback"
 
 
 def _texts(values: Series, kind: str) -> list[str | None]:

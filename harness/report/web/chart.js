@@ -24,6 +24,7 @@
   const upright = measured.filter((column) => !["P", "from ms", "to ms"].includes(column.heading));
   const flat = measured.filter((column) => ["P", "peak MiB"].includes(column.heading));
   let matching = [];
+  let visible = new Map(); // row -> where its mark is, in pixels
 
   function drawn(tag, attributes = {}, text = "") {
     const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -34,14 +35,14 @@
 
   function told(row) {
     const told = data.columns.filter((column) => column.heading !== "message" && column.texts[row].trim());
-    return told.map((column) => `${column.heading} ${column.texts[row].trim()}`).join(", ");
+    return told.map((column) => `${column.heading} ${column.texts[row].trim().slice(0, 80)}`).join(", ");
   }
 
   const lines = drawn("g", { class: "lines" });
   const grid = drawn("g", { class: "grid" });
   const points = drawn("g");
   const marks = Array.from({ length: data.rows }, (_, row) => {
-    const mark = drawn("path", { fill: data.looks[data.look[row]].colour, tabindex: -1, role: "img", "data-row": row });
+    const mark = drawn("path", { color: data.looks[data.look[row]].colour, tabindex: -1, role: "img", "data-row": row });
     mark.append(drawn("title", {}, told(row)));
     return mark;
   });
@@ -94,7 +95,7 @@
       ]),
     );
 
-    const visible = new Map(); // row -> where
+    visible = new Map();
     for (const row of there) visible.set(row, [across.place(x.numbers[row]), up.place(y.numbers[row])]);
     for (const [at, rows] of absent) {
       rows.forEach((row, index) => visible.set(row, [across.place(at), top - 8 - STRIP * (index % 12)]));
@@ -105,13 +106,11 @@
       mark.setAttribute("tabindex", -1);
       if (!where) return;
       const missing = y.numbers[row] === null;
-      const look = data.looks[data.look[row]];
       const right = status[row].startsWith("ok");
+      const shape = SHAPES[data.looks[data.look[row]].marker] + (right ? "" : CROSS);
       mark.setAttribute("transform", `translate(${where.join()})`);
-      mark.setAttribute("d", missing ? MISSING : SHAPES[look.marker] + (right ? "" : CROSS));
+      mark.setAttribute("d", missing ? MISSING : shape);
       mark.setAttribute("class", missing ? "missing" : right ? "" : "suspect");
-      if (missing) mark.setAttribute("stroke", look.colour);
-      else mark.removeAttribute("stroke");
     });
     const first = marks.find((mark) => !mark.hasAttribute("hidden"));
     if (first) first.setAttribute("tabindex", 0);
@@ -141,12 +140,21 @@
       (absent.size ? " A small cross on top was not measured." : "");
   }
 
-  function read(event) {
-    const mark = event.target.closest?.("[data-row]");
-    if (!mark) return;
-    values.textContent = told(Number(mark.dataset.row));
-    if (event.type === "focusin") return;
-    for (const other of marks) other.classList.toggle("chosen", other === mark);
+  function tell(row) {
+    values.textContent = told(row);
+    for (const mark of points.querySelectorAll(".chosen")) mark.classList.remove("chosen");
+    marks[row].classList.add("chosen");
+  }
+
+  // The mark nearest to the pointer, within reach of it: they are small, and close to each other.
+  function point(event) {
+    const { left, top } = plot.getBoundingClientRect();
+    let [found, least] = [null, 24 ** 2];
+    for (const [row, [x, y]] of visible) {
+      const distance = (x - event.clientX + left) ** 2 + (y - event.clientY + top) ** 2;
+      if (distance < least) [found, least] = [row, distance];
+    }
+    if (found !== null) tell(found);
   }
 
   function step(event) {
@@ -167,7 +175,8 @@
       select.addEventListener("change", draw);
     }
     document.getElementById("chart").hidden = false;
-    for (const kind of ["pointerover", "focusin"]) plot.addEventListener(kind, read);
+    plot.addEventListener("pointermove", point);
+    plot.addEventListener("focusin", (event) => tell(Number(event.target.dataset.row)));
     plot.addEventListener("keydown", step);
     let width = 0;
     document.addEventListener("rows", (event) => {
