@@ -45,9 +45,16 @@ def test_several_comparisons_are_counted_and_say_that_they_have_no_intervals(fra
     records = [cell(method, width, times_s=[seconds]) for width in (4, 8, 16)
                for method, seconds in (("vmap_hvp", 1.0), ("rows", width / 8 + 0.25))]  # fmt: skip
     tally, *sentences = said(frame_of(records), "Fastest")
-    assert tally.startswith("3 comparisons between ways that are right, one process a cell")
-    assert tally.endswith("each won: vmap_hvp 2, rows 1.")
+    assert tally == (
+        "3 comparisons between ways that are right; won by vmap_hvp (2), rows (1); one process a cell, so no intervals."
+    )
     assert [sentence.split(":")[0] for sentence in sentences] == ["mlp, P=69", "mlp, P=133", "mlp, P=261"]
+
+
+def test_what_is_undecided_is_counted(frame_of):  # noqa: F811
+    records = [entry for width in (4, 8) for entry in (*timed("vmap_hvp", 1.0, 2.0, width=width),
+                                                       *timed("rows", 1.1, 1.9, width=width))]  # fmt: skip
+    assert said(frame_of(records), "Fastest")[0] == "2 comparisons between ways that are right; 2 undecided."
 
 
 def test_a_wrong_way_never_wins_but_is_told(frame_of):  # noqa: F811

@@ -51,7 +51,7 @@ def summary(frame: DataFrame) -> list[Section]:
 def fastest(rows: DataFrame) -> list[str]:
     """Who won where: a tally, then a sentence for each problem, size and setting where two ways or more are right."""
     keys = ["problem", "params", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows)]
-    winners: list[str] = []
+    winners: list[str | None] = []
     told: list[str] = []
     for _, group in rows.groupby(keys, dropna=False):
         told_apart = [setting(key, group[key].iloc[0]) for key in keys[2:]]
@@ -65,17 +65,22 @@ def fastest(rows: DataFrame) -> list[str]:
         told.append(f"{', '.join(place)}: {sentence}{_spoiled(group, times)}.")
     if len(told) < 2:
         return told
-    wins = Series(winners).value_counts()
-    once = ", one process a cell and so without intervals" if not rows.duplicated(CELL).any() else ""
-    tally = ", ".join(f"{winner} {count}" for winner, count in wins.items())
-    return [f"{len(told)} comparisons between ways that are right{once}, and how many each won: {tally}.", *told]
+    wins = Series([winner for winner in winners if winner is not None], dtype="object").value_counts()
+    parts = [f"{len(told)} comparisons between ways that are right"]
+    if len(wins):
+        parts.append("won by " + ", ".join(f"{winner} ({count})" for winner, count in wins.items()))
+    if None in winners:
+        parts.append(f"{winners.count(None)} undecided")
+    if not rows.duplicated(CELL).any():
+        parts.append("one process a cell, so no intervals")
+    return [f"{'; '.join(parts)}.", *told]
 
 
 def _size(params: float) -> str:
     return "P unknown" if pandas.isna(params) else f"P={params:.0f}"
 
 
-def _contest(rows: DataFrame, times: Series) -> tuple[str, str]:
+def _contest(rows: DataFrame, times: Series) -> tuple[str | None, str]:
     """The winner and a sentence on its ratio to the second, process by process of the same seed and round.
 
     There is no winner where the interval of the ratio over several processes has 1 in it.
@@ -83,15 +88,17 @@ def _contest(rows: DataFrame, times: Series) -> tuple[str, str]:
     first, second = times.index[:2]
     one, other = (_by_process(rows[rows["label"] == label]) for label in (first, second))
     ratios = (other / one).dropna()
-    ratio = ratios.median() if len(ratios) else times[second] / times[first]
-    low, high = interval(ratios) if len(ratios) > 1 else (ratio, ratio)
-    kind = "95 % interval" if len(ratios) >= 6 else "range"
-    over = f" ({kind} over {len(ratios)} processes: {significant(low)} to {significant(high)})"
-    over = over if len(ratios) > 1 else ""
-    if len(ratios) > 1 and low <= 1 <= high:
-        return "undecided", f"{first} ({duration(times[first])}) and {second} ({duration(times[second])}) are not " \
-                            f"told apart, ratio {significant(ratio)}{over}"  # fmt: skip
-    return first, f"{first} is fastest, {duration(times[first])}, {significant(ratio)} times as fast as {second}{over}"
+    ratio, over, decided = times[second] / times[first], "", True
+    if len(ratios) > 1:
+        ratio, (low, high) = ratios.median(), interval(ratios)
+        kind = "95 % interval" if len(ratios) >= 6 else "range"
+        over = f" ({kind} over {len(ratios)} processes: {significant(low)} to {significant(high)})"
+        decided = not low <= 1 <= high
+    if decided:
+        lead = f"{significant(ratio)} times as fast as {second}{over}"
+        return first, f"{first} is fastest, {duration(times[first])}, {lead}"
+    both = " and ".join(f"{label} ({duration(times[label])})" for label in (first, second))
+    return None, f"{both} are not told apart, ratio {significant(ratio)}{over}"
 
 
 def _by_process(rows: DataFrame) -> Series:
