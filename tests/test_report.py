@@ -115,7 +115,7 @@ def test_command_writes_every_file(tmp_path):
     done = run(run_folder, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "torn" in done.stderr
-    names = {"table.csv", "table.md", *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf"))}
+    names = {"index.html", "table.csv", "table.md", *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf"))}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all(path.stat().st_size > 100 for path in (tmp_path / "out").iterdir())
     assert "vmap_hvp_reverse" in done.stdout

@@ -44,12 +44,12 @@ def __getattr__(name: str) -> Any:
 
 
 def write(frame: DataFrame, out: Path) -> list[Path]:
-    """Write table.csv, table.md and the figures as PNG and PDF into `out`; the files written.
+    """Write index.html, table.csv, table.md and the figures as PNG and PDF into `out`; the files written.
 
     The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems,
     and where these are few the distances between results; where there are many nights, their trend.
     """
-    from harness.report import figures, pairs, trend, verdicts
+    from harness.report import figures, page, pairs, trend, verdicts
 
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -57,14 +57,18 @@ def write(frame: DataFrame, out: Path) -> list[Path]:
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         written.append(out / name)
     timed = frame["passes"].isna() | frame["passes"].fillna("").str.contains("time")
-    for name in FIGURES if timed.any() else ():
-        written += figures.save(getattr(figures, name)(frame), out / name)
+    drawn = {name: getattr(figures, name)(frame) for name in FIGURES if timed.any()}
     if frame["problem"].nunique() > 1:
         (out / "coverage.md").write_text(verdicts.table(frame), encoding="utf-8", errors="backslashreplace", newline="")
-        written += [out / "coverage.md", *figures.save(figures.coverage(frame), out / "coverage")]
+        written.append(out / "coverage.md")
+        drawn["coverage"] = figures.coverage(frame)
     if frame["sketch"].notna().sum() > 1 and frame["problem"].nunique() <= pairs.PANELS:
-        written += figures.save(pairs.disagreement(frame), out / "disagreement")
-    return written + trend.write(frame, out)
+        drawn["disagreement"] = pairs.disagreement(frame)
+    for name, figure in drawn.items():
+        written += figures.save(figure, out / name)
+    pictures = {name: page.svg(figure) for name, figure in drawn.items()}
+    (out / "index.html").write_text(page.page(frame, pictures, frame.attrs.get("skipped", ())), encoding="utf-8")
+    return [*written, out / "index.html", *trend.write(frame, out)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -73,16 +73,23 @@ def over_processes(rows: DataFrame) -> DataFrame:
     Adds `processes`, their number, and `low_s` and `high_s`, the interval of the time. Status, message and all else are
     those of the first process that was not ok, or of the first; a cell is contended if any process was.
     """
-    merged = []
-    for _, group in rows.groupby(CELL, dropna=False, sort=False):
+    several = rows.duplicated(CELL, keep=False)
+    once = rows[~several]
+    once = once.assign(processes=1, low_s=once["median_s"], high_s=once["median_s"])
+    merged = {}
+    for _, group in rows[several].groupby(CELL, dropna=False, sort=False):
         failed = group[group["status"] != "ok"]
-        row = (failed if len(failed) else group).iloc[0].copy()
-        for column in MEASURES:
-            row[column] = group[column].astype("float").median()
+        row = (failed if len(failed) else group).iloc[0].to_dict()
         low, high = interval(group["median_s"])
-        merged.append(row.to_dict() | {"processes": len(group), "low_s": low, "high_s": high,
-                                       "contended": bool(group["contended"].any())})  # fmt: skip
-    return DataFrame(merged)
+        merged[group.index[0]] = (
+            row
+            | group[MEASURES].astype("float").median().to_dict()
+            | {"processes": len(group), "low_s": low, "high_s": high, "contended": bool(group["contended"].any())}
+        )
+    if not merged:
+        return once
+    rest = DataFrame(list(merged.values()), index=list(merged))
+    return pandas.concat([once, rest] if len(once) else [rest]).sort_index(ignore_index=True)
 
 
 def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> list[str]:
@@ -116,6 +123,19 @@ def environment(rows: DataFrame) -> str:
 def counted(statuses: Series) -> str:
     """`3 timeout, 1 error`: how often each status is there."""
     return ", ".join(f"{count} {status}" for status, count in statuses.value_counts().items())
+
+
+def duration(seconds: float) -> str:
+    """Three digits and the unit that suits them: `41.2 ms`."""
+    for unit, scale in (("µs", 1e6), ("ms", 1e3)):
+        if seconds * scale < 999.5:
+            return f"{significant(seconds * scale)} {unit}"
+    return f"{significant(seconds)} s"
+
+
+def significant(number: float) -> str:
+    """Three significant digits, without an exponent from 0.001 on."""
+    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
 
 
 def plain(text: object) -> str:

@@ -11,13 +11,25 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.record import FIELDS
-from harness.report.rows import counted, differing, environment, escaped, over_processes, plain, prepared
+from harness.report.rows import (
+    counted,
+    differing,
+    duration,
+    environment,
+    escaped,
+    over_processes,
+    plain,
+    prepared,
+    significant,
+)
+from harness.report.summary import summary
 from harness.report.verdicts import totals, verdicts
 
 STYLES = {"ok": "green", "wrong": "bold red", "nonfinite": "bold red", "unsupported": "yellow", "timeout": "magenta"}
 OTHER_STYLE = "red"
 MIB = 2**20
 MANY = 1000  # rows from which on the terminal shows totals only
+BRIEF = 4  # sentences of each section of the summary on the terminal
 SHORT = 100  # characters of a message in a table
 
 # Heading, column, and how its number is written.
@@ -45,19 +57,6 @@ UNSAFE = ", unsafe"  # behind the status of a row that the atlas warns of
 NUMBERS = {"P", "from", "to", *(heading for heading, *_ in (*MEASURED, *SOMETIMES))}
 GROUPS = {"problem": "problem", "params": "P", "quantity": "quantity", "label": "method", "device": "device",
           "dtype": "dtype"}  # fmt: skip
-
-
-def duration(seconds: float) -> str:
-    """Three digits and the unit that suits them: `41.2 ms`."""
-    for unit, scale in (("µs", 1e6), ("ms", 1e3)):
-        if seconds * scale < 999.5:
-            return f"{significant(seconds * scale)} {unit}"
-    return f"{significant(seconds)} s"
-
-
-def significant(number: float) -> str:
-    """Three significant digits, without an exponent from 0.001 on."""
-    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
 
 
 def readable(frame: DataFrame) -> DataFrame:
@@ -113,19 +112,25 @@ def markdown(frame: DataFrame) -> str:
     aligned = ["right" if column in NUMBERS else "left" for column in shown.columns]
     table = shown.map(escaped).to_markdown(index=False, disable_numparse=True, colalign=aligned)
     rows = prepared(frame)
-    intervals = "from, to: 95 % interval of the time's median over processes, below six their range. "
-    intervals = intervals if "from" in shown else ""
-    sometimes = "".join(f"; {heading}: {meaning}" for heading, _, _, meaning in SOMETIMES if heading in shown)
-    contention = "A time with * was measured under contention." if rows["contended"].any() else ""
     return f"""{table}
 
 {environment(rows)}; {counted(rows["status"])}.
 
-time: median of the calls after the first; gradients: time over that of one gradient; peak: tensor memory above the
-start, in MiB and as a multiple of the result's size; process: resident memory above the start; GEMMs: time over that of
-N P^2 FLOPs at the machine's GEMM rate; writes: time over that of writing the result; error: Frobenius distance from the
-reference over its norm{sometimes}. {intervals}{contention}
+{meanings(shown)}
 """
+
+
+def meanings(shown: DataFrame) -> str:
+    """What the headings and marks of a `readable` table mean."""
+    intervals = "from, to: 95 % interval of the time's median over processes, below six their range. "
+    intervals = intervals if "from" in shown else ""
+    sometimes = "".join(f"; {heading}: {meaning}" for heading, _, _, meaning in SOMETIMES if heading in shown)
+    contended = shown["time"].str.endswith(CONTENDED).any()
+    contention = "A time with * was measured under contention." if contended else ""
+    return f"""time: median of the calls after the first; gradients: time over that of one gradient; peak: tensor memory
+above the start, in MiB and as a multiple of the result's size; process: resident memory above the start; GEMMs: time
+over that of N P^2 FLOPs at the machine's GEMM rate; writes: time over that of writing the result; error: Frobenius
+distance from the reference over its norm{sometimes}. {intervals}{contention}"""
 
 
 def terminal(frame: DataFrame, console: Console | None = None) -> None:
@@ -140,6 +145,7 @@ def terminal(frame: DataFrame, console: Console | None = None) -> None:
         console.width = max(console.width, 120)
     if len(frame) > MANY and frame["problem"].nunique() > 1:
         _print_totals(frame, console)
+        _print_summary(frame, console)
         return
     shown = readable(frame)
     message = shown.pop("message")
@@ -166,6 +172,8 @@ def terminal(frame: DataFrame, console: Console | None = None) -> None:
     if shown["time"].str.endswith(CONTENDED).any():
         console.print("* measured under contention: another process wanted the processor")
     _print_messages(shown, message, console)
+    if len(shown) > 1:
+        _print_summary(frame, console)
 
 
 def _print_totals(frame: DataFrame, console: Console) -> None:
@@ -178,6 +186,18 @@ def _print_totals(frame: DataFrame, console: Console) -> None:
         table.add_row(Text(str(way)), *(f"{count:.0f}" for count in row))
     console.print(table)
     console.print(Text(environment(prepared(frame)), "dim"))
+
+
+def _print_summary(frame: DataFrame, console: Console) -> None:
+    """Who won and what was silently wrong; what failed and where it ran stand with the table."""
+    for section in summary(frame):
+        if section.title in ("Fastest", "Silently wrong"):
+            more = len(section.sentences) - BRIEF
+            console.print(Text(section.title, "bold"))
+            for sentence in section.sentences[:BRIEF]:
+                console.print(Text(sentence))
+            if more > 0:
+                console.print(Text(f"and {more} more (--out DIR writes all of them)", "dim"))
 
 
 def shortened(text: str) -> str:

@@ -56,7 +56,7 @@ def table(frame: DataFrame) -> str:
     wide = cells.pivot(index=["kind", "case"], columns="way", values="text")
     wide = wide[order(cells)].reset_index(level="kind", drop=True)
     causes = cells[cells["verdict"].isin(["refuses", "fails"])].copy()
-    causes["cause"] = causes["message"].map(_cause)
+    causes["cause"] = causes["message"].map(cause)
     counted = causes.groupby(["way", "cause"], sort=False)["case"].agg(["count", _named]).reset_index()
     counted = counted.sort_values(["way", "count"], ascending=[True, False])
     counted.columns = ["way", "cause", "cases", "which"]
@@ -106,7 +106,7 @@ def percent(error: float) -> str:
     return f"{100 * error:.0f}%" if error >= 0.095 else f"{100 * error:.2g}%"
 
 
-def _cause(message: str) -> str:
+def cause(message: str) -> str:
     """What a message says before the advice, without its numbers, so that the same cause is the same text."""
     said = message.split(" -> ")[0]
     return re.sub(r"\d+", "N", said)[:110]

@@ -1,0 +1,191 @@
+"use strict";
+// The chart: one mark a row that the table's filters leave, on logarithmic axes; what was not measured stands on top.
+{
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const SHAPES = {
+    o: "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z",
+    s: "M-3.6-3.6H3.6V3.6H-3.6Z",
+    "^": "M0-4.6L4.4 3.6H-4.4Z",
+    v: "M0 4.6L4.4-3.6H-4.4Z",
+    D: "M0-4.8L4.8 0 0 4.8-4.8 0Z",
+    P: "M-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3Z",
+    "*": "M0-5.2L1.3-1.7 5-1.6 2.1.7 3.1 4.2 0 2.2-3.1 4.2-2.1.7-5-1.6-1.3-1.7Z",
+  };
+  const CROSS = "M-6-6L6 6M-6 6L6-6"; // over what was measured and is not right
+  const MISSING = "M-3-3L3 3M-3 3L3-3";
+  const LEFT = 58, RIGHT = 14, BOTTOM = 34, HEIGHT = 400, STRIP = 8; // pixels; a line of what was not measured
+  const plot = document.getElementById("plot");
+  const values = document.getElementById("values");
+  const legend = document.getElementById("legend");
+  const vertical = document.getElementById("vertical");
+  const horizontal = document.getElementById("horizontal");
+  const status = data.columns.find((column) => column.heading === "status").texts;
+  const measured = data.columns.filter((column) => column.numbers);
+  const upright = measured.filter((column) => !["P", "from ms", "to ms"].includes(column.heading));
+  const flat = measured.filter((column) => ["P", "peak MiB"].includes(column.heading));
+  let matching = [];
+  let visible = new Map(); // row -> where its mark is, in pixels
+
+  function drawn(tag, attributes = {}, text = "") {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.textContent = text;
+    return made;
+  }
+
+  function told(row) {
+    const told = data.columns.filter((column) => column.heading !== "message" && column.texts[row].trim());
+    return told.map((column) => `${column.heading} ${column.texts[row].trim().slice(0, 80)}`).join(", ");
+  }
+
+  const lines = drawn("g", { class: "lines" });
+  const grid = drawn("g", { class: "grid" });
+  const points = drawn("g");
+  const marks = Array.from({ length: data.rows }, (_, row) => {
+    const mark = drawn("path", { color: data.looks[data.look[row]].colour, tabindex: -1, role: "img", "data-row": row });
+    mark.append(drawn("title", {}, told(row)));
+    return mark;
+  });
+  points.append(...marks);
+  plot.append(grid, lines, points);
+
+  // A logarithmic axis over numbers: the place of a number in pixels, and the ticks. Zero stands a decade below the rest.
+  function axis(numbers, from, to) {
+    const positive = numbers.filter((number) => number > 0);
+    let low = Math.log10(positive.reduce((a, b) => Math.min(a, b), Infinity));
+    let high = Math.log10(positive.reduce((a, b) => Math.max(a, b), 0));
+    if (!positive.length) [low, high] = [-1, 1];
+    const floor = low - 1;
+    if (numbers.some((number) => number <= 0)) low = floor;
+    const margin = Math.max(0.05 * (high - low), 0.08);
+    [low, high] = [low - margin, high + margin];
+    const steps = high - low < 0.8 ? [1, 2, 3, 4, 5, 6, 7, 8, 9] : high - low < 2 ? [1, 2, 5] : [1];
+    const every = Math.max(1, Math.ceil((high - low) / 8));
+    const ticks = [];
+    for (let decade = Math.floor(low); decade <= high; decade++) {
+      if (decade % every === 0) ticks.push(...steps.map((step) => step * 10 ** decade));
+    }
+    const place = (number) => from + ((number > 0 ? Math.log10(number) : floor) - low) / (high - low) * (to - from);
+    return { place, ticks: ticks.filter((tick) => Math.log10(tick) >= low && Math.log10(tick) <= high) };
+  }
+
+  const written = (tick) => (tick >= 1e-3 && tick < 1e5 ? String(Number(tick.toPrecision(3))) : tick.toExponential(0));
+
+  function draw() {
+    const [x, y] = [measured[horizontal.value], measured[vertical.value]];
+    const placed = matching.filter((row) => x.numbers[row] !== null);
+    const there = placed.filter((row) => y.numbers[row] !== null);
+    const without = placed.filter((row) => y.numbers[row] === null && status[row] !== "ok");
+    const absent = Map.groupBy(without, (row) => x.numbers[row]);
+    const strips = Math.max(0, ...[...absent.values()].map((rows) => rows.length));
+    const top = 12 + STRIP * Math.min(strips, 12);
+    const width = Math.max(plot.parentNode.clientWidth, 280);
+    plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    const across = axis(placed.map((row) => x.numbers[row]), LEFT, width - RIGHT);
+    const up = axis(there.map((row) => y.numbers[row]), HEIGHT - BOTTOM, top);
+
+    grid.replaceChildren(
+      ...up.ticks.flatMap((tick) => [
+        drawn("path", { d: `M${LEFT} ${up.place(tick)}H${width - RIGHT}` }),
+        drawn("text", { x: LEFT - 8, y: up.place(tick) + 4, "text-anchor": "end" }, written(tick)),
+      ]),
+      ...across.ticks.flatMap((tick) => [
+        drawn("path", { d: `M${across.place(tick)} ${top}V${HEIGHT - BOTTOM}` }),
+        drawn("text", { x: across.place(tick), y: HEIGHT - BOTTOM + 17, "text-anchor": "middle" }, written(tick)),
+      ]),
+    );
+
+    visible = new Map();
+    for (const row of there) visible.set(row, [across.place(x.numbers[row]), up.place(y.numbers[row])]);
+    for (const [at, rows] of absent) {
+      rows.forEach((row, index) => visible.set(row, [across.place(at), top - 8 - STRIP * (index % 12)]));
+    }
+    marks.forEach((mark, row) => {
+      const where = visible.get(row);
+      mark.toggleAttribute("hidden", !where);
+      mark.setAttribute("tabindex", -1);
+      if (!where) return;
+      const missing = y.numbers[row] === null;
+      const right = status[row].startsWith("ok");
+      const shape = SHAPES[data.looks[data.look[row]].marker] + (right ? "" : CROSS);
+      mark.setAttribute("transform", `translate(${where.join()})`);
+      mark.setAttribute("d", missing ? MISSING : shape);
+      mark.setAttribute("class", missing ? "missing" : right ? "" : "suspect");
+    });
+    const first = marks.find((mark) => !mark.hasAttribute("hidden"));
+    if (first) first.setAttribute("tabindex", 0);
+
+    const series = Map.groupBy(there, (row) => data.series[row]);
+    lines.replaceChildren(
+      ...[...series.values()].filter((rows) => rows.length > 1).map((rows) => {
+        const look = data.looks[data.look[rows[0]]];
+        const path = rows.sort((a, b) => x.numbers[a] - x.numbers[b]).map((row) => visible.get(row).join(" ")).join("L");
+        return drawn("path", { d: `M${path}`, stroke: look.colour, "stroke-dasharray": look.dashes });
+      }),
+    );
+
+    const used = [...new Set([...visible.keys()].map((row) => data.look[row]))].sort((a, b) => a - b);
+    legend.replaceChildren(...used.map((index) => {
+      const { label, colour, marker } = data.looks[index];
+      const swatch = drawn("svg", { viewBox: "-6 -6 12 12", "aria-hidden": "true" });
+      swatch.append(drawn("path", { d: SHAPES[marker], fill: colour }));
+      const item = document.createElement("li");
+      item.append(swatch, label);
+      return item;
+    }));
+    const right = there.every((row) => status[row].startsWith("ok"));
+    document.getElementById("axes").textContent =
+      `${y.heading} against ${x.heading}, both logarithmic.` +
+      (right ? "" : " A mark with a cross was measured and is not right.") +
+      (absent.size ? " A small cross on top was not measured." : "");
+  }
+
+  function tell(row) {
+    values.textContent = told(row);
+    for (const mark of points.querySelectorAll(".chosen")) mark.classList.remove("chosen");
+    marks[row].classList.add("chosen");
+  }
+
+  // The mark nearest to the pointer, within reach of it: they are small, and close to each other.
+  function point(event) {
+    const { left, top } = plot.getBoundingClientRect();
+    let [found, least] = [null, 24 ** 2];
+    for (const [row, [x, y]] of visible) {
+      const distance = (x - event.clientX + left) ** 2 + (y - event.clientY + top) ** 2;
+      if (distance < least) [found, least] = [row, distance];
+    }
+    if (found !== null) tell(found);
+  }
+
+  function step(event) {
+    const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    const shown = marks.filter((mark) => !mark.hasAttribute("hidden"));
+    const next = shown[(shown.indexOf(event.target) + by + shown.length) % shown.length];
+    event.target.setAttribute("tabindex", -1);
+    next.setAttribute("tabindex", 0);
+    next.focus();
+  }
+
+  const has = (column) => column.numbers.some((number, row) => number !== null && flat[0].numbers[row] !== null);
+  if (flat.length && upright.some(has)) {
+    for (const [select, choices] of [[vertical, upright], [horizontal, flat]]) {
+      for (const column of choices) select.append(new Option(column.heading, measured.indexOf(column)));
+      select.addEventListener("change", draw);
+    }
+    document.getElementById("chart").hidden = false;
+    plot.addEventListener("pointermove", point);
+    plot.addEventListener("focusin", (event) => tell(Number(event.target.dataset.row)));
+    plot.addEventListener("keydown", step);
+    let width = 0;
+    document.addEventListener("rows", (event) => {
+      matching = event.detail;
+      draw();
+    });
+    new ResizeObserver(([{ contentRect }]) => {
+      if (contentRect.width !== width) draw();
+      width = contentRect.width;
+    }).observe(plot.parentNode);
+  }
+}

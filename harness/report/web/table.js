@@ -1,0 +1,143 @@
+"use strict";
+// The table: rows are made once each, when first shown; sorting and filtering only choose which are in the document.
+{
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const { columns, details, common } = data;
+  const STEP = 200; // rows shown at once, and more on request: layout of thousands takes longer than a keystroke
+  const SHORT = 120; // characters of a message in its cell; the whole is in the row's details
+  const body = document.querySelector("#rows tbody");
+  const search = document.getElementById("search");
+  const selects = [...document.querySelectorAll("#filters select")];
+  const more = document.getElementById("more");
+  const collator = new Intl.Collator(undefined, { numeric: true });
+  const named = (heading) => columns.find((column) => column.heading === heading);
+  const every = Array.from({ length: data.rows }, (_, row) => row);
+  const haystacks = every.map((row) => columns.map((column) => column.texts[row]).join("\n").toLowerCase());
+  const made = new Map(); // row -> its <tr>
+  const unfolded = new Map(); // row -> the <tr> of its details
+  let order = every;
+  let matching = every;
+  let limit = STEP;
+
+  function element(tag, attributes = {}, ...children) {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    node.append(...children);
+    return node;
+  }
+
+  function entries(pairs) {
+    return pairs.map(([name, text]) => element("div", {}, element("dt", {}, name), element("dd", {}, text)));
+  }
+
+  function cell(column, row) {
+    const text = column.texts[row];
+    if (column.heading === "message") {
+      return element("td", { class: "message" }, text.length > SHORT ? text.slice(0, SHORT - 1) + "…" : text);
+    }
+    if (column.heading === "method") return element("th", { scope: "row" }, text);
+    const attributes = column.numbers ? { class: "number" } : {};
+    if (column.heading === "status") attributes["data-status"] = text;
+    return element("td", attributes, text);
+  }
+
+  function rowOf(row) {
+    if (!made.has(row)) {
+      const label = `Details of ${named("method").texts[row]} on ${named("problem").texts[row]}`;
+      const fold = element("button", { type: "button", class: "fold", "aria-expanded": "false", "aria-label": label });
+      fold.addEventListener("click", () => {
+        if (!unfolded.delete(row)) unfold(row);
+        else fold.setAttribute("aria-expanded", "false");
+        show();
+        fold.focus();
+      });
+      made.set(row, element("tr", {}, element("td", {}, fold), ...columns.map((column) => cell(column, row))));
+    }
+    return made.get(row);
+  }
+
+  function unfold(row) {
+    const own = Object.entries(details).map(([name, texts]) => [name, texts[row]]);
+    const known = own.filter(([, text]) => text !== null);
+    const inside = element("td", { colspan: columns.length + 1 });
+    const message = named("message").texts[row];
+    if (message) inside.append(element("p", {}, message));
+    inside.append(element("dl", {}, ...entries(known)), element("dl", { class: "common" }, ...entries(Object.entries(common))));
+    unfolded.set(row, element("tr", { class: "details" }, inside));
+    rowOf(row).querySelector(".fold").setAttribute("aria-expanded", "true");
+  }
+
+  function show() {
+    const shown = matching.slice(0, limit);
+    body.replaceChildren(...shown.flatMap((row) => (unfolded.has(row) ? [rowOf(row), unfolded.get(row)] : [rowOf(row)])));
+    document.getElementById("count").textContent = `${matching.length} of ${data.rows} rows`;
+    more.textContent = `Show ${Math.min(STEP, matching.length - shown.length)} more of ${matching.length - shown.length}`;
+    more.hidden = shown.length === matching.length;
+  }
+
+  function filter() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const chosen = selects.filter((select) => select.value !== "").map((select) => [named(select.dataset.column).texts, select.value]);
+    matching = order.filter(
+      (row) => words.every((word) => haystacks[row].includes(word)) && chosen.every(([texts, value]) => texts[row] === value),
+    );
+    limit = STEP;
+    show();
+    document.dispatchEvent(new CustomEvent("rows", { detail: matching }));
+  }
+
+  function compare({ numbers, texts }, sign) {
+    if (!numbers) return (a, b) => sign * collator.compare(texts[a], texts[b]) || a - b;
+    // What was not measured comes last in either direction.
+    return (a, b) => (numbers[a] === null) - (numbers[b] === null) || sign * (numbers[a] - numbers[b]) || a - b;
+  }
+
+  function sort(column, header) {
+    const ascending = header.getAttribute("aria-sort") !== "ascending";
+    for (const other of header.parentNode.children) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    order = [...every].sort(compare(column, ascending ? 1 : -1));
+    filter();
+  }
+
+  const head = document.querySelector("#rows thead tr");
+  head.append(element("td"));
+  for (const column of columns) {
+    const button = element("button", { type: "button" }, column.heading);
+    const header = element("th", { scope: "col" }, button);
+    if (column.numbers) header.className = "number";
+    button.addEventListener("click", () => sort(column, header));
+    head.append(header);
+  }
+  for (const select of selects) {
+    const values = [...new Set(named(select.dataset.column).texts)].sort(collator.compare);
+    select.append(element("option", { value: "" }, "all"), ...values.map((value) => element("option", { value }, value)));
+    select.addEventListener("change", filter);
+  }
+  search.addEventListener("input", filter);
+  document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
+  more.addEventListener("click", () => {
+    limit += STEP;
+    show();
+  });
+
+  // Paper cannot be unfolded: all matching rows are printed, with their details.
+  addEventListener("beforeprint", () => {
+    for (const fold of document.querySelectorAll("details")) fold.open = true;
+    for (const row of matching) if (!unfolded.has(row)) unfold(row);
+    limit = Infinity;
+    show();
+  });
+  addEventListener("afterprint", () => {
+    for (const row of unfolded.keys()) rowOf(row).querySelector(".fold").setAttribute("aria-expanded", "false");
+    unfolded.clear();
+    limit = STEP;
+    show();
+  });
+
+  const same = Object.entries(data.same).map(([heading, text]) => `${heading} ${text}`);
+  document.getElementById("same").textContent = same.length ? `In every row: ${same.join(", ")}.` : "";
+  document.getElementById("common").append(...entries(Object.entries(common)));
+  for (const id of ["filters", "rows"]) document.getElementById(id).hidden = false;
+  filter();
+}

@@ -1,0 +1,321 @@
+"""The web page of a report: without a browser its structure and data, and in a real Chromium what a reader does."""
+
+import base64
+import hashlib
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from harness import record, report
+from harness.report import page
+from tests.test_report import cell, failed, frame_of, misspelt, sweep  # noqa: F401  frame_of is a fixture
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(1)</script>",
+    "<!--<script>",
+    "\"'><svg onload=alert(1)>&amp;",
+    "a\u202egnp.exe\u2066",
+    "{{ 7 * 7 }}{% raw %}",
+)
+VOID = {"meta", "link", "input", "img", "br"}
+
+
+class Parsed(html.parser.HTMLParser):
+    """Tags with their attributes, the texts of scripts and styles, and all else that is read."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.scripts, self.styles, self.text = [], [], [], [], ""
+        self.feed(text)
+        assert not self.open, "every element is closed"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        inside = self.open[-1] if self.open else ""
+        if inside == "script":
+            self.scripts.append(data)
+        elif inside == "style":
+            self.styles.append(data)
+        else:
+            self.text += data
+
+    def data(self):
+        def refuse(constant):
+            raise AssertionError(f"{constant} is no JSON")
+
+        return json.loads(self.scripts[0], parse_constant=refuse)
+
+    def column(self, heading):
+        return next(column for column in self.data()["columns"] if column["heading"] == heading)
+
+
+@pytest.fixture
+def parsed_of(frame_of):  # noqa: F811
+    return lambda records, figures=None, skipped=(): Parsed(page.page(frame_of(records), figures or {}, skipped))
+
+
+def test_numbers_are_those_of_the_records(parsed_of, frame_of):  # noqa: F811
+    records = sweep()
+    parsed, frame = parsed_of([*records, misspelt()]), frame_of(records)
+    methods, sizes = parsed.column("method")["texts"], parsed.column("P")["numbers"]
+    place = {pair: row for row, pair in enumerate(zip(methods, sizes, strict=True))}
+    assert len(place) == len(records) + 1
+    ok = frame[frame["status"] == "ok"]
+    for heading, source in (("time ms", "median_s"), ("peak MiB", "tensor_peak_bytes"), ("error", "relative_error")):
+        numbers = parsed.column(heading)["numbers"]
+        found = [numbers[place[pair]] for pair in zip(ok["method"], ok["params"], strict=True)]
+        assert found == ok[source].tolist()
+        assert numbers.count(None) == 2
+    slow = place["naive_loop", 517.0]
+    assert parsed.column("status")["texts"][slow] == "timeout"
+    assert parsed.column("time ms")["texts"][slow] == ""
+    assert parsed.column("message")["texts"][slow].startswith("timeout: it did not work")
+
+
+def test_decimals_are_below_one_another():
+    texts = page.aligned(["1.25", "", "300", "0.5"])
+    assert [text.rstrip("\u2007\u2008") for text in texts] == ["1.25", "", "300", "0.5"]
+    assert {len(text) - (text + ".").replace("\u2008", ".").index(".") for text in texts if text} == {3}
+    assert page.aligned(["12", "3"]) == ["12", "3"]
+
+
+def test_times_are_in_one_unit(parsed_of):
+    column = parsed_of([cell(times_s=[2.5]), cell("rows", times_s=[0.00125])]).column("time ms")
+    assert [text.rstrip("\u2007\u2008") for text in column["texts"]] == ["1.25", "2500"]
+
+
+def test_the_environment_of_a_row_is_in_its_details_or_common_to_all(parsed_of):
+    data = parsed_of([cell(python="3.11.7"), cell("rows", python="3.11.7", cores=2)]).data()
+    assert data["common"]["python"] == "3.11.7"
+    assert sorted(data["details"]["cores"], key=str) == ["2", None]
+    assert data["same"] == {"quantity": "hessian", "device": "cpu", "dtype": "float32"}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_of_records_is_never_markup(parsed_of, text):
+    hostile = {"problem": text, "dtype": text, "cpu": text, "packages": text, "torch": text}
+    benign = parsed_of([cell(), failed()], {"coverage": "<svg/>"}, ["x"])
+    parsed = parsed_of(
+        [cell(text, **hostile), failed("error", text, message=text, **hostile)], {"coverage": "<svg/>"}, [text]
+    )
+    assert [tag for tag, _ in parsed.tags] == [tag for tag, _ in benign.tags]
+    assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
+    visible = text.replace("\u202e", "\\u202e").replace("\u2066", "\\u2066")
+    assert visible in parsed.text
+    assert set(parsed.column("method")["texts"]) == {visible}
+    assert "\u202e" not in parsed.text + "".join(parsed.scripts)
+
+
+def test_a_long_message_is_whole(parsed_of):
+    message = "it failed, " * 900 + "at the very end"
+    assert parsed_of([failed("error", message=message), cell()]).column("message")["texts"].count(message) == 1
+
+
+def test_it_asks_for_nothing_and_runs_only_its_own_scripts(parsed_of):
+    parsed = parsed_of(sweep(), {"coverage": "<svg/>"})
+    for _, attributes in parsed.tags:
+        for name in {"src", "href", "srcset", "action", "data", "poster"}.intersection(attributes):
+            assert attributes[name].startswith("data:")
+    assert not re.search(r"url\(|@import|https?:", "".join(parsed.styles))
+    (policy,) = (attributes["content"] for _, attributes in parsed.tags
+                 if attributes.get("http-equiv") == "Content-Security-Policy")  # fmt: skip
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    for text in (*parsed.styles, *parsed.scripts[1:]):
+        assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
+    assert len(parsed.scripts) == 3
+
+
+def test_controls_have_names_and_headings_a_scope(parsed_of):
+    parsed = parsed_of(sweep())
+    assert [attributes["lang"] for tag, attributes in parsed.tags if tag == "html"] == ["en"]
+    assert [tag for tag, _ in parsed.tags].count("label") == sum(tag in ("input", "select") for tag, _ in parsed.tags)
+    table = (page.WEB / "table.js").read_text()
+    assert '{ scope: "col" }' in table
+    assert '{ scope: "row" }' in table
+    assert "innerHTML" not in table + (page.WEB / "chart.js").read_text()
+
+
+@pytest.mark.parametrize(
+    "records",
+    [[misspelt()], [failed()], [cell()], [cell(tensor_peak_bytes=0, relative_error=0.0)]],
+    ids=["misspelt", "failed", "one", "zeros"],
+)
+def test_sparse_runs_make_whole_pages(parsed_of, records):
+    assert parsed_of(records).data()["rows"] == 1
+
+
+def test_the_report_writes_it_with_every_figure_the_same_each_time(frame_of, tmp_path):  # noqa: F811
+    frame = frame_of(sweep())
+    first, second = ((report.write(frame, tmp_path / name)[-1]).read_text(encoding="utf-8") for name in ("a", "b"))
+    assert first == second
+    images = [attributes for tag, attributes in Parsed(first).tags if tag == "img"]
+    assert [image["alt"].split(";")[0] for image in images] == [
+        "Time against size", "Memory against size", "Error against size", "Time against memory"]  # fmt: skip
+    assert b"<svg" in base64.b64decode(images[0]["src"].partition("base64,")[2])
+
+
+ROWS = 5000
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install '.[browser]'")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM} (on Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=str(CHROMIUM), args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open the page of records in a tab; at the end nothing was asked for but the file, and nothing complained."""
+    asked, complaints = [], []
+
+    def open_page(records, **options):
+        stored = tmp_path / "records.jsonl"
+        blank = dict.fromkeys(record.NAMES) | {"schema_version": record.SCHEMA_VERSION}
+        stored.write_text("".join(json.dumps(blank | entry) + "\n" for entry in records))
+        frame = record.load(stored)
+        (tmp_path / "index.html").write_text(page.page(frame, {"coverage": "<svg/>"}, ()), encoding="utf-8")
+        tab = browser.new_page(**options)
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("console", lambda said: complaints.append(said.text))
+        tab.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        tab.goto((tmp_path / "index.html").as_uri())
+        return tab
+
+    yield open_page
+    assert complaints == []
+    assert {url.split(":")[0] for url in asked} <= {"file", "data"}
+
+
+def column(tab, heading):
+    """The texts of a column as shown, from the top."""
+    return tab.evaluate(
+        """heading => {
+            const heads = [...document.querySelectorAll("thead tr > *")].map((head) => head.textContent);
+            const place = heads.indexOf(heading);
+            const rows = [...document.querySelectorAll("tbody tr:not(.details)")];
+            return rows.map((row) => row.children[place].textContent.trim());
+        }""",
+        heading,
+    )
+
+
+@pytest.mark.slow
+def test_sorting_is_by_number_and_failures_are_last(opened):
+    tab = opened([*sweep(), cell("tiny", 4, times_s=[3e-6])])
+    head = tab.locator("th", has=tab.get_by_role("button", name="time ms", exact=True))
+    for direction, ordered in (("ascending", sorted), ("descending", lambda ns: sorted(ns, reverse=True))):
+        tab.get_by_role("button", name="time ms", exact=True).click()
+        assert head.get_attribute("aria-sort") == direction
+        *times, last = column(tab, "time ms")
+        assert last == ""
+        assert [float(text) for text in times] == ordered(float(text) for text in times)
+    assert tab.locator("[aria-sort]").count() == 1
+
+
+@pytest.mark.slow
+def test_filters_choose_rows_and_marks(opened):
+    tab = opened(sweep())
+    marks = tab.locator("#plot [data-row]:not([hidden])")
+    assert marks.count() == len(sweep())
+    tab.get_by_label("Search").fill("HVP 133")
+    assert set(column(tab, "method")) == {"vmap_hvp", "vmap_hvp_reverse"}
+    assert tab.locator("#count").text_content() == "2 of 20 rows"
+    assert marks.count() == 2
+    tab.get_by_label("Method").select_option("vmap_hvp")
+    assert column(tab, "P") == ["133"]
+    tab.get_by_label("Search").fill("")
+    tab.get_by_label("Method").select_option("")
+    tab.get_by_label("Status").select_option("timeout")
+    assert column(tab, "method") == ["naive_loop"]
+
+
+@pytest.mark.slow
+def test_a_row_unfolds_and_a_mark_tells_its_values_by_pointer_and_by_key(opened):
+    tab = opened(sweep())
+    tab.get_by_label("Status").select_option("timeout")
+    tab.locator(".fold").click()
+    assert tab.locator(".fold").get_attribute("aria-expanded") == "true"
+    assert "raise limit_s" in tab.locator("tr.details p").text_content()
+    assert "2.13.0" in tab.locator("tr.details").text_content()
+    tab.get_by_label("Status").select_option("ok")
+    tab.locator("#plot [tabindex='0']").focus()
+    first = tab.locator("#values").text_content()
+    tab.keyboard.press("ArrowRight")
+    second = tab.locator("#values").text_content()
+    assert "time ms" in second
+    assert first != second
+    tab.locator("#plot [data-row]:not([hidden])").nth(5).hover(force=True)
+    assert "method" in tab.locator("#values").text_content() != second
+
+
+@pytest.mark.slow
+def test_hostile_names_do_nothing(opened):
+    tab = opened([cell(text, problem=text, message=text, status="wrong") for text in HOSTILE])
+    assert len(column(tab, "method")) == len(HOSTILE)
+    assert HOSTILE[0] in column(tab, "method")
+    for fold in tab.locator(".fold").all():
+        fold.click()
+    assert tab.locator("main img").count() == 1
+
+
+@pytest.mark.slow
+def test_a_phone_and_paper(opened):
+    message = "word" * 2500
+    tab = opened([*sweep(), cell(message, message=message)], viewport={"width": 360, "height": 740})
+    assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    tab.locator(".fold").first.click()
+    assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    tab.emulate_media(media="print")
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.locator("tr.details").count() == len(sweep()) + 1
+    assert not tab.get_by_label("Search").is_visible()
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.locator("tr.details").count() == 0
+
+
+@pytest.mark.slow
+def test_five_thousand_rows_answer_a_key_in_a_fifth_of_a_second(opened):
+    records = [cell(f"method{number % 50}", 1 + number // 50, seed=0) for number in range(ROWS)]
+    tab = opened(records)
+    assert tab.locator("#count").text_content() == f"{ROWS} of {ROWS} rows"
+    slowest = tab.evaluate(
+        """async () => {
+            const search = document.getElementById("search");
+            const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+            let slowest = 0;
+            for (const text of ["m", "me", "method", "method4", "method49", "method4", "", "nothing has this", ""]) {
+                await painted();
+                const began = performance.now();
+                search.value = text;
+                search.dispatchEvent(new Event("input"));
+                await painted();
+                slowest = Math.max(slowest, performance.now() - began);
+            }
+            return slowest;
+        }"""
+    )
+    print(f"slowest filter of {ROWS} rows, painted: {slowest:.0f} ms")
+    assert slowest < 200
