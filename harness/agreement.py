@@ -91,7 +91,7 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
         "reference": truth.kind,
         "reference_error": truth.error,
         "probes": None if truth.directions is None or quantity == "hvp" else truth.directions.shape[1],
-        "nonfinite": sum(int((~torch.isfinite(tensor)).sum()) for tensor in told),
+        "nonfinite": sum(int((~torch.isfinite(part)).sum()) for tensor in told for part in tensor.split(BLOCK)),
         "tolerance": tolerance,
     }
     if fields["nonfinite"]:
