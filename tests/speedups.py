@@ -31,23 +31,26 @@ def limit_s(seen: pandas.Series) -> float:
 
 
 def main() -> None:
-    """Print a Markdown table with a line for each problem, allocator and dtype."""
+    """Print a Markdown table with a line for each problem, quantity and allocator."""
     frame = pandas.concat([record.load(Path(place)) for place in sys.argv[1:]])
     frame = frame[frame["status"] == "ok"]
     lines = []
-    for (problem, options, allocator), group in frame.groupby(["problem", "problem_options", "allocator"]):
+    keys = ["problem", "problem_options", "quantity", "allocator"]
+    for (problem, options, quantity, allocator), group in frame.groupby(keys):
         times = group.groupby("label")["median_s"].median()
         if "factored" not in times or len(times) < 2:
             continue
         others = times.drop("factored")
         mine = group[group["label"] == "factored"].iloc[0]
         reference = f"{others['func_hessian'] / times['factored']:.1f}x" if "func_hessian" in others else ""
+        bounded = problem.startswith("mlp") and quantity == "hessian"
         lines.append({
-            "problem": problem, "activation": json.loads(options).get("activation"), "P": int(mine["params"]),
+            "problem": problem, "quantity": quantity, "activation": json.loads(options).get("activation"),
+            "P": int(mine["params"]),
             "allocator": allocator, "factored": f"{times['factored'] * 1e3:.4g} ms",
             "torch.func.hessian": reference,
             "best other": f"{others.min() / times['factored']:.1f}x", "which": others.idxmin(),
-            "over the limit": f"{times['factored'] / limit_s(mine):.1f}x" if problem.startswith("mlp") else "",
+            "over the limit": f"{times['factored'] / limit_s(mine):.1f}x" if bounded else "",
         })  # fmt: skip
     print(pandas.DataFrame(lines).sort_values(["P", "activation", "allocator"]).to_markdown(index=False))
 
