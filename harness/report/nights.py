@@ -72,9 +72,9 @@ def _dated(rows: DataFrame) -> DataFrame:
     A run folder holds <cell>/record.json; a line of a baseline file is FILE.jsonl:NUMBER.
     """
     started = pandas.to_datetime(rows["started"], format="ISO8601", utc=True, errors="coerce")
-    in_folder = rows["path"].map(lambda path: Path(path).name == "record.json")
+    in_folder = rows["path"].map(lambda path: Path(str(path)).name == "record.json")
     of_file = rows["path"].str.rpartition(":")[0] + " " + started.dt.strftime("%Y-%m-%d")
-    rows["night"] = rows["path"].map(lambda path: str(Path(path).parent.parent)).where(in_folder, of_file)
+    rows["night"] = rows["path"].map(lambda path: str(Path(str(path)).parent.parent)).where(in_folder, of_file)
     for column, by in (("commit", []), ("dirty", []), ("torch", ["interpreter"]), ("machine", ["device"])):
         of_night = rows.groupby(["night", *by])[column].transform("last")
         rows[column] = rows[column].where(rows[column].notna(), of_night)

@@ -22,7 +22,7 @@ LEVEL: dict[str, Any] = {"color": "0.15", "linewidth": 1.3}
 STEP: dict[str, Any] = {"color": "#a00000", "linewidth": 1.0}
 CHANGE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": (0, (4, 2))}
 FAILURE: dict[str, Any] = {"marker": "x", "markersize": 4, "color": "#a00000", "linestyle": ""}
-RING = CONTENDED | {"markersize": 6}
+RING: dict[str, Any] = CONTENDED | {"markersize": 6}
 
 
 def figure(seen: Trend) -> Figure:
@@ -56,7 +56,7 @@ def _draw(ax: Axes, panel: Panel) -> None:
         ax.plot(date2num([start, end]), [value, value], **LEVEL)
     for look, events in ((CHANGE, panel.changes), (STEP, panel.steps)):
         for date, _ in events:
-            ax.axvline(date2num(date), **look)
+            ax.axvline(float(date2num(date)), **look)
     ax.margins(y=0.15)
     if panel.steps or panel.changes:
         low, high = ax.get_ylim()
