@@ -36,24 +36,31 @@ class _Sum:
         self._curvature = torch.zeros_like(use.slope)  # (N, S, p), between the same outputs
         self._parts = [use.slope.new_zeros(use.slope.shape[2], part.features.shape[2]) for part in use.parts]
         self.probes = torch.stack([torch.ones_like(use.slope), drawn(use.slope)])  # (2, N, S, p)
-        self.explained = torch.zeros_like(self.probes)  # the products with them of all sources after
+        self._flat = self.probes.permute(1, 3, 2, 0).flatten(1, 2)  # (N, p S, 2)
+        self._explained = torch.zeros_like(self._flat)
 
-    def add(self, rows: Tensor, curvature: Tensor, explains: bool) -> None:
-        """Add J^T A J, for rows J (c, N, S, p) of a source and its curvature A, dense (c, N, c) or diagonal (c, N)."""
-        dense = curvature.dim() == 3
-        weighted = torch.einsum("cnd,dnsp->cnsp", curvature, rows) if dense else curvature[:, :, None, None] * rows
+    def add(self, rows: Tensor, curvature: Tensor) -> None:
+        """Add J^T A J, for rows J (c, N, S, p) of a source and its curvature A, dense (N, c, c) or diagonal (N, c).
+
+        Of a diagonal one, a D_k, the products with the probes too.
+        """
+        turned = rows.permute(1, 0, 3, 2).contiguous()  # (N, c, p, S)
+        flat, dense = turned.flatten(2), curvature.dim() == 3
+        weighted = (torch.bmm(curvature, flat) if dense else curvature[:, :, None] * flat).view(turned.shape)
         if rows.shape[2] == 1:
-            self._curvature += (rows * weighted).sum(dim=0)
+            self._curvature += (turned * weighted).sum(dim=1).mT
         else:
             for part, use in zip(self._parts, self._use.parts, strict=True):
-                own = _gradients(rows, use.features)
-                if dense:
-                    part += (own * _gradients(weighted, use.features)).sum(dim=(0, 1))
-                else:
-                    part += torch.einsum("ncij,cn->ij", own.square(), curvature)
-        if explains:
-            along = torch.einsum("cnsp,vnsp->vcn", rows, self.probes)
-            self.explained += torch.einsum("vcn,cnsp->vnsp", along, weighted)
+                own, other = (torch.bmm(x.flatten(1, 2), use.features) for x in (turned, weighted))
+                part += (own * other).view(*turned.shape[:3], -1).sum(dim=(0, 1))
+        if not dense:
+            self._explained += torch.bmm(weighted.flatten(2).mT, torch.bmm(flat, self._flat))
+
+    @property
+    def explained(self) -> Tensor:
+        """The products of all D_k after with the probes (2, N, S, p)."""
+        _, samples, positions, outputs = self.probes.shape
+        return self._explained.view(samples, outputs, positions, 2).permute(3, 0, 2, 1)
 
     def write(self, own: Tensor, result: Tensor) -> None:
         """Write the diagonal, with the map's own D (N, S, p)."""
@@ -81,11 +88,11 @@ def write_diagonal(network: Network, fixed: set[str], uses: Sequence[Use], resul
     if slope.shape[1] > OUTPUTS or not alone:
         return len(uses)
     units = torch.cat([_units(slope, slice(0, slope.shape[1])), drawn(slope)[None]])
-    curvature = _products(slope, [leaf], units)[0].flatten(2)  # (C + 1, N, C)
-    if not close(torch.einsum("nc,cnd->nd", units[-1], curvature[:-1]) - curvature[-1], curvature[-1]):
+    curvature = _products(slope, [leaf], units)[0].flatten(2).transpose(0, 1)  # (N, C + 1, C)
+    if not close(torch.einsum("nc,ncd->nd", units[-1], curvature[:, :-1]) - curvature[:, -1], curvature[:, -1]):
         return len(uses)
     sums = [_Sum(use) for use in uses]
-    wrong = _propagate(outputs.flatten(1), curvature[:-1], shifts, sums, explains=False)
+    wrong = _propagate(outputs.flatten(1), curvature[:, :-1], shifts, sums)
     for place in reversed(range(len(uses))):
         if place in wrong:
             return place + 1
@@ -95,33 +102,28 @@ def write_diagonal(network: Network, fixed: set[str], uses: Sequence[Use], resul
             return place + 1
         sums[place].write(own, result)
         if place and not close(own, one):
-            wrong |= _propagate(maps[place].flatten(1), own.flatten(1), shifts[:place], sums[:place], explains=True)
+            wrong |= _propagate(maps[place].flatten(1), own.flatten(1), shifts[:place], sums[:place])
     return 0
 
 
-def _propagate(
-    source: Tensor, curvature: Tensor, shifts: Sequence[Tensor], sums: Sequence[_Sum], explains: bool
-) -> set[int]:
-    """Add to the sums what a source (N, C) with a curvature (C, N, C), or diagonal (N, C), brings about.
+def _propagate(source: Tensor, curvature: Tensor, shifts: Sequence[Tensor], sums: Sequence[_Sum]) -> set[int]:
+    """Add to the sums what a source (N, C) with a curvature (N, C, C), or diagonal (N, C), brings about.
 
     Returns the places of those whose samples it mixes, found by a random cotangent.
     """
-    probe = drawn(source)
-    left = [x[0] for x in _products(source, shifts, probe[None])]
-    whole = [x.clone() for x in left]
-    count = source.shape[1]
+    probe, count = drawn(source), source.shape[1]
+    told = [torch.zeros_like(shift) for shift in shifts]
+    mixed = set()
     for some in slices(0, count, count if curvature.dim() == 3 else ROWS):
-        every = _products(source, shifts, _units(source, some))
-        for place, (rows, gathered) in enumerate(zip(every, sums, strict=True)):
-            gathered.add(rows, curvature if curvature.dim() == 3 else curvature[:, some].T, explains)
-            left[place] -= torch.einsum("nc,cnsp->nsp", probe[:, some], rows)
-    return {place for place, (x, y) in enumerate(zip(left, whole, strict=True)) if not close(x, y)}
-
-
-def _gradients(rows: Tensor, features: Tensor) -> Tensor:
-    """Of rows (c, N, S, p) and features (N, S, q), those of the weight for each sample: (N, c, p, q)."""
-    turned = rows.permute(1, 0, 3, 2)
-    return torch.bmm(turned.flatten(1, 2), features).unflatten(1, turned.shape[1:3])
+        units, last = _units(source, some), some.stop == count
+        every = _products(source, shifts, torch.cat([units, probe[None]]) if last else units)
+        for place, (found, gathered) in enumerate(zip(every, sums, strict=True)):
+            rows = found[: len(units)]
+            gathered.add(rows, curvature[:, some])
+            told[place] += torch.einsum("nc,cnsp->nsp", probe[:, some], rows)
+            if last and not close(found[-1] - told[place], found[-1]):
+                mixed.add(place)
+    return mixed
 
 
 def _units(like: Tensor, some: slice) -> Tensor:
