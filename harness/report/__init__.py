@@ -44,16 +44,17 @@ def __getattr__(name: str) -> Any:
 
 
 def write(frame: DataFrame, out: Path) -> list[Path]:
-    """Write index.html, table.csv, table.md and the figures as PNG and PDF into `out`; the files written.
+    """Write index.html, table.csv, table.md, table.tex and the figures as PNG and PDF into `out`; the files written.
 
     The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems,
     and where these are few the distances between results; where there are many nights, their trend.
     """
-    from harness.report import figures, page, pairs, trend, verdicts
+    from harness.report import figures, latex, page, pairs, trend, verdicts
 
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, text in (("table.csv", csv(frame)), ("table.md", markdown(frame))):
+    for name, text in (("table.csv", csv(frame)), ("table.md", markdown(frame)),
+                       ("table.tex", latex.latex(frame))):  # fmt: skip
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         written.append(out / name)
     timed = frame["passes"].isna() | frame["passes"].fillna("").str.contains("time")

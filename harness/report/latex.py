@@ -1,0 +1,129 @@
+r"""The report as table.tex: a longtable for each problem, quantity and setting, to \input as it is.
+
+Numbers are cells of siunitx's S columns. Text is escaped here and not by pandas' Styler, which leaves captions, `<`, `|`
+and `[` (an option, where it follows `\\`) as they are, and characters that pdflatex has no glyph for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+
+import pandas
+from pandas import DataFrame, Series
+
+from harness.report import summary
+from harness.report.rows import differing, environment, over_processes, plain, prepared, setting, significant
+
+PACKAGES = "array,booktabs,etoolbox,longtable,siunitx"
+HEAD = rf"""% Made by python -m harness.report. Put this into the preamble, and \input this file where the page has one column:
+%   \usepackage{{{PACKAGES}}}
+"""
+SETUP = r"""\begingroup
+\footnotesize
+\setlength{\tabcolsep}{4pt}
+\setlength{\LTcapwidth}{\linewidth}
+\robustify\bfseries
+\sisetup{detect-weight,table-text-alignment=right}
+"""
+# Heading, column, and how its number is written.
+NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "time (ms)": ("median_s", lambda seconds: significant(1e3 * seconds)),
+    "from": ("low_s", lambda seconds: significant(1e3 * seconds)),
+    "to": ("high_s", lambda seconds: significant(1e3 * seconds)),
+    "gradients": ("gradients", significant),
+    "peak (MiB)": ("tensor_peak_bytes", lambda size: significant(size / 2**20)),
+    "error": ("relative_error", lambda error: f"{error:.1e}" if error else "0"),
+}
+WORDS = summary.WORDS | {"error": "error", "nonfinite": "not finite"}
+NONE = "{--}"  # in braces a cell of an S column is text
+NARROW = 32  # characters up to which names stay on one line
+ESCAPES = str.maketrans({character: rf"\{character}" for character in "_&%$#{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': "{''}", "'": "{'}", "`": r"\textasciigrave{}", "-": "{-}",
+    "[": "{[}", "]": "{]}", "*": "{*}",
+})  # fmt: skip
+
+
+def tex(text: object) -> str:
+    """Arbitrary text for LaTeX: on one line, no command, no ligature, no option; what is not ASCII as its escape."""
+    return plain(text).encode("ascii", "backslashreplace").decode().translate(ESCAPES)
+
+
+def _breakable(text: object) -> str:
+    """The same, which may go to the next line behind what joins words."""
+    return re.sub(r"(\\_|[=/.])\b", r"\1\\allowbreak{}", tex(text))
+
+
+def latex(frame: DataFrame) -> str:
+    """Tables of a frame of `harness.record.load`: the best time of each size in bold, failures in words."""
+    rows = over_processes(prepared(frame))
+    keys = ["problem", "quantity", *differing(rows)]
+    labels: Counter[str] = Counter()
+    tables = []
+    for values, group in rows.groupby(keys, dropna=False):
+        told = [*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]
+        label = re.sub("[^a-z0-9]+", "-", " ".join(told).lower()).strip("-")
+        labels[label] += 1
+        unique = f"tab:{label}" if labels[label] == 1 else f"tab:{label}-{labels[label]}"
+        tables.append(_table(group, _breakable(", ".join(told[:2])), unique))
+    return HEAD + "".join(f"\n{SETUP}{table}\\endgroup\n" for table in tables)
+
+
+def _table(rows: DataFrame, title: str, label: str) -> str:
+    """One longtable; a rule parts the sizes where there are several."""
+    rows = rows.sort_values(["params", "median_s", "label"], ignore_index=True)
+    sizes = rows["params"].map("{:.0f}".format, na_action="ignore").fillna("?")
+    shown, columns = DataFrame(index=rows.index), []
+    if sizes.nunique() > 1:
+        begins = sizes.ne(sizes.shift()) & (rows.index > 0)
+        shown["$P$"] = sizes.mask(begins, r"\midrule " + sizes)
+        columns.append("r")
+    wide = rows["label"].map(len).max() > NARROW
+    shown["method"] = rows["label"].map(_breakable if wide else tex)
+    columns.append(r">{\raggedright\arraybackslash}p{0.3\linewidth}" if wide else "l")
+    if rows["seed"].nunique() > 1:
+        shown["seed"] = rows["seed"].map("{:.0f}".format, na_action="ignore").fillna("?")
+        columns.append("r")
+    several = rows["processes"] > 1
+    for heading, (column, written) in NUMBERS.items():
+        known = rows[column].map(math.isfinite) & (several | (heading not in ("from", "to")))
+        if known.any():
+            shown[heading] = rows.loc[known, column].map(written).reindex(rows.index, fill_value=NONE)
+            columns.append(_column(shown.loc[known, heading]))
+    notes = rows.apply(_note, axis=1)
+    if notes.any():
+        shown[""] = notes
+        columns.append("l")
+    styler = shown.style.hide(axis="index")
+    right = rows[rows["status"] == "ok"]
+    best = right.index[right["median_s"] == right["median_s"].groupby(sizes).transform("min")]
+    if len(best):
+        styler.set_properties(subset=(best, ["time (ms)"]), bfseries="")
+    size = f", $P={sizes[0]}$" if sizes.nunique() == 1 else ""
+    return styler.to_latex(
+        environment="longtable", hrules=True, siunitx=True, column_format="".join(columns), label=label,
+        caption=f"{title}{size}. {_meaning(shown, bool(several.any()))} {_breakable(environment(rows))}.",
+    )  # fmt: skip
+
+
+def _column(texts: Series) -> str:
+    """The S column that these numbers fit: digits before and after the point, and of the exponent."""
+    mantissas = texts.str.partition("e")[0].str.partition(".")
+    whole, places = mantissas[0].str.len().max(), mantissas[2].str.len().max()
+    exponent = texts.str.partition("e")[2].map(lambda text: len(str(abs(int(text)))) if text else 0).max()
+    return f"S[table-format={whole}.{places}{f'e-{10 ** (exponent - 1)}' if exponent else ''}]"
+
+
+def _note(row: Series) -> str:
+    """What is to be known of a row, in words; nothing where it is right and calm."""
+    status = "" if row["status"] == "ok" else WORDS.get(row["status"], row["status"])
+    words = (status, "unsafe" if pandas.notna(row["warning"]) else "", "contended" if row["contended"] else "")
+    return ", ".join(filter(None, words))
+
+
+def _meaning(shown: DataFrame, several: bool) -> str:
+    interval = ", with its 95\\,\\% interval over processes (below six: their range)" if several else ""
+    return f"Time: median of the calls after the first{interval}; in bold the least of the right rows of each size."
