@@ -20,7 +20,8 @@ from harness.report.marks import FLOOR, STRIP_POINTS, TOLERANCE, draw, handles, 
 from harness.report.rows import counted, differing, environment, plain, prepared, setting
 from harness.report.verdicts import SHOWN, VERDICTS, listed, order, percent, verdicts
 
-RC: dict[Any, Any] = {"text.usetex": False, "font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100}
+RC: dict[Any, Any] = {"text.usetex": False, "font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100,
+                      "svg.hashsalt": "harness"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,12 @@ def coverage(frame: DataFrame) -> Figure:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png and `stem`.pdf, the same bytes for the same figure."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf")]
+    """Write `stem`.png, `stem`.pdf and `stem`.svg, the same bytes for the same figure."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf", "svg")]
     with matplotlib.rc_context(RC):
         figure.savefig(paths[0], dpi=200)
         figure.savefig(paths[1], metadata={"CreationDate": None})
+        figure.savefig(paths[2], metadata={"Date": None})
     return paths
 
 

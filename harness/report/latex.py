@@ -1,7 +1,7 @@
 r"""The report as table.tex: a longtable for each problem, quantity and setting, to \input as it is.
 
-Numbers are cells of siunitx's S columns. Text is escaped here and not by pandas' Styler, which leaves captions, `<`, `|`
-and `[` (an option, where it follows `\\`) as they are, and characters that pdflatex has no glyph for.
+Numbers are cells of siunitx's S columns. Text is escaped here and not by pandas' Styler, which leaves as they are:
+captions, `<`, `|` and `[` (an option, where it follows `\\`), and characters that pdflatex has no glyph for.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import pandas
 from pandas import DataFrame, Series
 
 from harness.report import summary
-from harness.report.rows import differing, environment, over_processes, plain, prepared, setting, significant
+from harness.report.rows import differing, environment, over_processes, plain, prepared, setting
 
 PACKAGES = "array,booktabs,etoolbox,longtable,siunitx"
-HEAD = rf"""% Made by python -m harness.report. Put this into the preamble, and \input this file where the page has one column:
+HEAD = rf"""% Made by python -m harness.report. Its tables go where the page has one column, and need in the preamble:
 %   \usepackage{{{PACKAGES}}}
 """
 SETUP = r"""\begingroup
@@ -30,11 +30,11 @@ SETUP = r"""\begingroup
 """
 # Heading, column, and how its number is written.
 NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "time (ms)": ("median_s", lambda seconds: significant(1e3 * seconds)),
-    "from": ("low_s", lambda seconds: significant(1e3 * seconds)),
-    "to": ("high_s", lambda seconds: significant(1e3 * seconds)),
-    "gradients": ("gradients", significant),
-    "peak (MiB)": ("tensor_peak_bytes", lambda size: significant(size / 2**20)),
+    "time (ms)": ("median_s", lambda seconds: _figures(1e3 * seconds)),
+    "from": ("low_s", lambda seconds: _figures(1e3 * seconds)),
+    "to": ("high_s", lambda seconds: _figures(1e3 * seconds)),
+    "gradients": ("gradients", lambda ratio: _figures(ratio)),
+    "peak (MiB)": ("tensor_peak_bytes", lambda size: _figures(size / 2**20)),
     "error": ("relative_error", lambda error: f"{error:.1e}" if error else "0"),
 }
 WORDS = summary.WORDS | {"error": "error", "nonfinite": "not finite"}
@@ -55,6 +55,11 @@ def tex(text: object) -> str:
 def _breakable(text: object) -> str:
     """The same, which may go to the next line behind what joins words."""
     return re.sub(r"(\\_|[=/.])\b", r"\1\\allowbreak{}", tex(text))
+
+
+def _figures(number: float) -> str:
+    """Three significant digits, zeros too, so that a column's points are below one another."""
+    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:#.3g}".rstrip(".")
 
 
 def latex(frame: DataFrame) -> str:
@@ -111,10 +116,8 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
 
 def _column(texts: Series) -> str:
     """The S column that these numbers fit: digits before and after the point, and of the exponent."""
-    mantissas = texts.str.partition("e")[0].str.partition(".")
-    whole, places = mantissas[0].str.len().max(), mantissas[2].str.len().max()
-    exponent = texts.str.partition("e")[2].map(lambda text: len(str(abs(int(text)))) if text else 0).max()
-    return f"S[table-format={whole}.{places}{f'e-{10 ** (exponent - 1)}' if exponent else ''}]"
+    parts = texts.str.extract(r"^-?(\d+)\.?(\d*)(?:e[+-]0*(\d+))?$").fillna("").map(len).max()
+    return f"S[table-format={parts[0]}.{parts[1]}{'e-' + parts[2] * '9' if parts[2] else ''}]"
 
 
 def _note(row: Series) -> str:
