@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pandas import DataFrame
 
 from harness import record
+from harness.report.medium import SCREEN, STYLES, Medium, chosen, inches
 from harness.report.tables import csv, markdown, readable, terminal
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def __getattr__(name: str) -> Any:
     return getattr(pairs if name == "disagreement" else figures, name)
 
 
-def write(frame: DataFrame, out: Path) -> list[Path]:
+def write(frame: DataFrame, out: Path, medium: Medium = SCREEN) -> list[Path]:
     """Write index.html, table.csv, .md and .tex, the figures as PNG, PDF and SVG, and report.json; the files written.
 
     The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems,
@@ -60,7 +61,7 @@ def write(frame: DataFrame, out: Path) -> list[Path]:
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         written.append(out / name)
     timed = frame["passes"].isna() | frame["passes"].fillna("").str.contains("time")
-    drawn = {name: getattr(figures, name)(frame) for name in FIGURES if timed.any()}
+    drawn = {name: getattr(figures, name)(frame, medium) for name in FIGURES if timed.any()}
     if frame["problem"].nunique() > 1:
         (out / "coverage.md").write_text(verdicts.table(frame), encoding="utf-8", errors="backslashreplace", newline="")
         written.append(out / "coverage.md")
@@ -73,7 +74,7 @@ def write(frame: DataFrame, out: Path) -> list[Path]:
     pictures = {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
     (out / "index.html").write_text(page.page(frame, pictures, frame.attrs.get("skipped", ())), encoding="utf-8")
     written += [out / "index.html", *trend.write(frame, out)]
-    record.write_json(provenance.provenance(frame, out, written, parts), out / "report.json")
+    record.write_json(provenance.provenance(frame, out, written, parts, medium.arguments), out / "report.json")
     return [*written, out / "report.json"]
 
 
@@ -83,13 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                      epilog=STATUS)  # fmt: skip
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a record.json or a baseline (*.jsonl)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report here")
+    parser.add_argument("--style", choices=STYLES, help="of the curves: text and lines for a paper or a talk")
+    parser.add_argument("--width", type=inches, help="of the curves, such as 8.5cm or 3.3in (alone: of a paper's)")
     options = parser.parse_args(arguments)
     try:
         frame = record.load(*options.runs)
         for skipped in frame.attrs["skipped"]:
             print(f"harness.report: skipped {skipped}", file=sys.stderr)
         terminal(frame)
-        for path in write(frame, options.out) if options.out else []:
+        for path in write(frame, options.out, chosen(options.style, options.width)) if options.out else []:
             print(path)
     except (record.RecordError, OSError) as error:
         print(f"harness.report: {error}", file=sys.stderr)
