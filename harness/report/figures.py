@@ -146,16 +146,14 @@ def _figure(rows: DataFrame, x: Axis, y: Axis, note: str, medium: Medium) -> Fig
         for ax, strip, (values, group) in zip(axes, strips, panels, strict=False):
             draw(ax, group, looks, x is SIZE, medium)
             title = ", ".join([*map(plain, values[:2]), *map(setting, keys[2:], values[2:])])
-            ax.set_title(
-                safe(title, int(15.2 * at.panel_in)), fontsize=8 * medium.scale, pad=(strip + 5) * medium.scale
-            )
+            ax.set_title(safe(title, at.title), fontsize=8 * medium.scale, pad=(strip + 5) * medium.scale)
             ax.set(xlabel=x.title, ylabel=y.title)
             for tolerance in group["tolerance"].dropna().unique() if tolerances else ():
                 ax.axhline(tolerance, **medium.scaled(TOLERANCE))
             for line, floor in zip((ax.axvline, ax.axhline), floors, strict=True):
                 if floor is not None:
                     line(floor, **medium.scaled(FLOOR))
-        _scales(axes, placed, x, y)
+        _scales(axes, placed, x, y, at.crowded)
         _outer_labels(axes, len(panels), at.columns, x.title)
         figure.legend(handles=legend, fontsize=7 * medium.scale, frameon=False, handlelength=2.8, **at.legend)
         lost = counted(rows.loc[rows["params"].isna() & ~rows.index.duplicated(), "status"])
@@ -182,8 +180,8 @@ def _drawable(rows: DataFrame, x: Axis, y: Axis) -> tuple[DataFrame, list[float 
     return rows, floors
 
 
-def _scales(axes: list[Axes], rows: DataFrame, x: Axis, y: Axis) -> None:
-    """Logarithmic scales with plain numbers, wide enough for every P; none where nothing was measured."""
+def _scales(axes: list[Axes], rows: DataFrame, x: Axis, y: Axis, crowded: float) -> None:
+    """Logarithmic scales with plain numbers, fewer where crowded, wide enough for every P; none where nothing is."""
     for ax in axes:
         ax.set(xscale="log", yscale="log")
         ax.grid(which="major", linewidth=0.5, color="0.9")
@@ -199,7 +197,7 @@ def _scales(axes: list[Axes], rows: DataFrame, x: Axis, y: Axis) -> None:
         shown = (ax.xaxis, *([ax.yaxis] if rows["drawn"].any() and y.column != "relative_error" else []))
         for axis in shown:
             low, high = axis.get_view_interval()
-            decades = math.log10(high / low)
+            decades = math.log10(high / low) * (crowded if axis is ax.xaxis else 1)
             steps = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
             axis.set_major_locator(LogLocator(subs=list(steps)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

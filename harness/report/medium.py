@@ -45,7 +45,8 @@ class Places:
 
     columns: int
     lines: int
-    panel_in: float  # width of one, to the scale of the screen
+    title: int  # characters of a line above a panel
+    crowded: float  # how many times wider a panel on the screen is, at least 1
     size_in: tuple[float, float]
     legend: dict[str, Any]  # options of Figure.legend
 
@@ -71,7 +72,7 @@ def inches(text: str) -> float:
 
 
 def places(medium: Medium, panels: int, strip_in: float, labels: Sequence[str]) -> Places:
-    """Places for panels, with strips of letters above them, and for a legend: beside them, or below where it is narrow.
+    """Places for panels, with strips of letters above them, and for a legend: beside them, or above where it is narrow.
 
     Lengths are reckoned to the scale of the screen and enlarged at the end.
     """
@@ -79,17 +80,19 @@ def places(medium: Medium, panels: int, strip_in: float, labels: Sequence[str]) 
     width, height = (4.4, 3.3) if panels == 1 else (2.9, 2.4)
     entries = sum(label.count("\n") + 1 for label in labels)
     beside, legend = LEGEND_IN, {"loc": "outside right upper"}
+    title, crowded = 66 if panels == 1 else 44, 1.0
     if medium.width_in is not None:
         room = medium.width_in / medium.scale
         if room < LEGEND_IN + PANEL_IN * min(panels, 2):
             longest = max((len(line) for label in labels for line in label.split("\n")), default=1)
             fitting = max(1, int(room / (0.055 * longest + 0.45)))
-            beside, legend = 0.0, {"loc": "outside lower left", "ncols": fitting}
+            beside, legend = 0.0, {"loc": "outside upper left", "ncols": fitting}
         columns = min(columns, max(1, int((room - beside) / PANEL_IN)))
-        shrunk = (room - beside) / columns / width
-        width, height = width * shrunk, height * min(shrunk, 1.0)
+        wide = (room - beside) / columns
+        title, crowded = int(15 * (wide - 0.45)), max(2.9 / wide, 1.0)
+        height *= min(wide / width, 1.0)
     lines = math.ceil(panels / columns)
     tall = lines * (height + strip_in)
     tall = max(tall, ENTRY_IN * entries) if beside else tall + ENTRY_IN * math.ceil(entries / legend["ncols"])
     size = (medium.width_in or columns * width + beside, (tall + 0.6) * medium.scale)
-    return Places(columns, lines, width, size, legend)
+    return Places(columns, lines, title, crowded, size, legend)
