@@ -54,7 +54,7 @@ def tex(text: object) -> str:
 
 def _breakable(text: object) -> str:
     """The same, which may go to the next line behind what joins words."""
-    return re.sub(r"(\\_|[=/.])\b", r"\1\\allowbreak{}", tex(text))
+    return re.sub(r"(\\_|[=/])\b", r"\1\\allowbreak{}", tex(text))
 
 
 def _figures(number: float) -> str:
@@ -80,7 +80,7 @@ def latex(frame: DataFrame) -> str:
 def _table(rows: DataFrame, title: str, label: str) -> str:
     """One longtable; a rule parts the sizes where there are several."""
     rows = rows.sort_values(["params", "median_s", "label"], ignore_index=True)
-    sizes = rows["params"].map("{:.0f}".format, na_action="ignore").fillna("?")
+    sizes = rows["params"].map(_count)
     shown, columns = DataFrame(index=rows.index), []
     if sizes.nunique() > 1:
         begins = sizes.ne(sizes.shift()) & (rows.index > 0)
@@ -90,7 +90,7 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
     shown["method"] = rows["label"].map(_breakable if wide else tex)
     columns.append(r">{\raggedright\arraybackslash}p{0.3\linewidth}" if wide else "l")
     if rows["seed"].nunique() > 1:
-        shown["seed"] = rows["seed"].map("{:.0f}".format, na_action="ignore").fillna("?")
+        shown["seed"] = rows["seed"].map(_count)
         columns.append("r")
     several = rows["processes"] > 1
     for heading, (column, written) in NUMBERS.items():
@@ -110,8 +110,12 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
     size = f", $P={sizes[0]}$" if sizes.nunique() == 1 else ""
     return styler.to_latex(
         environment="longtable", hrules=True, siunitx=True, column_format="".join(columns), label=label,
-        caption=f"{title}{size}. {_meaning(shown, bool(several.any()))} {_breakable(environment(rows))}.",
+        caption=f"{title}{size}. {_meaning(shown, bool(several.any()))} {tex(environment(rows))}.",
     )  # fmt: skip
+
+
+def _count(number: float) -> str:
+    return "?" if pandas.isna(number) else f"{number:.0f}"
 
 
 def _column(texts: Series) -> str:
