@@ -75,10 +75,12 @@ def test_intervals_stand_only_where_several_processes_ran(frame_of):  # noqa: F8
     ((caption, _, _, head, _),) = tables(latex.latex(frame_of(sweep())))
     assert "from" not in head
     assert "interval" not in caption
+    assert "gradients: " in caption
+    assert "contended" not in caption
 
 
 @pytest.mark.parametrize(("status", "word"), [
-    ("oom", "out of memory"), ("timeout", "over the time limit"), ("nonfinite", "not finite"), ("error", "error"),
+    ("oom", "out of memory"), ("timeout", "over the time limit"), ("nonfinite", "not finite"), ("error", "failed"),
     ("crashed", "crashed"), ("unsupported", "unsupported")])  # fmt: skip
 def test_failures_are_words(frame_of, status, word):  # noqa: F811
     ((_, _, columns, _, rows),) = tables(latex.latex(frame_of([cell(), failed(status, width=8)])))
@@ -125,8 +127,9 @@ def test_hostile_records_make_whole_tables(frame_of):  # noqa: F811
     assert all(re.fullmatch("tab:[a-z0-9-]+", label) for _, label, *_ in found)
 
 
-@pytest.mark.parametrize("records", [[cell()], [failed()], [misspelt()], [cell(times_s=None)]],
-                         ids=["one", "failed", "misspelt", "first only"])  # fmt: skip
+@pytest.mark.parametrize("records", [[cell()], [failed()], [misspelt()], [cell(times_s=None)],
+                                     [cell(times_s=[float("inf")])]],
+                         ids=["one", "failed", "misspelt", "first only", "endless"])  # fmt: skip
 def test_sparse_runs_make_tables(frame_of, records):  # noqa: F811
     ((*_, rows),) = tables(latex.latex(frame_of(records)))
     assert len(rows) == 1

@@ -61,15 +61,11 @@ def test_every_file_has_its_records_and_every_input_its_hash(run_folder, tmp_pat
     records = {name: group["records"] for group in told["written"] for name in group["files"]}
     assert records["table.csv"] == [*(f"{baseline}:{line}" for line in range(1, 23)), str(single)]
     assert records["disagreement.svg"] == [f"{baseline}:{line}" for line in (21, 22)]
-    assert told["torch"] == ["2.13.0"]
-    assert told["versions"].keys() >= {"python", "pandas", "matplotlib"}
-
-
-def test_the_commit_is_that_of_the_harness(run_folder, tmp_path):
-    report.write(record.load(run_folder), tmp_path / "out")
     root = Path(report.__file__).parents[2]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["commit"] == (head or None)
+    assert told["commit"] == (head or None)
+    assert told["torch"] == ["2.13.0"]
+    assert told["versions"].keys() >= {"python", "pandas", "matplotlib"}
 
 
 def test_bad_files_beside_good_ones_are_one(run_folder, tmp_path, capsys):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable
+from itertools import chain, count
 
 import pandas
 from pandas import DataFrame, Series
@@ -28,7 +28,7 @@ SETUP = r"""\begingroup
 \robustify\bfseries
 \sisetup{detect-weight,table-text-alignment=right}
 """
-# Heading, column, and how its number is written.
+# Heading -> column, and how its number is written.
 NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
     "time (ms)": ("median_s", lambda seconds: _figures(1e3 * seconds)),
     "from": ("low_s", lambda seconds: _figures(1e3 * seconds)),
@@ -37,7 +37,16 @@ NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
     "peak (MiB)": ("tensor_peak_bytes", lambda size: _figures(size / 2**20)),
     "error": ("relative_error", lambda error: f"{error:.1e}" if error else "0"),
 }
-WORDS = summary.WORDS | {"error": "error", "nonfinite": "not finite"}
+# What the caption tells of a heading or of a word behind a row.
+MEANINGS = {
+    "from": "from, to: its 95\\,\\% interval over processes, below six their range",
+    "gradients": "gradients: time over that of one gradient",
+    "peak (MiB)": "peak: tensor memory above the start",
+    "error": "error: Frobenius distance from the reference over its norm",
+    "unsafe": "unsafe: wrong elsewhere under the same operators",
+    "contended": "contended: another process wanted the processor",
+}
+WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
 NONE = "{--}"  # in braces a cell of an S column is text
 NARROW = 32  # characters up to which names stay on one line
 ESCAPES = str.maketrans({character: rf"\{character}" for character in "_&%$#{}"} | {
@@ -66,23 +75,22 @@ def latex(frame: DataFrame) -> str:
     """Tables of a frame of `harness.record.load`: the best time of each size in bold, failures in words."""
     rows = over_processes(prepared(frame))
     keys = ["problem", "quantity", *differing(rows)]
-    labels: Counter[str] = Counter()
-    tables = []
+    tables: dict[str, str] = {}  # by label
     for values, group in rows.groupby(keys, dropna=False):
         told = [*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]
-        label = re.sub("[^a-z0-9]+", "-", " ".join(told).lower()).strip("-")
-        labels[label] += 1
-        unique = f"tab:{label}" if labels[label] == 1 else f"tab:{label}-{labels[label]}"
-        tables.append(_table(group, _breakable(", ".join(told[:2])), unique))
-    return HEAD + "".join(f"\n{SETUP}{table}\\endgroup\n" for table in tables)
+        name = "tab:" + re.sub("[^a-z0-9]+", "-", " ".join(told).lower()).strip("-")
+        label = next(label for label in chain([name], (f"{name}-{n}" for n in count(2))) if label not in tables)
+        tables[label] = _table(group, _breakable(", ".join(told[:2])), label)
+    return HEAD + "".join(f"\n{SETUP}{table}\\endgroup\n" for table in tables.values())
 
 
 def _table(rows: DataFrame, title: str, label: str) -> str:
     """One longtable; a rule parts the sizes where there are several."""
     rows = rows.sort_values(["params", "median_s", "label"], ignore_index=True)
     sizes = rows["params"].map(_count)
+    one_size = sizes.nunique() == 1
     shown, columns = DataFrame(index=rows.index), []
-    if sizes.nunique() > 1:
+    if not one_size:
         begins = sizes.ne(sizes.shift()) & (rows.index > 0)
         shown["$P$"] = sizes.mask(begins, r"\midrule " + sizes)
         columns.append("r")
@@ -103,15 +111,19 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
         shown[""] = notes
         columns.append("l")
     styler = shown.style.hide(axis="index")
-    right = rows[rows["status"] == "ok"]
+    right = rows[(rows["status"] == "ok") & rows["median_s"].map(math.isfinite)]
     best = right.index[right["median_s"] == right["median_s"].groupby(sizes).transform("min")]
     if len(best):
         styler.set_properties(subset=(best, ["time (ms)"]), bfseries="")
-    size = f", $P={sizes[0]}$" if sizes.nunique() == 1 else ""
-    return styler.to_latex(
-        environment="longtable", hrules=True, siunitx=True, column_format="".join(columns), label=label,
-        caption=f"{title}{size}. {_meaning(shown, bool(several.any()))} {tex(environment(rows))}.",
-    )  # fmt: skip
+    size = f", $P={sizes[0]}$" if one_size else ""
+    bold = f"in bold the least that is right{'' if one_size else ' of each $P$'}"
+    words = {*shown, *", ".join(notes).split(", ")}
+    meanings = "; ".join([f"Time: median of the calls after the first, {bold}",
+                          *(meaning for word, meaning in MEANINGS.items() if word in words)])  # fmt: skip
+    caption = f"{title}{size}. {meanings}. {tex(environment(rows))}."
+    table = styler.to_latex(environment="longtable", hrules=True, siunitx=True, column_format="".join(columns),
+                            caption=caption, label=label)  # fmt: skip
+    return table.replace(rf"\caption[]{{{caption}}}", r"\caption[]{continued}")
 
 
 def _count(number: float) -> str:
@@ -129,8 +141,3 @@ def _note(row: Series) -> str:
     status = "" if row["status"] == "ok" else WORDS.get(row["status"], row["status"])
     words = (status, "unsafe" if pandas.notna(row["warning"]) else "", "contended" if row["contended"] else "")
     return ", ".join(filter(None, words))
-
-
-def _meaning(shown: DataFrame, several: bool) -> str:
-    interval = ", with its 95\\,\\% interval over processes (below six: their range)" if several else ""
-    return f"Time: median of the calls after the first{interval}; in bold the least of the right rows of each size."
