@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
+from harness.commit import commit
+
 
 def describe(device: str, code: str | None) -> dict[str, Any]:
     """The environment fields of a record; the commit is that of the folder `code`, if given."""
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
     return (
         machine()
-        | (_commit(Path(code)) if code else {})
+        | (commit(Path(code)) if code else {})
         | {
             "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
             "cuda": torch.version.cuda if on_gpu else None,
@@ -33,7 +35,7 @@ def describe(device: str, code: str | None) -> dict[str, Any]:
 @cache
 def machine() -> dict[str, Any]:
     """What is the same for every process on this machine, in this environment; a server asks once for all its cells."""
-    return _commit(Path(__file__).parent.parent) | {
+    return commit(Path(__file__).parent.parent) | {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -76,17 +78,3 @@ def _cpu_model() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _commit(root: Path) -> dict[str, Any]:
-    """Commit and dirtiness of the clone or worktree that a folder is the root of; null where it is none."""
-    if not (root / ".git").exists():
-        return {"commit": None, "dirty": None}
-    try:
-        head, changes = (
-            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": head.strip(), "dirty": bool(changes.strip())}

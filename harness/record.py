@@ -241,8 +241,9 @@ def _is(value: Any, kind: str) -> bool:
 def load(*paths: str | Path) -> pandas.DataFrame:
     """One row a record, from run folders (every record.json below them) and baseline files (`*.jsonl`).
 
-    Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. Files that are no record, and paths
-    without one, are named in `frame.attrs["skipped"]`; raises RecordError where a path does not exist or none is there.
+    Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. `frame.attrs["asked"]` are the paths;
+    files that are no record, and paths without one, are named in `frame.attrs["skipped"]`. Raises RecordError where a
+    path does not exist or none is there.
     """
     import pandas
 
@@ -272,7 +273,7 @@ def load(*paths: str | Path) -> pandas.DataFrame:
         if field.type in ("int", "float"):
             frame[field.name] = pandas.to_numeric(frame[field.name])
     frame = _derive(frame)
-    frame.attrs["skipped"] = skipped
+    frame.attrs.update(asked=list(map(str, paths)), skipped=skipped)
     return frame
 
 

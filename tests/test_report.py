@@ -113,9 +113,10 @@ def test_command_writes_every_file(tmp_path):
     (run_folder / "torn").mkdir()
     (run_folder / "torn" / "record.json").write_text('{"schema_version": 1, "sta')
     done = run(run_folder, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert "torn" in done.stderr
-    names = {"index.html", "table.csv", "table.md", *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf"))}
+    names = {"index.html", "report.json", "table.csv", "table.md", "table.tex",
+             *(f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "svg"))}  # fmt: skip
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all(path.stat().st_size > 100 for path in (tmp_path / "out").iterdir())
     assert "vmap_hvp_reverse" in done.stdout

@@ -212,7 +212,7 @@ def test_a_night_without_records_is_named_and_skipped(history, tmp_path, capsys)
     (tmp_path / "empty").mkdir()
     (tmp_path / "odd" / "cell" / "record.json").mkdir(parents=True)
     odd = [tmp_path / "empty", tmp_path / "odd"]
-    assert report.main([*map(str, [*folders, *odd]), "--out", str(tmp_path / "out")]) == 0
+    assert report.main([*map(str, [*folders, *odd]), "--out", str(tmp_path / "out")]) == 1
     errors = capsys.readouterr().err
     assert all(str(folder) in errors for folder in (folders[2], *odd))
     assert "over 5 nights" in (tmp_path / "out" / "trend.md").read_text()

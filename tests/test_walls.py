@@ -41,7 +41,8 @@ ALLOWED = {
     "findings": {"record"},
     "reproduce": {"problems", "record"},
     "problems": {"problems"},
-    "report": {"findings", "record", "report"},
+    "environment": {"commit"},
+    "report": {"commit", "findings", "record", "report"},
 }
 # Outside packages, and who alone may import them.
 RESERVED = {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pandas import DataFrame
 
 from harness import record
+from harness.report.medium import SCREEN, STYLES, Medium, chosen, inches
 from harness.report.tables import csv, markdown, readable, terminal
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ __all__ = ["coverage", "disagreement", "error_against_size", "main", "memory_aga
            "time_against_memory", "time_against_size", "write"]  # fmt: skip
 
 FIGURES = ("time_against_size", "memory_against_size", "error_against_size", "time_against_memory")
+STATUS = """Exit status: 0; 1 where a file is no record that can be read, which is named, and the rest is reported; 2
+where no record can be read, nothing can be written or an argument is wrong."""
 
 
 def __getattr__(name: str) -> Any:
@@ -43,48 +46,55 @@ def __getattr__(name: str) -> Any:
     return getattr(pairs if name == "disagreement" else figures, name)
 
 
-def write(frame: DataFrame, out: Path) -> list[Path]:
-    """Write index.html, table.csv, table.md and the figures as PNG and PDF into `out`; the files written.
+def write(frame: DataFrame, out: Path, medium: Medium = SCREEN) -> list[Path]:
+    """Write index.html, table.csv, .md and .tex, the figures as PNG, PDF and SVG, and report.json; the files written.
 
     The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems,
     and where these are few the distances between results; where there are many nights, their trend.
     """
-    from harness.report import figures, page, pairs, trend, verdicts
+    from harness.report import figures, latex, page, pairs, provenance, trend, verdicts
 
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, text in (("table.csv", csv(frame)), ("table.md", markdown(frame))):
+    for name, text in (("table.csv", csv(frame)), ("table.md", markdown(frame)),
+                       ("table.tex", latex.latex(frame))):  # fmt: skip
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         written.append(out / name)
     timed = frame["passes"].isna() | frame["passes"].fillna("").str.contains("time")
-    drawn = {name: getattr(figures, name)(frame) for name in FIGURES if timed.any()}
+    drawn = {name: getattr(figures, name)(frame, medium) for name in FIGURES if timed.any()}
     if frame["problem"].nunique() > 1:
         (out / "coverage.md").write_text(verdicts.table(frame), encoding="utf-8", errors="backslashreplace", newline="")
         written.append(out / "coverage.md")
         drawn["coverage"] = figures.coverage(frame)
-    if frame["sketch"].notna().sum() > 1 and frame["problem"].nunique() <= pairs.PANELS:
+    parts = {"disagreement": frame[frame["sketch"].notna()]}
+    if len(parts["disagreement"]) > 1 and frame["problem"].nunique() <= pairs.PANELS:
         drawn["disagreement"] = pairs.disagreement(frame)
     for name, figure in drawn.items():
         written += figures.save(figure, out / name)
-    pictures = {name: page.svg(figure) for name, figure in drawn.items()}
+    pictures = {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
     (out / "index.html").write_text(page.page(frame, pictures, frame.attrs.get("skipped", ())), encoding="utf-8")
-    return [*written, out / "index.html", *trend.write(frame, out)]
+    written += [out / "index.html", *trend.write(frame, out)]
+    record.write_json(provenance.provenance(frame, out, written, parts, medium.arguments), out / "report.json")
+    return [*written, out / "report.json"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table of the named runs and, with --out, write the report; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m harness.report", description="Tables and figures from records.")
+    parser = argparse.ArgumentParser(prog="python -m harness.report", description="Tables and figures from records.",
+                                     epilog=STATUS)  # fmt: skip
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a record.json or a baseline (*.jsonl)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write table.csv, table.md and the figures here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the report here")
+    parser.add_argument("--style", choices=STYLES, help="of the curves: text and lines for a paper or a talk")
+    parser.add_argument("--width", type=inches, help="of the curves, such as 8.5cm or 3.3in (alone: of a paper's)")
     options = parser.parse_args(arguments)
     try:
         frame = record.load(*options.runs)
         for skipped in frame.attrs["skipped"]:
             print(f"harness.report: skipped {skipped}", file=sys.stderr)
         terminal(frame)
-        for path in write(frame, options.out) if options.out else []:
+        for path in write(frame, options.out, chosen(options.style, options.width)) if options.out else []:
             print(path)
     except (record.RecordError, OSError) as error:
         print(f"harness.report: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 1 if frame.attrs["skipped"] else 0

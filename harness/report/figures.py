@@ -17,10 +17,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pandas import DataFrame
 
 from harness.report.marks import FLOOR, STRIP_POINTS, TOLERANCE, draw, handles, safe, styles
+from harness.report.medium import SCREEN, Medium, places
 from harness.report.rows import counted, differing, environment, plain, prepared, setting
 from harness.report.verdicts import SHOWN, VERDICTS, listed, order, percent, verdicts
 
-RC: dict[Any, Any] = {"text.usetex": False, "font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100}
+RC: dict[Any, Any] = {"text.usetex": False, "font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100,
+                      "svg.hashsalt": "harness"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,28 +38,29 @@ SIZE = Axis("params", "parameters P")
 MEMORY = Axis("tensor_peak_bytes", "tensor peak (MiB)", 2**20)
 
 
-def time_against_size(frame: DataFrame) -> Figure:
+def time_against_size(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
     """Median time of a call against P, with its interval over processes."""
     rows = prepared(frame)
     note = "Median over processes of each one's median, with its 95 % interval (below six processes: their range)."
-    return _figure(rows, SIZE, _time(rows, "median_s"), note)
+    return _figure(rows, SIZE, _time(rows, "median_s"), note, medium)
 
 
-def memory_against_size(frame: DataFrame) -> Figure:
+def memory_against_size(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
     """Peak of tensor memory above the start of the call against P."""
-    return _figure(prepared(frame), SIZE, MEMORY, "Peak of tensor memory above the start of the call.")
+    return _figure(prepared(frame), SIZE, MEMORY, "Peak of tensor memory above the start of the call.", medium)
 
 
-def error_against_size(frame: DataFrame) -> Figure:
+def error_against_size(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
     """Relative error against P, a panel a dtype, with the tolerance."""
     axis = Axis("relative_error", "relative error")
-    return _figure(prepared(frame), SIZE, axis, "Frobenius distance from the reference over its norm.")
+    return _figure(prepared(frame), SIZE, axis, "Frobenius distance from the reference over its norm.", medium)
 
 
-def time_against_memory(frame: DataFrame) -> Figure:
+def time_against_memory(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
     """Median time of a call against peak tensor memory; a line goes from a method's smallest P to its largest."""
     rows = prepared(frame)
-    return _figure(rows, MEMORY, _time(rows, "median_s"), "Median time; a line goes from the least P to the largest.")
+    note = "Median time; a line goes from the least P to the largest."
+    return _figure(rows, MEMORY, _time(rows, "median_s"), note, medium)
 
 
 def coverage(frame: DataFrame) -> Figure:
@@ -111,11 +114,12 @@ def coverage(frame: DataFrame) -> Figure:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png and `stem`.pdf, the same bytes for the same figure."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf")]
+    """Write `stem`.png, `stem`.pdf and `stem`.svg, the same bytes for the same figure."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf", "svg")]
     with matplotlib.rc_context(RC):
         figure.savefig(paths[0], dpi=200)
         figure.savefig(paths[1], metadata={"CreationDate": None})
+        figure.savefig(paths[2], metadata={"Date": None})
     return paths
 
 
@@ -124,40 +128,38 @@ def _time(rows: DataFrame, column: str) -> Axis:
     return Axis(column, "time (s)" if slow else "time (ms)", 1.0 if slow else 1e-3)
 
 
-def _figure(rows: DataFrame, x: Axis, y: Axis, note: str) -> Figure:
-    """Panels of prepared rows, a legend on the right, and below what the numbers are and where they come from."""
+def _figure(rows: DataFrame, x: Axis, y: Axis, note: str, medium: Medium) -> Figure:
+    """Panels of prepared rows, a legend, and below what the numbers are and where they come from."""
     looks = styles(rows)
     rows, floors = _drawable(rows, x, y)
     placed = rows[rows["params"].notna()]
     keys = ["problem", "quantity", *differing(placed)]
     panels = [(values, group) for values, group in placed.groupby(keys, dropna=False)] or [((), placed)]
-    columns = math.ceil(math.sqrt(len(panels))) if len(panels) < 5 else 3
-    lines = math.ceil(len(panels) / columns)
     tolerances = y.column == "relative_error" and placed["tolerance"].notna().any()
-    legend = handles(placed, looks, x is SIZE, bool(tolerances), any(floor is not None for floor in floors))
+    legend = handles(placed, looks, x is SIZE, bool(tolerances), any(floor is not None for floor in floors), medium)
     strips = [group.loc[~group["drawn"], "label"].nunique() * STRIP_POINTS for _, group in panels]
-    width, height = (4.4, 3.3) if len(panels) == 1 else (2.9, 2.4)
-    least = 0.17 * sum(str(handle.get_label()).count("\n") + 1 for handle in legend)
-    size = (columns * width + 2.5, max(lines * (height + max(strips) / 72), least) + 0.6)
-    with matplotlib.rc_context(RC), seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure = Figure(size, layout="constrained")
-        axes = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+    at = places(medium, len(panels), max(strips) / 72, [str(handle.get_label()) for handle in legend])
+    context = seaborn.plotting_context("paper", font_scale=medium.labels_pt / SCREEN.labels_pt)
+    with matplotlib.rc_context(RC), seaborn.axes_style("whitegrid"), context:
+        figure = Figure(at.size_in, layout="constrained")
+        axes = list(figure.subplots(at.lines, at.columns, sharex=True, sharey=True, squeeze=False).flat)
         for ax, strip, (values, group) in zip(axes, strips, panels, strict=False):
-            draw(ax, group, looks, x is SIZE)
+            draw(ax, group, looks, x is SIZE, medium)
             title = ", ".join([*map(plain, values[:2]), *map(setting, keys[2:], values[2:])])
-            ax.set_title(safe(title, 44 if len(panels) > 1 else 66), fontsize=8, pad=strip + 5)
+            ax.set_title(safe(title, at.title), fontsize=8 * medium.scale, pad=(strip + 5) * medium.scale)
             ax.set(xlabel=x.title, ylabel=y.title)
             for tolerance in group["tolerance"].dropna().unique() if tolerances else ():
-                ax.axhline(tolerance, **TOLERANCE)
+                ax.axhline(tolerance, **medium.scaled(TOLERANCE))
             for line, floor in zip((ax.axvline, ax.axhline), floors, strict=True):
                 if floor is not None:
-                    line(floor, **FLOOR)
-        _scales(axes, placed, x, y)
-        _outer_labels(axes, len(panels), columns, x.title)
-        figure.legend(handles=legend, loc="outside right upper", fontsize=7, frameon=False, handlelength=2.8)
+                    line(floor, **medium.scaled(FLOOR))
+        _scales(axes, placed, x, y, at.crowded)
+        _outer_labels(axes, len(panels), at.columns, x.title)
+        figure.legend(handles=legend, fontsize=7 * medium.scale, frameon=False, handlelength=2.8, **at.legend)
         lost = counted(rows.loc[rows["params"].isna() & ~rows.index.duplicated(), "status"])
         caption = f"{note} {environment(rows)}." + (f" Not drawn, since their P is unknown: {lost}." if lost else "")
-        figure.supxlabel(safe(caption, int(size[0] * 19)), fontsize=6, x=0.01, ha="left", color="0.3")
+        text = safe(caption, int(at.size_in[0] / medium.scale * 19))
+        figure.supxlabel(text, fontsize=6 * medium.scale, x=0.01, ha="left", color="0.3")
     return figure
 
 
@@ -178,8 +180,8 @@ def _drawable(rows: DataFrame, x: Axis, y: Axis) -> tuple[DataFrame, list[float 
     return rows, floors
 
 
-def _scales(axes: list[Axes], rows: DataFrame, x: Axis, y: Axis) -> None:
-    """Logarithmic scales with plain numbers, wide enough for every P; none where nothing was measured."""
+def _scales(axes: list[Axes], rows: DataFrame, x: Axis, y: Axis, crowded: float) -> None:
+    """Logarithmic scales with plain numbers, fewer where crowded, wide enough for every P; none where nothing is."""
     for ax in axes:
         ax.set(xscale="log", yscale="log")
         ax.grid(which="major", linewidth=0.5, color="0.9")
@@ -195,7 +197,7 @@ def _scales(axes: list[Axes], rows: DataFrame, x: Axis, y: Axis) -> None:
         shown = (ax.xaxis, *([ax.yaxis] if rows["drawn"].any() and y.column != "relative_error" else []))
         for axis in shown:
             low, high = axis.get_view_interval()
-            decades = math.log10(high / low)
+            decades = math.log10(high / low) * (crowded if axis is ax.xaxis else 1)
             steps = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
             axis.set_major_locator(LogLocator(subs=list(steps)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

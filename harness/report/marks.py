@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from pandas import DataFrame
 
+from harness.report.medium import Medium
 from harness.report.rows import interval, plain
 
 # seaborn's "colorblind" palette less pink and yellow, which do not show in print; the counts are coprime, so that
@@ -25,6 +26,7 @@ SUSPECT: dict[str, Any] = {"marker": "X", "markersize": 10, "markeredgewidth": 0
 CONTENDED: dict[str, Any] = {"marker": "o", "markersize": 11, "markeredgewidth": 0.8, "markerfacecolor": "none",
                              "markeredgecolor": "0.5", "linestyle": ""}  # fmt: skip
 MARKER: dict[str, Any] = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.4}
+LINE: dict[str, Any] = {"linewidth": 1.1}
 TOLERANCE: dict[str, Any] = {"color": "0.35", "linewidth": 1.0, "linestyle": (0, (6, 2))}
 FLOOR: dict[str, Any] = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (1, 2))}
 # What stands for a value that is not there.
@@ -52,7 +54,7 @@ def styles(frame: DataFrame) -> dict[str, Style]:
     }
 
 
-def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], by_size: bool) -> None:
+def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], by_size: bool, medium: Medium) -> None:
     """One panel: rows with columns x and y where `drawn`, as lines; the others above the axes."""
     drawn = rows[rows["drawn"]]
     dashes: dict[str, Any] = {label: look.dashes or "" for label, look in looks.items()}
@@ -62,62 +64,64 @@ def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], by_size: bool) -
         shape = {"estimator": None, "sort": False}
     if len(drawn):
         seaborn.lineplot(
-            drawn, x="x", y="y", hue="label", style="label", legend=False, ax=ax, linewidth=1.1, **MARKER,
+            drawn, x="x", y="y", hue="label", style="label", legend=False, ax=ax, **medium.scaled(LINE | MARKER),
             palette={label: look.colour for label, look in looks.items()},
             markers={label: look.marker for label, look in looks.items()},
             dashes=dashes, **shape,
         )  # fmt: skip
     contended = drawn[drawn["contended"]]
-    ax.plot(contended["x"], contended["y"], **CONTENDED)
+    ax.plot(contended["x"], contended["y"], **medium.scaled(CONTENDED))
     suspect = drawn[drawn["status"] != "ok"].groupby(["label", "params"])[["x", "y"]].median()
-    ax.plot(suspect["x"], suspect["y"], **SUSPECT)
+    ax.plot(suspect["x"], suspect["y"], **medium.scaled(SUSPECT))
     missing = rows[~rows["drawn"]]
     for line, (label, failed) in enumerate(missing.groupby("label")):
-        _strip(ax, line, looks[str(label)], failed, by_size)
+        _strip(ax, line, looks[str(label)], failed, by_size, medium)
 
 
-def _strip(ax: Axes, line: int, look: Style, failed: DataFrame, by_size: bool) -> None:
+def _strip(ax: Axes, line: int, look: Style, failed: DataFrame, by_size: bool, medium: Medium) -> None:
     """One method's values that are not there: a line above the axes, led by its marker, a letter at each P."""
-    points = 5 + line * STRIP_POINTS
+    points = (5 + line * STRIP_POINTS) * medium.scale
     raised = ScaledTranslation(0, points / 72, ax.figure.dpi_scale_trans)
     edge = ax.transAxes + raised
-    ax.plot([-0.03], [1], marker=look.marker, **MARKER, color=look.colour, clip_on=False, transform=edge)
+    ax.plot([-0.03], [1], marker=look.marker, **medium.scaled(MARKER), color=look.colour, clip_on=False, transform=edge)
     if by_size:
         place = blended_transform_factory(ax.transData, ax.transAxes) + raised
         for status, group in failed.groupby("status"):
-            ax.plot(group["x"], [1.0] * len(group), **_letter(status), color=look.colour, clip_on=False,
+            ax.plot(group["x"], [1.0] * len(group), **medium.scaled(_letter(status)), color=look.colour, clip_on=False,
                     transform=place)  # fmt: skip
         return
     said = (f"{WORDS.get(str(status), status)} at P={', '.join(f'{p:.0f}' for p in sorted(set(group['params'])))}"
             for status, group in failed.groupby("status"))  # fmt: skip
     text = textwrap.shorten("; ".join(said), 54, placeholder=" …")
-    ax.text(0, 1, text, fontsize=6, color="0.2", va="center", transform=edge)
+    ax.text(0, 1, text, fontsize=6 * medium.scale, color="0.2", va="center", transform=edge)
 
 
 def _letter(status: object) -> dict[str, Any]:
     return {"marker": rf"$\mathbf{{{LETTERS[str(status)]}}}$", "markersize": 6, "markeredgewidth": 0, "linestyle": ""}
 
 
-def handles(rows: DataFrame, looks: Mapping[str, Style], by_size: bool, tolerance: bool, floored: bool) -> list[Line2D]:
+def handles(
+    rows: DataFrame, looks: Mapping[str, Style], by_size: bool, tolerance: bool, floored: bool, medium: Medium
+) -> list[Line2D]:
     """For the legend: every method of the run, then each mark that this figure has."""
     found = [
-        Line2D([], [], color=look.colour, marker=look.marker, linewidth=1.1, label=safe(label, 34),
-               linestyle=(0, look.dashes) if look.dashes else "-", **MARKER)
+        Line2D([], [], color=look.colour, marker=look.marker, label=safe(label, 34),
+               linestyle=(0, look.dashes) if look.dashes else "-", **medium.scaled(LINE | MARKER))
         for label, look in looks.items()
     ]  # fmt: skip
     suspect = rows.loc[rows["drawn"] & (rows["status"] != "ok"), "status"].unique()
     if len(suspect):
-        found.append(Line2D([], [], **SUSPECT, label=f"measured, but {' or '.join(suspect)}"))
+        found.append(Line2D([], [], **medium.scaled(SUSPECT), label=f"measured, but {' or '.join(suspect)}"))
     if rows.loc[rows["drawn"], "contended"].any():
-        found.append(Line2D([], [], **CONTENDED, label="measured under contention"))
+        found.append(Line2D([], [], **medium.scaled(CONTENDED), label="measured under contention"))
     if by_size:
         for status in rows.loc[~rows["drawn"], "status"].unique():
             word = WORDS.get(status, status)
-            found.append(Line2D([], [], **_letter(status), color="0.2", label=f"{word} (above its P)"))
+            found.append(Line2D([], [], **medium.scaled(_letter(status)), color="0.2", label=f"{word} (above its P)"))
     if tolerance:
-        found.append(Line2D([], [], **TOLERANCE, label="tolerance"))
+        found.append(Line2D([], [], **medium.scaled(TOLERANCE), label="tolerance"))
     if floored:
-        found.append(Line2D([], [], **FLOOR, label="exactly 0, drawn here"))
+        found.append(Line2D([], [], **medium.scaled(FLOOR), label="exactly 0, drawn here"))
     return found
 
 

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 from pandas import DataFrame, Series
 
 from harness.record import FIELDS
-from harness.report.figures import RC
 from harness.report.marks import styles
 from harness.report.rows import counted, differing, over_processes, plain, prepared, significant
 from harness.report.summary import summary
@@ -32,7 +28,6 @@ WEB = Path(__file__).parent / "web"
 SOURCES = {"P": "params", "from": "low_s", "to": "high_s"} | {
     heading: column for heading, column, *_ in (*MEASURED, *SOMETIMES)
 }
-SVG: dict[Any, Any] = RC | {"svg.hashsalt": "harness"}  # the same identifiers each time
 KEPT = ("problem", "method", "status", "message")  # columns that are shown even where all rows agree
 FIGURE_SPACE, PUNCTUATION_SPACE = "\u2007", "\u2008"  # as wide as a digit, and as a point
 
@@ -56,14 +51,6 @@ def page(frame: DataFrame, figures: Mapping[str, str], skipped: Sequence[str] = 
         scripts=[Markup(script) for script in scripts],
         hashes={"style": _hashed(style), "script": " ".join(map(_hashed, scripts))},
     )
-
-
-def svg(figure: Figure) -> str:
-    """A figure as SVG, the same text for the same figure."""
-    stream = io.StringIO()
-    with matplotlib.rc_context(SVG):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
 
 
 def _some(values: Series, word: str) -> str:

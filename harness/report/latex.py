@@ -1,0 +1,143 @@
+r"""The report as table.tex: a longtable for each problem, quantity and setting, to \input as it is.
+
+Numbers are cells of siunitx's S columns. Text is escaped here and not by pandas' Styler, which leaves as they are:
+captions, `<`, `|` and `[` (an option, where it follows `\\`), and characters that pdflatex has no glyph for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from itertools import chain, count
+
+import pandas
+from pandas import DataFrame, Series
+
+from harness.report import summary
+from harness.report.rows import differing, environment, over_processes, plain, prepared, setting
+
+PACKAGES = "array,booktabs,etoolbox,longtable,siunitx"
+HEAD = rf"""% Made by python -m harness.report. Its tables go where the page has one column, and need in the preamble:
+%   \usepackage{{{PACKAGES}}}
+"""
+SETUP = r"""\begingroup
+\footnotesize
+\setlength{\tabcolsep}{4pt}
+\setlength{\LTcapwidth}{\linewidth}
+\robustify\bfseries
+\sisetup{detect-weight,table-text-alignment=right}
+"""
+# Heading -> column, and how its number is written.
+NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "time (ms)": ("median_s", lambda seconds: _figures(1e3 * seconds)),
+    "from": ("low_s", lambda seconds: _figures(1e3 * seconds)),
+    "to": ("high_s", lambda seconds: _figures(1e3 * seconds)),
+    "gradients": ("gradients", lambda ratio: _figures(ratio)),
+    "peak (MiB)": ("tensor_peak_bytes", lambda size: _figures(size / 2**20)),
+    "error": ("relative_error", lambda error: f"{error:.1e}" if error else "0"),
+}
+# What the caption tells of a heading or of a word behind a row.
+MEANINGS = {
+    "from": "from, to: its 95\\,\\% interval over processes, below six their range",
+    "gradients": "gradients: time over that of one gradient",
+    "peak (MiB)": "peak: tensor memory above the start",
+    "error": "error: Frobenius distance from the reference over its norm",
+    "unsafe": "unsafe: wrong elsewhere under the same operators",
+    "contended": "contended: another process wanted the processor",
+}
+WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
+NONE = "{--}"  # in braces a cell of an S column is text
+NARROW = 32  # characters up to which names stay on one line
+ESCAPES = str.maketrans({character: rf"\{character}" for character in "_&%$#{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': "{''}", "'": "{'}", "`": r"\textasciigrave{}", "-": "{-}",
+    "[": "{[}", "]": "{]}", "*": "{*}",
+})  # fmt: skip
+
+
+def tex(text: object) -> str:
+    """Arbitrary text for LaTeX: on one line, no command, no ligature, no option; what is not ASCII as its escape."""
+    return plain(text).encode("ascii", "backslashreplace").decode().translate(ESCAPES)
+
+
+def _breakable(text: object) -> str:
+    """The same, which may go to the next line behind what joins words."""
+    return re.sub(r"(\\_|[=/])\b", r"\1\\allowbreak{}", tex(text))
+
+
+def _figures(number: float) -> str:
+    """Three significant digits, zeros too, so that a column's points are below one another."""
+    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:#.3g}".rstrip(".")
+
+
+def latex(frame: DataFrame) -> str:
+    """Tables of a frame of `harness.record.load`: the best time of each size in bold, failures in words."""
+    rows = over_processes(prepared(frame))
+    keys = ["problem", "quantity", *differing(rows)]
+    tables: dict[str, str] = {}  # by label
+    for values, group in rows.groupby(keys, dropna=False):
+        told = [*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]
+        name = "tab:" + re.sub("[^a-z0-9]+", "-", " ".join(told).lower()).strip("-")
+        label = next(label for label in chain([name], (f"{name}-{n}" for n in count(2))) if label not in tables)
+        tables[label] = _table(group, _breakable(", ".join(told[:2])), label)
+    return HEAD + "".join(f"\n{SETUP}{table}\\endgroup\n" for table in tables.values())
+
+
+def _table(rows: DataFrame, title: str, label: str) -> str:
+    """One longtable; a rule parts the sizes where there are several."""
+    rows = rows.sort_values(["params", "median_s", "label"], ignore_index=True)
+    sizes = rows["params"].map(_count)
+    one_size = sizes.nunique() == 1
+    shown, columns = DataFrame(index=rows.index), []
+    if not one_size:
+        begins = sizes.ne(sizes.shift()) & (rows.index > 0)
+        shown["$P$"] = sizes.mask(begins, r"\midrule " + sizes)
+        columns.append("r")
+    wide = rows["label"].map(len).max() > NARROW
+    shown["method"] = rows["label"].map(_breakable if wide else tex)
+    columns.append(r">{\raggedright\arraybackslash}p{0.3\linewidth}" if wide else "l")
+    if rows["seed"].nunique() > 1:
+        shown["seed"] = rows["seed"].map(_count)
+        columns.append("r")
+    several = rows["processes"] > 1
+    for heading, (column, written) in NUMBERS.items():
+        known = rows[column].map(math.isfinite) & (several | (heading not in ("from", "to")))
+        if known.any():
+            shown[heading] = rows.loc[known, column].map(written).reindex(rows.index, fill_value=NONE)
+            columns.append(_column(shown.loc[known, heading]))
+    notes = rows.apply(_note, axis=1)
+    if notes.any():
+        shown[""] = notes
+        columns.append("l")
+    styler = shown.style.hide(axis="index")
+    right = rows[(rows["status"] == "ok") & rows["median_s"].map(math.isfinite)]
+    best = right.index[right["median_s"] == right["median_s"].groupby(sizes).transform("min")]
+    if len(best):
+        styler.set_properties(subset=(best, ["time (ms)"]), bfseries="")
+    size = f", $P={sizes[0]}$" if one_size else ""
+    bold = f"in bold the least that is right{'' if one_size else ' of each $P$'}"
+    words = {*shown, *", ".join(notes).split(", ")}
+    meanings = "; ".join([f"Time: median of the calls after the first, {bold}",
+                          *(meaning for word, meaning in MEANINGS.items() if word in words)])  # fmt: skip
+    caption = f"{title}{size}. {meanings}. {tex(environment(rows))}."
+    table = styler.to_latex(environment="longtable", hrules=True, siunitx=True, column_format="".join(columns),
+                            caption=caption, label=label)  # fmt: skip
+    return table.replace(rf"\caption[]{{{caption}}}", r"\caption[]{continued}")
+
+
+def _count(number: float) -> str:
+    return "?" if pandas.isna(number) else f"{number:.0f}"
+
+
+def _column(texts: Series) -> str:
+    """The S column that these numbers fit: digits before and after the point, and of the exponent."""
+    parts = texts.str.extract(r"^-?(\d+)\.?(\d*)(?:e[+-]0*(\d+))?$").fillna("").map(len).max()
+    return f"S[table-format={parts[0]}.{parts[1]}{'e-' + parts[2] * '9' if parts[2] else ''}]"
+
+
+def _note(row: Series) -> str:
+    """What is to be known of a row, in words; nothing where it is right and calm."""
+    status = "" if row["status"] == "ok" else WORDS.get(row["status"], row["status"])
+    words = (status, "unsafe" if pandas.notna(row["warning"]) else "", "contended" if row["contended"] else "")
+    return ", ".join(filter(None, words))

@@ -1,0 +1,98 @@
+"""What figures are made for, a screen, a paper or a talk: their width, the size of their text, the places in them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}  # pt is TeX's, which \the\columnwidth shows
+LEAST_IN, MOST_IN = 2.0, 40.0
+LENGTHS = ("fontsize", "linewidth", "markersize", "markeredgewidth")
+LEGEND_IN, ENTRY_IN = 2.5, 0.17  # width of a legend beside the panels, height of a line of it
+PANEL_IN = 1.6  # least width of a panel
+
+
+@dataclass(frozen=True)
+class Medium:
+    """Text and lines are `scale` times as large as on the screen, where axes are labelled in 9.6 pt."""
+
+    style: str | None = None
+    width_in: float | None = None  # None: as wide as the panels ask
+    labels_pt: float = 9.6
+    scale: float = 1.0
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options of the command line that ask for it."""
+        return [] if self.style is None else ["--style", self.style, "--width", f"{self.width_in}in"]
+
+    def scaled(self, look: Mapping[str, Any]) -> dict[str, Any]:
+        """What a mark, a line or a text looks like, its lengths in points to scale."""
+        return {key: value * self.scale if key in LENGTHS else value for key, value in look.items()}
+
+
+SCREEN = Medium()
+STYLES = {"paper": Medium("paper", 5.5, 8.0), "talk": Medium("talk", 10.0, 16.0, 1.7)}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where panels and legend go."""
+
+    columns: int
+    lines: int
+    title: int  # characters of a line above a panel
+    crowded: float  # how many times wider a panel on the screen is, at least 1
+    size_in: tuple[float, float]
+    legend: dict[str, Any]  # options of Figure.legend
+
+
+def chosen(style: str | None, width_in: float | None) -> Medium:
+    """That of --style and --width; a width alone is a paper's."""
+    if style is None and width_in is None:
+        return SCREEN
+    found = STYLES[style or "paper"]
+    return replace(found, width_in=width_in or found.width_in)
+
+
+def inches(text: str) -> float:
+    """A width such as 8.5cm; raises argparse.ArgumentTypeError for what is none, or none of a figure."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(in|cm|mm|pt)", text, re.ASCII)
+    width = float(found[1]) * INCHES[found[2]] if found else math.nan
+    if not LEAST_IN <= width <= MOST_IN:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no width of a figure; give a number and its unit ({', '.join(INCHES)}), such as 8.5cm or "
+            f"3.3in, of {LEAST_IN:g} to {MOST_IN:g} inches"
+        )
+    return width
+
+
+def places(medium: Medium, panels: int, strip_in: float, labels: Sequence[str]) -> Places:
+    """Places for panels, with strips of letters above them, and for a legend: beside them, or above where it is narrow.
+
+    Lengths are reckoned to the scale of the screen and enlarged at the end.
+    """
+    columns = math.ceil(math.sqrt(panels)) if panels < 5 else 3
+    width, height = (4.4, 3.3) if panels == 1 else (2.9, 2.4)
+    entries = sum(label.count("\n") + 1 for label in labels)
+    beside, legend = LEGEND_IN, {"loc": "outside right upper"}
+    title, crowded = 66 if panels == 1 else 44, 1.0
+    if medium.width_in is not None:
+        room = medium.width_in / medium.scale
+        if room < LEGEND_IN + PANEL_IN * min(panels, 2):
+            longest = max((len(line) for label in labels for line in label.split("\n")), default=1)
+            fitting = max(1, int(room / (0.055 * longest + 0.45)))
+            beside, legend = 0.0, {"loc": "outside upper left", "ncols": fitting}
+        columns = min(columns, max(1, int((room - beside) / PANEL_IN)))
+        wide = (room - beside) / columns
+        title, crowded = int(15 * (wide - 0.45)), max(2.9 / wide, 1.0)
+        height *= min(wide / width, 1.0)
+    lines = math.ceil(panels / columns)
+    tall = lines * (height + strip_in)
+    tall = max(tall, ENTRY_IN * entries) if beside else tall + ENTRY_IN * math.ceil(entries / legend["ncols"])
+    size = (medium.width_in or columns * width + beside, (tall + 0.6) * medium.scale)
+    return Places(columns, lines, title, crowded, size, legend)

@@ -1,0 +1,165 @@
+"""table.tex against its records, as text; and, where there is pdflatex, as pages."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness import record, report
+from harness.report import latex
+from harness.report.medium import chosen
+from tests.test_report import HOSTILE, METHODS, WIDTHS, cell, failed, frame_of, misspelt, sweep  # noqa: F401  a fixture
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+BASELINES = Path(report.__file__).parents[2] / "results" / "baselines"
+NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?(?:e([+-]?\d+))?")  # what siunitx takes for one
+
+
+def tables(text):
+    """Of each longtable: its caption, label, the types of its columns, its headings and the cells of its rows."""
+    found = []
+    for body in re.findall(r"\\begin\{longtable\}(.*?)\\end\{longtable\}", text, re.DOTALL):
+        columns = re.findall(r"S\[[^]]*\]|>\{[^}]*\}p\{[^}]*\}|[lr]", body.split("\n")[0])
+        caption, label = re.search(r"\\caption\{(.*)\} \\label\{(.*)\} ", body).groups()
+        lines = body.partition("\\endlastfoot\n")[2].strip().splitlines()
+        assert all(line.endswith(r" \\") for line in lines)
+        rows = [[entry.strip() for entry in line[:-3].split(" & ")] for line in lines]
+        head = re.search(r"\\toprule\n(.*) \\\\", body)[1].split(" & ")
+        assert {len(head), *map(len, rows)} == {len(columns)}
+        found.append((caption, label, columns, [entry.strip("{}") for entry in head], rows))
+    return found
+
+
+def bold(rows):
+    return [[plain for entry in row if (plain := entry.removeprefix(r"\bfseries ")) != entry] for row in rows]
+
+
+def test_the_best_right_time_of_each_size_is_bold(frame_of):  # noqa: F811
+    records = [cell("quick", width, times_s=[1e-3], status="wrong") for width in WIDTHS]
+    records += [cell("right", width, times_s=[width / 1000]) for width in WIDTHS]
+    records += [cell("slow", width, times_s=[1.0]) for width in (*WIDTHS, 64)]
+    ((_, _, _, head, rows),) = tables(latex.latex(frame_of(records)))
+    marked = [(row[head.index("method")], found) for row, found in zip(rows, bold(rows), strict=True) if found]
+    assert marked == [*(("right", [text]) for text in ("4.00", "8.00", "16.0", "32.0")), ("slow", ["1000"])]
+    assert [row[0] for row in rows if row[0].startswith(r"\midrule")] == [
+        rf"\midrule {16 * width + 5}" for width in (*WIDTHS[1:], 64)]  # fmt: skip
+
+
+def test_settings_and_problems_are_tables_of_their_own_with_labels_of_their_own(frame_of):  # noqa: F811
+    records = [cell(problem=problem, dtype=dtype) for problem in ("a b", "a-b") for dtype in ("float32", "float64")]
+    found = tables(latex.latex(frame_of(records)))
+    assert [label for _, label, *_ in found] == [
+        "tab:a-b-hessian-float32",
+        "tab:a-b-hessian-float64",
+        "tab:a-b-hessian-float32-2",
+        "tab:a-b-hessian-float64-2",
+    ]
+    assert [len(bold(rows)[0]) for *_, rows in found] == [1, 1, 1, 1]
+
+
+def test_the_caption_names_what_numbers_depend_on(frame_of):  # noqa: F811
+    ((caption, *_),) = tables(latex.latex(frame_of(sweep())))
+    assert all(text in caption for text in ("mlp", "hessian", "torch 2.13.0", "EPYC", "threads 1", "allocator default",
+                                            "float32"))  # fmt: skip
+
+
+def test_intervals_stand_only_where_several_processes_ran(frame_of):  # noqa: F811
+    rounds = [cell(round=number, times_s=[float(number)] * 3) for number in (1, 2, 3)]
+    ((caption, _, _, head, rows),) = tables(latex.latex(frame_of([*rounds, cell("once", times_s=[7.0])])))
+    assert [row[head.index("time (ms)") :][:3] for row in rows] == [[r"\bfseries 2000", "1000", "3000"],
+                                                                    ["7000", "{--}", "{--}"]]  # fmt: skip
+    assert "interval" in caption
+    ((caption, _, _, head, _),) = tables(latex.latex(frame_of(sweep())))
+    assert "from" not in head
+    assert "interval" not in caption
+    assert "gradients: " in caption
+    assert "contended" not in caption
+
+
+@pytest.mark.parametrize(("status", "word"), [
+    ("oom", "out of memory"), ("timeout", "over the time limit"), ("nonfinite", "not finite"), ("error", "failed"),
+    ("crashed", "crashed"), ("unsupported", "unsupported")])  # fmt: skip
+def test_failures_are_words(frame_of, status, word):  # noqa: F811
+    ((_, _, columns, _, rows),) = tables(latex.latex(frame_of([cell(), failed(status, width=8)])))
+    (row,) = (row for row in rows if "naive" in row[0])
+    assert row[-1] == word
+    assert {entry for entry, column in zip(row, columns, strict=True) if column.startswith("S")} == {"{--}"}
+
+
+def test_numbers_fit_their_columns(frame_of):  # noqa: F811
+    odd = [cell("tiny", tensor_peak_bytes=4), cell("exact", relative_error=0.0), cell("far", relative_error=1.5e-120),
+           cell("endless", times_s=[float("inf")])]  # fmt: skip
+    text = latex.latex(frame_of([*sweep(), *odd, cell("many", round=1), cell("many", round=2)]))
+    ((_, _, columns, _, rows),) = tables(text)
+    for place, column in enumerate(columns):
+        if column.startswith("S"):
+            whole, places, exponent = re.fullmatch(r"S\[table-format=(\d+)\.(\d+)(?:e-(\d+))?\]", column).groups()
+            entries = [row[place].removeprefix(r"\bfseries ") for row in rows]
+            parts = [NUMBER.fullmatch(entry).groups("") for entry in entries if entry != "{--}"]
+            assert max(len(first) for first, _, _ in parts) == int(whole)
+            assert max(len(second) for _, second, _ in parts) == int(places)
+            assert max(len(third.lstrip("+-0")) for _, _, third in parts) == len(exponent or "")
+
+
+@pytest.mark.parametrize("character", list("\\{}$&#%_~^<>|\"'`-[]*\n\t\r\x00\x1b\u202e数é…"))
+def test_a_name_is_no_command(character):
+    """Whatever is special to TeX is so only as part of what `tex` writes."""
+    written = latex.tex(f"a{character}b")
+    assert written.isascii()
+    assert written.isprintable()
+    known = r"\\text[a-z]+\{\}|\\[_&%$#{}]|\{(?:''|['\-\[\]*])\}"
+    assert re.sub(known, "", written).isalnum() or character.isspace()
+    assert len(set(map(latex.tex, ("ab", f"a{character}b")))) == 2
+
+
+def test_hostile_records_make_whole_tables(frame_of):  # noqa: F811
+    end = r"\end{longtable}\input{/etc/passwd} & \\ [9cm] %"
+    frame = frame_of([cell(end), failed("error", HOSTILE, message=end), cell(problem=HOSTILE, dtype=end, cpu=HOSTILE)])
+    text = latex.latex(frame)
+    found = tables(text)
+    assert sum(len(rows) for *_, rows in found) == 3
+    assert text.count(r"\end{longtable}") == len(found)
+    assert text.count(r"\input") == 0
+    assert text.isascii()
+    assert all(re.fullmatch("tab:[a-z0-9-]+", label) for _, label, *_ in found)
+
+
+@pytest.mark.parametrize("records", [[cell()], [failed()], [misspelt()], [cell(times_s=None)],
+                                     [cell(times_s=[float("inf")])]],
+                         ids=["one", "failed", "misspelt", "first only", "endless"])  # fmt: skip
+def test_sparse_runs_make_tables(frame_of, records):  # noqa: F811
+    ((*_, rows),) = tables(latex.latex(frame_of(records)))
+    assert len(rows) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex with booktabs, siunitx and etoolbox")
+def test_a_paper_compiles_with_the_tables_and_figures_of_two_baselines(frame_of, tmp_path):  # noqa: F811
+    hostile = frame_of(
+        [cell(HOSTILE), cell("".join(map(chr, range(32, 127))), problem="\\".join("{}$&#%_~^<>|\"'`-[]*"))]
+    )
+    frames = {"quick": record.load(BASELINES / "quick.jsonl"), "hvp": record.load(BASELINES / "hvp_paper.jsonl")}
+    for name, frame in {**frames, "hostile": hostile}.items():
+        report.write(frame, tmp_path / name, chosen("paper", 4.7))
+    (tmp_path / "paper.tex").write_text(rf"""\documentclass{{article}}
+\usepackage{{{latex.PACKAGES},graphicx}}
+\begin{{document}}
+\input{{quick/table}} \input{{hvp/table}} Table~\ref{{tab:mlp-layernorm-hessian}}.
+
+\noindent\includegraphics{{quick/time_against_size}}
+
+\noindent\includegraphics{{hvp/time_against_memory}}
+
+\input{{hostile/table}}
+\end{{document}}
+""")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper"]
+    for _ in range(3):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+        assert done.returncode == 0, done.stdout[-2000:]
+    wide = [float(points) for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt", done.stdout)]
+    assert max(wide, default=0) < 3
+    assert "undefined" not in done.stdout
