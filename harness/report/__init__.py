@@ -2,7 +2,7 @@
 
 `terminal` prints, `write` makes files, and each figure is a function from a frame of `harness.record.load` to a
 matplotlib Figure: `time_against_size`, `memory_against_size`, `error_against_size`, `time_against_memory`, `coverage`,
-`disagreement`.
+`disagreement`, `performance_profile`, `speedup_against_size`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
         time_against_size,
     )
     from harness.report.pairs import disagreement
+    from harness.report.profiles import performance_profile, speedup_against_size
 
-__all__ = ["coverage", "disagreement", "error_against_size", "main", "memory_against_size", "readable", "terminal",
-           "time_against_memory", "time_against_size", "write"]  # fmt: skip
+__all__ = ["coverage", "disagreement", "error_against_size", "main", "memory_against_size", "performance_profile",
+           "readable", "speedup_against_size", "terminal", "time_against_memory", "time_against_size",
+           "write"]  # fmt: skip
 
 FIGURES = ("time_against_size", "memory_against_size", "error_against_size", "time_against_memory")
 STATUS = """Exit status: 0; 1 where a file is no record that can be read, which is named, and the rest is reported; 2
@@ -39,20 +41,25 @@ where no record can be read, nothing can be written or an argument is wrong."""
 
 def __getattr__(name: str) -> Any:
     """A figure's function; seaborn, which takes a second or two to import, is only imported for one."""
-    if name not in (*FIGURES, "coverage", "disagreement"):
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from harness.report import figures, pairs
+    from harness.report import figures, pairs, profiles
 
-    return getattr(pairs if name == "disagreement" else figures, name)
+    elsewhere = {"disagreement": pairs, "performance_profile": profiles, "speedup_against_size": profiles}
+    return getattr(elsewhere.get(name, figures), name)
 
 
-def write(frame: DataFrame, out: Path, medium: Medium = SCREEN) -> list[Path]:
+def write(
+    frame: DataFrame, out: Path, medium: Medium = SCREEN, baseline: str | None = None, memory_gb: float | None = None
+) -> list[Path]:
     """Write index.html, table.csv, .md and .tex, the figures as PNG, PDF and SVG, and report.json; the files written.
 
     The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems,
-    and where these are few the distances between results; where there are many nights, their trend.
+    and where these are few the distances between results; growth.md, and the performance profile, where there are sizes
+    and cells enough; speed-ups over a method `baseline`; where there are many nights, their trend. Raises ValueError
+    for a baseline that no row has.
     """
-    from harness.report import figures, latex, page, pairs, provenance, trend, verdicts
+    from harness.report import figures, fits, latex, page, pairs, profiles, provenance, trend, verdicts
 
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -66,6 +73,14 @@ def write(frame: DataFrame, out: Path, medium: Medium = SCREEN) -> list[Path]:
         (out / "coverage.md").write_text(verdicts.table(frame), encoding="utf-8", errors="backslashreplace", newline="")
         written.append(out / "coverage.md")
         drawn["coverage"] = figures.coverage(frame)
+    growth = fits.markdown(frame, memory_gb)
+    if growth:
+        (out / "growth.md").write_text(growth, encoding="utf-8", errors="backslashreplace", newline="")
+        written.append(out / "growth.md")
+    if profiles.enough(frame):
+        drawn["performance_profile"] = profiles.performance_profile(frame)
+    if baseline is not None:
+        drawn["speedup_against_size"] = profiles.speedup_against_size(frame, baseline)
     parts = {"disagreement": frame[frame["sketch"].notna()]}
     if len(parts["disagreement"]) > 1 and frame["problem"].nunique() <= pairs.PANELS:
         drawn["disagreement"] = pairs.disagreement(frame)
@@ -74,7 +89,9 @@ def write(frame: DataFrame, out: Path, medium: Medium = SCREEN) -> list[Path]:
     pictures = {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
     (out / "index.html").write_text(page.page(frame, pictures, frame.attrs.get("skipped", ())), encoding="utf-8")
     written += [out / "index.html", *trend.write(frame, out)]
-    record.write_json(provenance.provenance(frame, out, written, parts, medium.arguments), out / "report.json")
+    asked = [*medium.arguments, *(["--baseline", baseline] if baseline else []),
+             *(["--memory_gb", f"{memory_gb:g}"] if memory_gb else [])]  # fmt: skip
+    record.write_json(provenance.provenance(frame, out, written, parts, asked), out / "report.json")
     return [*written, out / "report.json"]
 
 
@@ -86,15 +103,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report here")
     parser.add_argument("--style", choices=STYLES, help="of the curves: text and lines for a paper or a talk")
     parser.add_argument("--width", type=inches, help="of the curves, such as 8.5cm or 3.3in (alone: of a paper's)")
+    parser.add_argument("--baseline", metavar="METHOD", help="draw the speed-up of all others over this method")
+    parser.add_argument("--memory_gb", type=gigabytes, metavar="GB", help="tell the largest P that fits into so much")
     options = parser.parse_args(arguments)
     try:
         frame = record.load(*options.runs)
         for skipped in frame.attrs["skipped"]:
             print(f"harness.report: skipped {skipped}", file=sys.stderr)
         terminal(frame)
-        for path in write(frame, options.out, chosen(options.style, options.width)) if options.out else []:
+        medium = chosen(options.style, options.width)
+        asked = options.baseline, options.memory_gb
+        for path in write(frame, options.out, medium, *asked) if options.out else []:
             print(path)
-    except (record.RecordError, OSError) as error:
+    except (record.RecordError, OSError, ValueError) as error:
         print(f"harness.report: {error}", file=sys.stderr)
         return 2
     return 1 if frame.attrs["skipped"] else 0
+
+
+def gigabytes(text: str) -> float:
+    """A size of memory."""
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be a size in GB above 0")
+    return float(text)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 from pandas import DataFrame
@@ -46,8 +47,13 @@ class Fit:
 
 def fits(frame: DataFrame) -> list[Fit]:
     """A fit for each way and measure with FEWEST sizes or more, from a frame of `harness.record.load`."""
-    return [fit for place, group in _places(frame) for way, rows in group.groupby("label")
-            for measure, column in MEASURES.items() if (fit := _fit(place, plain(way), measure, rows, column))]  # fmt: skip
+    found = (
+        _fit(place, plain(way), measure, rows, column)
+        for place, group in _places(frame)
+        for way, rows in group.groupby("label")
+        for measure, column in MEASURES.items()
+    )
+    return [fit for fit in found if fit is not None]
 
 
 def _fit(place: str, way: str, measure: str, rows: DataFrame, column: str) -> Fit | None:
@@ -55,7 +61,7 @@ def _fit(place: str, way: str, measure: str, rows: DataFrame, column: str) -> Fi
     if len(known) < FEWEST:
         return None
     x, y = numpy.log(known.index.to_numpy(float)), numpy.log(known.to_numpy(float))
-    line = stats.linregress(x, y)
+    line: Any = stats.linregress(x, y)
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 2)) * line.stderr
     left = y - line.intercept - line.slope * x
     return Fit(place, way, measure, len(x), line.slope, line.slope - half, line.slope + half, line.intercept,
@@ -72,7 +78,7 @@ def crossovers(frame: DataFrame) -> list[str]:
     for place, group in _places(frame):
         times = group.pivot_table(index="params", columns="label", values="median_s", aggfunc="median")
         for one, other in itertools.combinations(times.columns, 2):
-            ratio = numpy.log(times[one] / times[other]).dropna()
+            ratio = (times[one] / times[other]).map(math.log).dropna()
             signs = numpy.sign(ratio.to_numpy())
             changes = numpy.flatnonzero(signs[1:] != signs[:-1])
             if not len(changes) or signs[-1] == 0:
@@ -109,9 +115,10 @@ def markdown(frame: DataFrame, memory_gb: float | None) -> str:
     fitting = [] if memory_gb is None else largest(frame, memory_gb)
     parts = []
     if found:
-        rows = [{"where": fit.place, "way": fit.way, "measure": fit.measure, "sizes": f"{fit.sizes}",
-                 "exponent": f"{fit.exponent:.2f}", "95 % interval": f"{fit.low:.2f} to {fit.high:.2f}"} for fit in found]  # fmt: skip
-        table = DataFrame(rows).map(escaped).to_markdown(index=False, disable_numparse=True)
+        columns = ("where", "way", "measure", "sizes", "exponent", "95 % interval")
+        rows = [(fit.place, fit.way, fit.measure, str(fit.sizes), f"{fit.exponent:.2f}",
+                 f"{fit.low:.2f} to {fit.high:.2f}") for fit in found]  # fmt: skip
+        table = DataFrame(rows, columns=columns).map(escaped).to_markdown(index=False, disable_numparse=True)
         parts.append(
             f"# Growth with P\n\nThe measure grows as P to the exponent: least squares on logarithms.\n\n{table}"
         )

@@ -79,7 +79,8 @@ def places(medium: Medium, panels: int, strip_in: float, labels: Sequence[str]) 
     columns = math.ceil(math.sqrt(panels)) if panels < 5 else 3
     width, height = (4.4, 3.3) if panels == 1 else (2.9, 2.4)
     entries = sum(label.count("\n") + 1 for label in labels)
-    beside, legend = LEGEND_IN, {"loc": "outside right upper"}
+    beside = LEGEND_IN
+    legend: dict[str, Any] = {"loc": "outside right upper"}
     title, crowded = 66 if panels == 1 else 44, 1.0
     if medium.width_in is not None:
         room = medium.width_in / medium.scale

@@ -37,7 +37,7 @@ def performance_profile(frame: DataFrame) -> Figure:
     """
     found = ratios(frame)
     looks = styles(prepared(frame))
-    shares = {way: found[way].to_numpy() for way in found}
+    shares = {str(way): found[way].to_numpy() for way in found}
     order = sorted(shares, key=lambda way: (-(shares[way] <= 1).mean(), -numpy.isfinite(shares[way]).mean()))
     finite = found.to_numpy()[numpy.isfinite(found.to_numpy())]
     end = float(finite.max()) * 1.2
@@ -64,7 +64,7 @@ def speedups(frame: DataFrame, baseline: str) -> DataFrame:
 
     Columns: the cell's, label, params, speedup, low, high, and `by`: how the interval was found (bootstrap of the
     medians over processes; with fewer than ENOUGH of them the range of all ratios). Raises ValueError for a baseline
-    that no row has.
+    that no row has, or that is right nowhere where another is.
     """
     rows = prepared(frame)
     labels = sorted(set(rows["label"]))
@@ -79,6 +79,8 @@ def speedups(frame: DataFrame, baseline: str) -> DataFrame:
             low, high, by = _interval(base, own["median_s"])
             found.append(group.iloc[0][where].to_dict() | {"label": label, "low": low, "high": high, "by": by,
                          "speedup": base.median() / own["median_s"].median()})  # fmt: skip
+    if not found:
+        raise ValueError(f"baseline {baseline} is right and timed in no cell where another method is; take another")
     return DataFrame(found, columns=[*where, "label", "speedup", "low", "high", "by"])
 
 
@@ -96,7 +98,7 @@ def speedup_against_size(frame: DataFrame, baseline: str) -> Figure:
     """Speed-ups over a way against P, with their intervals; a panel a problem."""
     found = speedups(frame, baseline)
     looks = styles(prepared(frame))
-    panels = list(found.groupby("problem")) or [("", found)]
+    panels = list(found.groupby("problem"))
     with matplotlib.rc_context(RC):
         figure = Figure((3.0 * min(len(panels), 3) + 2, 2.6 * -(-len(panels) // 3) + 0.6), layout="constrained")
         axes = figure.subplots(-(-len(panels) // 3), min(len(panels), 3), squeeze=False, sharey=True).flat
@@ -107,14 +109,14 @@ def speedup_against_size(frame: DataFrame, baseline: str) -> Figure:
                 error = (rows["speedup"] - rows["low"], rows["high"] - rows["speedup"])
                 look = looks[str(label)]
                 drawn[str(label)] = ax.errorbar(rows.index, rows["speedup"], [e.clip(lower=0) for e in error], lw=1.1,
-                                                color=look.colour, marker=look.marker, markersize=4, capsize=2)  # fmt: skip
+                                                color=look.colour, marker=look.marker, capsize=2)  # fmt: skip
             ax.axhline(1, color="0.35", lw=0.8)
             ax.set(xscale="log", yscale="log", xlabel="parameters P", ylabel=f"times as fast as {safe(baseline, 24)}")
             ax.set_title(safe(str(problem), 40), fontsize=8)
             ax.label_outer()
         figure.legend(drawn.values(), [safe(label, 40) for label in drawn], loc="outside right upper", fontsize=7,
                       frameon=False)  # fmt: skip
-        by = " and ".join(sorted(set(found["by"]))) or "none"
+        by = " and ".join(sorted(set(found["by"])))
         said = f"Ratio of medians over processes; intervals: {by}. {environment(prepared(frame))}."
         figure.supxlabel(safe(said, 110), fontsize=6, x=0.01, ha="left", color="0.3")
     return figure
