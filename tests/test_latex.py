@@ -138,9 +138,9 @@ def test_sparse_runs_make_tables(frame_of, records):  # noqa: F811
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex with booktabs, siunitx and etoolbox")
 def test_a_paper_compiles_with_the_tables_and_figures_of_two_baselines(frame_of, tmp_path):  # noqa: F811
-    hostile = frame_of(
-        [cell(HOSTILE), cell("".join(map(chr, range(32, 127))), problem="\\".join("{}$&#%_~^<>|\"'`-[]*"))]
-    )
+    odd = "\\".join("{}$&#%_~^<>|\"'`-[]*")
+    names = HOSTILE, "".join(map(chr, range(32, 127)))
+    hostile = frame_of([cell(name, problem=odd, dtype=odd) for name in names])
     frames = {"quick": record.load(BASELINES / "quick.jsonl"), "hvp": record.load(BASELINES / "hvp_paper.jsonl")}
     for name, frame in {**frames, "hostile": hostile}.items():
         report.write(frame, tmp_path / name, chosen("paper", 4.7))

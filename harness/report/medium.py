@@ -78,22 +78,21 @@ def places(medium: Medium, panels: int, strip_in: float, labels: Sequence[str]) 
     """
     columns = math.ceil(math.sqrt(panels)) if panels < 5 else 3
     width, height = (4.4, 3.3) if panels == 1 else (2.9, 2.4)
-    entries = sum(label.count("\n") + 1 for label in labels)
-    beside = LEGEND_IN
-    legend: dict[str, Any] = {"loc": "outside right upper"}
     title, crowded = 66 if panels == 1 else 44, 1.0
+    entries = sum(label.count("\n") + 1 for label in labels)
+    beside, legend, above = LEGEND_IN, {"loc": "outside right upper"}, 0.0
     if medium.width_in is not None:
         room = medium.width_in / medium.scale
         if room < LEGEND_IN + PANEL_IN * min(panels, 2):
             longest = max((len(line) for label in labels for line in label.split("\n")), default=1)
             fitting = max(1, int(room / (0.055 * longest + 0.45)))
             beside, legend = 0.0, {"loc": "outside upper left", "ncols": fitting}
+            above, entries = ENTRY_IN * math.ceil(entries / fitting), 0
         columns = min(columns, max(1, int((room - beside) / PANEL_IN)))
         wide = (room - beside) / columns
         title, crowded = int(15 * (wide - 0.45)), max(2.9 / wide, 1.0)
         height *= min(wide / width, 1.0)
     lines = math.ceil(panels / columns)
-    tall = lines * (height + strip_in)
-    tall = max(tall, ENTRY_IN * entries) if beside else tall + ENTRY_IN * math.ceil(entries / legend["ncols"])
-    size = (medium.width_in or columns * width + beside, (tall + 0.6) * medium.scale)
+    tall = max(lines * (height + strip_in), ENTRY_IN * entries) + above + 0.6
+    size = (medium.width_in or columns * width + beside, tall * medium.scale)
     return Places(columns, lines, title, crowded, size, legend)
