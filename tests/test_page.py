@@ -226,9 +226,9 @@ def column(tab, heading):
 @pytest.mark.slow
 def test_sorting_is_by_number_and_failures_are_last(opened):
     tab = opened([*sweep(), cell("tiny", 4, times_s=[3e-6])])
-    head = tab.locator("th", has=tab.get_by_role("button", name="time ms", exact=True))
+    head = tab.locator("thead th").filter(has_text=re.compile("^time ms$"))  # its accessible name has an arrow too
     for direction, ordered in (("ascending", sorted), ("descending", lambda ns: sorted(ns, reverse=True))):
-        tab.get_by_role("button", name="time ms", exact=True).click()
+        head.locator("button").click()
         assert head.get_attribute("aria-sort") == direction
         *times, last = column(tab, "time ms")
         assert last == ""
@@ -241,12 +241,13 @@ def test_filters_choose_rows_and_marks(opened):
     tab = opened(sweep())
     marks = tab.locator("#plot [data-row]:not([hidden])")
     assert marks.count() == len(sweep())
-    tab.get_by_label("Search").fill("HVP 133")
+    tab.get_by_label("Search").fill("HVP mlp")
     assert set(column(tab, "method")) == {"vmap_hvp", "vmap_hvp_reverse"}
-    assert tab.locator("#count").text_content() == "2 of 20 rows"
-    assert marks.count() == 2
+    assert tab.locator("#count").text_content() == "8 of 20 rows"
+    tab.wait_for_timeout(500)  # the chart follows once the keyboard rests
+    assert marks.count() == 8
     tab.get_by_label("Method").select_option("vmap_hvp")
-    assert column(tab, "P") == ["133"]
+    assert len(column(tab, "P")) == 4
     tab.get_by_label("Search").fill("")
     tab.get_by_label("Method").select_option("")
     tab.get_by_label("Status").select_option("timeout")
@@ -262,6 +263,7 @@ def test_a_row_unfolds_and_a_mark_tells_its_values_by_pointer_and_by_key(opened)
     assert "raise limit_s" in tab.locator("tr.details p").text_content()
     assert "2.13.0" in tab.locator("tr.details").text_content()
     tab.get_by_label("Status").select_option("ok")
+    tab.wait_for_timeout(500)  # the chart follows once the keyboard rests
     tab.locator("#plot [tabindex='0']").focus()
     first = tab.locator("#values").text_content()
     tab.keyboard.press("ArrowRight")

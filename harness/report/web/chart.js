@@ -1,6 +1,7 @@
 "use strict";
 // The chart: one mark a row that the table's filters leave, on logarithmic axes; what was not measured stands on top.
 {
+  const CALM_MS = 100; // after the last keystroke: drawing thousands of marks takes longer than one
   const data = JSON.parse(document.getElementById("data").textContent);
   const SHAPES = {
     o: "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z",
@@ -179,9 +180,11 @@
     plot.addEventListener("focusin", (event) => tell(Number(event.target.dataset.row)));
     plot.addEventListener("keydown", step);
     let width = 0;
+    let due = 0;
     document.addEventListener("rows", (event) => {
       matching = event.detail;
-      draw();
+      clearTimeout(due);
+      due = setTimeout(draw, CALM_MS);
     });
     new ResizeObserver(([{ contentRect }]) => {
       if (contentRect.width !== width) draw();

@@ -3,7 +3,7 @@
 {
   const data = JSON.parse(document.getElementById("data").textContent);
   const { columns, details, common } = data;
-  const STEP = 200; // rows shown at once, and more on request: layout of thousands takes longer than a keystroke
+  const STEP = 100; // rows shown at once, and more on request: layout of thousands takes longer than a keystroke
   const SHORT = 120; // characters of a message in its cell; the whole is in the row's details
   const body = document.querySelector("#rows tbody");
   const search = document.getElementById("search");
