@@ -22,7 +22,7 @@ def tables(text):
     """Of each longtable: its caption, label, the types of its columns, its headings and the cells of its rows."""
     found = []
     for body in re.findall(r"\\begin\{xltabular\}\{\\linewidth\}(.*?)\\end\{xltabular\}", text, re.DOTALL):
-        columns = re.findall(r"S\[[^]]*\]|>\{[^}]*\}X|[lr]", body.split("\n")[0])
+        columns = re.findall(r"S\[[^]]*\]|>\{[^}]*\}(?:X|p\{5em\})|[lr]", body.split("\n")[0])
         caption, label = re.search(r"\\caption\{(.*)\} \\label\{(.*)\} ", body).groups()
         lines = body.partition("\\endlastfoot\n")[2].strip().splitlines()
         assert all(line.endswith(r" \\") for line in lines)

@@ -49,7 +49,8 @@ MEANINGS = {
 }
 WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
 NONE = "{--}"  # in braces a cell of an S column is text
-NAMES = r">{\raggedright\arraybackslash}X"  # the column that takes the width that is left
+NAMES, NOTES = (rf">{{\raggedright\arraybackslash}}{width}" for width in ("X", "p{5em}"))  # X: what width is left
+FEW = 5  # columns beside which notes have room for a line each
 ESCAPES = str.maketrans({character: rf"\{character}" for character in "_&%$#{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': "{''}", "'": "{'}", "`": r"\textasciigrave{}", "-": "{-}",
@@ -109,7 +110,7 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
     notes = rows.apply(_note, axis=1)
     if notes.any():
         shown[""] = notes
-        columns.append("l")
+        columns.append("l" if len(columns) <= FEW else NOTES)
     styler = shown.style.hide(axis="index")
     right = rows[(rows["status"] == "ok") & rows["median_s"].map(math.isfinite)]
     best = right.index[right["median_s"] == right["median_s"].groupby(sizes).transform("min")]
