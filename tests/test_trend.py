@@ -143,7 +143,7 @@ def test_from_records_to_the_page(history, tmp_path):
     assert "the commits" not in line
     assert [history.nights["torch"].nunique() for history in found.histories] == [1, 2, 1], "those that step come first"
     written = trend.write(record.load(*sorted(tmp_path.glob("night*"))), tmp_path)
-    assert {path.name for path in written} == {"trend.md", "trend.html", "trend.png", "trend.pdf"}
+    assert {path.name for path in written} == {"trend.md", "trend.html", "trend.png", "trend.pdf", "trend.svg"}
     assert Parsed((tmp_path / "trend.html").read_text(encoding="utf-8")).tags.count("circle") == 3 * 26
 
 
@@ -271,4 +271,4 @@ def test_what_nothing_is_known_of_makes_a_page(history, tmp_path):
     found = seen(folders)
     assert told(found) == []
     assert panels.panels(found)[0].title == "nothing was measured"
-    assert len(trend.write(record.load(*folders), tmp_path)) == 4
+    assert len(trend.write(record.load(*folders), tmp_path)) == 5

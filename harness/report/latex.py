@@ -1,5 +1,6 @@
 r"""The report as table.tex: a longtable for each problem, quantity and setting, to \input as it is.
 
+Each is as wide as the text (xltabular), and names that are too long go to the next line.
 Numbers are cells of siunitx's S columns. Text is escaped here and not by pandas' Styler, which leaves as they are:
 captions, `<`, `|` and `[` (an option, where it follows `\\`), and characters that pdflatex has no glyph for.
 """
@@ -17,13 +18,13 @@ from pandas import DataFrame, Series
 from harness.report import summary
 from harness.report.rows import differing, environment, over_processes, plain, prepared, setting
 
-PACKAGES = "array,booktabs,etoolbox,longtable,siunitx"
+PACKAGES = "array,booktabs,etoolbox,siunitx,xltabular"
 HEAD = rf"""% Made by python -m harness.report. Its tables go where the page has one column, and need in the preamble:
 %   \usepackage{{{PACKAGES}}}
 """
 SETUP = r"""\begingroup
-\footnotesize
-\setlength{\tabcolsep}{4pt}
+\scriptsize
+\setlength{\tabcolsep}{3pt}
 \setlength{\LTcapwidth}{\linewidth}
 \robustify\bfseries
 \sisetup{detect-weight,table-text-alignment=right}
@@ -48,7 +49,8 @@ MEANINGS = {
 }
 WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
 NONE = "{--}"  # in braces a cell of an S column is text
-NARROW = 32  # characters up to which names stay on one line
+NAMES, NOTES = (rf">{{\raggedright\arraybackslash}}{width}" for width in ("X", "p{5em}"))  # X: what width is left
+FEW = 5  # columns beside which notes have room for a line each
 ESCAPES = str.maketrans({character: rf"\{character}" for character in "_&%$#{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': "{''}", "'": "{'}", "`": r"\textasciigrave{}", "-": "{-}",
@@ -63,7 +65,7 @@ def tex(text: object) -> str:
 
 def _breakable(text: object) -> str:
     """The same, which may go to the next line behind what joins words."""
-    return re.sub(r"(\\_|[=/])\b", r"\1\\allowbreak{}", tex(text))
+    return re.sub(r"(\\_|[=/])(?=\w)", r"\1\\allowbreak{}", tex(text))
 
 
 def _figures(number: float) -> str:
@@ -94,9 +96,8 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
         begins = sizes.ne(sizes.shift()) & (rows.index > 0)
         shown["$P$"] = sizes.mask(begins, r"\midrule " + sizes)
         columns.append("r")
-    wide = rows["label"].map(len).max() > NARROW
-    shown["method"] = rows["label"].map(_breakable if wide else tex)
-    columns.append(r">{\raggedright\arraybackslash}p{0.3\linewidth}" if wide else "l")
+    shown["method"] = rows["label"].map(_breakable)
+    columns.append(NAMES)
     if rows["seed"].nunique() > 1:
         shown["seed"] = rows["seed"].map(_count)
         columns.append("r")
@@ -109,7 +110,7 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
     notes = rows.apply(_note, axis=1)
     if notes.any():
         shown[""] = notes
-        columns.append("l")
+        columns.append("l" if len(columns) <= FEW else NOTES)
     styler = shown.style.hide(axis="index")
     right = rows[(rows["status"] == "ok") & rows["median_s"].map(math.isfinite)]
     best = right.index[right["median_s"] == right["median_s"].groupby(sizes).transform("min")]
@@ -123,7 +124,9 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
     caption = f"{title}{size}. {meanings}. {tex(environment(rows))}."
     table = styler.to_latex(environment="longtable", hrules=True, siunitx=True, column_format="".join(columns),
                             caption=caption, label=label)  # fmt: skip
-    return table.replace(rf"\caption[]{{{caption}}}", r"\caption[]{continued}")
+    table = table.replace(rf"\caption[]{{{caption}}}", r"\caption[]{continued}")
+    table = table.replace(r"\begin{longtable}", r"\begin{xltabular}{\linewidth}")
+    return table.replace(r"\end{longtable}", r"\end{xltabular}")
 
 
 def _count(number: float) -> str:
@@ -133,7 +136,7 @@ def _count(number: float) -> str:
 def _column(texts: Series) -> str:
     """The S column that these numbers fit: digits before and after the point, and of the exponent."""
     parts = texts.str.extract(r"^-?(\d+)\.?(\d*)(?:e[+-]0*(\d+))?$").fillna("").map(len).max()
-    return f"S[table-format={parts[0]}.{parts[1]}{'e-' + parts[2] * '9' if parts[2] else ''}]"
+    return f"S[table-format={parts[0]}.{parts[1]}{f'e-{parts[2]}' if parts[2] else ''}]"
 
 
 def _note(row: Series) -> str:
