@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print, write; the exit status."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what was started is ended
     parser = _Parser(prog="python -m harness.compare", description=__doc__)
     parser.add_argument("base", type=Path, metavar="BASE", nargs="?", help="a run folder or baseline file (*.jsonl)")
     parser.add_argument("candidate", type=Path, metavar="CANDIDATE", nargs="?", help="what is judged")
