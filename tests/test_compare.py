@@ -79,6 +79,7 @@ def test_too_few_processes_have_no_interval() -> None:
     assert seen.p > FAMILY
 
 
+@pytest.mark.slow
 def test_the_same_code_is_hardly_ever_an_alarm_and_ten_percent_hardly_ever_missed(tmp_path: Path) -> None:
     methods, alarms, found = [f"m{number}" for number in range(6)], 0, 0
     for seed in range(20):
@@ -299,6 +300,7 @@ def test_a_baseline_that_is_not_there_ends_the_run_with_a_message(harness, asked
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_beside_another_python_and_beside_records(harness, tmp_path: Path) -> None:
     done = harness("method=create_graph_rows", "problem=quadratic", f"baseline=interpreter:{sys.executable}")
     assert done.returncode == 0, done.stderr

@@ -117,6 +117,7 @@ def test_a_peer_that_is_not_installed_says_how_to_install_it(run) -> None:
             )
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_told_and_its_memory_is_without_the_compilation(run) -> None:
     seen = run(target="methods.func_hessian.hessian", method_options={"compile": True}, limit_s=120.0)
     assert (seen["status"], seen["compiled_graphs"], seen["graph_breaks"]) == ("ok", 1, 0), seen["message"]

@@ -158,6 +158,7 @@ def test_sparse_runs_make_whole_pages(parsed_of, records):
     assert parsed_of(records).data()["rows"] == 1
 
 
+@pytest.mark.slow
 def test_the_report_writes_it_with_every_figure_the_same_each_time(frame_of, tmp_path):  # noqa: F811
     frame = frame_of(sweep())
     first, second = ((tmp_path / name / "index.html").read_text(encoding="utf-8") for name in ("a", "b")

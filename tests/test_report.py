@@ -115,7 +115,7 @@ def test_command_writes_every_file(tmp_path):
     done = run(run_folder, "--out", tmp_path / "out")
     assert done.returncode == 1, done.stderr
     assert "torn" in done.stderr
-    names = {"index.html", "report.json", "table.csv", "table.md", "table.tex",
+    names = {"growth.md", "index.html", "report.json", "table.csv", "table.md", "table.tex",
              *(f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "svg"))}  # fmt: skip
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all(path.stat().st_size > 100 for path in (tmp_path / "out").iterdir())
