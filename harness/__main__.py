@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness import sweep
+from harness import baseline, sweep
 from harness.job import JobError
 
 CONF = next(
@@ -63,10 +63,10 @@ def run_cell(config: DictConfig) -> None:
     report.terminal(frame)
     for path in paths:
         print(f"record: {path}")
+    if cell.comparison is not None:
+        raise SystemExit(baseline.conclude(cell.comparison, output))
     if not (frame["status"] == "ok").all():
         raise SystemExit(1)
-    if cell.baseline is not None:
-        raise SystemExit(sweep.conclude(cell.baseline, output))
 
 
 def main() -> None:

@@ -1,45 +1,122 @@
-"""What a sweep is compared with, measured beside it in the same run: another commit of the code, or another Python."""
+"""What a run is compared with: records, or, measured beside it in the same run, another commit or another Python."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 import subprocess
+import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.job import Job, JobError
 
 SIDES = ("baseline", "candidate")  # folders of a run, one for each
+OUTSIDE = ("conf", "harness")  # what both sides of a run take from the candidate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a run is compared with, and how."""
+
+    baseline: str  # git:REF, interpreter:PATH or a path
+    confirm_s: float  # for more processes of cells that are undecided, s
+    slower: float  # ratio from which a slowdown matters
+    allow: tuple[str, ...]  # counters that may change
+
+    @property
+    def beside(self) -> bool:
+        """Whether the baseline is measured in the same run, in a folder of its own."""
+        return self.baseline.startswith(("git:", "interpreter:"))
+
+    def outside(self) -> str:
+        """Files that both sides take from the candidate, and that the baseline's commit has otherwise or not at all."""
+        kind, _, ref = self.baseline.partition(":")
+        changed = _git("diff", "--name-only", ref, "--", *OUTSIDE).splitlines() if kind == "git" else []
+        return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Comparison | None:
+        """That of a merged configuration (plain values), if it asks for one; raises JobError."""
+        asked, slower, confirm_s, allow = (config[key] for key in ("baseline", "slower", "confirm_s", "allow"))
+        if asked is None:
+            return None
+        from harness.compare.verdicts import COUNTERS
+
+        if not isinstance(asked, str) or asked in ("", "git:", "interpreter:"):
+            raise JobError(f"baseline={asked} must be git:REF, interpreter:PATH or the path of records")
+        if not isinstance(confirm_s, int | float) or not confirm_s >= 0:
+            raise JobError(f"confirm_s={confirm_s} must be a time in seconds of at least 0")
+        if not isinstance(slower, int | float) or not slower > 1:
+            raise JobError(f"slower={slower} must be a ratio above 1, as 1.10 for 10 %")
+        if not isinstance(allow, list) or not set(allow) <= set(COUNTERS):
+            raise JobError(f"allow={allow} must be a list of counters, of {', '.join(COUNTERS)}")
+        return cls(asked, float(confirm_s), float(slower), tuple(allow))
 
 
 @contextlib.contextmanager
-def beside(asked: Collection[str | None]) -> Iterator[dict[str, Any] | None]:
+def beside(asked: Comparison | None) -> Iterator[dict[str, Any] | None]:
     """The fields in which a job of the baseline differs; None where there is none, or it is a path, of records.
 
-    `asked` is what the cells of a run ask for, which must be the same for all.
-
     For `git:REF` the commit of the repository in the current directory is checked out into a worktree, which is gone
-    on leaving. Raises JobError where there is no such commit or path.
+    on leaving. Raises JobError where there is no such commit, Python with torch, or path.
     """
-    if len(asked) > 1:
-        raise JobError(
-            f"baseline={', '.join(map(str, asked))}: all cells of a run have the same; sweep over something else"
-        )
-    named = next(iter(asked), None)
-    kind, _, value = (named or "").partition(":")
+    kind, _, value = (asked.baseline if asked is not None else "").partition(":")
     if kind == "interpreter":
+        _check_python(value)
         yield {"interpreter": value}
     elif kind == "git":
         with _worktree(value) as code:
             yield {"code": str(code)}
-    elif named is None or Path(named).exists():
+    elif asked is None or Path(asked.baseline).exists():
         yield None
     else:
-        raise JobError(f"baseline={named} is not there; give git:REF, interpreter:PATH, or the path of records")
+        raise JobError(
+            f"baseline={asked.baseline} is not there; give git:REF, interpreter:PATH, or the path of records"
+        )
+
+
+def conclude(asked: Comparison, output: Path) -> int:
+    """Compare what a run found with its baseline, print the verdicts, write them beside the records; exit status.
+
+    3, with a message, where no comparison can be made.
+    """
+    from harness import record
+    from harness.compare import compare
+    from harness.compare import output as shown
+    from harness.compare.confirm import LOOKS
+
+    base, candidate = (output / side for side in SIDES) if asked.beside else (Path(asked.baseline), output)
+    try:
+        frames = [record.load(place) for place in (base, candidate)]
+        looks = LOOKS if asked.beside and asked.confirm_s else 1
+        verdicts = compare(*frames, guard=asked.slower, allow=asked.allow, looks=looks)
+        if asked.outside():
+            told = f"both sides ran the candidate's {asked.outside()}, which {asked.baseline} has otherwise"
+            verdicts.attrs["notes"].append(told)
+        shown.terminal(verdicts)
+        (output / "verdict.md").write_text(shown.markdown(verdicts), encoding="utf-8")
+        (output / "verdict.xml").write_text(shown.junit(verdicts), encoding="utf-8")
+    except (record.RecordError, JobError, OSError) as error:
+        print(f"harness: {error}", file=sys.stderr)
+        return 3
+    if asked.beside and (frames[0]["status"] == "error").all() and (frames[1]["status"] != "error").any():
+        print(f"harness: no cell of {asked.baseline} could be run: {frames[0]['message'].iloc[0]}", file=sys.stderr)
+        return 3
+    return shown.status(verdicts)
+
+
+def _check_python(path: str) -> None:
+    try:
+        done = subprocess.run([path, "-c", "import torch"], capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise JobError(f"baseline=interpreter:{path} cannot be started: {error}") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise JobError(f"baseline=interpreter:{path} cannot import torch: {said[-1] if said else done.returncode}")
 
 
 @contextlib.contextmanager
@@ -72,11 +149,12 @@ def _git(*command: str) -> str:
     return done.stdout.strip()
 
 
-def both(jobs: Sequence[tuple[str, Job]], change: dict[str, Any], first: int = 0) -> Iterator[tuple[str, Job, str]]:
+def both(jobs: Sequence[tuple[str, Job]], change: dict[str, Any]) -> Iterator[tuple[str, Job, str]]:
     """Each named job on both sides, one right after the other, in an order drawn by chance: name, job and side.
 
-    After the round `first` only times are taken, if any are: all else is the same in every process.
+    After the first round only times are taken, if any are: all else is the same in every process.
     """
+    first = min((job.round for _, job in jobs), default=0)
     drawn = random.Random(f"{len(jobs)} {first}")
     for name, job in jobs:
         if job.round > first and "time" in job.passes:

@@ -67,14 +67,8 @@ class Job:
 
         Raises JobError naming the key, the value found and what it may be.
         """
-        known = {entry.name for entry in fields(cls)} | {
-            "output",
-            "rounds",
-            "resume",
-            "workers",
-            "baseline",
-            "confirm_s",
-        }
+        known = {entry.name for entry in fields(cls)}
+        known |= {"output", "rounds", "resume", "workers", "baseline", "confirm_s", "slower", "allow"}
         known -= {"problem_target", "problem_options", "target", "method_options"}
         unknown = sorted(set(config) - known)
         if unknown:

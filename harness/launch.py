@@ -56,7 +56,7 @@ class Launcher:
 
     def __exit__(self, *_: object) -> None:
         self._closed = True
-        for _, server in list(self._servers.values()):
+        for _round, server in list(self._servers.values()):
             server.close()
 
     def run(self, job: Job, output: Path) -> Path:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import random
 import sys
-import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,8 +20,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from harness import baseline, record
+from harness.baseline import Comparison
 from harness.job import Job, JobError
-from harness.launch import Launcher, point_latest
+from harness.launch import Launcher, LaunchError, point_latest
 
 MANY = 200  # cells whose composing takes seconds, so that it is told
 
@@ -34,8 +35,7 @@ class Cell:
     rounds: int
     workers: int  # cells that may run at once
     resume: bool  # take a finished record from the output folder, if it is there
-    baseline: str | None = None  # what it is compared with
-    confirm_s: float = 0.0  # seconds for more processes of cells that this leaves undecided
+    comparison: Comparison | None = None
 
 
 def cell_of(config: DictConfig) -> Cell:
@@ -47,7 +47,8 @@ def cell_of(config: DictConfig) -> Cell:
     except Exception as error:
         raise JobError(f"the configuration cannot be resolved: {error}") from error
     assert isinstance(plain, dict)
-    job = Job.from_config({str(key): value for key, value in plain.items()}, choices["problem"], choices["method"])
+    plain = {str(key): value for key, value in plain.items()}
+    job = Job.from_config(plain, choices["problem"], choices["method"])
     for key in ("rounds", "workers"):
         if not isinstance(plain[key], int) or plain[key] < 1:
             raise JobError(f"{key}={plain[key]} must be a whole number of at least 1")
@@ -57,12 +58,10 @@ def cell_of(config: DictConfig) -> Cell:
             "times and memory; take workers=1 or passes=[agreement]"
         )
     resume = not OmegaConf.is_missing(config, "resume")
-    baseline, confirm_s = plain["baseline"], plain["confirm_s"]
-    if not isinstance(confirm_s, int | float) or not confirm_s >= 0:
-        raise JobError(f"confirm_s={confirm_s} must be a time in seconds of at least 0")
-    if baseline is not None and (not isinstance(baseline, str) or resume):
-        raise JobError(f"baseline={baseline} must be git:REF, interpreter:PATH or a path, and goes without resume")
-    return Cell(job, plain["rounds"], plain["workers"], resume, baseline, float(confirm_s))
+    comparison = Comparison.of(plain)
+    if comparison is not None and resume:
+        raise JobError(f"baseline={comparison.baseline} goes without resume: both sides are measured in one run")
+    return Cell(job, plain["rounds"], plain["workers"], resume, comparison)
 
 
 def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path) -> None:
@@ -72,6 +71,7 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
     interrupted, it exits with status 130 and says how to go on.
     """
     ready: list[tuple[str, Cell]] = []
+    failed: list[tuple[Sequence[str], Exception]] = []
     if len(cells) >= MANY:
         print(f"composing {len(cells)} cells", file=sys.stderr, flush=True)
     for overrides in cells:
@@ -79,8 +79,11 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
         try:
             ready.append((name, cell_of(compose(overrides))))
         except Exception as error:  # Hydra's, OmegaConf's and our own have no common base
-            _not_composed(overrides, error, output)
+            failed.append((overrides, error))
             print(f"{name}: error, {error}", file=sys.stderr)
+    beside = any(cell.comparison is not None and cell.comparison.beside for _, cell in ready)
+    for overrides, error in failed:
+        _not_composed(overrides, error, output / "candidate" if beside else output)
     run_cells(ready, output)
 
 
@@ -89,17 +92,21 @@ def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
 
     With a baseline that is to be measured beside them, they run on both sides, whose records have a folder each.
     """
+    from harness.progress import Progress
+
     point_latest(output)
     workers = min((cell.workers for _, cell in cells), default=1)
     resume = any(cell.resume for _, cell in cells)
-    confirm_s = max((cell.confirm_s for _, cell in cells), default=0.0)
+    comparison, *others = {cell.comparison for _, cell in cells} or {None}
     paths: list[Path] = []
     try:
+        if others:
+            raise JobError("all cells of a run have the same baseline, confirm_s, slower and allow; sweep over others")
         with ExitStack() as held:
-            change = held.enter_context(baseline.beside({cell.baseline for _, cell in cells}))
+            change = held.enter_context(baseline.beside(comparison))
             jobs = [(name, cell.job) for name, cell in ordered(cells)]
             order = [(*named, "") for named in jobs] if change is None else list(baseline.both(jobs, change))
-            progress = held.enter_context(_Progress(len(order)))
+            progress = held.enter_context(Progress(len(order)))
             pool = ThreadPoolExecutor(workers)
             held.callback(pool.shutdown)  # last of all, when closed launchers have ended what ran
             launchers: SimpleQueue[Launcher] = SimpleQueue()
@@ -120,35 +127,28 @@ def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
             for (name, _, _), path in zip(order, finished, strict=True):
                 paths.append(path)
                 progress.end(name, record.read(path)["status"])
-            if change is not None and confirm_s > 0:
-                from harness.compare.confirm import confirm
-
-                confirm([output / side for side in baseline.SIDES], launchers.get(), confirm_s)
+            if comparison is not None and comparison.beside and comparison.confirm_s > 0:
+                _confirm(comparison, output, launchers.get())
     except JobError as error:
-        raise SystemExit(f"harness: {error}") from error
+        print(f"harness: {error}", file=sys.stderr)
+        raise SystemExit(1 if comparison is None else 3) from error
     except KeyboardInterrupt:
-        print(
-            f"harness: interrupted; the finished records are in {output}. Go on with resume={output}", file=sys.stderr
-        )
+        go_on = f"Go on with resume={output}"
+        if comparison is not None:
+            go_on = f"Compare them: python -m harness.compare {output}/baseline {output}/candidate"
+        print(f"harness: interrupted; the finished records are in {output}. {go_on}", file=sys.stderr)
         raise SystemExit(130) from None
     return paths
 
 
-def conclude(asked: str, output: Path) -> int:
-    """Compare what a run found with its baseline, print the verdicts, write them beside the records; exit status."""
-    from harness.compare import compare
-    from harness.compare import output as shown
+def _confirm(asked: Comparison, output: Path, launcher: Launcher) -> None:
+    """More processes for what is undecided; where they cannot be had, the verdict will be on those that there are."""
+    from harness.compare.confirm import confirm
 
-    sides = [output / side for side in baseline.SIDES]
-    base, candidate = sides if sides[0].is_dir() else (Path(asked), output)
     try:
-        verdicts = compare(record.load(base), record.load(candidate))
-    except record.RecordError as error:
-        raise SystemExit(f"harness: {error}") from error
-    shown.terminal(verdicts)
-    (output / "verdict.md").write_text(shown.markdown(verdicts), encoding="utf-8")
-    (output / "verdict.xml").write_text(shown.junit(verdicts), encoding="utf-8")
-    return shown.status(verdicts)
+        confirm([output / side for side in baseline.SIDES], launcher, asked.confirm_s, asked.slower, asked.allow)
+    except (record.RecordError, LaunchError, OSError) as error:
+        print(f"harness: undecided cells were not run again: {error}", file=sys.stderr)
 
 
 def ordered(cells: Sequence[tuple[str, Cell]]) -> list[tuple[str, Cell]]:
@@ -177,47 +177,6 @@ def _not_composed(overrides: Sequence[str], error: Exception, output: Path) -> N
     record.write(seen, output / key / "record.json")
 
 
-class _Progress:
-    """One live line on a terminal: done/total, what runs now, time left; elsewhere a line for each finished cell.
-
-    Nothing for a single cell.
-    """
-
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.description}", markup=False),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=self._console,
-            disable=not self._console.is_terminal or total < 2,
-        )
-        self._task = self._bar.add_task("", total=total)
-        self._total, self._done, self._began = total, 0, time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def begin(self, name: str) -> None:
-        self._bar.update(self._task, description=name)
-
-    def end(self, name: str, status: str) -> None:
-        self._done += 1
-        self._bar.advance(self._task)
-        if self._total > 1 and not self._console.is_terminal:
-            left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
-            line = f"{self._done}/{self._total} {name}: {status}, about {left:.0f} s left"
-            print(line, file=sys.stderr, flush=True)
-
-
 class Output(Callback):
     """The output folder: there before the first cell, whatever launcher runs it, and reported on after a sweep."""
 
@@ -230,18 +189,40 @@ class Output(Callback):
         _make(config, Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the table, write the report beside the records, and exit with 1 where no cell is ok."""
-        from harness import report
+        """Print the table and the verdict, and write the report beside the records.
 
-        output = Path(config.hydra.sweep.dir)
-        frame = record.load(output)
+        Exits with 1 where no cell is ok, or as `baseline.conclude` says. Hydra would make a warning of an exception.
+        """
+        try:
+            status = _conclude(config, Path(config.hydra.sweep.dir))
+        except Exception:
+            traceback.print_exc()
+            status = 1 if config.baseline is None else 3
+        if status:
+            raise SystemExit(status)
+
+
+def _conclude(config: DictConfig, output: Path) -> int:
+    """The table, the report and the verdict; the exit status."""
+    from harness import report
+
+    asked = OmegaConf.to_container(OmegaConf.masked_copy(config, ["baseline", "confirm_s", "slower", "allow"]))
+    assert isinstance(asked, dict)
+    comparison = Comparison.of({str(key): value for key, value in asked.items()})
+    status = 0
+    try:
+        frame = record.load(output / "candidate" if comparison is not None and comparison.beside else output)
         report.terminal(frame)
         report.write(frame, output / "report")
         print(f"records and report: {output}")
-        if not (frame["status"] == "ok").any():
-            raise SystemExit(1)
-        if config.baseline is not None:
-            raise SystemExit(conclude(config.baseline, output))
+        if comparison is None and not (frame["status"] == "ok").any():
+            status = 1
+    except Exception:  # whatever is wrong with a report, the verdict is still to come
+        if comparison is None:
+            raise
+        traceback.print_exc()
+        status = 3
+    return status if comparison is None else baseline.conclude(comparison, output) or status
 
 
 def _make(config: DictConfig, output: Path) -> None:
@@ -250,6 +231,9 @@ def _make(config: DictConfig, output: Path) -> None:
             raise SystemExit(f"harness: resume={config.resume} and output={output} are two folders; give resume alone")
         if not output.is_dir():
             raise SystemExit(f"harness: resume={output} is no run folder; name one, or leave it out to start a new run")
+    if config.baseline is not None and any((output / side).exists() for side in baseline.SIDES):
+        print(f"harness: output={output} holds a comparison already; name another folder", file=sys.stderr)
+        raise SystemExit(3)
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / ".writable").touch()

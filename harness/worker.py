@@ -207,6 +207,12 @@ def _function(job: Job) -> Callable[..., Any]:
             f"method._target_={job.target} cannot be imported: {error}; name a function by its dotted path, with its "
             "package installed or in the current directory"
         ) from error
+    file = getattr(module, "__file__", None)
+    if job.code is not None and file is not None and not Path(file).is_relative_to(Path(job.code).resolve()):
+        raise MethodError(
+            f"{path} was to come from code={job.code}, which has no such module; it was found in {file}. For "
+            "baseline=git:REF start in the folder that holds the methods, of a repository whose commit has them"
+        )
     function = getattr(module, name, None)
     if not callable(function):
         own = [key for key, value in vars(module).items()

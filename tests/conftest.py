@@ -80,6 +80,6 @@ def harness(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             else [f"output={tmp_path / 'run'}"]
         )
         command = [sys.executable, "-m", "harness", *arguments, *output, "measure.budget_s=0.02"]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, **{"cwd": ROOT, **options})
 
     return call

@@ -11,11 +11,12 @@ import numpy
 import pytest
 from scipy import stats
 
-from harness import record
+from harness import baseline, record
 from harness.compare import compare, output
 from harness.compare.__main__ import main
 from harness.compare.confirm import confirm
-from harness.compare.verdicts import COUNTERS, FAMILY, LEVEL, times
+from harness.compare.times import LEVEL, processes_needed, times
+from harness.compare.verdicts import COUNTERS, FAMILY
 
 ROOT = Path(__file__).parent.parent
 SLOW = """
@@ -37,7 +38,8 @@ def cell(method="vmap_hvp", seconds=0.01, **changes):
         "quantity": "hessian", "vectors": 1, "device": "cpu", "dtype": "float32", "threads": 1, "allocator": "default",
         "seed": 0, "round": 0, "params": 133, "times_s": [seconds, 1.1 * seconds], "tolerance": 1e-5,
         "relative_error": 1e-7, "operations": 338, "allocations": 211, "flops": 18336, "tensor_peak_bytes": 65552,
-        "cpu": "EPYC", "cores": 2, "passes": "time, exact, agreement",
+        "cpu": "EPYC", "cores": 2, "passes": "time, exact, agreement", "measure": "{}",
+        "started": "2026-11-24T02:00:00+00:00",
     } | changes  # fmt: skip
 
 
@@ -145,7 +147,9 @@ def test_times_of_another_machine_are_refused_and_all_else_compared(tmp_path: Pa
         ({}, {"status": "wrong", "message": "it is off"}, "broken"),
         ({}, {"status": "unsupported"}, "broken"),
         ({"status": "unsupported"}, {"status": "nonfinite"}, "broken"),
-        ({"status": "wrong"}, {}, "fixed"),
+        ({"status": "wrong", "message": "it was off"}, {}, "fixed"),
+        ({"status": "wrong"}, {"status": "error", "message": "no such module"}, "same"),
+        ({"status": "timeout"}, {"status": "unsupported"}, "same"),
         ({"status": "timeout"}, {"status": "oom"}, "same"),
         ({"relative_error": 1e-7}, {"relative_error": 5e-6}, "broken"),
         ({"relative_error": 1e-16}, {"relative_error": 1e-14}, "undecided"),  # far below what is tolerated
@@ -154,16 +158,106 @@ def test_times_of_another_machine_are_refused_and_all_else_compared(tmp_path: Pa
 def test_status_and_agreement(tmp_path: Path, before: dict, after: dict, verdict: str) -> None:
     found = judged(tmp_path, [cell(**before)], [cell(**after)]).iloc[0]
     assert found["verdict"] == verdict
-    assert after.get("message", "") in found["reason"]
+    assert (before if verdict == "fixed" else after).get("message", "") in found["reason"]
 
 
 def test_cells_are_matched_by_what_they_are_and_others_named(tmp_path: Path) -> None:
     base = [cell(), cell(seed=1), cell("naive_loop", interpreter="python3.12", torch="2.11.0", round=4)]
     verdicts = judged(tmp_path, base, [cell(), cell(dtype="float64"), cell("naive_loop")])
     assert sorted(verdicts["method"]) == ["naive_loop", "vmap_hvp"]
-    told = verdicts.attrs["unmatched"]
+    told = verdicts.attrs["notes"]
     assert len(told) == 2
     assert told[1] == "the candidate alone has mlp P=133, vmap_hvp, hessian, float64, cpu"
+
+
+def test_large_seeds_part_cells_and_the_order_of_options_does_not(tmp_path: Path) -> None:
+    base = [cell(seed=20240101, method_options='{"a": 1, "b": 2}'), cell(seed=20240102)]
+    verdicts = judged(tmp_path, base, [cell(seed=20240101, method_options='{"b": 2, "a": 1}')])
+    assert len(verdicts) == 1
+    assert len(verdicts.attrs["notes"]) == 1
+
+
+def test_a_new_cell_with_an_error_is_broken(tmp_path: Path) -> None:
+    verdicts = judged(tmp_path, [cell()], [cell(), {"status": "error", "method": "new", "message": "no such option"}])
+    found = verdicts[verdicts["method"] == "new"].iloc[0]
+    assert (found["verdict"], found["reason"]) == ("broken", "not in the baseline, and error: no such option")
+    assert output.status(verdicts) == 1
+
+
+def test_fewer_counts_do_not_hide_a_slowdown(tmp_path: Path) -> None:
+    sides = processes(1.0, 0.01, 1), processes(1.5, 0.01, 2, operations=337)
+    assert judged(tmp_path / "a", *sides)["verdict"].item() == "slower"
+    sides = processes(1.0, 0.01, 1), processes(1.0, 0.01, 2, operations=337)
+    assert judged(tmp_path / "b", *sides)["verdict"].item() == "faster"
+
+
+def test_counts_that_are_lost_or_unsteady_are_not_the_same(tmp_path: Path) -> None:
+    base = processes(1.0, 0.01, 1)
+    lost = judged(tmp_path / "lost", base, processes(1.0, 0.01, 2, **dict.fromkeys(COUNTERS)))
+    assert lost["verdict"].item() == "undecided"
+    assert "operations 338 to unknown" in lost["reason"].item()
+    untold = dict.fromkeys(COUNTERS) | {"passes": "time"}
+    assert judged(tmp_path / "untold", base, processes(1.0, 0.01, 2, **untold))["verdict"].item() == "same"
+    unsteady = [*processes(1.0, 0.01, 2, count=9), cell(operations=339, round=9)]
+    found = judged(tmp_path / "unsteady", base, unsteady)
+    assert (found["verdict"].item(), found["reason"].item()) == ("slower", "operations 338 to 338 or 339")
+
+
+def test_what_may_strike_a_process_by_chance_is_broken_from_half_of_them_on(tmp_path: Path) -> None:
+    base = processes(1.0, 0.01, 1)
+    for struck, verdict in ((1, "undecided"), (4, "undecided"), (5, "broken")):
+        failing = [cell(status="timeout", message="too long", times_s=None, round=number) for number in range(struck)]
+        found = judged(tmp_path / str(struck), base, [*failing, *processes(1.0, 0.01, 2)[struck:]])
+        assert found["verdict"].item() == verdict
+        assert "timeout" in found["reason"].item()
+    slow = [cell(status="timeout", times_s=None, round=10), *processes(2.0, 0.01, 2)]
+    assert judged(tmp_path / "slow", base, slow)["verdict"].item() == "slower"
+    assert judged(tmp_path / "other", slow, processes(2.0, 0.01, 3))["verdict"].item() == "same"
+    assert judged(tmp_path / "wrong", base, [cell(status="wrong"), *base[1:]])["verdict"].item() == "broken"
+
+
+def test_agreement_is_tolerated_whichever_process_knows_the_tolerance(tmp_path: Path) -> None:
+    timed = [cell(passes="time", tolerance=None, relative_error=None, round=number) for number in range(9)]
+    sides = ([*timed, cell(relative_error=error, round=9)] for error in (1e-9, 2e-8))
+    assert judged(tmp_path, *sides)["verdict"].item() != "broken"
+
+
+def test_times_that_were_sampled_otherwise_are_refused(tmp_path: Path) -> None:
+    found = judged(tmp_path, processes(1.0, 0.01, 1), processes(1.2, 0.01, 2, measure='{"budget_s": 0.1}')).iloc[0]
+    assert found["verdict"] == "same"
+    assert "times do not compare (measure {} and" in found["reason"]
+
+
+def test_a_side_of_two_machines_is_refused(tmp_path: Path) -> None:
+    base = processes(1.0, 0.01, 1) + processes(9.0, 0.01, 2, count=3, cpu="Xeon")
+    candidate = processes(1.0, 0.01, 3, count=3) + processes(9.0, 0.01, 4, cpu="Xeon")
+    found = judged(tmp_path, base, candidate).iloc[0]
+    assert numpy.isnan(found["ratio"])
+    assert "cpu EPYC / Xeon and EPYC / Xeon" in found["reason"]
+
+
+def test_what_else_differs_is_told(tmp_path: Path) -> None:
+    later = {"started": "2026-11-25T02:00:00+00:00", "torch": "2.13.0"}
+    notes = judged(tmp_path, processes(1, 0.01, 1, torch="2.12.0"), processes(1, 0.01, 2, **later)).attrs["notes"]
+    assert notes[0] == "torch 2.12.0 in the baseline, 2.13.0 in the candidate"
+    assert "not measured in turn" in notes[1]
+
+
+def test_a_gpu_may_take_other_workspaces_elsewhere_but_no_other_operators(tmp_path: Path) -> None:
+    base, there = {"device": "cuda", "gpu": "H100"}, {"device": "cuda", "gpu": "A100"}
+    assert judged(tmp_path / "a", [cell(**base)], [cell(**there, tensor_peak_bytes=9**9)])["verdict"].item() == "same"
+    assert judged(tmp_path / "b", [cell(**base)], [cell(**there, operations=339)])["verdict"].item() == "slower"
+
+
+def test_how_many_processes_can_tell(tmp_path: Path) -> None:
+    for cells, needed in ((1, 5), (3, 6), (100, 9)):
+        assert processes_needed(cells, FAMILY) == needed
+        apart = numpy.arange(1.0, needed + 1)
+        assert cells * times(apart, apart + needed).p < FAMILY
+        assert cells * times(apart[1:], apart[1:] + needed).p > FAMILY
+    found = judged(tmp_path, processes(1.0, 0.01, 1, count=4), processes(10.0, 0.01, 2, count=4)).iloc[0]
+    assert found["verdict"] == "undecided"
+    assert "5 processes a side are the least that can tell" in found["reason"]
 
 
 def test_exit_statuses_and_files(tmp_path: Path, capsys) -> None:
@@ -206,8 +300,10 @@ def test_a_skipped_file_is_named(tmp_path: Path, capsys) -> None:
     base = folder(tmp_path / "base", [cell()])
     (base / "0" / "old").mkdir()
     (base / "0" / "old" / "record.json").write_text('{"schema_version": 1}')
-    assert main([str(base), str(base)]) == 0
-    assert "skipped" in capsys.readouterr().err
+    assert main([str(base), str(base), "--junit", str(tmp_path / "v.xml")]) == 3
+    assert "skipped" in capsys.readouterr().out
+    suite = ElementTree.parse(tmp_path / "v.xml").getroot()
+    assert (suite.get("errors"), len(suite.findall("testcase/error"))) == ("2", 2)
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -256,12 +352,40 @@ def test_confirming_needs_the_jobs_and_their_code(launcher, job, tmp_path: Path,
     base = folder(tmp_path / "base", [cell()])
     assert main([str(base), str(base), "--confirm", "5"]) == 3
     assert "job.json" in capsys.readouterr().err
-    gone = tmp_path / "gone"
-    gone.mkdir()
+    gone = planted(tmp_path / "gone", "create_graph_rows")
     launcher.run(job(passes=("time",), code=str(gone)), tmp_path / "run")
-    gone.rmdir()
+    gone.rename(tmp_path / "elsewhere")
     assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "5"]) == 3
     assert "is gone" in capsys.readouterr().err
+    (tmp_path / "elsewhere").rename(gone)
+    with (gone / "methods" / "create_graph_rows.py").open("a") as stream:
+        stream.write("# another\n")
+    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "50"]) == 3
+    assert "method_hash changed since" in capsys.readouterr().err
+    assert len(record.load(tmp_path / "run")) == 1
+
+
+def test_code_that_lacks_the_method_is_an_error_and_not_our_own(run, tmp_path: Path) -> None:
+    seen = run(code=str(tmp_path))
+    assert seen["status"] == "error"
+    assert "which has no such module" in seen["message"]
+
+
+def test_folders_that_were_not_measured_in_turn_are_judged_by_what_was(launcher, job, tmp_path: Path) -> None:
+    code = {}
+    for side in ("base", "candidate"):
+        code[side] = str(planted(tmp_path / "code" / side, "naive_loop"))
+        for number in range(10):
+            path = launcher.run(job(passes=("time",), round=number, code=code[side]), tmp_path / side)
+            seen = record.read(path)
+            shift = 0.8 + 0.05 * number if side == "base" else 1.0
+            hour = "01" if side == "base" else "02"
+            seen |= {"times_s": [shift * value for value in seen["times_s"]],
+                     "started": f"2026-11-24T{hour}:00:00+00:00"}  # fmt: skip
+            record.write(seen, path)
+    found = confirm((tmp_path / "base", tmp_path / "candidate"), launcher, budget_s=600)
+    assert found["base_processes"].item() in (10, 30)
+    assert len(record.load(tmp_path / "base")) - found["base_processes"].item() == 10
 
 
 def git(*command: str) -> str:
@@ -295,9 +419,63 @@ def test_a_sweep_beside_a_commit(harness, tmp_path: Path) -> None:
 )
 def test_a_baseline_that_is_not_there_ends_the_run_with_a_message(harness, asked: str, words: str) -> None:
     done = harness("-m", "method=create_graph_rows", "problem=quadratic", f"baseline={asked}")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["baseline=interpreter:/no/python"], "cannot be started"),
+        (["baseline=interpreter:/bin/false"], "cannot import torch"),
+        (["baseline=interpreter:"], "must be git:REF, interpreter:PATH"),
+        (["baseline=git:HEAD", "slower=0.9"], "slower=0.9 must be a ratio above 1"),
+        (["baseline=git:HEAD", "allow=[bytes]"], "must be a list of counters, of operations"),
+        (["baseline=git:HEAD", "confirm_s=-1"], "must be a time in seconds"),
+    ],
+)
+def test_what_cannot_be_compared_ends_a_single_cell_with_a_message(harness, arguments: list[str], words: str) -> None:
+    done = harness("method=create_graph_rows", "problem=quadratic", *arguments)
+    assert done.returncode in (1, 3)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_baseline_that_lacks_the_methods_is_an_error(harness, tmp_path: Path) -> None:
+    """Another repository in the current directory: its commit has no methods, and ours must not stand in for them."""
+    other = tmp_path / "other"
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "c"],
+    ):
+        other.mkdir(exist_ok=True)
+        subprocess.run(["git", *command], cwd=other, check=True)
+    done = harness("method=create_graph_rows", "problem=quadratic", "baseline=git:HEAD", cwd=other)
+    assert done.returncode == 3
+    assert "no cell of git:HEAD could be run" in done.stderr
+
+
+def test_what_both_sides_take_from_the_candidate_is_told(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    for text in ("a: 1", "a: 2"):
+        (tmp_path / "conf" / "row.yaml").write_text(text)
+        if text == "a: 1":
+            for command in (
+                ["init", "-q"],
+                ["add", "."],
+                ["-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "c"],
+            ):
+                subprocess.run(["git", *command], check=True)
+    assert baseline.Comparison("git:HEAD", 0.0, 1.1, ()).outside() == "conf/row.yaml"
+
+
+def test_a_folder_takes_one_comparison(harness, tmp_path: Path) -> None:
+    (tmp_path / "run" / "candidate").mkdir(parents=True)
+    done = harness("-m", "method=create_graph_rows", "problem=quadratic", "baseline=git:HEAD")
+    assert done.returncode == 3
+    assert "holds a comparison already" in done.stderr
 
 
 @pytest.mark.slow

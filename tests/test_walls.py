@@ -12,10 +12,10 @@ MODULES = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "methods").rglob("
 
 # Modules of the harness that each of its modules may import; what is not named here may import none.
 ALLOWED = {
-    "__main__": {"job", "launch", "record", "report", "sweep"},
+    "__main__": {"baseline", "job", "launch", "record", "report", "sweep"},
     "plugins": {"sweep"},
-    "sweep": {"baseline", "compare", "job", "launch", "record", "report"},
-    "baseline": {"job"},
+    "sweep": {"baseline", "compare", "job", "launch", "progress", "record", "report"},
+    "baseline": {"compare", "job", "record"},
     "compare": {"compare", "job", "launch", "record", "report"},
     "launch": {"job", "record"},
     "server": {"worker"},
@@ -65,7 +65,7 @@ RESERVED = {
     "seaborn": {"report"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
-    "rich": {"advise", "compare", "report", "sweep"},
+    "rich": {"advise", "compare", "progress", "report"},
 }
 
 

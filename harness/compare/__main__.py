@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -50,16 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.candidate is None:
         parser.error("BASE and CANDIDATE are needed: two run folders or baseline files")
     try:
-        frames = [record.load(place) for place in (options.base, options.candidate)]
-        for skipped in (name for frame in frames for name in frame.attrs["skipped"]):
-            print(f"harness.compare: skipped {skipped}", file=sys.stderr)
+        sides = options.base, options.candidate
         if options.confirm:
             with Launcher() as launcher:
-                verdicts = confirm(
-                    (options.base, options.candidate), launcher, options.confirm, options.slower, options.allow
-                )
+                verdicts = confirm(sides, launcher, options.confirm, options.slower, options.allow)
         else:
-            verdicts = compare(*frames, guard=options.slower, allow=options.allow)
+            verdicts = compare(*map(record.load, sides), guard=options.slower, allow=options.allow)
         output.terminal(verdicts)
         for file, text in ((options.markdown, output.markdown), (options.junit, output.junit)):
             if file is not None:
@@ -75,7 +72,7 @@ def _selftest(options: argparse.Namespace) -> int:
 
     try:
         return selftest(options.selftest, options.load, options.base)
-    except (record.RecordError, LaunchError, OSError) as error:
+    except (record.RecordError, LaunchError, OSError, subprocess.CalledProcessError) as error:
         print(f"harness.compare: {error}", file=sys.stderr)
         return 3
 

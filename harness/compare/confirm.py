@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import shutil
 import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas
 from pandas import DataFrame
 
 from harness import record
-from harness.compare.verdicts import GUARD, LOOKS, compare
+from harness.compare.verdicts import GUARD, compare, in_turn
 from harness.job import Job
 from harness.launch import Launcher
+
+LOOKS = 3  # the first, and two after more processes where it was undecided
 
 
 def confirm(
@@ -24,36 +27,59 @@ def confirm(
 ) -> DataFrame:
     """Verdicts on two run folders, baseline and candidate, to which undecided cells get as many processes again.
 
-    At most LOOKS - 1 times, as long as `budget_s` lasts, by the time that the cells took before. Raises RecordError
-    where a cell's job is not beside its record.
+    At most LOOKS - 1 times, as long as `budget_s` lasts, by the time that the cells took before. Where the folders were
+    not measured in turn, the new processes alone tell times. Raises RecordError where a cell's job is not beside its
+    record, or what it ran is not there any more.
     """
     began = time.monotonic()
+    apart = not in_turn(*map(record.load, folders))
+    ran: set[str] = set()  # files of the new records
+    untimed: set[str] = set()
     for _ in range(LOOKS - 1):
-        verdicts = compare(*map(record.load, folders), guard=guard, allow=allow)
-        undecided = verdicts[verdicts["verdict"] == "undecided"]
+        verdicts = _judged(folders, untimed, guard, allow)
         again = []
-        for _, row in undecided.iterrows():
-            jobs = [[_job(path) for path in row[f"{side}_paths"]] for side in ("base", "candidate")]
-            cost = _cost_s([*row["base_paths"], *row["candidate_paths"]])
+        for _, row in verdicts[verdicts["verdict"] == "undecided"].iterrows():
+            sides = row["base_paths"], row["candidate_paths"]
+            cost = sum(_cost_s(path) for side in sides for path in side)
             if time.monotonic() - began + sum(other for _, other in again) + cost <= budget_s:
-                again.append((jobs, cost))
+                again.append((sides, cost))
         if not again:
             return verdicts
         print(f"running {len(again)} undecided cells again", file=sys.stderr, flush=True)
-        for number in range(max(len(jobs[0]) for jobs, _ in again)):
-            for jobs, _ in again:
-                _run_both(jobs, number, folders, launcher)
-    return compare(*map(record.load, folders), guard=guard, allow=allow)
+        before = {path for sides, _ in again for side in sides for path in side} - ran
+        start = 1 + max(_job(path).round for sides, _ in again for side in sides for path in side)
+        for number in range(max(len(sides[0]) for sides, _ in again)):
+            for sides, _ in again:
+                if number < len(sides[0]):
+                    ran |= set(_run_both(sides, start + number, folders, launcher))
+        untimed |= before if apart else set()
+    return _judged(folders, untimed, guard, allow)
 
 
-def _run_both(jobs: list[list[Job]], number: int, folders: Sequence[Path], launcher: Launcher) -> None:
-    if number >= len(jobs[0]):
-        return
-    start = 1 + max(job.round for side in jobs for job in side)
-    sides = list(zip((side[0] for side in jobs), folders, strict=True))
-    random.Random(number).shuffle(sides)
-    for job, folder in sides:
-        launcher.run(replace(job, round=start + number, passes=("time",)), folder)
+def _judged(folders: Sequence[Path], untimed: set[str], guard: float, allow: Collection[str]) -> DataFrame:
+    frames = [record.load(folder) for folder in folders]
+    for frame in frames:
+        frame.loc[frame["path"].isin(untimed), ["fastest_s", "first_s"]] = math.nan
+    return compare(*frames, guard=guard, allow=allow, looks=LOOKS)
+
+
+def _run_both(sides: Sequence[list[str]], number: int, folders: Sequence[Path], launcher: Launcher) -> list[str]:
+    """One more process, of this round, of both sides of a cell, given by its records' files; the new ones' files."""
+    both = list(zip((side[0] for side in sides), folders, strict=True))
+    random.Random(number).shuffle(both)
+    ran = []
+    for path, folder in both:
+        found = launcher.run(replace(_job(path), round=number, passes=("time",)), folder)
+        before, now = record.read(Path(path)), record.read(found)
+        changed = [name for name in ("method_hash", "torch") if before[name] not in (None, now[name])]
+        if changed:
+            shutil.rmtree(found.parent)
+            raise record.RecordError(
+                f"{path}: its {' and '.join(changed)} changed since, so it cannot be run again; measure both sides in "
+                "one run instead: python -m harness +sweep=nightly baseline=git:REF"
+            )
+        ran.append(str(found))
+    return ran
 
 
 def _job(path: str) -> Job:
@@ -72,6 +98,6 @@ def _job(path: str) -> Job:
     return job
 
 
-def _cost_s(paths: list[str]) -> float:
-    """Seconds that the cells of some records took."""
-    return float(pandas.Series([record.read(Path(path))["cell_s"] or 0.0 for path in paths]).sum())
+def _cost_s(path: str) -> float:
+    """Seconds that a cell took."""
+    return record.read(Path(path))["cell_s"] or 0.0

@@ -19,9 +19,11 @@ SHOWN = 40  # lines of the terminal's table; cells that are the same come last
 
 
 def status(verdicts: DataFrame) -> int:
-    """0 fine, 1 a regression, 2 nothing comparable."""
+    """0 fine, 1 a regression, 2 nothing comparable, 3 where files were skipped that might have told of one."""
     if verdicts["verdict"].isin(ALARMS).any():
         return 1
+    if verdicts.attrs["skipped"]:
+        return 3
     return 2 if (verdicts["verdict"] == "not comparable").all() else 0
 
 
@@ -48,8 +50,8 @@ def terminal(verdicts: DataFrame, console: Console | None = None) -> None:
         console.print(table)
     if len(verdicts) > SHOWN:
         console.print(f"and {len(verdicts) - SHOWN} more")
-    for said in verdicts.attrs["unmatched"]:
-        console.print(Text(plain(said), "dim"))
+    for said in _told(verdicts):
+        console.print(Text(said, "dim"))
     console.print(Text(summary(verdicts), "bold"))
 
 
@@ -64,16 +66,19 @@ def markdown(verdicts: DataFrame) -> str:
         parts.append(
             f"<details><summary>{len(rest)} cells are the same</summary>\n\n{_markdown_table(rest)}\n\n</details>"
         )
-    parts += [f"- {escaped(said)}" for said in verdicts.attrs["unmatched"]]
+    if _told(verdicts):
+        parts.append("\n".join(f"- {escaped(said)}" for said in _told(verdicts)))
     return "\n\n".join(parts) + "\n"
 
 
 def junit(verdicts: DataFrame) -> str:
     """One test case a cell: a failure where it is broken or slower, skipped where undecided or not comparable."""
     alarms = verdicts["verdict"].isin(ALARMS)
-    skipped = verdicts["verdict"].isin(["undecided", "not comparable"])
-    suite = ElementTree.Element("testsuite", name="harness.compare", tests=str(len(verdicts)),
-                                failures=str(alarms.sum()), skipped=str(skipped.sum()), errors="0")  # fmt: skip
+    undecided = verdicts["verdict"].isin(["undecided", "not comparable"])
+    skipped = verdicts.attrs["skipped"]
+    suite = ElementTree.Element("testsuite", name="harness.compare", tests=str(len(verdicts) + len(skipped)),
+                                failures=str(alarms.sum()), skipped=str(undecided.sum()),
+                                errors=str(len(skipped)))  # fmt: skip
     for _, row in verdicts.iterrows():
         case = ElementTree.SubElement(suite, "testcase", classname=plain(row["problem"]), name=row["cell"])
         said = f"{row['verdict']} {ratio(row)} {interval(row)} {plain(row['reason'])}".strip()
@@ -83,8 +88,16 @@ def junit(verdicts: DataFrame) -> str:
             ElementTree.SubElement(case, "skipped", message=said)
         else:
             ElementTree.SubElement(case, "system-out").text = said
+    for said in skipped:
+        case = ElementTree.SubElement(suite, "testcase", classname="records", name=plain(said))
+        ElementTree.SubElement(case, "error", message="no record that can be read")
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _told(verdicts: DataFrame) -> list[str]:
+    """What to know beside the cells, on one line each."""
+    return [plain(said) for said in (*verdicts.attrs["notes"], *(f"skipped {s}" for s in verdicts.attrs["skipped"]))]
 
 
 def ratio(row: Series) -> str:

@@ -9,8 +9,10 @@ printed are the shares of runs, with their 95 % intervals (Clopper and Pearson 1
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -32,9 +34,10 @@ from harness.job import QUANTITIES, Job
 from harness.launch import Launcher
 
 ROUNDS = 10
-CONFIRM_S = 120.0  # of each comparison
+CONFIRM_S = 300.0  # of each comparison, as in conf/sweep/nightly.yaml
 SLOWER = {"5 % slower": 1.05, "10 % slower": 1.10, "20 % slower": 1.20}
-EXACT = {"one more copy": "result.clone()", "one more operator call": "result.view_as(result)"}
+# What is done once more to every result, and the counter that must tell.
+EXACT = {"one more copy": ("clone", "allocations"), "one more operator call": ("detach", "operations")}
 RUNS = "the same: runs with an alarm"
 CHANGED = ("broken", "slower", "faster", "undecided")  # verdicts on the same code that claim too much or too little
 METHODS = "methods"  # the package whose copies are made worse
@@ -44,11 +47,19 @@ def _planted(function):
     import functools
     import time
 
+    import torch
+    from torch.utils._pytree import tree_map
+
+    def clock():
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     @functools.wraps(function)
     def worse(*args, **kwargs):
-        began = time.perf_counter()
+        began = clock()
         result = function(*args, **kwargs)
-        until = began + {ratio} * (time.perf_counter() - began)
+        until = began + {ratio} * (clock() - began)
         while time.perf_counter() < until:
             pass
         return {result}
@@ -72,36 +83,67 @@ def selftest(runs: int, load: float, cells: Path | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary, _busy(load), Launcher() as launcher:
         root = Path(temporary)
         jobs = _jobs(cells or _nightly(root / "cells"))
-        codes = {name: _copy(root / "code" / name, ratio, "result") for name, ratio in SLOWER.items()}
-        codes |= {name: _copy(root / "code" / name, 1.0, result) for name, result in EXACT.items()}
-        same = _copy(root / "code" / "same", None, "")
+        _copy(root / "same" / METHODS)
+        for name, ratio in SLOWER.items():
+            _copy(root / "worse" / _package(name), ratio)
+        for name, (operator, _) in EXACT.items():
+            _copy(root / "worse" / _package(name), 1.0, operator)
         for number in range(runs):
-            began = time.monotonic()
             folder, worse = root / str(number), jobs[number % len(jobs)]
-            sides = {"base": None, "same": same}
-            for place, job in _shuffled(jobs, number):
-                own = sides | ({name: codes[name] for name in SLOWER} if _is(job, worse) else {})
-                for side, code in place.sample(list(own.items()), len(own)):
-                    launcher.run(replace(job, code=code), folder / side)
+            took_s = _measure(launcher, root, folder, jobs, worse, number)
+            for name in SLOWER:
+                shutil.copytree(folder / "base", folder / f"{name}, base")
+                _complete(folder / name, folder / "same", worse)
+            began = time.monotonic()
             found = confirm((folder / "base", folder / "same"), launcher, CONFIRM_S)
-            durations.append(time.monotonic() - began)
+            durations.append(took_s + time.monotonic() - began)
             counts[RUNS] += bool(found["verdict"].isin(ALARMS).any())
             for name in CHANGED:
                 counts[f"the same: cells {name}"] += int((found["verdict"] == name).sum())
             for name in SLOWER:
-                _complete(folder / name, folder / "same", worse)
-                counts[name] += _caught(confirm((folder / "base", folder / name), launcher, CONFIRM_S), worse)
-            for name in EXACT:
-                for side, code in (("exact", None), (name, codes[name])):
-                    launcher.run(replace(worse, code=code, passes=("exact",)), folder / side)
+                found = confirm((folder / f"{name}, base", folder / name), launcher, CONFIRM_S)
+                counts[name] += _slower(found, worse)
+            for name, (_, counter) in EXACT.items():
+                for side in ("exact", name):
+                    job = _made_worse(worse, name, root) if side == name else worse
+                    launcher.run(replace(job, passes=("exact",)), folder / side)
                 base, changed = (record.load(folder / side) for side in ("exact", name))
-                counts[name] += all(
-                    _caught(compare(base, seen), worse) for seen in (changed, changed.assign(cpu="another machine's"))
-                )
+                told = [compare(base, seen) for seen in (changed, changed.assign(cpu="another machine's"))]
+                counts[name] += all(_slower(found, worse, counter) for found in told)
             print(f"run {number + 1}/{runs}: {counts}", file=sys.stderr, flush=True)
             shutil.rmtree(folder)
     _print(counts, runs, len(jobs), durations, load)
     return 0
+
+
+def _measure(launcher: Launcher, root: Path, folder: Path, jobs: Sequence[Job], worse: Job, seed: int) -> float:
+    """ROUNDS rounds of all jobs by the code and by its copy, in turn, and of one by slower copies.
+
+    As in a nightly run all passes but the time are only run in the first round. Returns the seconds that the code and
+    its copy took.
+    """
+    drawn, took_s = random.Random(seed), 0.0
+    for turn in range(ROUNDS):
+        for job in drawn.sample(jobs, len(jobs)):
+            job = replace(job, round=turn, passes=("time",) if turn else job.passes)
+            sides = {"base": job, "same": replace(job, code=str(root / "same"))}
+            if _is(job, worse):
+                sides |= {name: _made_worse(job, name, root) for name in SLOWER}
+            for side in drawn.sample(list(sides), len(sides)):
+                began = time.monotonic()
+                launcher.run(sides[side], folder / side)
+                took_s += time.monotonic() - began if side not in SLOWER else 0.0
+    return took_s
+
+
+def _package(name: str) -> str:
+    """The name of the package in which the methods are worse in this way."""
+    return f"{METHODS}_{re.sub('[^0-9a-z]+', '_', name)}"
+
+
+def _made_worse(job: Job, name: str, root: Path) -> Job:
+    target = job.target.replace(METHODS, _package(name), 1)
+    return replace(job, code=str(root / "worse"), target=target)
 
 
 def _nightly(folder: Path) -> Path:
@@ -122,25 +164,16 @@ def _jobs(folder: Path) -> list[Job]:
     return list(jobs.values())
 
 
-def _copy(folder: Path, ratio: float | None, result: str) -> str:
-    """A folder with a copy of the methods, each call slower by a ratio and returning `result` of its result."""
-    source = next(Path(place) / METHODS for place in sys.path if (Path(place) / METHODS / "__init__.py").exists())
-    shutil.copytree(source, folder / METHODS, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in (folder / METHODS).glob("*.py") if ratio is not None else ():
+def _copy(package: Path, ratio: float | None = None, operator: str = "") -> None:
+    """A copy of the methods, each call slower by a ratio, with an operator of torch called on its result."""
+    found = importlib.util.find_spec(METHODS)
+    assert found is not None
+    assert found.origin is not None
+    shutil.copytree(Path(found.origin).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in package.glob("*.py") if ratio is not None else ():
+        result = f"tree_map(torch.{operator}, result)" if operator else "result"
         with file.open("a") as stream:
             stream.write(TAIL.format(ratio=ratio, result=result, names=QUANTITIES))
-    return str(folder)
-
-
-def _shuffled(jobs: Sequence[Job], seed: int) -> Iterator[tuple[random.Random, Job]]:
-    """The jobs in ROUNDS rounds, of which all but the first are only timed, each in an order drawn by chance.
-
-    Comes with the source of chance.
-    """
-    drawn = random.Random(seed)
-    for turn in range(ROUNDS):
-        for job in drawn.sample(jobs, len(jobs)):
-            yield drawn, replace(job, round=turn, passes=("time",) if turn else job.passes)
 
 
 def _complete(folder: Path, same: Path, worse: Job) -> None:
@@ -152,13 +185,14 @@ def _complete(folder: Path, same: Path, worse: Job) -> None:
 
 def _is(job: Job, cell: Job) -> bool:
     """Whether it is of this cell, in whatever round, by whatever code and passes."""
-    return replace(job, round=cell.round, code=cell.code, passes=cell.passes).key == cell.key
+    return replace(job, round=cell.round, code=cell.code, target=cell.target, passes=cell.passes).key == cell.key
 
 
-def _caught(verdicts: DataFrame, worse: Job) -> bool:
-    """Whether the verdict on the cell that was made worse is an alarm."""
+def _slower(verdicts: DataFrame, worse: Job, counter: str = "") -> bool:
+    """Whether the verdict on the cell that was made worse is that it is slower, by a counter if one is named."""
     own = Series(worse.fields())[["problem", "problem_options", "method", "method_options", "quantity", "dtype"]]
-    return bool(verdicts.loc[(verdicts[own.index] == own).all(axis=1), "verdict"].isin(ALARMS).any())
+    (row,) = verdicts[(verdicts[own.index] == own).all(axis=1)].to_dict("records")
+    return row["verdict"] == "slower" and counter in row["reason"]
 
 
 @contextlib.contextmanager

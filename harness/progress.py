@@ -1,0 +1,49 @@
+"""How far a sweep is."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import rich.progress
+from rich.console import Console
+
+
+class Progress:
+    """One live line on a terminal: done/total, what runs now, time left; elsewhere a line for each finished cell.
+
+    Nothing for a single cell.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._console = Console(stderr=True)
+        self._bar = rich.progress.Progress(
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.BarColumn(bar_width=20),
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console,
+            disable=not self._console.is_terminal or total < 2,
+        )
+        self._task = self._bar.add_task("", total=total)
+        self._total, self._done, self._began = total, 0, time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str) -> None:
+        """Show what runs now."""
+        self._bar.update(self._task, description=name)
+
+    def end(self, name: str, status: str) -> None:
+        """Count a finished cell."""
+        self._done += 1
+        self._bar.advance(self._task)
+        if self._total > 1 and not self._console.is_terminal:
+            left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+            line = f"{self._done}/{self._total} {name}: {status}, about {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
