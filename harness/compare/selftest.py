@@ -97,11 +97,13 @@ def selftest(runs: int, load: float, cells: Path | None = None) -> int:
             began = time.monotonic()
             found = confirm((folder / "base", folder / "same"), launcher, CONFIRM_S)
             durations.append(took_s + time.monotonic() - began)
+            _print_rows("the same", found[found["verdict"] != "same"])
             counts[RUNS] += bool(found["verdict"].isin(ALARMS).any())
             for name in CHANGED:
                 counts[f"the same: cells {name}"] += int((found["verdict"] == name).sum())
             for name in SLOWER:
                 found = confirm((folder / f"{name}, base", folder / name), launcher, CONFIRM_S)
+                _print_rows(name, found[_of(found, worse)])
                 counts[name] += _slower(found, worse)
             for name, (_, counter) in EXACT.items():
                 for side in ("exact", name):
@@ -188,11 +190,22 @@ def _is(job: Job, cell: Job) -> bool:
     return replace(job, round=cell.round, code=cell.code, target=cell.target, passes=cell.passes).key == cell.key
 
 
+def _of(verdicts: DataFrame, cell: Job) -> Series:
+    """Which of the verdicts are on this cell."""
+    own = Series(cell.fields())[["problem", "problem_options", "method", "method_options", "quantity", "dtype"]]
+    return (verdicts[own.index] == own).all(axis=1)
+
+
 def _slower(verdicts: DataFrame, worse: Job, counter: str = "") -> bool:
     """Whether the verdict on the cell that was made worse is that it is slower, by a counter if one is named."""
-    own = Series(worse.fields())[["problem", "problem_options", "method", "method_options", "quantity", "dtype"]]
-    (row,) = verdicts[(verdicts[own.index] == own).all(axis=1)].to_dict("records")
+    (row,) = verdicts[_of(verdicts, worse)].to_dict("records")
     return row["verdict"] == "slower" and counter in row["reason"]
+
+
+def _print_rows(planted: str, verdicts: DataFrame) -> None:
+    for _, row in verdicts.iterrows():
+        print(f"{planted}: {row['cell']} {row['verdict']} {row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}], "
+              f"p {row['p']:.2g}, {row['base_processes']} processes; {row['reason']}", file=sys.stderr)  # fmt: skip
 
 
 @contextlib.contextmanager
