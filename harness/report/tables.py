@@ -12,8 +12,11 @@ from rich.text import Text
 
 from harness.record import FIELDS
 from harness.report.rows import (
+    CELL,
+    SETTINGS,
     counted,
     differing,
+    differing_options,
     duration,
     environment,
     escaped,
@@ -67,10 +70,10 @@ def readable(frame: DataFrame) -> DataFrame:
     """
     rows = over_processes(prepared(frame))
     rows = rows.sort_values(["problem", "params", "quantity", "dtype", "device", "median_s"], kind="stable")
+    rows["measure"] = differing_options(rows["measure"])
     shown = DataFrame(index=rows.index)
-    extra = differing(rows, ("threads", "allocator", "torch", "interpreter", "machine", "seed", "processes"))
-    for column, heading in [*GROUPS.items(), *((name, name) for name in extra)]:
-        shown[heading] = rows[column].map(_asked)
+    for column in _telling(rows):
+        shown[GROUPS.get(column, column)] = rows[column].map(_asked)
     shown["status"] = rows["status"].where(rows["warning"].isna(), rows["status"] + UNSAFE)
     gap = rows["status"].where(rows["status"] != "ok", "-")
     for heading, column, written in MEASURED:
@@ -88,11 +91,22 @@ def readable(frame: DataFrame) -> DataFrame:
     return shown
 
 
+def _telling(rows: DataFrame) -> list[str]:
+    """GROUPS, the settings in which cells differ, and what else of CELL parts some that agree in all of these."""
+    found = [*GROUPS, *differing(rows, (*(name for name in SETTINGS if name not in GROUPS), "seed"))]
+    for column in CELL:
+        if column not in found and (rows.groupby(found, dropna=False)[column].nunique(dropna=False) > 1).any():
+            found.append(column)
+    return [*found, *differing(rows, ["processes"])]
+
+
 def _asked(value: Any) -> str:
-    """A name, or a count of whatever numeric type."""
+    """A name, or a number of whatever type."""
     if pandas.isna(value):
         return "?"
-    return f"{value:.0f}" if pandas.api.types.is_number(value) else plain(value)
+    if pandas.api.types.is_number(value):
+        return f"{value:.6f}".rstrip("0").rstrip(".")
+    return plain(value)
 
 
 def csv(frame: DataFrame) -> str:

@@ -31,7 +31,7 @@ def verdicts(frame: DataFrame) -> DataFrame:
     `verdict`, `relative_error` and `message` are of the case's worst cell, where it has several (of sizes, seeds).
     """
     rows = over_processes(prepared(frame))
-    extra = [name for name in ("quantity", "subset") if rows[name].nunique(dropna=False) > 1] + differing(rows)
+    extra = [*(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows)]
     told = rows.apply(lambda row: " ".join([row["label"], *(setting(name, row[name]) for name in extra)]), axis=1)
     verdict = rows["status"].map(VERDICT_OF)
     of_a_function = rows["message"].fillna("").str.contains(NEEDS_A_NETWORK, regex=False)
