@@ -110,13 +110,15 @@ def _asked(value: Any) -> str:
 
 
 def csv(frame: DataFrame) -> str:
-    """Every record with all its columns but traceback, sketch and samples, whose number is given instead."""
-    rows = frame.drop(columns=["schema_version", "traceback", "gradient_s", "sketch"])
+    """Every record with all its columns but traceback and sketch; of times their number: `time_samples` of times_s."""
+    rows = frame.drop(columns=["schema_version", "traceback", "sketch"])
     rows["warning"] = prepared(frame)["warning"].to_numpy()
-    rows["times_s"] = rows["times_s"].map(lambda times: len(times) if isinstance(times, list) else 0)
+    lists = [field.name for field in FIELDS if field.type.startswith("list") and field.name in rows]
+    rows[lists] = rows[lists].map(lambda times: len(times) if isinstance(times, list) else 0)
     whole = [field.name for field in FIELDS if field.type == "int" and field.name in rows]
     rows = rows.astype(dict.fromkeys(whole, "Int64"))
-    return rows.rename(columns={"times_s": "samples"}).to_csv(index=False)
+    numbers = {name: f"{name.removesuffix('_s').removesuffix('s')}_samples" for name in lists}
+    return rows.rename(columns=numbers).to_csv(index=False)
 
 
 def markdown(frame: DataFrame) -> str:
