@@ -384,7 +384,7 @@ def test_hostile_text_survives(frame_of, tmp_path):
         assert [row["method"] for row in csv.DictReader(stream)][:2] == [HOSTILE, HOSTILE]
     lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 2 + 4
-    assert any(r"\<script>\|[red]$x^$" in line for line in lines)
+    assert any(r"\<script>\|\[red\]\$x^\$" in line for line in lines)
     assert not any("\x1b" in line for line in lines)
     text = shown(frame, 300)
     assert "<script>|[red]$x^$" in text

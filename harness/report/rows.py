@@ -179,8 +179,12 @@ def plain(text: object) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text of one line as Markdown shows it in a table."""
-    return re.sub(r"([\\`*<|])", r"\\\1", text)
+    """Text of one line as GitHub's Markdown shows it in a table: no markup, entity or formula, nobody is mentioned.
+
+    A character of no width parts what GitHub would link after rendering: `@name` and `#12`.
+    """
+    marked = re.sub(r"([\\`*<|\[\]~$&#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
+    return re.sub(r"([@#])(?=\w)", r"\1&#8203;", marked)
 
 
 def _filled(rows: DataFrame, column: str, by: list[str]) -> Series:

@@ -114,7 +114,7 @@ def _contest(rows: DataFrame, times: Series) -> Contest:
     elif min(len(one), len(other)) > 1:
         told_by, (apart, why) = "ranges", _apart(one, other, "processes")
     else:
-        told_by, (apart, why) = "process", _apart(*map(_samples, sides), "samples")
+        told_by, (apart, why) = "process", _apart(_samples(sides[0]), _samples(sides[1]), "samples")
     if not apart or significant(ratio) == "1":
         both = " and ".join(f"{label} ({duration(times[label])})" for label in (first, second))
         return Contest(first, None, f"{both} are not told apart, ratio {significant(ratio)} ({why})")

@@ -130,7 +130,7 @@ def markdown(frame: DataFrame) -> str:
     rows = prepared(frame)
     return f"""{table}
 
-{environment(rows)}; {counted(rows["status"])}.
+{escaped(environment(rows))}; {counted(rows["status"])}.
 
 {meanings(shown)}
 """
