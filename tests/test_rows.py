@@ -165,3 +165,10 @@ def test_figures_of_what_one_process_measured_have_no_gaps(frame_of):  # noqa: F
         assert list(y) == [pytest.approx(value)]
     gap = frame_of([cell(relative_error=None), cell(round=1, relative_error=None)])
     assert letters(report.error_against_size(gap)) == [("?", 133)] * 2
+
+
+def test_what_no_row_measured_stays_a_number_that_is_not_there(frame_of):  # noqa: F811
+    gaps = dict.fromkeys(("tensor_peak_bytes", "relative_error", "params"))
+    rows = prepared(frame_of([cell(**gaps), cell("other", **gaps)]))
+    assert rows[list(gaps)].isna().all(axis=None)
+    assert (rows[list(gaps)].dtypes == "float64").all()

@@ -194,7 +194,8 @@ def _filled(rows: DataFrame, column: str, by: list[str]) -> Series:
     for key, values in rows[column].groupby(keys):
         distinct = values.dropna().unique()
         known[key] = distinct[0] if len(distinct) == 1 else None
-    return rows[column].where(rows[column].notna(), keys.map(known))
+    gaps = rows[column].isna()
+    return rows[column].mask(gaps, keys[gaps].map(known).astype(rows[column].dtype))
 
 
 def _codes(rows: DataFrame) -> Series:
