@@ -94,3 +94,19 @@ def test_of_several_sizes_the_worst_counts(frame_of) -> None:  # noqa: F811
     records[1] |= {"status": "wrong", "relative_error": 0.2, "message": "relative error"}
     (found,) = verdicts.verdicts(frame_of(records)).to_dict("records")
     assert (found["verdict"], found["relative_error"]) == ("wrong", 0.2)
+
+
+def test_a_failure_without_its_builder_is_on_the_line_of_its_problem(frame_of) -> None:  # noqa: F811
+    records = atlas()
+    records[-1] |= {"problem_target": None, "status": "timeout"}
+    text = verdicts.table(frame_of(records))
+    assert sum(line.startswith("| mse") for line in text.splitlines()) == 1
+    (ax,) = report.coverage(frame_of(records)).axes
+    assert ", ".join(label.get_text() for label in ax.get_yticklabels()).count("mse") == 1
+
+
+def test_a_method_may_be_called_what_a_column_is(frame_of) -> None:  # noqa: F811
+    records = [cell(name, problem=problem) for name in ("case", "kind", "way") for problem in ("p", "q")]
+    (ax,) = report.coverage(frame_of(records)).axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["case", "kind", "way"]
+    assert "| case" in verdicts.table(frame_of(records))

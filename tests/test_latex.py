@@ -66,6 +66,19 @@ def test_the_caption_names_what_numbers_depend_on(frame_of):  # noqa: F811
                                             "float32"))  # fmt: skip
 
 
+def test_each_table_has_a_caption_of_its_own_that_tells_its_setting(frame_of):  # noqa: F811
+    settings = [{}, {"device": "cuda", "gpu": "H100"}, {"interpreter": "/py", "torch": "2.13.0"}, {"threads": 2},
+                {"code": "/old", "commit": "1a2b3c4d5e"}, {"subset": 4}, {"memory_limit_gb": 1.0}]  # fmt: skip
+    titles = [
+        caption.partition("$P=")[0]
+        for caption, *_ in tables(latex.latex(frame_of([cell(**setting) for setting in settings])))
+    ]
+    assert len(set(titles)) == len(settings)
+    for setting in ("cuda", "interpreter /py", "threads 2", "commit 1a2b3c4d", "subset=4", "memory_limit 1 GB"):
+        (title,) = (title for title in titles if latex._breakable(setting) in title)
+        assert title.startswith("mlp, hessian")
+
+
 def test_a_long_name_may_be_broken(frame_of):  # noqa: F811
     ((*_, rows),) = tables(latex.latex(frame_of([cell("one_two", method_options='{"a": 1}'),
                                                  cell("one_two", method_options='{"a": 2}')])))  # fmt: skip

@@ -162,6 +162,16 @@ def test_tables_have_every_record(frame_of):
     assert "…" in slow
 
 
+def test_each_heading_of_the_csv_is_one_column(frame_of):
+    frame = frame_of([cell(samples=64, warmup_s=[0.1, 0.2], events_s=[0.3], sketch=[1.0] * 32), failed()])
+    (headings, *rows) = csv.reader(io.StringIO(tables.csv(frame)))
+    assert len(set(headings)) == len(headings)
+    counts = [("samples", "64", ""), ("time_samples", "3", "0"), ("warmup_samples", "2", "0"),
+              ("event_samples", "1", "0"), ("gradient_samples", "2", "0")]  # fmt: skip
+    assert [(name, *(row[headings.index(name)] for row in rows)) for name, *_ in counts] == counts
+    assert not any(entry.startswith("[") for row in rows for entry in row)
+
+
 def test_table_numbers(frame_of):
     readable = report.readable(frame_of([cell(times_s=[0.0412], first_s=1.26, tensor_peak_bytes=3 * 2**20,
                                               output_bytes=2**20, relative_error=0.0)]))  # fmt: skip
@@ -374,7 +384,7 @@ def test_hostile_text_survives(frame_of, tmp_path):
         assert [row["method"] for row in csv.DictReader(stream)][:2] == [HOSTILE, HOSTILE]
     lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 2 + 4
-    assert any(r"\<script>\|[red]$x^$" in line for line in lines)
+    assert any(r"\<script>\|\[red\]\$x^\$" in line for line in lines)
     assert not any("\x1b" in line for line in lines)
     text = shown(frame, 300)
     assert "<script>|[red]$x^$" in text

@@ -218,6 +218,36 @@ def test_a_night_without_records_is_named_and_skipped(history, tmp_path, capsys)
     assert "over 5 nights" in (tmp_path / "out" / "trend.md").read_text()
 
 
+@pytest.fixture
+def runs(tmp_path):
+    """Run folders of 26 nights with baseline=git:REF, where after the first round only times are taken."""
+    seconds, slow = noisy(1, 26), noisy(0, 26, at=12, by=1.2)
+    for night, (side, times) in itertools.product(range(26), (("baseline", seconds), ("candidate", slow))):
+        code = {"code": f"/tmp/{night}/tree", "commit": commit(0)} if side == "baseline" else {}
+        for number in range(3):
+            passes = {"passes": "time"} | dict.fromkeys(("operations", "tensor_peak_bytes", "relative_error"))
+            entry = timed(night, times[night], round=number, **code | (passes if number else {"passes": "time, exact"}))
+            record.write(entry, tmp_path / "runs" / f"night{night:03}" / side / f"cell{number}" / "record.json")
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("pattern", ["night*", "night*/candidate"])
+def test_of_nightly_runs_the_candidates_are_the_nights(runs, tmp_path, pattern):
+    found = seen(sorted(runs.glob(pattern)))
+    assert found.headline == "1 step in 1 cell over 26 nights"
+    assert told(found) == [("time", commit(11), commit(12))]
+    assert found.histories[0].nights["operations"].tolist() == [338] * 26
+    trend.write(record.load(*sorted(runs.glob(pattern))), tmp_path)
+    page = (tmp_path / "trend.html").read_text(encoding="utf-8")
+    assert all(page.count(f"night{night:03}: ") == 1 for night in range(26))
+    assert "candidate" not in page
+
+
+def test_baselines_alone_are_nights_of_their_own(runs):
+    found = seen(sorted(runs.glob("night*/baseline")))
+    assert found.headline == "no steps in 1 cell over 26 nights"
+
+
 def test_records_without_a_date_are_left_out(history):
     folders = history([[timed(night, 0.01) | ({"started": "yesterday"} if night == 3 else {})] for night in range(6)])
     assert seen(folders).headline == "no steps in 1 cell over 5 nights"

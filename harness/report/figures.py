@@ -70,10 +70,9 @@ def coverage(frame: DataFrame) -> Figure:
     wide = cells.pivot(index=["kind", "case"], columns="way", values="verdict")[ways]
     errors = cells.pivot(index=["kind", "case"], columns="way", values="relative_error")[ways]
     lines = []
-    for pattern, group in wide.reset_index("case").groupby([*ways], sort=False):
-        kinds = group.index.unique()
-        worst = errors.loc[[(kind, case) for kind, case in zip(group.index, group["case"], strict=True)]].max()
-        lines.append((list(kinds), list(group["case"]), pattern, worst))
+    for pattern, group in wide.groupby([wide[way] for way in ways], sort=False):
+        kinds, cases = (list(group.index.get_level_values(level)) for level in ("kind", "case"))
+        lines.append((kinds, cases, pattern, errors.loc[group.index].max()))
     lines.sort(key=lambda line: (-sum(verdict == "wrong" for verdict in line[2]),
                                  -sum(verdict == "not finite" for verdict in line[2]), -len(line[1])))  # fmt: skip
     names = list(VERDICTS)

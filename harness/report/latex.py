@@ -82,7 +82,7 @@ def latex(frame: DataFrame) -> str:
         told = [*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]
         name = "tab:" + re.sub("[^a-z0-9]+", "-", " ".join(told).lower()).strip("-")
         label = next(label for label in chain([name], (f"{name}-{n}" for n in count(2))) if label not in tables)
-        tables[label] = _table(group, _breakable(", ".join(told[:2])), label)
+        tables[label] = _table(group, _breakable(", ".join(told)), label)
     return HEAD + "".join(f"\n{SETUP}{table}\\endgroup\n" for table in tables.values())
 
 

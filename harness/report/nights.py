@@ -14,6 +14,7 @@ from harness.report.rows import CELL, interval, plain, prepared, setting
 FEWEST = 5  # nights of one cell from which on there is a history to show
 ENVIRONMENT = ("torch", "machine", "packages")  # what may change from night to night under the same cell
 IDENTITY = [column for column in CELL if column not in ENVIRONMENT]
+SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
 EXACT = ("operations", "allocations", "flops", "tensor_peak_bytes")  # the same in every process of the same code
 
 
@@ -37,8 +38,9 @@ class History:
 def histories(frame: DataFrame) -> list[History]:
     """The cells that two nights or more have, from a frame of `harness.record.load`; none if no cell has FEWEST nights.
 
-    A night is a run folder; of a baseline file, the records of one commit and day (UTC). Nights without a date are left
-    out. A failure that does not know its environment is taken to have had that of its night, or of the night before.
+    A night is a run folder, and where it has two sides its candidate: the baseline is other code, run for comparison.
+    Of a baseline file it is the records of one commit and day (UTC). Nights without a date are left out. A failure that
+    does not know its environment is taken to have had that of its night, or of the night before.
     """
     rows = _dated(prepared(frame))
     nights = rows.groupby(IDENTITY, dropna=False)["night"].transform("nunique")
@@ -69,18 +71,29 @@ def changes(before: Series, after: Series) -> list[str]:
 def _dated(rows: DataFrame) -> DataFrame:
     """The rows with their `night` and its `date`, which is that of its first record; no row knows less than its night.
 
-    A run folder holds <cell>/record.json; a line of a baseline file is FILE.jsonl:NUMBER.
+    A run folder holds <cell>/record.json, or that in each of SIDES; a line of a baseline file is FILE.jsonl:NUMBER.
     """
+    places = DataFrame([_place(str(path)) for path in rows["path"]], index=rows.index, columns=["run", "side"])
+    judged = places["run"].isin(places.loc[places["side"] == "candidate", "run"])
+    rows = rows[(places["side"] != "baseline") | ~judged].copy()
+    in_folder = places.loc[rows.index, "run"].notna()
     started = pandas.to_datetime(rows["started"], format="ISO8601", utc=True, errors="coerce")
-    in_folder = rows["path"].map(lambda path: Path(str(path)).name == "record.json")
     of_file = rows["path"].str.rpartition(":")[0] + " " + started.dt.strftime("%Y-%m-%d")
-    rows["night"] = rows["path"].map(lambda path: str(Path(str(path)).parent.parent)).where(in_folder, of_file)
+    rows["night"] = places.loc[rows.index, "run"].where(in_folder, of_file)
     for column, by in (("commit", []), ("dirty", []), ("torch", ["interpreter"]), ("machine", ["device"])):
         of_night = rows.groupby(["night", *by])[column].transform("last")
         rows[column] = rows[column].where(rows[column].notna(), of_night)
     rows["night"] = rows["night"].where(in_folder, rows["night"] + " " + rows["commit"].fillna("?"))
     rows["date"] = started.groupby(rows["night"]).transform("min")
     return rows[rows["date"].notna()]
+
+
+def _place(path: str) -> tuple[str | None, str | None]:
+    """The run that a record.json is of, and its side where it has two; neither of a line of a baseline file."""
+    if Path(path).name != "record.json":
+        return None, None
+    folder = Path(path).parent.parent
+    return (str(folder.parent), folder.name) if folder.name in SIDES else (str(folder), None)
 
 
 def _history(rows: DataFrame, telling: list[str]) -> History:

@@ -15,41 +15,60 @@ from harness import findings
 # Job fields and facts of which each value is a group of its own; a second name is the column that already tells
 # one value from another most of the time (each interpreter has its torch, each device its machine).
 SETTINGS = {
-    "dtype": None, "device": None, "threads": None, "allocator": None,
-    "torch": None, "interpreter": "torch", "machine": "device",
+    "dtype": None, "device": None, "threads": None, "allocator": None, "memory_limit": None,
+    "torch": None, "interpreter": "torch", "machine": "device", "code": None,
 }  # fmt: skip
 
+COMMIT = "commit "  # before the commit of a folder `code`
 
 # What makes a cell: rows that agree in these are the same cell, run in different processes.
 CELL = ["problem", "problem_options", "label", "quantity", "vectors", "subset", "device", "dtype", "threads",
-        "allocator", "seed", "interpreter", "torch", "packages", "machine", "limit_s", "passes", "measure"]  # fmt: skip
+        "allocator", "seed", "interpreter", "code", "torch", "packages", "machine", "limit_s", "memory_limit",
+        "measure"]  # fmt: skip
 MEASURES = [
     "params", "median_s", "first_s", "gradients", "tensor_peak_bytes", "tensor_peak_outputs", "process_peak_bytes",
     "process_peak_outputs", "relative_error", "gemm_equivalents", "write_multiples",
 ]  # fmt: skip
+ONCE = ["tensor_peak_bytes", "relative_error"]  # drawn, and measured in few of a cell's processes, or one
+VERDICT = ["status", "message", "traceback", "warning"]  # of one process, and of no other
 
 
 def prepared(frame: DataFrame) -> DataFrame:
     """A copy of a frame of `harness.record.load`, made fit to group and show.
 
-    Null names become "?". `params` and `torch`, null where a cell failed early, are taken from the rows of the same
-    problem and interpreter where those agree. `problem` and `quantity` get the options that tell their rows apart
-    other than by size (`mlp norm=layer`, `hvp vectors=8`), `machine` is the GPU, or else the CPU, and `warning` what
-    the atlas knows against the row.
+    Null names become "?". What is null where a cell failed early (P, the problem's builder, torch, packages, machine)
+    is taken from the rows of the same problem, method, interpreter or device where those agree, and what is measured
+    ONCE from the other processes of the cell. `problem` and `quantity` get what tells their rows apart other than by
+    size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). `machine` is the GPU, or else the CPU with its cores,
+    `memory_limit` the limit as text, `code` own, or of a folder of that name `commit 1a2b3c4d` or its path. `warning`
+    is what the atlas knows against the row, `cell` the number of its cell, `commits` how many commits of the harness
+    itself ran that.
     """
     rows = frame.reset_index(drop=True)
     for column in ("problem", "quantity", "label", "device", "dtype", "allocator"):
         rows[column] = rows[column].astype("object").fillna("?")
+    composed = rows["threads"].notna()
     rows["interpreter"] = rows["interpreter"].astype("object").fillna("own")
-    rows["machine"] = rows["gpu"].astype("object").fillna(rows["cpu"])
-    rows["params"] = _filled(rows, "params", ["problem", "problem_options"])
+    rows["code"] = _codes(rows).where(composed, "?")
+    limit = rows["memory_limit_gb"].map("{:g} GB".format, na_action="ignore").astype("object").fillna("none")
+    rows["memory_limit"] = limit.where(composed, "?")
+    rows["machine"] = rows["gpu"].astype("object").fillna(_processors(rows))
+    rows["params"] = _filled(rows, "params", ["problem", "problem_options", "subset"])
+    rows["problem_target"] = _filled(rows, "problem_target", ["problem"])
     rows["torch"] = _filled(rows, "torch", ["interpreter"])
+    rows["packages"] = _filled(rows, "packages", ["method", "interpreter"])
     rows["machine"] = _filled(rows, "machine", ["device"])
     rows["problem"] = _problems(rows)
     rows["warning"] = Series([findings.warning(seen) for seen in rows.to_dict("records")], dtype="object")
     hvp = rows["quantity"] == "hvp"
-    if rows.loc[hvp, "vectors"].nunique() > 1:
-        rows.loc[hvp, "quantity"] = "hvp vectors=" + rows.loc[hvp, "vectors"].map("{:g}".format)
+    several = hvp & (rows.loc[hvp, "vectors"].nunique() > 1)
+    for column, telling in (("vectors", several), ("subset", rows["subset"].notna())):
+        told = rows.loc[telling, column].map(f" {column}={{:.0f}}".format)
+        rows.loc[telling, "quantity"] += told.astype("object")
+    rows["cell"] = rows.groupby(CELL, dropna=False).ngroup()
+    for column in ONCE:
+        rows[column] = rows[column].where(rows["status"] != "ok", _filled(rows, column, ["cell", "commit"]))
+    rows["commits"] = rows["commit"].where(rows["code"] == "own").groupby(rows["cell"]).transform("nunique")
     return rows
 
 
@@ -70,18 +89,19 @@ def interval(values: Series) -> tuple[float, float]:
 def over_processes(rows: DataFrame) -> DataFrame:
     """One row a cell out of prepared rows: medians over the processes (rounds) that ran it.
 
-    Adds `processes`, their number, and `low_s` and `high_s`, the interval of the time. Status, message and all else are
-    those of the first process that was not ok, or of the first; a cell is contended if any process was.
+    Adds `processes`, their number, and `low_s` and `high_s`, the interval of the time. Status and message are those of
+    the first process that was not ok, or of the first; so is all else, and where that one did not measure it, it is of
+    the first that did. A cell is contended if any process was.
     """
-    several = rows.duplicated(CELL, keep=False)
+    several = rows.duplicated("cell", keep=False)
     once = rows[~several]
     once = once.assign(processes=1, low_s=once["median_s"], high_s=once["median_s"])
     merged = {}
-    for _, group in rows[several].groupby(CELL, dropna=False, sort=False):
-        failed = group[group["status"] != "ok"]
-        row = (failed if len(failed) else group).iloc[0].to_dict()
+    for _, group in rows[several].groupby("cell", sort=False):
+        group = group.sort_values("status", key=lambda status: status.eq("ok"), kind="stable")
+        row = group.bfill().iloc[0].to_dict() | group.iloc[0][VERDICT].to_dict()
         low, high = interval(group["median_s"])
-        merged[group.index[0]] = (
+        merged[group.index.min()] = (
             row
             | group[MEASURES].astype("float").median().to_dict()
             | {"processes": len(group), "low_s": low, "high_s": high, "contended": bool(group["contended"].any())}
@@ -104,19 +124,33 @@ def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> lis
     return found
 
 
+def differing_options(options: Series) -> Series:
+    """Of each JSON object those entries in which they differ: `budget_s=0.5`; null where there is none."""
+    known = options.dropna()
+    texts = DataFrame([_options(text) for text in known], index=known.index).fillna("null")
+    texts = texts.loc[:, texts.nunique() > 1]
+    told = texts.apply(lambda row: " ".join(f"{key}={value}" for key, value in row.items()), axis=1)
+    return told.astype("object").reindex(options.index)
+
+
 def setting(column: str, value: Any) -> str:
     """One setting's value as text: some speak for themselves, others need their name."""
     text = "?" if pandas.isna(value) else f"{value:g}" if pandas.api.types.is_number(value) else plain(value)
-    return text if column in ("dtype", "device", "machine") else f"{column} {text}"
+    return text if column in ("dtype", "device", "machine") or text.startswith(COMMIT) else f"{column} {text}"
 
 
 def environment(rows: DataFrame) -> str:
-    """One line: the torch version, machine, threads, allocator and dtype of prepared rows; several with slashes."""
+    """One line: the torch version, machine, threads, allocator and dtype of prepared rows; several with slashes.
+
+    And how many commits of the harness ran one cell, where it was more than one.
+    """
     parts = []
     for column in ("torch", "machine", "threads", "allocator", "dtype"):
         values = sorted(set(rows[column].dropna()) - {"?"})
         shown = " / ".join(f"{value:g}" if pandas.api.types.is_number(value) else plain(value) for value in values)
         parts.append(shown if shown and column in ("machine", "dtype") else f"{column} {shown or 'unknown'}")
+    if (rows["commits"] > 1).any():
+        parts.append(f"cells of up to {rows['commits'].max():.0f} commits of the harness taken together")
     return ", ".join(parts)
 
 
@@ -145,8 +179,12 @@ def plain(text: object) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text of one line as Markdown shows it in a table."""
-    return re.sub(r"([\\`*<|])", r"\\\1", text)
+    """Text of one line as GitHub's Markdown shows it in a table: no markup, entity or formula, nobody is mentioned.
+
+    A character of no width parts what GitHub would link after rendering: `@name` and `#12`.
+    """
+    marked = re.sub(r"([\\`*<|\[\]~$&#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
+    return re.sub(r"([@#])(?=\w)", r"\1&#8203;", marked)
 
 
 def _filled(rows: DataFrame, column: str, by: list[str]) -> Series:
@@ -156,25 +194,41 @@ def _filled(rows: DataFrame, column: str, by: list[str]) -> Series:
     for key, values in rows[column].groupby(keys):
         distinct = values.dropna().unique()
         known[key] = distinct[0] if len(distinct) == 1 else None
-    return rows[column].where(rows[column].notna(), keys.map(known))
+    gaps = rows[column].isna()
+    return rows[column].mask(gaps, keys[gaps].map(known).astype(rows[column].dtype))
+
+
+def _codes(rows: DataFrame) -> Series:
+    """Whose code ran each row: `commit 1a2b3c4d`, the path of a folder that is at no commit, or own."""
+    commit, dirty = _filled(rows, "commit", ["code"]), _filled(rows, "dirty", ["code"])
+    clean = commit.notna() & ~dirty.eq(True)
+    codes = (COMMIT + commit.astype("object").str[:8]).where(clean, rows["code"])
+    return codes.where(rows["code"].notna(), "own")
+
+
+def _processors(rows: DataFrame) -> Series:
+    """The CPU, and how many of its cores the process may use, where that is known."""
+    cores = rows["cores"].map(lambda count: f", {count:.0f} core{'s' if count != 1 else ''}", na_action="ignore")
+    return rows["cpu"].astype("object") + cores.astype("object").fillna("")
 
 
 def _problems(rows: DataFrame) -> Series:
     """The problem's name and its options that differ other than in size.
 
-    An option is one of size if its values are numbers and no two of them give the same P. Where P is unknown, the
-    options of size are told too.
+    An option is one of size if its values are numbers and no two of them give the same P, among rows of the same
+    subset. Where P is unknown, the options of size are told too.
     """
     names = rows["problem"].copy()
     for _, group in rows.groupby("problem"):
         texts = DataFrame([_options(text) for text in group["problem_options"]], index=group.index)
         texts = texts[group["problem_options"].notna()].fillna("null")
-        unsized = group["params"].isna()
+        subset, params = (group.loc[texts.index, column].fillna(0) for column in ("subset", "params"))
         for key in texts.columns[texts.nunique() > 1]:
             numbers = texts[key].str.fullmatch(r"-?[\d.e+-]+").all()
-            telling = not numbers or texts[key].groupby(group["params"]).nunique().max() > 1
+            several = texts[key].groupby([subset, params]).transform("nunique").mask(params == 0, 0) > 1
+            telling = several.groupby(subset).transform("any") | (not numbers) | (params == 0)
             shown = f" {key}=" + texts[key].str.strip('"')
-            names.loc[texts.index] += shown.where(telling | unsized[texts.index], "")
+            names.loc[texts.index] += shown.where(telling, "")
     return names
 
 

@@ -8,7 +8,6 @@ import pandas
 from pandas import DataFrame, Series
 
 from harness.report.rows import (
-    CELL,
     differing,
     duration,
     environment,
@@ -23,6 +22,13 @@ from harness.report.verdicts import cause, listed, percent
 MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
 WORDS = {"oom": "out of memory", "timeout": "over the time limit", "error": "with an error"}
 REASON = 160  # characters of why rows failed
+ENOUGH = 6  # processes, or samples, from which on a median has a 95 % interval (rows.interval)
+# What told the fastest way from the second, as the tally puts it; what a single process tells is no win.
+WON = {
+    "intervals": "won by 95 % intervals over processes",
+    "ranges": "won by ranges over processes that do not overlap",
+    "process": "faster in a single process, which counts as no win",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ def summary(frame: DataFrame) -> list[Section]:
     """What a frame of `harness.record.load` says; a section without a sentence is left out."""
     rows = prepared(frame)
     rows["label"] = rows["label"].map(plain)
-    cells = rows.sort_values("status", key=lambda status: status.eq("ok"), kind="stable").drop_duplicates(CELL)
+    cells = rows.sort_values("status", key=lambda status: status.eq("ok"), kind="stable").drop_duplicates("cell")
     timed = rows["median_s"].notna().any()
     sections = (
         Section("Fastest", fastest(rows)) if timed else Section("Right most often", right(cells)),
@@ -48,10 +54,19 @@ def summary(frame: DataFrame) -> list[Section]:
     return [section for section in sections if section.sentences]
 
 
+@dataclass(frozen=True)
+class Contest:
+    """The fastest way that is right beside the second."""
+
+    first: str
+    told_by: str | None  # of WON; None where the two are not told apart
+    sentence: str
+
+
 def fastest(rows: DataFrame) -> list[str]:
     """Who won where: a tally, then a sentence for each problem, size and setting where two ways or more are right."""
     keys = ["problem", "params", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows)]
-    winners: list[str | None] = []
+    contests: list[Contest] = []
     told: list[str] = []
     for _, group in rows.groupby(keys, dropna=False):
         told_apart = [setting(key, group[key].iloc[0]) for key in keys[2:]]
@@ -60,45 +75,66 @@ def fastest(rows: DataFrame) -> list[str]:
         times = whole.groupby("label")["median_s"].median().sort_values()
         if len(times) < 2:
             continue
-        winner, sentence = _contest(whole, times)
-        winners.append(winner)
-        told.append(f"{', '.join(place)}: {sentence}{_spoiled(group, times)}.")
-    if len(told) < 2:
-        return told
-    wins = Series([winner for winner in winners if winner is not None], dtype="object").value_counts()
-    parts = [f"{len(told)} comparisons between ways that are right"]
-    if len(wins):
-        parts.append("won by " + ", ".join(f"{winner} ({count})" for winner, count in wins.items()))
-    if None in winners:
-        parts.append(f"{winners.count(None)} undecided")
-    if not rows.duplicated(CELL).any():
-        parts.append("one process a cell, so no intervals")
-    return [f"{'; '.join(parts)}.", *told]
+        contests.append(_contest(whole, times))
+        told.append(f"{', '.join(place)}: {contests[-1].sentence}{_spoiled(group, times)}.")
+    return [_tally(contests), *told] if len(told) > 1 else told
+
+
+def _tally(contests: list[Contest]) -> str:
+    parts = [f"{len(contests)} comparisons between ways that are right"]
+    for told_by, words in WON.items():
+        firsts = Series([contest.first for contest in contests if contest.told_by == told_by], dtype="object")
+        if len(firsts):
+            counts = ", ".join(f"{first} ({count})" for first, count in firsts.value_counts().items())
+            parts.append(f"{words}: {counts}")
+    undecided = sum(contest.told_by is None for contest in contests)
+    return "; ".join([*parts, *([f"{undecided} undecided"] if undecided else [])]) + "."
 
 
 def _size(params: float) -> str:
     return "P unknown" if pandas.isna(params) else f"P={params:.0f}"
 
 
-def _contest(rows: DataFrame, times: Series) -> tuple[str | None, str]:
-    """The winner and a sentence on its ratio to the second, process by process of the same seed and round.
+def _contest(rows: DataFrame, times: Series) -> Contest:
+    """The two fastest ways, and their ratio, process by process of the same seed and round where there are several.
 
-    There is no winner where the interval of the ratio over several processes has 1 in it.
+    They are told apart by the interval of that ratio over ENOUGH processes; with fewer, where the ranges of their
+    processes do not overlap; with one process, where the intervals of its samples do not. Not where the ratio, as it is
+    written, is 1.
     """
     first, second = times.index[:2]
-    one, other = (_by_process(rows[rows["label"] == label]) for label in (first, second))
+    sides = [rows[rows["label"] == label] for label in (first, second)]
+    one, other = map(_by_process, sides)
     ratios = (other / one).dropna()
-    ratio, over, decided = times[second] / times[first], "", True
-    if len(ratios) > 1:
-        ratio, (low, high) = ratios.median(), interval(ratios)
-        kind = "95 % interval" if len(ratios) >= 6 else "range"
-        over = f" ({kind} over {len(ratios)} processes: {significant(low)} to {significant(high)})"
-        decided = not low <= 1 <= high
-    if decided:
-        lead = f"{significant(ratio)} times as fast as {second}{over}"
-        return first, f"{first} is fastest, {duration(times[first])}, {lead}"
-    both = " and ".join(f"{label} ({duration(times[label])})" for label in (first, second))
-    return None, f"{both} are not told apart, ratio {significant(ratio)}{over}"
+    ratio = ratios.median() if len(ratios) > 1 else times[second] / times[first]
+    if len(ratios) >= ENOUGH:
+        low, high = interval(ratios)
+        told_by, apart = "intervals", low > 1
+        why = f"95 % interval over {len(ratios)} processes: {significant(low)} to {significant(high)}"
+    elif min(len(one), len(other)) > 1:
+        told_by, (apart, why) = "ranges", _apart(one, other, "processes")
+    else:
+        told_by, (apart, why) = "process", _apart(_samples(sides[0]), _samples(sides[1]), "samples")
+    if not apart or significant(ratio) == "1":
+        both = " and ".join(f"{label} ({duration(times[label])})" for label in (first, second))
+        return Contest(first, None, f"{both} are not told apart, ratio {significant(ratio)} ({why})")
+    how = "faster in this process" if told_by == "process" else "fastest"
+    lead = f"{significant(ratio)} times as fast as {second} ({why})"
+    return Contest(first, told_by, f"{first} is {how}, {duration(times[first])}, {lead}")
+
+
+def _apart(one: Series, other: Series, what: str) -> tuple[bool, str]:
+    """Whether all of the first is below all of the second, by their medians' intervals from ENOUGH on; in words too."""
+    enough = min(len(one), len(other)) >= ENOUGH
+    ends = [interval(side) if enough else (side.min(), side.max()) for side in (one, other)]
+    apart = bool(ends[0][1] < ends[1][0])
+    kind = "95 % intervals" if enough else "ranges"
+    return apart, f"{kind} of {len(one)} and {len(other)} {what} {'do not ' if apart else ''}overlap"
+
+
+def _samples(rows: DataFrame) -> Series:
+    """Every time that was taken; of a process that took none after its first call, this one's."""
+    return rows["times_s"].where(rows["times_s"].map(bool), rows["median_s"]).explode().astype("float")
 
 
 def _by_process(rows: DataFrame) -> Series:
@@ -106,11 +142,11 @@ def _by_process(rows: DataFrame) -> Series:
 
 
 def _spoiled(group: DataFrame, times: Series) -> str:
-    """What takes the shine off a win: contention, a known flaw of the winner, and faster ways that are wrong."""
+    """What takes the shine off a win: contention, a known flaw of the fastest, and faster ways that are wrong."""
     won = group[group["label"].isin(times.index[:2])]
     contended = "; measured under contention" if won["contended"].any() else ""
     warned = group.loc[group["label"] == times.index[0], "warning"].notna().any()
-    unsafe = "; the winner is wrong elsewhere under the same operators" if warned else ""
+    unsafe = f"; {times.index[0]} is wrong elsewhere under the same operators" if warned else ""
     bad = group[group["status"].isin(MEASURED_BUT_NOT_RIGHT) & (group["median_s"] < times.iloc[0])]
     faster = f"; faster, but wrong: {listed(list(set(bad['label'])))}" if len(bad) else ""
     return contended + unsafe + faster
@@ -157,7 +193,7 @@ def failed(cells: DataFrame) -> list[str]:
 
 def _when(rows: DataFrame) -> list[str]:
     started = sorted(text[:16].replace("T", " ") for text in rows["started"].dropna())
-    commits = sorted({plain(commit)[:8] for commit in rows["commit"].dropna()})
+    commits = sorted({plain(commit)[:8] for commit in rows.loc[rows["code"] == "own", "commit"].dropna()})
     if not started:
         return []
     by = f", by harness {listed(commits)}" if commits else ""

@@ -12,8 +12,11 @@ from rich.text import Text
 
 from harness.record import FIELDS
 from harness.report.rows import (
+    CELL,
+    SETTINGS,
     counted,
     differing,
+    differing_options,
     duration,
     environment,
     escaped,
@@ -67,10 +70,10 @@ def readable(frame: DataFrame) -> DataFrame:
     """
     rows = over_processes(prepared(frame))
     rows = rows.sort_values(["problem", "params", "quantity", "dtype", "device", "median_s"], kind="stable")
+    rows["measure"] = differing_options(rows["measure"])
     shown = DataFrame(index=rows.index)
-    extra = differing(rows, ("threads", "allocator", "torch", "interpreter", "machine", "seed", "processes"))
-    for column, heading in [*GROUPS.items(), *((name, name) for name in extra)]:
-        shown[heading] = rows[column].map(_asked)
+    for column in _telling(rows):
+        shown[GROUPS.get(column, column)] = rows[column].map(_asked)
     shown["status"] = rows["status"].where(rows["warning"].isna(), rows["status"] + UNSAFE)
     gap = rows["status"].where(rows["status"] != "ok", "-")
     for heading, column, written in MEASURED:
@@ -88,21 +91,34 @@ def readable(frame: DataFrame) -> DataFrame:
     return shown
 
 
+def _telling(rows: DataFrame) -> list[str]:
+    """GROUPS, the settings in which cells differ, and what else of CELL parts some that agree in all of these."""
+    found = [*GROUPS, *differing(rows, (*(name for name in SETTINGS if name not in GROUPS), "seed"))]
+    for column in CELL:
+        if column not in found and (rows.groupby(found, dropna=False)[column].nunique(dropna=False) > 1).any():
+            found.append(column)
+    return [*found, *differing(rows, ["processes"])]
+
+
 def _asked(value: Any) -> str:
-    """A name, or a count of whatever numeric type."""
+    """A name, or a number of whatever type."""
     if pandas.isna(value):
         return "?"
-    return f"{value:.0f}" if pandas.api.types.is_number(value) else plain(value)
+    if pandas.api.types.is_number(value):
+        return f"{value:.6f}".rstrip("0").rstrip(".")
+    return plain(value)
 
 
 def csv(frame: DataFrame) -> str:
-    """Every record with all its columns but traceback, sketch and samples, whose number is given instead."""
-    rows = frame.drop(columns=["schema_version", "traceback", "gradient_s", "sketch"])
+    """Every record with all its columns but traceback and sketch; of times their number: `time_samples` of times_s."""
+    rows = frame.drop(columns=["schema_version", "traceback", "sketch"])
     rows["warning"] = prepared(frame)["warning"].to_numpy()
-    rows["times_s"] = rows["times_s"].map(lambda times: len(times) if isinstance(times, list) else 0)
+    lists = [field.name for field in FIELDS if field.type.startswith("list") and field.name in rows]
+    rows[lists] = rows[lists].map(lambda times: len(times) if isinstance(times, list) else 0)
     whole = [field.name for field in FIELDS if field.type == "int" and field.name in rows]
     rows = rows.astype(dict.fromkeys(whole, "Int64"))
-    return rows.rename(columns={"times_s": "samples"}).to_csv(index=False)
+    numbers = {name: f"{name.removesuffix('_s').removesuffix('s')}_samples" for name in lists}
+    return rows.rename(columns=numbers).to_csv(index=False)
 
 
 def markdown(frame: DataFrame) -> str:
@@ -114,7 +130,7 @@ def markdown(frame: DataFrame) -> str:
     rows = prepared(frame)
     return f"""{table}
 
-{environment(rows)}; {counted(rows["status"])}.
+{escaped(environment(rows))}; {counted(rows["status"])}.
 
 {meanings(shown)}
 """

@@ -31,7 +31,7 @@ def verdicts(frame: DataFrame) -> DataFrame:
     `verdict`, `relative_error` and `message` are of the case's worst cell, where it has several (of sizes, seeds).
     """
     rows = over_processes(prepared(frame))
-    extra = [name for name in ("quantity", "subset") if rows[name].nunique(dropna=False) > 1] + differing(rows)
+    extra = [*(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows)]
     told = rows.apply(lambda row: " ".join([row["label"], *(setting(name, row[name]) for name in extra)]), axis=1)
     verdict = rows["status"].map(VERDICT_OF)
     of_a_function = rows["message"].fillna("").str.contains(NEEDS_A_NETWORK, regex=False)
@@ -51,7 +51,6 @@ def verdicts(frame: DataFrame) -> DataFrame:
 def table(frame: DataFrame) -> str:
     """Markdown: a line a case, a column a way, totals, and why ways refuse or fail."""
     cells = verdicts(frame)
-    cells[["case", "way", "message"]] = cells[["case", "way", "message"]].map(escaped)
     cells["text"] = cells.apply(_text, axis=1)
     wide = cells.pivot(index=["kind", "case"], columns="way", values="text")
     wide = wide[order(cells)].reset_index(level="kind", drop=True)
@@ -65,16 +64,21 @@ def table(frame: DataFrame) -> str:
 A blank: right. A number: wrong, with its relative error. NaN: not finite. no: refuses. !: fails. -: needs a network.
 (none): not run.
 
-{totals(cells).to_markdown()}
+{_markdown(totals(cells))}
 
-{wide.to_markdown()}
+{_markdown(wide)}
 
-{environment(prepared(frame))}.
+{escaped(environment(prepared(frame)))}.
 
 ## Why they refuse or fail
 
-{counted.to_markdown(index=False)}
+{counted.map(str).map(escaped).to_markdown(index=False, disable_numparse=True)}
 """
+
+
+def _markdown(table: DataFrame) -> str:
+    """A table whose lines and columns have names out of records."""
+    return table.rename(index=escaped, columns=escaped).to_markdown(disable_numparse=True)
 
 
 def totals(cells: DataFrame) -> DataFrame:

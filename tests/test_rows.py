@@ -1,0 +1,174 @@
+"""What makes a cell, and what of its records is told: the two sides of a nightly run, subsets, machines, limits."""
+
+import itertools
+import json
+
+import pandas
+import pytest
+
+from harness import report
+from harness.report import fits, latex, tables, verdicts
+from harness.report.rows import environment, over_processes, prepared
+from harness.report.summary import summary
+from tests.test_report import cell, curves, failed, frame_of, letters, misspelt  # noqa: F401  frame_of is a fixture
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+REF, OWN = "1a2b3c4d" * 5, "5e6f7a8b" * 5
+WORKTREE = "/tmp/harness-baseline-x/tree"
+ONCE = {"relative_error": 1e-7, "sketch": [1.0] * 32, "operations": 338, "output_bytes": 4, "tolerance": 1e-5}
+
+
+def nightly(rounds=3, slower=2.0, **changes):
+    """The records of a run with baseline=git:REF: after the first round, only times are taken."""
+    sides = {"baseline": {"code": WORKTREE, "commit": REF}, "candidate": {"code": None, "commit": OWN}}
+    for number, (side, of_side) in itertools.product(range(rounds), sides.items()):
+        seconds = (1.0 + number / 10) * (slower if side == "candidate" else 1.0)
+        once = {"passes": "time, exact, agreement"} | ONCE if number == 0 else {"passes": "time"} | dict.fromkeys(ONCE)
+        yield cell(round=number, times_s=[seconds] * 3, dirty=False, **of_side | once | changes)
+
+
+def test_both_sides_of_a_nightly_run_are_cells_of_their_own(frame_of):  # noqa: F811
+    frame = frame_of([*nightly()])
+    shown = report.readable(frame)
+    assert shown[["code", "time", "error"]].values.tolist() == [["commit 1a2b3c4d", "1.1 s", "1.0e-07"],
+                                                                ["own", "2.2 s", "1.0e-07"]]  # fmt: skip
+    titles = [ax.get_title() for ax in report.time_against_size(frame).axes]
+    assert titles == ["mlp, hessian, commit 1a2b3c4d", "mlp, hessian, code own"]
+    assert latex.latex(frame).count(r"\begin{xltabular}") == 2
+    assert set(verdicts.verdicts(frame)["way"]) == {"vmap_hvp commit 1a2b3c4d", "vmap_hvp code own"}
+
+
+def test_the_two_sides_never_contest_with_each_other(frame_of):  # noqa: F811
+    started = {"started": "2026-11-02T03:04:05+00:00"}
+    frame = frame_of([*nightly(**started), *nightly(method="rows", slower=20.0, **started)])
+    fastest = next(section.sentences for section in summary(frame) if section.title == "Fastest")
+    assert sorted(sentence.split(":")[0] for sentence in fastest[1:]) == [
+        "mlp, P=133, code own", "mlp, P=133, commit 1a2b3c4d"]  # fmt: skip
+    measured = next(section.sentences for section in summary(frame) if section.title == "Measured on")
+    assert measured[-1].endswith("by harness 5e6f7a8b."), "the other commit is of the code that it was given"
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_what_one_process_measured_is_the_cells(frame_of, last):  # noqa: F811
+    records = [entry for entry in nightly() if entry["code"] is None]
+    (row,) = over_processes(prepared(frame_of(records[::-1] if last else records))).to_dict("records")
+    assert {name: row[name] for name in ONCE} == ONCE
+    assert row["median_s"] == pytest.approx(2.2)
+    assert row["processes"] == 3
+
+
+def test_a_failed_process_keeps_its_message_or_silence(frame_of):  # noqa: F811
+    records = [cell(message="good to know"), failed("crashed", "vmap_hvp", 8, round=1, message=None)]
+    (row,) = over_processes(prepared(frame_of(records))).to_dict("records")
+    assert row["status"] == "crashed"
+    assert pandas.isna(row["message"])
+    assert row["output_bytes"] > 0
+
+
+def test_code_is_named_by_its_path_where_it_is_at_no_commit_or_was_changed(frame_of):  # noqa: F811
+    records = [cell(code="/a", commit=REF, dirty=True), cell(code="/b"), cell(code="/c", commit=REF), cell(commit=OWN),
+               failed("timeout", "vmap_hvp", 8, code="/c", round=1)]  # fmt: skip
+    assert prepared(frame_of(records))["code"].tolist() == ["/a", "/b", "commit 1a2b3c4d", "own", "commit 1a2b3c4d"]
+
+
+def test_commits_of_the_harness_are_told_where_a_cell_is_of_several(frame_of):  # noqa: F811
+    def told(frame):
+        return [environment(prepared(frame)), tables.markdown(frame), latex.latex(frame)]
+
+    several = told(frame_of([cell(commit=OWN), cell(commit=REF, round=1)]))
+    assert all("cells of up to 2 commits of the harness taken together" in text for text in several)
+    apart = told(frame_of([cell(commit=OWN), cell(width=16, commit=REF), *nightly(width=4, commit=OWN)]))
+    assert not any("commits" in text for text in apart)
+
+
+def test_memory_limits_are_cells_of_their_own(frame_of):  # noqa: F811
+    frame = frame_of([failed("oom", "vmap_hvp", 8, memory_limit_gb=1.0), cell(memory_limit_gb=8.0), cell(), misspelt()])
+    shown = report.readable(frame).set_index("memory_limit")
+    assert shown["status"].to_dict() == {"1 GB": "oom", "8 GB": "ok", "none": "ok", "?": "error"}
+    assert "memory_limit" not in report.readable(frame_of([cell(memory_limit_gb=8.0), misspelt()]))
+
+
+def test_cores_are_part_of_the_machine(frame_of):  # noqa: F811
+    frame = frame_of([cell(cores=2), cell(cores=64, times_s=[5.0]), cell(device="cuda", gpu="H100", cores=2)])
+    assert prepared(frame)["machine"].tolist() == ["EPYC, 2 cores", "EPYC, 64 cores", "H100"]
+    assert report.readable(frame).query("device == 'cpu'")["machine"].tolist() == ["EPYC, 2 cores", "EPYC, 64 cores"]
+    assert "EPYC, 2 cores / EPYC, 64 cores" in tables.markdown(frame)
+
+
+def subsets():
+    """The whole problem, 4 of its parameters, and a failure of each, at two sizes."""
+    for width in (4, 8):
+        yield from (cell(width=width), failed("timeout", "rows", width))
+        yield cell(width=width, subset=4, params=4, whole_params=16 * width + 5, times_s=[1e-5])
+        yield failed("timeout", "rows", width, subset=4)
+
+
+def test_a_subset_is_another_cell_with_a_size_of_its_own(frame_of):  # noqa: F811
+    frame = frame_of([*subsets()])
+    shown = report.readable(frame)
+    columns = ["problem", "P", "quantity", "method"]
+    assert sorted(shown[columns].values.tolist()) == sorted([
+        ["mlp width=4", "4", "hessian subset=4", "rows"], ["mlp width=4", "4", "hessian subset=4", "vmap_hvp"],
+        ["mlp width=8", "4", "hessian subset=4", "rows"], ["mlp width=8", "4", "hessian subset=4", "vmap_hvp"],
+        *(["mlp", size, "hessian", method] for size in ("133", "69") for method in ("rows", "vmap_hvp"))])  # fmt: skip
+    titles = [ax.get_title() for ax in report.time_against_size(frame).axes if ax.get_visible()]
+    assert titles == ["mlp, hessian", "mlp width=4, hessian subset=4", "mlp width=8, hessian subset=4"]
+    assert latex.latex(frame).count(r"\begin{xltabular}") == 3
+
+
+def test_fits_crossovers_and_contests_are_of_one_subset(frame_of):  # noqa: F811
+    whole = [cell(method, width, times_s=[seconds * width]) for width in (4, 8, 16, 32)
+             for method, seconds in (("vmap_hvp", 1.0), ("rows", 2.0))]  # fmt: skip
+    few = [cell(method, width, subset=size, params=size, times_s=[seconds * size]) for width, size in ((4, 4), (8, 8))
+           for method, seconds in (("vmap_hvp", 2.0), ("rows", 1.0))]  # fmt: skip
+    frame = frame_of([*whole, *few])
+    assert {(fit.place, fit.sizes) for fit in fits.fits(frame)} == {("mlp, quantity hessian", 4)}
+    assert fits.crossovers(frame) == []
+    fastest = next(section.sentences for section in summary(frame) if section.title == "Fastest")
+    assert sum("quantity hessian subset=" in sentence for sentence in fastest) == 2
+
+
+def test_rows_that_agree_in_all_that_is_shown_tell_what_parts_them(frame_of):  # noqa: F811
+    def measure(budget):
+        return json.dumps({"budget_s": budget, "probes": 8})
+
+    frame = frame_of([cell(limit_s=30.0, measure=measure(1.0)), cell(limit_s=60.5, measure=measure(1.0)),
+                      cell("peer", packages="jax 0.8", limit_s=30.0, measure=measure(1.0)),
+                      cell("peer", packages="jax 0.9", limit_s=30.0, measure=measure(0.5))])  # fmt: skip
+    shown = report.readable(frame)
+    assert not shown.drop(columns=["time", "message"]).duplicated().any()
+    assert set(shown["limit_s"]) == {"30", "60.5"}
+    assert set(shown["packages"]) == {"?", "jax 0.8", "jax 0.9"}
+    same = report.readable(frame_of([cell(limit_s=30.0), cell("other", limit_s=60.0, measure=measure(1.0))]))
+    assert not {"limit_s", "packages", "measure"} & set(same), "the methods tell them apart"
+
+
+def test_options_of_sampling_are_told_by_name(frame_of):  # noqa: F811
+    frame = frame_of([cell(measure=json.dumps({"budget_s": budget, "probes": 8})) for budget in (0.5, 1.0)])
+    assert report.readable(frame)["measure"].tolist() == ["budget_s=0.5", "budget_s=1.0"]
+
+
+def test_a_failure_before_its_packages_were_known_counts_among_its_rounds(frame_of):  # noqa: F811
+    frame = frame_of([cell("peer", packages="jax 0.8"), failed("timeout", "peer", 8, round=1)])
+    ((status, processes),) = over_processes(prepared(frame))[["status", "processes"]].values.tolist()
+    assert (status, processes) == ("timeout", 2)
+
+
+def test_figures_of_what_one_process_measured_have_no_gaps(frame_of):  # noqa: F811
+    frame = frame_of([entry | {"tensor_peak_bytes": 2**20 if entry["round"] == 0 else None} for entry in nightly()])
+    assert prepared(frame)["tensor_peak_bytes"].tolist() == [2**20] * 6
+    for name, value in (("error_against_size", 1e-7), ("memory_against_size", 1.0)):
+        figure = getattr(report, name)(frame)
+        assert letters(figure) == []
+        ((_, y),) = curves(figure, frame).values()
+        assert list(y) == [pytest.approx(value)]
+    gap = frame_of([cell(relative_error=None), cell(round=1, relative_error=None)])
+    assert letters(report.error_against_size(gap)) == [("?", 133)] * 2
+
+
+def test_what_no_row_measured_stays_a_number_that_is_not_there(frame_of):  # noqa: F811
+    gaps = dict.fromkeys(("tensor_peak_bytes", "relative_error", "params"))
+    rows = prepared(frame_of([cell(**gaps), cell("other", **gaps)]))
+    assert rows[list(gaps)].isna().all(axis=None)
+    assert (rows[list(gaps)].dtypes == "float64").all()
