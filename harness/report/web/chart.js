@@ -98,6 +98,11 @@
     return short === 0 || (short >= 1e-3 && short < 1e5) ? String(short) : short.toExponential();
   }
 
+  // Thousands of marks are laid out anew where an attribute is set, even to what it was.
+  function change(mark, name, value) {
+    if (mark.getAttribute(name) !== value) mark.setAttribute(name, value);
+  }
+
   function draw() {
     const [x, y] = [measured[horizontal.value], measured[vertical.value]];
     const placed = matching.filter((row) => x.numbers[row] !== null);
@@ -130,15 +135,15 @@
     marks.forEach((mark, row) => {
       const where = visible.get(row);
       mark.toggleAttribute("hidden", !where);
-      mark.setAttribute("tabindex", -1);
       if (!where) return;
       const missing = y.numbers[row] === null;
       const right = status[row].startsWith("ok");
       const shape = SHAPES[data.looks[data.look[row]].marker] + (right ? "" : CROSS);
-      mark.setAttribute("transform", `translate(${where.join()})`);
-      mark.setAttribute("d", missing ? MISSING : shape);
-      mark.setAttribute("class", missing ? "missing" : right ? "" : "suspect");
+      change(mark, "transform", `translate(${where.join()})`);
+      change(mark, "d", missing ? MISSING : shape);
+      change(mark, "class", missing ? "missing" : right ? "" : "suspect");
     });
+    for (const mark of points.querySelectorAll("[tabindex='0']")) mark.setAttribute("tabindex", -1);
     const first = marks.find((mark) => !mark.hasAttribute("hidden"));
     if (first) first.setAttribute("tabindex", 0);
 

@@ -120,7 +120,7 @@
   for (const column of columns) {
     const button = element("button", { type: "button" }, column.heading);
     const header = element("th", { scope: "col" }, button);
-    if (column.numbers) header.className = "number";
+    header.className = column.numbers ? "number" : column.heading === "message" ? "message" : "";
     button.addEventListener("click", () => sort(column, header));
     head.append(header);
   }
