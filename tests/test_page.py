@@ -360,12 +360,16 @@ def test_hostile_names_do_nothing(opened):
 
 
 @pytest.mark.slow
-def test_a_phone_and_paper(opened):
+def test_a_phone(opened):
     message = "word" * 2500
     tab = opened([*sweep(), cell(message, message=message)], viewport={"width": 360, "height": 740})
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
     tab.locator(".fold").first.click()
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    tab.locator("#rows .box").evaluate("(box) => box.scrollTo(box.scrollWidth, 0)")
+    left = tab.locator("#rows .box").bounding_box()["x"]
+    for name in tab.locator("#rows .box th.name").all():
+        assert name.bounding_box()["x"] == pytest.approx(left, abs=2), "rows keep their names"
 
 
 @pytest.mark.slow

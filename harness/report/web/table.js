@@ -120,7 +120,7 @@
   for (const column of columns) {
     const button = element("button", { type: "button" }, column.heading);
     const header = element("th", { scope: "col" }, button);
-    header.className = column.numbers ? "number" : column.heading === "message" ? "message" : "";
+    header.className = column.numbers ? "number" : { method: "name", message: "message" }[column.heading] ?? "";
     button.addEventListener("click", () => sort(column, header));
     head.append(header);
   }
