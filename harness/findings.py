@@ -81,7 +81,7 @@ def _known() -> list[dict[str, Any]]:
 def main(paths: Sequence[str]) -> int:
     """Print the findings of an atlas as JSON; the exit status."""
     try:
-        found = learn(seen for place in paths for seen in record.records(Path(place)))
+        found = learn(record.records(*paths))
     except record.RecordError as error:
         print(f"harness.findings: {error}", file=sys.stderr)
         return 2

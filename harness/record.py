@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 5
 OLDEST = 2  # schema that is still read: later ones only added fields
 
+SKETCH = 32  # entries of a sketch
+DEEPEST = 20  # lists and objects within one another in an option
 STATUSES = ("ok", "unsupported", "nonfinite", "wrong", "oom", "timeout", "crashed", "error")
 
 
@@ -165,7 +167,16 @@ DERIVED = (
 
 
 class RecordError(ValueError):
-    """A record, or a place where records were looked for, cannot be used."""
+    """A record, or a place where records were looked for, cannot be used; its text is one line that can be printed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(plain(text))
+
+
+def plain(text: object) -> str:
+    """Arbitrary text on one line: white space becomes single spaces, what cannot be printed its escape."""
+    words = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def write(record: Mapping[str, Any], path: Path) -> None:
@@ -207,94 +218,163 @@ def _finite(value: Any) -> Any:
 
 def read(path: Path) -> dict[str, Any]:
     """Read one record; raises RecordError where the file is no record of this schema."""
+    return _checked(_content(path), str(path))
+
+
+def _content(path: Path) -> bytes:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecordError(f"{path} cannot be read as JSON: {error}") from error
-    return _checked(record, str(path))
+        return path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _checked(record: Any, where: str) -> dict[str, Any]:
-    found = record.get("schema_version") if isinstance(record, dict) else type(record).__name__
-    if found not in range(OLDEST, SCHEMA_VERSION + 1):
-        raise RecordError(f"{where} is no record of schema {OLDEST} to {SCHEMA_VERSION} (found schema {found!r})")
-    for name in ("problem_options", "method_options"):
-        try:
-            _options(record.get(name)).items()
-        except (json.JSONDecodeError, AttributeError) as error:
-            raise RecordError(f"{where}: {name} should be a JSON object as text") from error
-    if record.get("status") not in STATUSES:
-        raise RecordError(f"{where} has status {record.get('status')!r}; known are {', '.join(STATUSES)}")
+def _checked(content: bytes, where: str) -> dict[str, Any]:
+    """The record that a file or a line holds; raises RecordError, which names it, where it holds none."""
+    try:
+        return _record(json.loads(content.decode(), parse_constant=_refused))
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{where} is no record: {error}") from error
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _record(value: Any) -> dict[str, Any]:
+    """The fields of this schema in a JSON value; raises ValueError where it is no record."""
+    found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
+    if not isinstance(found, int) or found not in range(OLDEST, SCHEMA_VERSION + 1):
+        raise ValueError(f"schemas {OLDEST} to {SCHEMA_VERSION} are read, found schema {found!r:.60}")
+    if value.get("status") not in STATUSES:
+        raise ValueError(f"its status is {value.get('status')!r:.60}; known are {', '.join(STATUSES)}")
     for field in FIELDS:
-        if not _is(record.get(field.name), field.type):
-            raise RecordError(f"{where}: {field.name} should be {field.type}, found {record[field.name]!r:.60}")
-    return {name: record.get(name) for name in NAMES}
+        if not _is(value.get(field.name), field.type):
+            raise ValueError(f"{field.name} should be {field.type}, found {value[field.name]!r:.60}")
+    for name in ("problem_options", "method_options"):
+        options = _options(value.get(name))
+        if not isinstance(options, dict) or _depth(options) > DEEPEST:
+            raise ValueError(f"{name} should be a JSON object as text, found {value[name]!r:.60}")
+    sketch = value.get("sketch")
+    if sketch is not None and (len(sketch) != SKETCH or None in sketch):
+        raise ValueError(f"sketch should be {SKETCH} numbers, found {len(sketch) - sketch.count(None)}")
+    return {name: value.get(name) for name in NAMES}
 
 
 def _is(value: Any, kind: str) -> bool:
+    """Whether a value is null or of a type: integers of 63 bits (as floats they still fit into 64), finite floats."""
+    if value is None:
+        return True
     if kind.startswith("list"):
-        return value is None or (isinstance(value, list) and all(_is(entry, "float") for entry in value))
-    known = {"str": str, "bool": bool, "int": int, "float": int | float}[kind]
-    return value is None or (isinstance(value, known) and isinstance(value, bool) == (kind == "bool"))
+        return isinstance(value, list) and all(_is(entry, "float") for entry in value)
+    if kind in ("str", "bool"):
+        return isinstance(value, {"str": str, "bool": bool}[kind])
+    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else int | float):
+        return False
+    return -(2**62) <= value < 2**62 if kind == "int" else abs(value) <= sys.float_info.max
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def load(*paths: str | Path) -> pandas.DataFrame:
     """One row a record, from run folders (every record.json below them) and baseline files (`*.jsonl`).
 
-    Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. `frame.attrs["asked"]` are the paths;
-    files that are no record, and paths without one, are named in `frame.attrs["skipped"]`. Raises RecordError where a
-    path does not exist or none is there.
+    Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. Links to folders are followed, so that
+    `path` still leads to a record when LAST is another run; a file that is reached twice counts once.
+    `frame.attrs["asked"]` are the paths, without such links; what is no record, and paths without one, are named in
+    `frame.attrs["skipped"]`. Raises RecordError where a path does not exist or no record is there.
     """
     import pandas
 
-    records: list[dict[str, Any]] = []
+    places = [_unlinked(Path(path)) for path in paths]
+    found: list[dict[str, Any]] = []
     skipped: list[str] = []
-    for place in map(Path, paths):
-        try:
-            texts = _texts(place)
-        except OSError as error:
-            skipped.append(f"{place} cannot be read: {error}")
-            continue
-        if not texts and len(paths) > 1:
-            skipped.append(f"{place} holds no record")
-        for where, text in texts:
-            try:
-                records.append(_checked(json.loads(text), where) | {"path": where})
-            except (json.JSONDecodeError, RecordError) as error:
-                skipped.append(f"{where}: {error}" if isinstance(error, json.JSONDecodeError) else str(error))
-    if not records:
-        named = ", ".join(map(str, paths))
-        raise RecordError(
-            f"no record was found in {named}; a run folder holds <cell>/record.json files"
-            + (f" (skipped: {'; '.join(skipped[:3])})" if skipped else "")
-        )
-    frame = pandas.DataFrame(records, columns=[*NAMES, "path"])
+    for entry in _entries(places):
+        if isinstance(entry, RecordError):
+            skipped.append(str(entry))
+        else:
+            found.append(entry)
+    if not found:
+        reasons = "; ".join(skipped[:3])
+        raise RecordError(f"no record was found: {reasons}; a run folder holds <cell>/record.json files")
+    frame = pandas.DataFrame(found, columns=[*NAMES, "path"])
     for field in FIELDS:
-        if field.type in ("int", "float"):
+        if field.type == "int":
             frame[field.name] = pandas.to_numeric(frame[field.name])
+        elif field.type == "float":
+            frame[field.name] = frame[field.name].astype("float")
     frame = _derive(frame)
-    frame.attrs.update(asked=list(map(str, paths)), skipped=skipped)
+    frame.attrs.update(asked=list(map(str, places)), skipped=skipped)
     return frame
 
 
-def records(place: Path) -> list[dict[str, Any]]:
-    """The records of a run folder, a baseline file or a record.json; raises RecordError where one is none."""
+def records(*paths: str | Path) -> list[dict[str, Any]]:
+    """The records of run folders, baseline files and files record.json, those of a file once.
+
+    Raises RecordError where a path does not exist or holds no record, or something in it is none.
+    """
+    found = []
+    for entry in _entries([_unlinked(Path(path)) for path in paths]):
+        if isinstance(entry, RecordError):
+            raise entry
+        found.append({name: entry[name] for name in NAMES})
+    return found
+
+
+def _unlinked(place: Path) -> Path:
+    """The place with no link among its folders, relative where it was; raises RecordError where there is nothing."""
     try:
-        return [_checked(json.loads(text), where) for where, text in _texts(place)]
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{place} cannot be read as JSON: {error}") from error
-
-
-def _texts(place: Path) -> list[tuple[str, str]]:
-    if place.is_dir():
-        return [(str(path), path.read_text(encoding="utf-8", errors="replace"))
-                for path in sorted(place.rglob("record.json"))]  # fmt: skip
-    if not place.is_file():
+        there, folder = place.exists(), place.is_dir()
+    except OSError as error:
+        raise RecordError(f"{place} cannot be read: {error.strerror}") from error
+    if not there:
         raise RecordError(f"{place} does not exist; name a run folder (results/runs/...) or a baseline file")
-    if place.suffix != ".jsonl":
-        return [(str(place), place.read_text(encoding="utf-8", errors="replace"))]
-    lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [(f"{place}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    resolved = place.resolve() if folder else place.parent.resolve() / place.name
+    return resolved if place.is_absolute() else Path(os.path.relpath(resolved))
+
+
+def _entries(places: Sequence[Path]) -> Iterator[dict[str, Any] | RecordError]:
+    """Each record of the places, with its `path`, and in place of what is none an error that says why."""
+    known: set[str] = set()
+    for place in places:
+        files = _files(place)
+        if not files:
+            yield RecordError(f"{place} holds no record")
+        for file in files:
+            itself = os.path.realpath(file)
+            if itself not in known:
+                known.add(itself)
+                yield from _of_file(file)
+
+
+def _files(place: Path) -> list[Path]:
+    """The files of records of a place, and the folders in it that cannot be listed."""
+    if not place.is_dir():
+        return [place]
+    closed: list[OSError] = []
+    walk = list(os.walk(place, onerror=closed.append))
+    found = [Path(folder, "record.json") for folder, *inside in walk if any("record.json" in names for names in inside)]
+    return sorted([*found, *(Path(error.filename) for error in closed)])
+
+
+def _of_file(file: Path) -> Iterator[dict[str, Any] | RecordError]:
+    try:
+        content = _content(file)
+    except RecordError as error:
+        yield error
+        return
+    lines = {str(file): content}
+    if file.suffix == ".jsonl":
+        lines = {f"{file}:{number}": line for number, line in enumerate(content.splitlines(), 1) if line.strip()}
+    if not lines:
+        yield RecordError(f"{file} holds no record")
+    for where, line in lines.items():
+        try:
+            yield _checked(line, where) | {"path": where}
+        except RecordError as error:
+            yield error
 
 
 def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
@@ -302,7 +382,7 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
 
     def over(row: pandas.Series, column: str, statistic: str) -> float:
         values = row[column]
-        return float(getattr(pandas.Series(values), statistic)()) if values else math.nan
+        return float(getattr(pandas.Series(values, dtype="float"), statistic)()) if values else math.nan
 
     frame["median_s"] = frame.apply(over, axis=1, args=("times_s", "median")).fillna(frame["first_s"])
     frame["fastest_s"] = frame.apply(over, axis=1, args=("times_s", "min"))
@@ -338,14 +418,17 @@ def _options(text: Any) -> dict[str, Any]:
 
 
 def main(paths: Sequence[str]) -> int:
-    """Print the records of the paths, one a line, as a baseline file holds them, without tracebacks."""
+    """Print the records of the paths, one a line, as a baseline file holds them, without tracebacks.
+
+    All or, where something is no record, none: what was printed of the others would pass for a whole baseline.
+    """
     try:
-        for place in paths:
-            for record in records(Path(place)):
-                print(json.dumps(record | {"traceback": None}))
+        found = records(*paths)
     except RecordError as error:
         print(f"harness.record: {error}", file=sys.stderr)
         return 2
+    for record in found:
+        print(json.dumps(record | {"traceback": None}))
     return 0
 
 

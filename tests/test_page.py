@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html.parser
+import itertools
 import json
 import re
 from pathlib import Path
@@ -74,10 +75,11 @@ def test_numbers_are_those_of_the_records(parsed_of, frame_of):  # noqa: F811
     place = {pair: row for row, pair in enumerate(zip(methods, sizes, strict=True))}
     assert len(place) == len(records) + 1
     ok = frame[frame["status"] == "ok"]
-    for heading, source in (("time ms", "median_s"), ("peak MiB", "tensor_peak_bytes"), ("error", "relative_error")):
+    for heading, source, unit in (("time ms", "median_s", 1e-3), ("peak MiB", "tensor_peak_bytes", 2**20),
+                                  ("error", "relative_error", 1)):  # fmt: skip
         numbers = parsed.column(heading)["numbers"]
-        found = [numbers[place[pair]] for pair in zip(ok["method"], ok["params"], strict=True)]
-        assert found == ok[source].tolist()
+        found = [numbers[place[pair]] * unit for pair in zip(ok["method"], ok["params"], strict=True)]
+        assert found == pytest.approx(ok[source].tolist(), rel=1e-15)
         assert numbers.count(None) == 2
     slow = place["naive_loop", 517.0]
     assert parsed.column("status")["texts"][slow] == "timeout"
@@ -145,7 +147,7 @@ def test_controls_have_names_and_headings_a_scope(parsed_of):
     assert [tag for tag, _ in parsed.tags].count("label") == sum(tag in ("input", "select") for tag, _ in parsed.tags)
     table = (page.WEB / "table.js").read_text()
     assert '{ scope: "col" }' in table
-    assert '{ scope: "row" }' in table
+    assert 'scope: "row" }' in table
     assert "innerHTML" not in table + (page.WEB / "chart.js").read_text()
 
 
@@ -199,6 +201,7 @@ def opened(browser, tmp_path):
         frame = record.load(stored)
         (tmp_path / "index.html").write_text(page.page(frame, {"coverage": "<svg/>"}, ()), encoding="utf-8")
         tab = browser.new_page(**options)
+        tab.add_init_script("delete Map.groupBy")  # Safari has it since 17.4, Firefox since 119
         tab.on("request", lambda request: asked.append(request.url))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("console", lambda said: complaints.append(said.text))
@@ -256,6 +259,77 @@ def test_filters_choose_rows_and_marks(opened):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [("float32", 3), ("mlp float32", 3), ("cpu hessian rows", 1), ("epyc", 3), ("2.12", 1), ("2.13 one", 1),
+     ("a100", 1), ("float64", 0), ("mlp a100 one", 0)],
+)  # fmt: skip
+def test_a_search_finds_what_rows_share_and_where_they_ran(opened, words, count):
+    tab = opened([cell("one"), cell("rows", torch="2.12.1"), cell("other", gpu="NVIDIA A100")])
+    tab.get_by_label("Search").fill(words)
+    assert tab.locator("#count").text_content() == f"{count} of 3 rows"
+
+
+def ticks(tab):
+    """The labels of the vertical axis, from below, and of the horizontal one."""
+    tab.locator("#plot .grid text").first.wait_for()  # drawn with the first frame
+    axes = (f"#plot .grid text[text-anchor={anchor}]" for anchor in ("end", "middle"))
+    return tuple(tab.locator(axis).all_text_contents() for axis in axes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("records", "up", "across"),
+    [
+        ([cell(params=133, times_s=[2.5])], ["2500"], ["133"]),
+        ([cell(params=133, times_s=[2.5]), cell("rows", params=133, times_s=[2.7])], ["2500", "2700"], ["133"]),
+        ([cell(params=133, times_s=[2.5]), cell("rows", params=134, times_s=[9.0])],
+         [str(1000 * ms) for ms in range(3, 11)], ["133"]),
+        ([cell("loop", number, params=10**number, times_s=[10.0 ** (6 * number - 30)]) for number in range(2, 7)],
+         [f"1e-{power}" for power in range(16, 3, -2)] + ["0.01", "1", "100", "10000", "1e+6", "1e+8", "1e+10"],
+         ["100", "200", "500", "1000", "2000", "5000", "10000", "20000", "50000", "1e+5", "2e+5", "5e+5", "1e+6"]),
+    ],
+    ids=["one", "one size", "near", "wide"],
+)  # fmt: skip
+def test_axes_are_labelled_in_the_unit_of_their_heading(opened, records, up, across):
+    assert ticks(opened(records)) == (up, across)
+
+
+@pytest.mark.slow
+def test_nothing_has_its_place_on_a_logarithmic_axis(opened):
+    tab = opened([cell(tensor_peak_bytes=0), cell("rows", tensor_peak_bytes=2**20)])
+    ticks(tab)
+    tab.locator("#vertical").select_option("peak MiB")
+    assert ticks(tab)[0] == ["0", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1280])
+def test_labels_of_an_axis_do_not_overlap(opened, width):
+    records = [cell("loop", decade, params=100 * 10**decade, times_s=[1e-5 * 700**decade]) for decade in range(4)]
+    for count in range(2, 5):
+        tab = opened(records[:count], viewport={"width": width, "height": 740})
+        tab.locator("#plot .grid text").first.wait_for()
+        boxes = tab.evaluate("""[...document.querySelectorAll(".grid text")].map((text) => {
+            const { left, right, top, bottom } = text.getBoundingClientRect();
+            return [left, right, top, bottom];
+        })""")
+        assert len(boxes) > 4
+        for (left, right, top, bottom), other in itertools.combinations(boxes, 2):
+            assert max(left - other[1], other[0] - right, top - other[3], other[2] - bottom) > 0
+
+
+@pytest.mark.slow
+def test_a_tap_on_a_mark_tells_its_values(opened):
+    tab = opened(sweep(), viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    mark = tab.locator("#plot [data-row]:not([hidden])").nth(3)
+    mark.scroll_into_view_if_needed()
+    box = mark.bounding_box()
+    tab.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert "time ms" in tab.locator("#values").text_content()
+
+
+@pytest.mark.slow
 def test_a_row_unfolds_and_a_mark_tells_its_values_by_pointer_and_by_key(opened):
     tab = opened(sweep())
     tab.get_by_label("Status").select_option("timeout")
@@ -286,18 +360,40 @@ def test_hostile_names_do_nothing(opened):
 
 
 @pytest.mark.slow
-def test_a_phone_and_paper(opened):
+def test_a_phone(opened):
     message = "word" * 2500
     tab = opened([*sweep(), cell(message, message=message)], viewport={"width": 360, "height": 740})
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
     tab.locator(".fold").first.click()
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    tab.locator("#rows .box").evaluate("(box) => box.scrollTo(box.scrollWidth, 0)")
+    left = tab.locator("#rows .box").bounding_box()["x"]
+    for name in tab.locator("#rows .box th.name").all():
+        assert name.bounding_box()["x"] == pytest.approx(left, abs=2), "rows keep their names"
+
+
+@pytest.mark.slow
+def test_paper_has_every_row_and_afterwards_all_is_as_it_was(opened):
+    records = [cell(f"method{number}", 1 + number, cores=number, python="3.11.7") for number in range(250)]
+    tab = opened([*records, failed(message="told whole " * 50)])
+    tab.locator("#more").click()
+    tab.locator(".fold").nth(2).click()
+    tab.get_by_label("Search").fill("me")
+    tab.locator("#more").click()
+    state = """() => [...document.querySelectorAll("tbody tr, details")].map((element) => [element.className,
+        element.open, element.textContent, element.querySelector("[aria-expanded=true]") !== null])"""
+    before = tab.evaluate(state)
+    assert tab.locator("tr.details").count() == 1
     tab.emulate_media(media="print")
-    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert tab.locator("tr.details").count() == len(sweep()) + 1
+    for _ in range(2):  # browsers may tell twice
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.locator("tr.details").count() == 251
+    assert tab.locator("tr.details .common").count() == 1, "what is common to all is not repeated with each"
+    assert tab.locator("details:not([open])").count() == 0
     assert not tab.get_by_label("Search").is_visible()
+    tab.emulate_media(media="screen")
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert tab.locator("tr.details").count() == 0
+    assert tab.evaluate(state) == before
 
 
 @pytest.mark.slow
@@ -305,21 +401,40 @@ def test_five_thousand_rows_answer_a_key_in_a_fifth_of_a_second(opened):
     records = [cell(f"method{number % 50}", 1 + number // 50, seed=0) for number in range(ROWS)]
     tab = opened(records)
     assert tab.locator("#count").text_content() == f"{ROWS} of {ROWS} rows"
-    slowest = tab.evaluate(
+    rounds = tab.evaluate(
         """async () => {
             const search = document.getElementById("search");
             const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-            let slowest = 0;
-            for (const text of ["m", "me", "method", "method4", "method49", "method4", "", "nothing has this", ""]) {
-                await painted();
+            let longest = {};
+            async function type(text, as) {
                 const began = performance.now();
                 search.value = text;
                 search.dispatchEvent(new Event("input"));
                 await painted();
-                slowest = Math.max(slowest, performance.now() - began);
+                longest[as] = Math.max(longest[as] ?? 0, performance.now() - began);
             }
-            return slowest;
+            const texts = ["m", "me", "method", "method4", "", "nothing has this", "", "float32"];
+            const rounds = [];
+            for (let round = 0; round < 2; round++) {
+                longest = {};
+                for (const text of texts) await type(text, "typed");
+                for (const text of texts) {
+                    // The chart follows once the keyboard rests: what it takes is the longest wait between two frames.
+                    let before = performance.now();
+                    for (const until = before + 600; before < until; ) {
+                        await painted();
+                        longest.redrawn = Math.max(longest.redrawn ?? 0, performance.now() - before);
+                        before = performance.now();
+                    }
+                    await type(text, "rested");
+                }
+                rounds.push(longest);
+            }
+            return rounds;
         }"""
     )
-    print(f"slowest filter of {ROWS} rows, painted: {slowest:.0f} ms")
-    assert slowest < 200
+    found = {name: min(longest[name] for longest in rounds) for name in rounds[0]}  # another process may hold one up
+    told = ", ".join(f"{name} {ms:.0f}" for name, ms in found.items())
+    print(f"{ROWS} rows, ms until painted: {told}")
+    assert max(found["typed"], found["rested"]) < 200
+    assert found["redrawn"] < 400, "a key meanwhile waits for it, but it comes only where there was none for 100 ms"

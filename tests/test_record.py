@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -83,11 +84,95 @@ def test_baseline_files_hold_a_record_a_line(tmp_path: Path, capsys) -> None:
     assert list(frame["path"]) == [f"{baseline}:1", f"{baseline}:3"]
 
 
+def test_a_record_reached_twice_counts_once(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    for number in range(2):
+        write(folder / str(number), seed=number)
+    (tmp_path / "LAST").symlink_to("run")
+    single = folder / "1" / "record.json"
+    frame = record.load(folder, tmp_path / "LAST", single, folder)
+    assert (frame["seed"].tolist(), frame.attrs["skipped"]) == ([0, 1], [])
+    assert record.main([str(folder), str(single)]) == 0
+    lines = capsys.readouterr().out
+    assert len(lines.splitlines()) == 2
+    baseline = tmp_path / "base.jsonl"
+    baseline.write_text(2 * lines)
+    assert record.load(baseline, baseline)["seed"].tolist() == [0, 1, 0, 1], "each line of a file is a record"
+
+
+def test_links_to_runs_are_followed_and_files_keep_their_names(tmp_path: Path, monkeypatch) -> None:
+    write(tmp_path / "run" / "cell")
+    (tmp_path / "LAST").symlink_to("run")
+    (tmp_path / "base.jsonl").symlink_to("object")
+    (tmp_path / "object").write_text(line())
+    monkeypatch.chdir(tmp_path)
+    frame = record.load("LAST", tmp_path / "LAST" / "cell" / "record.json", "base.jsonl")
+    assert frame["path"].tolist() == ["run/cell/record.json", "base.jsonl:1"]
+    assert frame.attrs["asked"] == ["run", str(tmp_path / "run" / "cell" / "record.json"), "base.jsonl"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch) -> None:
+    write(tmp_path / "good")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def closed(folder):
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    frame = record.load(tmp_path)
+    assert len(frame) == 1
+    (skipped,) = frame.attrs["skipped"]
+    assert skipped.startswith(f"{tmp_path / 'closed'} ")
+
+
+def test_extremes_are_kept(tmp_path: Path) -> None:
+    huge = int(1e308)
+    (tmp_path / "record.json").write_text(line(seed=2**62 - 1, params=-(2**62), first_s=huge, times_s=[huge, 1e-320]))
+    frame = record.load(tmp_path)
+    assert frame[["seed", "params"]].iloc[0].tolist() == [2**62 - 1, -(2**62)]
+    assert frame["first_s"].iloc[0] == 1e308
+    (tmp_path / "none.jsonl").write_text(line())
+    with_null = record.load(tmp_path / "record.json", tmp_path / "none.jsonl")["seed"].astype("Int64")
+    assert with_null.isna().tolist() == [False, True]
+    assert frame["first_s"].dtype == "float64"
+    assert frame["median_s"].iloc[0] == 5e307
+
+
+@pytest.mark.parametrize("spoiled", ["torn", "folder", "none"])
+def test_a_baseline_is_printed_whole_or_not_at_all(tmp_path: Path, capsys, spoiled: str) -> None:
+    write(tmp_path / "run" / "a")
+    (tmp_path / "run" / "b").mkdir()
+    bad = tmp_path / "run" / "b" / "record.json"
+    bad.write_text('{"schema_version": 5') if spoiled == "torn" else bad.mkdir() if spoiled == "folder" else None
+    paths = [str(tmp_path / "run"), *([str(tmp_path / "none")] if spoiled == "none" else [])]
+    assert record.main(paths) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (named,) = said.err.splitlines()
+    assert str(tmp_path / "none" if spoiled == "none" else bad) in named
+
+
+def test_a_folder_without_records_makes_no_baseline(tmp_path: Path, capsys) -> None:
+    assert record.main([str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_line_of_a_baseline_ends_where_json_says(tmp_path: Path) -> None:
+    """A line separator within a string is text."""
+    text = json.dumps({"schema_version": 5, "status": "error", "message": "a\u2028b\x85c"}, ensure_ascii=False)
+    (tmp_path / "base.jsonl").write_text(f"{text}\r\n{text}", encoding="utf-8", newline="")
+    assert record.load(tmp_path / "base.jsonl")["message"].tolist() == 2 * ["a\u2028b\x85c"]
+
+
 def test_nothing_to_load_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(record.RecordError, match="no record was found"):
         record.load(tmp_path)
-    with pytest.raises(record.RecordError, match="does not exist"):
-        record.load(tmp_path / "absent")
+    for absent in ("absent", 300 * "long"):
+        with pytest.raises(record.RecordError, match=absent):
+            record.load(tmp_path / absent)
 
 
 def test_the_documentation_names_every_field_with_its_type_and_unit() -> None:

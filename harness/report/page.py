@@ -22,7 +22,7 @@ from harness.record import FIELDS
 from harness.report.marks import styles
 from harness.report.rows import counted, differing, over_processes, plain, prepared, significant
 from harness.report.summary import summary
-from harness.report.tables import GROUPS, MEASURED, SOMETIMES, meanings, readable
+from harness.report.tables import GROUPS, MEASURED, MIB, SOMETIMES, meanings, readable
 
 WEB = Path(__file__).parent / "web"
 SOURCES = {"P": "params", "from": "low_s", "to": "high_s"} | {
@@ -91,12 +91,19 @@ def _data(shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
 
 
 def _column(heading: str, shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
-    """A column's heading and texts; of a measured one also the numbers. Times are all in ms, to compare at a glance."""
+    """A column's heading and texts; of a measured one also the numbers, in the unit of the heading.
+
+    Times are all in ms, to compare at a glance.
+    """
     if heading not in SOURCES:
         return {"heading": heading, "texts": list(shown[heading]), "numbers": None}
     numbers = rows[SOURCES[heading]].astype("float")
     in_ms = SOURCES[heading].endswith("_s")
-    texts = [significant(1e3 * seconds) for seconds in numbers] if in_ms else shown[heading]
+    if in_ms:
+        numbers = 1e3 * numbers
+    elif heading.endswith("MiB"):
+        numbers = numbers / MIB
+    texts = [significant(number) for number in numbers] if in_ms else shown[heading]
     texts = aligned([text if known else "" for text, known in zip(texts, numbers.notna(), strict=True)])
     if heading == "time":
         texts = [f"* {text}" if contended and text else text

@@ -22,8 +22,8 @@ def provenance(
 ) -> dict[str, Any]:
     """What report.json holds of a frame of `harness.record.load` and the files written into `out`; the same each time.
 
-    Every file is from all records but those whose stem is in `parts`, which are from these. Paths are as they were
-    given: the command works in the folder that it was first given in.
+    Every file is from all records but those whose stem is in `parts`, which are from these. Paths are relative
+    where they were given so: the command works in the folder that it was first given in.
     """
     inputs = sorted({_file(path) for path in frame["path"]})
     runs = frame.attrs.get("asked", inputs)

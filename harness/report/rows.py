@@ -11,6 +11,7 @@ import pandas
 from pandas import DataFrame, Series
 
 from harness import findings
+from harness.record import plain
 
 # Job fields and facts of which each value is a group of its own; a second name is the column that already tells
 # one value from another most of the time (each interpreter has its torch, each device its machine).
@@ -170,12 +171,6 @@ def duration(seconds: float) -> str:
 def significant(number: float) -> str:
     """Three significant digits, without an exponent from 0.001 on."""
     return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
-
-
-def plain(text: object) -> str:
-    """Arbitrary text on one line: white space becomes single spaces, what cannot be printed its escape."""
-    words = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def escaped(text: str) -> str:

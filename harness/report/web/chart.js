@@ -15,6 +15,10 @@
   const CROSS = "M-6-6L6 6M-6 6L6-6"; // over what was measured and is not right
   const MISSING = "M-3-3L3 3M-3 3L3-3";
   const LEFT = 58, RIGHT = 14, BOTTOM = 34, HEIGHT = 400, STRIP = 8; // pixels; a line of what was not measured
+  const WIDE = 44, HIGH = 20; // pixels that a label of an axis needs
+  const STEPS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 5], [1]]; // ticks of a decade
+  const DECADES = [0.045, 0.3, 1]; // least distance of two of these
+  const FEW = 5; // values that are ticks themselves, where no two round numbers are on an axis
   const plot = document.getElementById("plot");
   const values = document.getElementById("values");
   const legend = document.getElementById("legend");
@@ -50,40 +54,67 @@
   points.append(...marks);
   plot.append(grid, lines, points);
 
-  // A logarithmic axis over numbers: the place of a number in pixels, and the ticks. Zero stands a decade below the rest.
-  function axis(numbers, from, to) {
-    const positive = numbers.filter((number) => number > 0);
-    let low = Math.log10(positive.reduce((a, b) => Math.min(a, b), Infinity));
-    let high = Math.log10(positive.reduce((a, b) => Math.max(a, b), 0));
-    if (!positive.length) [low, high] = [-1, 1];
-    const floor = low - 1;
-    if (numbers.some((number) => number <= 0)) low = floor;
-    const margin = Math.max(0.05 * (high - low), 0.08);
-    [low, high] = [low - margin, high + margin];
-    const steps = high - low < 0.8 ? [1, 2, 3, 4, 5, 6, 7, 8, 9] : high - low < 2 ? [1, 2, 5] : [1];
-    const every = Math.max(1, Math.ceil((high - low) / 8));
-    const ticks = [];
-    for (let decade = Math.floor(low); decade <= high; decade++) {
-      if (decade % every === 0) ticks.push(...steps.map((step) => step * 10 ** decade));
+  function grouped(rows, keyOf) {
+    const groups = new Map();
+    for (const row of rows) {
+      const key = keyOf(row);
+      if (!groups.has(key)) groups.set(key, []);
+      groups.get(key).push(row);
     }
-    const place = (number) => from + ((number > 0 ? Math.log10(number) : floor) - low) / (high - low) * (to - from);
-    return { place, ticks: ticks.filter((tick) => Math.log10(tick) >= low && Math.log10(tick) <= high) };
+    return groups;
   }
 
-  const written = (tick) => (tick >= 1e-3 && tick < 1e5 ? String(Number(tick.toPrecision(3))) : tick.toExponential(0));
+  // A logarithmic axis over numbers: the place of a number in pixels, and the ticks, as many as have room for labels.
+  // Zero stands a decade below the rest.
+  function axis(numbers, from, to, room) {
+    const positive = [...new Set(numbers.filter((number) => number > 0))].sort((a, b) => a - b);
+    const [least, most] = positive.length ? [positive[0], positive[positive.length - 1]].map(Math.log10) : [-1, 1];
+    const zero = numbers.some((number) => number <= 0);
+    const floor = least - 1;
+    const margin = Math.max(0.05 * (most - (zero ? floor : least)), 0.08);
+    const [low, high] = [(zero ? floor : least) - margin, most + margin];
+    const decade = Math.abs(to - from) / (high - low);
+    const place = (number) => from + ((number > 0 ? Math.log10(number) : floor) - low) / (high - low) * (to - from);
+
+    const dense = DECADES.findIndex((distance) => distance * decade >= room);
+    const every = dense < 0 ? Math.ceil(room / decade) : 1;
+    let ticks = [];
+    for (let power = Math.floor(least - margin); power <= high; power++) {
+      if (power % every === 0) ticks.push(...(STEPS[dense] ?? [1]).map((step) => Number(`${step}e${power}`)));
+    }
+    ticks = ticks.filter((tick) => Math.log10(tick) >= least - margin && Math.log10(tick) <= high);
+    if (ticks.length < 2 && positive.length) {
+      const values = positive.length <= FEW ? positive : [positive[0], positive[positive.length - 1]];
+      ticks = [];
+      for (const value of values) {
+        if (!ticks.length || Math.abs(place(value) - place(ticks[ticks.length - 1])) >= room) ticks.push(value);
+      }
+    }
+    return { place, ticks: zero ? [0, ...ticks] : ticks };
+  }
+
+  function written(tick) {
+    const short = Number(tick.toPrecision(3));
+    return short === 0 || (short >= 1e-3 && short < 1e5) ? String(short) : short.toExponential();
+  }
+
+  // Thousands of marks are laid out anew where an attribute is set, even to what it was.
+  function change(mark, name, value) {
+    if (mark.getAttribute(name) !== value) mark.setAttribute(name, value);
+  }
 
   function draw() {
     const [x, y] = [measured[horizontal.value], measured[vertical.value]];
     const placed = matching.filter((row) => x.numbers[row] !== null);
     const there = placed.filter((row) => y.numbers[row] !== null);
     const without = placed.filter((row) => y.numbers[row] === null && status[row] !== "ok");
-    const absent = Map.groupBy(without, (row) => x.numbers[row]);
+    const absent = grouped(without, (row) => x.numbers[row]);
     const strips = Math.max(0, ...[...absent.values()].map((rows) => rows.length));
     const top = 12 + STRIP * Math.min(strips, 12);
     const width = Math.max(plot.parentNode.clientWidth, 280);
     plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    const across = axis(placed.map((row) => x.numbers[row]), LEFT, width - RIGHT);
-    const up = axis(there.map((row) => y.numbers[row]), HEIGHT - BOTTOM, top);
+    const across = axis(placed.map((row) => x.numbers[row]), LEFT, width - RIGHT, WIDE);
+    const up = axis(there.map((row) => y.numbers[row]), HEIGHT - BOTTOM, top, HIGH);
 
     grid.replaceChildren(
       ...up.ticks.flatMap((tick) => [
@@ -104,19 +135,19 @@
     marks.forEach((mark, row) => {
       const where = visible.get(row);
       mark.toggleAttribute("hidden", !where);
-      mark.setAttribute("tabindex", -1);
       if (!where) return;
       const missing = y.numbers[row] === null;
       const right = status[row].startsWith("ok");
       const shape = SHAPES[data.looks[data.look[row]].marker] + (right ? "" : CROSS);
-      mark.setAttribute("transform", `translate(${where.join()})`);
-      mark.setAttribute("d", missing ? MISSING : shape);
-      mark.setAttribute("class", missing ? "missing" : right ? "" : "suspect");
+      change(mark, "transform", `translate(${where.join()})`);
+      change(mark, "d", missing ? MISSING : shape);
+      change(mark, "class", missing ? "missing" : right ? "" : "suspect");
     });
+    for (const mark of points.querySelectorAll("[tabindex='0']")) mark.setAttribute("tabindex", -1);
     const first = marks.find((mark) => !mark.hasAttribute("hidden"));
     if (first) first.setAttribute("tabindex", 0);
 
-    const series = Map.groupBy(there, (row) => data.series[row]);
+    const series = grouped(there, (row) => data.series[row]);
     lines.replaceChildren(
       ...[...series.values()].filter((rows) => rows.length > 1).map((rows) => {
         const look = data.looks[data.look[rows[0]]];
@@ -176,7 +207,7 @@
       select.addEventListener("change", draw);
     }
     document.getElementById("chart").hidden = false;
-    plot.addEventListener("pointermove", point);
+    for (const moved of ["pointermove", "pointerdown"]) plot.addEventListener(moved, point); // a tap only comes down
     plot.addEventListener("focusin", (event) => tell(Number(event.target.dataset.row)));
     plot.addEventListener("keydown", step);
     let width = 0;

@@ -5,6 +5,7 @@
   const { columns, details, common } = data;
   const STEP = 100; // rows shown at once, and more on request: layout of thousands takes longer than a keystroke
   const SHORT = 120; // characters of a message in its cell; the whole is in the row's details
+  const WHERE = ["torch", "cpu", "gpu"]; // what a search finds besides the columns
   const body = document.querySelector("#rows tbody");
   const search = document.getElementById("search");
   const selects = [...document.querySelectorAll("#filters select")];
@@ -12,7 +13,9 @@
   const collator = new Intl.Collator(undefined, { numeric: true });
   const named = (heading) => columns.find((column) => column.heading === heading);
   const every = Array.from({ length: data.rows }, (_, row) => row);
-  const haystacks = every.map((row) => columns.map((column) => column.texts[row]).join("\n").toLowerCase());
+  const shared = [...Object.values(data.same), ...WHERE.map((name) => common[name] ?? "")].join("\n").toLowerCase();
+  const own = [...columns.map((column) => column.texts), ...WHERE.map((name) => details[name]).filter(Boolean)];
+  const haystacks = every.map((row) => own.map((texts) => texts[row] ?? "").join("\n").toLowerCase());
   const made = new Map(); // row -> its <tr>
   const unfolded = new Map(); // row -> the <tr> of its details
   let order = every;
@@ -30,12 +33,18 @@
     return pairs.map(([name, text]) => element("div", {}, element("dt", {}, name), element("dd", {}, text)));
   }
 
+  // A name may be broken behind each underscore.
+  function breakable(name) {
+    return name.split("_").flatMap((part, index) => (index ? ["_", element("wbr"), part] : [part]));
+  }
+
   function cell(column, row) {
     const text = column.texts[row];
     if (column.heading === "message") {
       return element("td", { class: "message" }, text.length > SHORT ? text.slice(0, SHORT - 1) + "…" : text);
     }
-    if (column.heading === "method") return element("th", { scope: "row" }, text);
+    if (column.heading === "method") return element("th", { class: "name", scope: "row" }, ...breakable(text));
+    if (column.heading === "problem") return element("td", { class: "name" }, ...breakable(text));
     const attributes = column.numbers ? { class: "number" } : {};
     if (column.heading === "status") attributes["data-status"] = text;
     return element("td", attributes, text);
@@ -44,27 +53,33 @@
   function rowOf(row) {
     if (!made.has(row)) {
       const label = `Details of ${named("method").texts[row]} on ${named("problem").texts[row]}`;
-      const fold = element("button", { type: "button", class: "fold", "aria-expanded": "false", "aria-label": label });
-      fold.addEventListener("click", () => {
-        if (!unfolded.delete(row)) unfold(row);
-        else fold.setAttribute("aria-expanded", "false");
+      const button = element("button", { type: "button", class: "fold", "aria-expanded": "false", "aria-label": label });
+      button.addEventListener("click", () => {
+        if (unfolded.has(row)) fold(row);
+        else unfold(row);
         show();
-        fold.focus();
+        button.focus();
       });
-      made.set(row, element("tr", {}, element("td", {}, fold), ...columns.map((column) => cell(column, row))));
+      made.set(row, element("tr", {}, element("td", {}, button), ...columns.map((column) => cell(column, row))));
     }
     return made.get(row);
   }
 
-  function unfold(row) {
+  function unfold(row, shared = Object.entries(common)) {
     const own = Object.entries(details).map(([name, texts]) => [name, texts[row]]);
     const known = own.filter(([, text]) => text !== null);
     const inside = element("td", { colspan: columns.length + 1 });
     const message = named("message").texts[row];
     if (message) inside.append(element("p", {}, message));
-    inside.append(element("dl", {}, ...entries(known)), element("dl", { class: "common" }, ...entries(Object.entries(common))));
+    inside.append(element("dl", {}, ...entries(known)));
+    if (shared.length) inside.append(element("dl", { class: "common" }, ...entries(shared)));
     unfolded.set(row, element("tr", { class: "details" }, inside));
     rowOf(row).querySelector(".fold").setAttribute("aria-expanded", "true");
+  }
+
+  function fold(row) {
+    unfolded.delete(row);
+    rowOf(row).querySelector(".fold").setAttribute("aria-expanded", "false");
   }
 
   function show() {
@@ -76,7 +91,7 @@
   }
 
   function filter() {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = search.value.toLowerCase().split(/\s+/).filter((word) => !shared.includes(word));
     const chosen = selects.filter((select) => select.value !== "").map((select) => [named(select.dataset.column).texts, select.value]);
     matching = order.filter(
       (row) => words.every((word) => haystacks[row].includes(word)) && chosen.every(([texts, value]) => texts[row] === value),
@@ -105,7 +120,7 @@
   for (const column of columns) {
     const button = element("button", { type: "button" }, column.heading);
     const header = element("th", { scope: "col" }, button);
-    if (column.numbers) header.className = "number";
+    header.className = column.numbers ? "number" : { method: "name", message: "message" }[column.heading] ?? "";
     button.addEventListener("click", () => sort(column, header));
     head.append(header);
   }
@@ -121,18 +136,27 @@
     show();
   });
 
-  // Paper cannot be unfolded: all matching rows are printed, with their details.
+  // Paper cannot be unfolded: all matching rows are printed, with their details; afterwards all is as it was.
+  let undo = null;
   addEventListener("beforeprint", () => {
-    for (const fold of document.querySelectorAll("details")) fold.open = true;
-    for (const row of matching) if (!unfolded.has(row)) unfold(row);
+    if (undo) return;
+    const closed = [...document.querySelectorAll("details:not([open])")];
+    const folded = matching.filter((row) => !unfolded.has(row));
+    const before = limit;
+    for (const details of closed) details.open = true;
+    for (const row of folded) unfold(row, []);
     limit = Infinity;
     show();
+    undo = () => {
+      for (const details of closed) details.open = false;
+      folded.forEach(fold);
+      limit = before;
+      show();
+    };
   });
   addEventListener("afterprint", () => {
-    for (const row of unfolded.keys()) rowOf(row).querySelector(".fold").setAttribute("aria-expanded", "false");
-    unfolded.clear();
-    limit = STEP;
-    show();
+    undo?.();
+    undo = null;
   });
 
   const same = Object.entries(data.same).map(([heading, text]) => `${heading} ${text}`);
