@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import record, report
+from harness import report
 from harness.record import plain
+from harness.record.__main__ import main as print_records
 from tests.test_report import cell, run, stored, sweep
 
 START = b'{"schema_version": 5, "status": "ok", '
@@ -77,7 +78,7 @@ def test_the_command_builds_the_same_bytes_again(run_folder, tmp_path):
 
 
 def test_every_file_has_its_records_and_every_input_its_hash(run_folder, tmp_path, capsys):
-    assert record.main([str(run_folder)]) == 0
+    assert print_records([str(run_folder)]) == 0
     baseline = tmp_path / "base line:1.jsonl"
     baseline.write_text(capsys.readouterr().out)
     single = run_folder / "cell000" / "record.json"
@@ -116,7 +117,7 @@ def test_bad_files_beside_good_ones_are_one(run_folder, tmp_path, capsys):
 
 
 def test_bad_lines_beside_good_ones_are_one(run_folder, tmp_path, capsys):
-    assert record.main([str(run_folder)]) == 0
+    assert print_records([str(run_folder)]) == 0
     good = capsys.readouterr().out.encode().splitlines()
     bad = [content for content in BAD.values() if content]
     baseline = tmp_path / "base.jsonl"

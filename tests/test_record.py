@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import record
+from harness.record.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,7 +75,7 @@ def test_what_is_no_record_is_named_and_skipped(tmp_path: Path) -> None:
 def test_baseline_files_hold_a_record_a_line(tmp_path: Path, capsys) -> None:
     for number in range(2):
         write(tmp_path / str(number), seed=number, times_s=[1 / 3])
-    assert record.main([str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert json.loads(first) == record.read(tmp_path / "0" / "record.json")
     baseline = tmp_path / "base.jsonl"
@@ -92,7 +93,7 @@ def test_a_record_reached_twice_counts_once(tmp_path: Path, capsys) -> None:
     single = folder / "1" / "record.json"
     frame = record.load(folder, tmp_path / "LAST", single, folder)
     assert (frame["seed"].tolist(), frame.attrs["skipped"]) == ([0, 1], [])
-    assert record.main([str(folder), str(single)]) == 0
+    assert main([str(folder), str(single)]) == 0
     lines = capsys.readouterr().out
     assert len(lines.splitlines()) == 2
     baseline = tmp_path / "base.jsonl"
@@ -148,7 +149,7 @@ def test_a_baseline_is_printed_whole_or_not_at_all(tmp_path: Path, capsys, spoil
     bad = tmp_path / "run" / "b" / "record.json"
     bad.write_text('{"schema_version": 5') if spoiled == "torn" else bad.mkdir() if spoiled == "folder" else None
     paths = [str(tmp_path / "run"), *([str(tmp_path / "none")] if spoiled == "none" else [])]
-    assert record.main(paths) == 2
+    assert main(paths) == 2
     said = capsys.readouterr()
     assert said.out == ""
     (named,) = said.err.splitlines()
@@ -156,7 +157,7 @@ def test_a_baseline_is_printed_whole_or_not_at_all(tmp_path: Path, capsys, spoil
 
 
 def test_a_folder_without_records_makes_no_baseline(tmp_path: Path, capsys) -> None:
-    assert record.main([str(tmp_path)]) == 2
+    assert main([str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
 
 

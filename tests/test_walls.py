@@ -39,6 +39,7 @@ ALLOWED = {
     "reference": {"differences", "job", "problems"},
     "advise": {"__main__", "job", "launch", "record", "report", "reproduce", "sweep"},
     "findings": {"record"},
+    "record": {"record"},
     "reproduce": {"problems", "record"},
     "problems": {"problems"},
     "environment": {"commit"},

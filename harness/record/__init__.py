@@ -1,0 +1,15 @@
+"""The record of one cell: its schema, its file, and loading many of them into one table.
+
+A record is one flat JSON object in a file `record.json`, written whole or not at all. It holds what was
+asked and what was seen; medians, ratios and multiples are derived by `load` and never stored.
+
+`python -m harness.record RUN... > results/baselines/NAME.jsonl` makes a baseline file, one record a line.
+"""
+
+from harness.record.checks import RecordError, plain
+from harness.record.files import read, records, write, write_json
+from harness.record.frame import load
+from harness.record.schema import DERIVED, FIELDS, NAMES, OLDEST, SCHEMA_VERSION, SKETCH, STATUSES, Field
+
+__all__ = ["DERIVED", "FIELDS", "NAMES", "OLDEST", "SCHEMA_VERSION", "SKETCH", "STATUSES", "Field", "RecordError",
+           "load", "plain", "read", "records", "write", "write_json"]  # fmt: skip

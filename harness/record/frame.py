@@ -1,0 +1,82 @@
+"""Many records as one table."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.record.checks import RecordError, options
+from harness.record.files import entries, unlinked
+from harness.record.schema import FIELDS, NAMES
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def load(*paths: str | Path) -> pandas.DataFrame:
+    """One row a record, from run folders (every record.json below them) and baseline files (`*.jsonl`).
+
+    Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. Links to folders are followed, so that
+    `path` still leads to a record when LAST is another run; a file that is reached twice counts once.
+    `frame.attrs["asked"]` are the paths, without such links; what is no record, and paths without one, are named in
+    `frame.attrs["skipped"]`. Raises RecordError where a path does not exist or no record is there.
+    """
+    import pandas
+
+    places = [unlinked(Path(path)) for path in paths]
+    found: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    for entry in entries(places):
+        if isinstance(entry, RecordError):
+            skipped.append(str(entry))
+        else:
+            found.append(entry)
+    if not found:
+        reasons = "; ".join(skipped[:3])
+        raise RecordError(f"no record was found: {reasons}; a run folder holds <cell>/record.json files")
+    frame = pandas.DataFrame(found, columns=[*NAMES, "path"])
+    for field in FIELDS:
+        if field.type == "int":
+            frame[field.name] = pandas.to_numeric(frame[field.name])
+        elif field.type == "float":
+            frame[field.name] = frame[field.name].astype("float")
+    frame = _derive(frame)
+    frame.attrs.update(asked=list(map(str, places)), skipped=skipped)
+    return frame
+
+
+def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
+    import pandas
+
+    def over(row: pandas.Series, column: str, statistic: str) -> float:
+        values = row[column]
+        return float(getattr(pandas.Series(values, dtype="float"), statistic)()) if values else math.nan
+
+    frame["median_s"] = frame.apply(over, axis=1, args=("times_s", "median")).fillna(frame["first_s"])
+    frame["fastest_s"] = frame.apply(over, axis=1, args=("times_s", "min"))
+    frame["gradients"] = frame["median_s"] / frame.apply(over, axis=1, args=("gradient_s", "median"))
+    frame["tensor_peak_outputs"] = frame["tensor_peak_bytes"] / frame["output_bytes"]
+    frame["process_peak_outputs"] = frame["process_peak_bytes"] / frame["output_bytes"]
+    of_matrix = frame["samples"].where(frame["quantity"] == "hessian")
+    gemms = of_matrix * frame["params"].astype("float") ** 2 / frame["gemm_flops_per_s"]
+    frame["gemm_equivalents"] = frame["median_s"] / gemms
+    frame["write_multiples"] = frame["median_s"] / (frame["output_bytes"] / frame["write_bytes_per_s"])
+    on_cpu = frame["device"] == "cpu"
+    starved = on_cpu & (frame["sampling_cpu_s"] < 0.9 * frame["sampling_wall_s"])
+    frame["contended"] = starved | (frame["cpu_pressure"] > 0.1)
+    frame["label"] = _labels(frame)
+    return frame
+
+
+def _labels(frame: pandas.DataFrame) -> pandas.Series:
+    """The method's name; where its rows differ in options, those options too: `vmap_hvp chunk_size=8`."""
+    labels = frame["method"].astype("object").copy()
+    for method, rows in frame.groupby("method"):
+        found = [options(text) for text in rows["method_options"]]
+        differing = [key for key in dict.fromkeys(key for option in found for key in option)
+                     if len({json.dumps(option.get(key)) for option in found}) > 1]  # fmt: skip
+        for index, option in zip(rows.index, found, strict=True):
+            labels[index] = " ".join([str(method), *(f"{key}={option.get(key)}" for key in differing)])
+    return labels

@@ -1,0 +1,150 @@
+"""The schema of a record: its fields, their types, units and meanings, and what is added on loading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 5
+OLDEST = 2  # schema that is still read: later ones only added fields
+
+SKETCH = 32  # entries of a sketch
+DEEPEST = 20  # lists and objects within one another in an option
+STATUSES = ("ok", "unsupported", "nonfinite", "wrong", "oom", "timeout", "crashed", "error")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column: its name (the unit is in it), its JSON type, its unit and its meaning."""
+
+    name: str
+    type: str  # str, int, float, bool, list[float]; every field but the first three may be null
+    unit: str
+    meaning: str
+
+
+FIELDS = (
+    Field("schema_version", "int", "", "version of this schema; CHANGELOG.md tells what changed"),
+    Field("status", "str", "", "one of: " + ", ".join(STATUSES)),
+    Field("started", "str", "ISO 8601, UTC", "when the cell began"),
+    Field("message", "str", "", "why the status is not ok and what to do, or what to know about the row"),
+    Field("traceback", "str", "", "where the method or the problem failed"),
+    # What was asked: the job.
+    Field("problem", "str", "", "row of conf/problem"),
+    Field("problem_target", "str", "dotted path", "the function that built it"),
+    Field("problem_options", "str", "JSON", "every option the problem was built with"),
+    Field("method", "str", "", "row of conf/method"),
+    Field("method_options", "str", "JSON", "every option the method was called with"),
+    Field("target", "str", "dotted path", "the function that was measured"),
+    Field("quantity", "str", "", "hessian, diagonal, block_diagonal, hvp or ggn"),
+    Field("vectors", "int", "count", "k, the vectors of an hvp"),
+    Field("subset", "int", "count", "parameters that were taken, the others being fixed; null for all"),
+    Field("device", "str", "", "cpu, cuda or cuda:N"),
+    Field("dtype", "str", "", "float64, float32, float16 or bfloat16"),
+    Field("threads", "int", "count", "intra-operation threads of torch"),
+    Field("allocator", "str", "", "default (glibc's own settings) or tuned (results/README.md)"),
+    Field("seed", "int", "", "seed of the problem's parameters and data, and of the vectors and probes"),
+    Field("round", "int", "", "which repetition of the cell, each in fresh processes"),
+    Field("interpreter", "str", "path", "the Python that ran the cell; null for the harness's own"),
+    Field("code", "str", "path", "folder whose modules came before all others; null for none"),
+    Field("limit_s", "float", "s", "time limit of each pass"),
+    Field(
+        "memory_limit_gb", "float", "GB", "limit on the memory of each pass's process, above its start; null for none"
+    ),
+    Field("passes", "str", "", "what was measured, of: time, exact, process, agreement"),
+    Field("measure", "str", "JSON", "options of sampling and of agreement"),
+    Field("cell_s", "float", "s", "wall time of the cell, all its passes with their processes"),
+    Field("worked_s", "float", "s", "part of it in which the problem was built and measured"),
+    Field("attempt", "int", "", "1, or 2 where `resume` has retried a crashed cell"),
+    Field(
+        "method_hash",
+        "str",
+        "",
+        "SHA-256 of the method's source, of what it imports of its own package, and of its options",
+    ),
+    Field("packages", "str", "", "packages beside torch that the method uses, with their versions"),
+    # What was seen: size and time.
+    Field("params", "int", "count", "P, the number of parameters"),
+    Field("whole_params", "int", "count", "parameters of the problem that a subset was taken of; null without one"),
+    Field("samples", "int", "count", "N, the length of the inputs; null for a function without inputs"),
+    Field(
+        "first_s", "float", "s", "the first call, in a process in which only the loss and one gradient have been called"
+    ),
+    Field("warmup_s", "list[float]", "s", "wall time of each call after the first, until calm"),
+    Field("times_s", "list[float]", "s", "wall time of a call, for each sample after warm-up"),
+    Field("events_s", "list[float]", "s", "the same by CUDA events; null on the CPU"),
+    Field("calls_per_sample", "int", "count", "calls in the block that a sample is the mean of"),
+    Field("sampling_ended", "str", "", "why: precision (reached), budget (spent) or maximum (of samples)"),
+    Field("gradient_s", "list[float]", "s", "wall time of one gradient, sampled alike in the same process"),
+    Field("compiled_graphs", "int", "count", "graphs that torch.compile made; null where it was not called"),
+    Field("graph_breaks", "int", "count", "places where it fell back to Python"),
+    # Memory.
+    Field("tensor_peak_bytes", "int", "bytes", "peak of tensor memory over the call, above its start; null for JAX"),
+    Field("process_peak_bytes", "int", "bytes", "peak of the process's resident memory, above its start (Linux)"),
+    Field("output_bytes", "int", "bytes", "size of the result"),
+    # Counters: the same in every process.
+    Field("operations", "int", "count", "ATen operators dispatched by one call, views included; null if compiled"),
+    Field("allocations", "int", "count", "allocations of tensor memory by one call"),
+    Field("flops", "int", "count", "floating-point operations of matrix products, convolutions and attention"),
+    # What the machine can do, and what else it did.
+    Field("gemm_flops_per_s", "float", "1/s", "attainable rate of a square matrix product at this dtype and threads"),
+    Field("write_bytes_per_s", "float", "bytes/s", "attainable rate of writing memory"),
+    Field("sampling_wall_s", "float", "s", "wall time of all samples"),
+    Field("sampling_cpu_s", "float", "s", "processor time of the process meanwhile"),
+    Field("cpu_pressure", "float", "share", "of the sampling in which some process waited for a processor (Linux PSI)"),
+    Field("gpu_before", "str", "", "clocks and throttle reasons before the samples, from nvidia-smi"),
+    Field("gpu_after", "str", "", "the same after them"),
+    # Agreement.
+    Field("reference", "str", "", "closed_form, double_backward or central_differences, in float64 on the CPU"),
+    Field("reference_error", "float", "relative", "its distance from central differences, or these ones' own error"),
+    Field("probes", "int", "count", "directions that were compared; null where every entry was"),
+    Field("relative_error", "float", "relative", "Frobenius distance from the reference over its Frobenius norm"),
+    Field("worst_error", "float", "relative", "largest entry's error over the largest entry of its reference row"),
+    Field("asymmetry", "float", "relative", "Frobenius norm of H - H^T over that of H"),
+    Field("nonfinite", "int", "count", "entries that are NaN or infinite"),
+    Field("tolerance", "float", "relative", "largest relative_error that is ok at this dtype and reference"),
+    Field("estimate_probes", "int", "count", "independent probes of a random estimate; null for an exact method"),
+    Field("standard_error", "float", "relative", "norm of a random estimate's standard errors over the true norm"),
+    Field("hessian_distance", "float", "relative", "Frobenius distance of a GGN from the Hessian over that one's norm"),
+    Field(
+        "sketch", "list[float]", "", "32 random linear functions of the result, the same for all results of its shape"
+    ),
+    Field("operators", "str", "", "operators of the loss's graph, with which of their inputs depend on the parameters"),
+    # Where.
+    Field("torch", "str", "", "torch version"),
+    Field("python", "str", "", "Python version"),
+    Field("platform", "str", "", "operating system"),
+    Field("cpu", "str", "", "CPU model"),
+    Field("cores", "int", "count", "cores that the process may use"),
+    Field("ram_bytes", "int", "bytes", "physical memory"),
+    Field("gpu", "str", "", "GPU model, where the cell ran on one"),
+    Field("cuda", "str", "", "CUDA version torch was built for, where the cell ran on a GPU"),
+    Field("driver", "str", "", "GPU driver, where the cell ran on one"),
+    Field("cudnn", "int", "", "cuDNN version, where the cell ran on a GPU"),
+    Field("blas", "str", "", "BLAS that torch was built with"),
+    Field("governor", "str", "", "frequency governor of the CPU, where Linux tells"),
+    Field("tf32", "bool", "", "whether TF32 was allowed (the harness switches it off)"),
+    Field("deterministic", "bool", "", "whether deterministic algorithms were asked for"),
+    Field("omp_wait_policy", "str", "", "OMP_WAIT_POLICY of the process"),
+    Field("commit", "str", "", "commit of the code: of the folder `code`, or else of the harness"),
+    Field("dirty", "bool", "", "whether its files differed from that commit"),
+)
+
+NAMES = tuple(field.name for field in FIELDS)
+
+# What `load` adds: (name, unit, meaning).
+DERIVED = (
+    ("median_s", "s", "median of times_s; first_s where the time ran out before a second call"),
+    ("fastest_s", "s", "least of times_s"),
+    (
+        "gemm_equivalents",
+        "GEMMs",
+        "median_s over the time of N P^2 FLOPs (a Hessian's, by matrix products, of dense layers) at gemm_flops_per_s",
+    ),
+    ("write_multiples", "writes", "median_s over the time to write output_bytes at write_bytes_per_s"),
+    ("contended", "", "whether the process got under 90 % of its processor, or others waited over 10 % of the time"),
+    ("gradients", "gradients", "median_s over the median of gradient_s"),
+    ("tensor_peak_outputs", "outputs", "tensor_peak_bytes over output_bytes"),
+    ("process_peak_outputs", "outputs", "process_peak_bytes over output_bytes"),
+    ("label", "", "the method, and those of its options in which rows of that method differ"),
+    ("path", "", "the file the record came from"),
+)
