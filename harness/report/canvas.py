@@ -20,6 +20,8 @@ from harness.report.medium import SCREEN, Medium, Places, places
 
 RC: dict[Any, Any] = {"text.usetex": False, "font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100,
                       "svg.hashsalt": "harness"}  # fmt: skip
+# Decades of a logarithmic axis, and the numbers of each that are told where it has fewer.
+STEPS = ((0.7, range(1, 10)), (1.1, (1, 2, 3, 5)), (1.6, (1, 2, 5)), (3.0, (1, 3)), (math.inf, (1,)))
 
 
 @contextmanager
@@ -53,7 +55,8 @@ def canvas(
 def outer_labels(axes: Sequence[Axes], used: int, columns: int, x: str, y: str) -> None:
     """Labels only where no used panel follows below or to the left."""
     for index, ax in enumerate(axes):
-        ax.set(xlabel=x, ylabel=y)
+        if index < used:
+            ax.set(xlabel=x, ylabel=y)
         ax.label_outer()
         if index < used <= index + columns:
             ax.xaxis.set_tick_params(labelbottom=True)
@@ -77,7 +80,7 @@ def plain_numbers(ax: Axes, crowded: float, named: Sequence[XAxis | YAxis] = ())
     for axis in named or (ax.xaxis, ax.yaxis):
         low, high = axis.get_view_interval()
         decades = math.log10(high / low) * (crowded if axis is ax.xaxis else 1)
-        steps = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
+        steps = next(steps for most, steps in STEPS if decades < most)
         axis.set_major_locator(LogLocator(subs=list(steps)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -16,12 +14,11 @@ from pandas import DataFrame
 from harness.report import fronts
 from harness.report.canvas import RC, canvas, caption, drawing, empty, outer_labels, plain_numbers
 from harness.report.fits import FEWEST, MEASURES, Fit, fit
-from harness.report.marks import FLOOR, STRIP_POINTS, TOLERANCE, Style, draw, exponents, handles, styles
+from harness.report.marks import FLOOR, STRIP_POINTS, TOLERANCE, draw, exponents, handles, styles
 from harness.report.medium import SCREEN, Medium
 from harness.report.rows import counted, differing, environment, over_processes, plain, prepared, setting
 
-POWER: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.7, "zorder": 1.5}
-POWERS = f"Thin: the fitted power of P ({FEWEST} sizes or more); its exponent with a 95 % interval is in growth.md."
+POWERS = f"In brackets the 95 % interval of the fitted exponent of P ({FEWEST} sizes or more that are right)."
 
 
 @dataclass(frozen=True)
@@ -86,20 +83,18 @@ def _figure(rows: DataFrame, x: Axis, y: Axis, note: str, medium: Medium) -> Fig
     panels = [(values, group) for values, group in placed.groupby(keys, dropna=False)] or [((), placed)]
     titles = [", ".join([*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]) for values, _ in panels]
     tolerances = y.column == "relative_error" and placed["tolerance"].notna().any()
-    powers = [_powers(group, y) if x is SIZE else {} for _, group in panels]
+    powers = _powers(placed, y) if x is SIZE and len(panels) == 1 else {}
     legend = handles(placed, looks, x is SIZE, bool(tolerances), any(floor is not None for floor in floors), medium)
-    if len(panels) == 1:
-        exponents(legend, powers[0])
+    exponents(legend, powers)
     if x is not SIZE:
         legend += fronts.handles([group for _, group in panels], medium)
     lines = [group.loc[~group["drawn"], "label"].nunique() if x is SIZE else len(fronts.failures(group))
              for _, group in panels]  # fmt: skip
     with drawing(medium):
         figure, axes, at = canvas(medium, titles, legend, [count * STRIP_POINTS for count in lines])
-        for ax, (_, group), fitted in zip(axes, panels, powers, strict=False):
+        for ax, (_, group) in zip(axes, panels, strict=False):
             if x is SIZE:
                 draw(ax, group, looks, medium)
-                _draw_powers(ax, fitted, looks, y, medium)
             else:
                 fronts.draw(ax, group, looks, medium)
             for tolerance in group["tolerance"].dropna().unique() if tolerances else ():
@@ -111,22 +106,16 @@ def _figure(rows: DataFrame, x: Axis, y: Axis, note: str, medium: Medium) -> Fig
         outer_labels(axes, len(panels), at.columns, x.title, y.title)
         lost = counted(rows.loc[rows["params"].isna() & ~rows.index.duplicated(), "status"])
         unplaced = f" Not drawn, since their P is unknown: {lost}." if lost else ""
-        told = f" {POWERS}" if any(powers) else ""
+        told = f" {POWERS}" if powers else ""
         caption(figure, f"{note}{told} {environment(rows)}.{unplaced}", medium)
     return figure
 
 
 def _powers(rows: DataFrame, y: Axis) -> dict[str, Fit]:
-    """The fitted power of P of each label, of what grows with P."""
+    """The fitted power of P of each label, of a measure that is one."""
     measure = next((name for name, column in MEASURES.items() if column == y.column), None)
     found = {str(label): fit(own, measure) for label, own in over_processes(rows).groupby("label")} if measure else {}
     return {label: seen for label, seen in found.items() if seen is not None}
-
-
-def _draw_powers(ax: Axes, powers: Mapping[str, Fit], looks: Mapping[str, Style], y: Axis, medium: Medium) -> None:
-    for label, seen in powers.items():
-        ends = [seen.least, seen.largest]
-        ax.plot(ends, [seen.at(size) / y.unit for size in ends], color=looks[label].colour, **medium.scaled(POWER))
 
 
 def _drawable(rows: DataFrame, x: Axis, y: Axis) -> tuple[DataFrame, list[float | None]]:

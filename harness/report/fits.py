@@ -34,17 +34,12 @@ class Fit:
     residual: float  # standard deviation of the measurements' logarithms about the line
     mean: float  # of log P
     spread: float  # sum of squares of log P about it
-    least: float  # P measured
-    largest: float
+    largest: float  # P measured
 
     @property
     def grows(self) -> bool:
         """Whether the exponent's interval lies above 0."""
         return self.low > 0
-
-    def at(self, params: float) -> float:
-        """The line's value (s or bytes) at a P."""
-        return math.exp(self.intercept + self.exponent * math.log(params))
 
     def reaches(self, value: float, quantile: float = 0.5) -> float:
         """The P at which a measure that grows reaches a value, so surely (Fieller's theorem, first order).
@@ -83,11 +78,11 @@ def fit(rows: DataFrame, measure: str, place: str = "", way: str = "") -> Fit | 
         return None
     x, y = numpy.log(known.index.to_numpy(float)), numpy.log(known.to_numpy(float))
     line: Any = stats.linregress(x, y)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 2)) * line.stderr
     left = y - line.intercept - line.slope * x
-    return Fit(place, way, measure, len(x), line.slope, line.slope - half, line.slope + half, line.intercept,
-               math.sqrt(float(left @ left) / (len(x) - 2)), float(x.mean()), float(((x - x.mean()) ** 2).sum()),
-               float(known.index.min()), float(known.index.max()))  # fmt: skip
+    residual, spread = math.sqrt(float(left @ left) / (len(x) - 2)), float(((x - x.mean()) ** 2).sum())
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 2)) * residual / math.sqrt(spread)
+    return Fit(place, way, measure, len(x), line.slope, line.slope - half, line.slope + half, line.intercept, residual,
+               float(x.mean()), spread, float(known.index.max()))  # fmt: skip
 
 
 def places(frame: DataFrame) -> Iterator[tuple[str, DataFrame]]:

@@ -18,7 +18,7 @@ from harness.report.marks import BAR, LINE, MARKER, STRIP_POINTS, WORDS, Style, 
 from harness.report.medium import Medium
 from harness.report.rows import interval
 
-FRONT: dict[str, Any] = {"color": "0.75", "linewidth": 2.5, "solid_capstyle": "butt", "solid_joinstyle": "miter",
+FRONT: dict[str, Any] = {"color": "0.8", "linewidth": 2.5, "solid_capstyle": "butt", "solid_joinstyle": "miter",
                          "zorder": 1}  # fmt: skip
 CHAIN: dict[str, Any] = {"color": "0.35", "linewidth": 0.8, "zorder": 1.5}
 IN_LINE = 8  # markers before the text of a line above the axes
@@ -94,7 +94,7 @@ def _points(rows: DataFrame) -> DataFrame:
              for _, group in drawn.groupby(["label", "params"])]  # fmt: skip
     points = DataFrame(found, columns=[*drawn.columns, "low", "high"])
     several = points.groupby(["chain", "params"])["chunk"].transform("nunique") > 1
-    return points.assign(chain=points["chain"].where(several))
+    return points.assign(chain=points["chain"].where(several)).astype({"whole": bool, "contended": bool})
 
 
 def _front(ax: Axes, points: DataFrame, name: str, medium: Medium) -> None:
@@ -107,8 +107,9 @@ def _front(ax: Axes, points: DataFrame, name: str, medium: Medium) -> None:
     steps_x = [x[0], *(edge for edge in x[1:] for _ in range(2)), ordered["x"].max()]
     heights = [height for height in y for _ in range(2)]
     ax.plot([x[0], *steps_x], [ordered["y"].max(), *heights], **medium.scaled(FRONT))
-    ax.annotate(name, (x[0], ordered["y"].max()), (0, 3 * medium.scale), textcoords="offset points", ha="center",
-                va="bottom", fontsize=6 * medium.scale, color="0.35")  # fmt: skip
+    if name:
+        ax.annotate(name, (ordered["x"].max(), y[-1]), (3 * medium.scale, 0), textcoords="offset points", ha="left",
+                    va="center", fontsize=6 * medium.scale, color="0.35")  # fmt: skip
 
 
 def _chain(ax: Axes, points: DataFrame, medium: Medium) -> None:

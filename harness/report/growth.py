@@ -38,7 +38,7 @@ class Growth:
         parts = []
         if self.fits:
             table = _exponents(self.fits).map(escaped).to_markdown(index=False, disable_numparse=True)
-            parts.append(f"# Growth with P\n\n{EXPONENTS}.\n\n{table}")
+            parts.append(f"# Growth with P\n\n{EXPONENTS}; from, to: its 95 % interval.\n\n{table}")
         for title, meaning, found in (("Which is faster from where", CROSSED, self.crossovers),
                                       ("What fits", FITTING, self.capacities)):  # fmt: skip
             if found:

@@ -62,7 +62,7 @@ def comparable(frame: DataFrame) -> list[tuple[str, DataFrame]]:
                   for name in told]  # fmt: skip
         if len(group) > 1:
             found.append((", ".join(parts), group))
-    return found
+    return sorted(found, key=lambda panel: tuple(panel[1][["problem", "quantity", "params"]].iloc[0]))
 
 
 def disagreement(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
@@ -70,10 +70,10 @@ def disagreement(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
     found = comparable(frame)
     panels = found[:PANELS]
     most = max((len(group) for _, group in panels), default=2)
-    room = math.inf if medium.width_in is None else medium.width_in / medium.scale - BAR_IN
-    side = min(0.22 * most + 1.9, room)
-    columns = max(1, min(len(panels), 3, int(room / side)) if panels else 1)
+    side, columns = 0.22 * most + 1.9, min(len(panels), 3) or 1
     if medium.width_in is not None:
+        room = medium.width_in / medium.scale - BAR_IN
+        columns = min(columns, max(1, int(room / side)))
         side = min(room / columns, 1.4 * side)
     lines = math.ceil(len(panels) / columns) or 1
     letters = min(NAME_LETTERS, int(0.5 * side / LETTER_IN))
@@ -83,7 +83,8 @@ def disagreement(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
         axes = list(figure.subplots(lines, columns, squeeze=False).flat)
         for ax, (title, group) in zip(axes, panels, strict=False):
             drawn = _panel(ax, distances(group), letters, medium)
-            ax.set_title(safe(title, int(14 * side)), fontsize=8 * medium.scale)
+            beside = min(letters, max(map(len, group["way"]))) * LETTER_IN
+            ax.set_title(safe(title, int(14 * (side - beside - 0.3))), fontsize=8 * medium.scale)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
         if panels:

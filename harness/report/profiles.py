@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
-from harness.report.canvas import canvas, caption, drawing, empty
+from harness.report.canvas import canvas, caption, drawing, empty, plain_numbers
 from harness.report.marks import LINE, safe, styles
 from harness.report.medium import SCREEN, Medium
 from harness.report.rows import CELL, environment, prepared
@@ -57,7 +57,7 @@ def performance_profile(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
     legend = []
     for way in order:
         ran = "" if whole else f" of {len(shares[way])}"
-        told = f"{safe(way, 34)} ({(shares[way] <= 1).mean():.0%}{ran})"
+        told = f"{safe(way, 34)} ({100 * (shares[way] <= 1).mean():.0f} %{ran})"
         look: dict[str, Any] = {"color": looks[way].colour, "dashes": looks[way].dashes or (None, None)}
         legend.append(Line2D([], [], label=told, **look, **medium.scaled(LINE)))
     with drawing(medium):
@@ -72,6 +72,7 @@ def performance_profile(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
         ax.set(xscale="log", xlim=(1, end), ylim=(0, 1.02), xlabel="times as long as the fastest, at most",
                ylabel="share of cells")  # fmt: skip
         ax.grid(linewidth=0.5, color="0.9")
+        plain_numbers(ax, 1.0, (ax.xaxis,))
         if not len(finite):
             empty(ax)
         ran = (
@@ -79,7 +80,7 @@ def performance_profile(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
             if len(found) < len(every)
             else (f"{len(found)} cells" + ("" if whole else ", not all run on each: of how many, the legend tells"))
         )
-        note = f"{ran}; what failed or is wrong never gets there. In brackets: fastest in so many."
+        note = f"{ran}; what failed or is wrong never gets there. In brackets: the share in which it is fastest."
         caption(figure, f"{note} {environment(prepared(frame))}.", medium)
     return figure
 

@@ -47,6 +47,7 @@ def speedups(frame: DataFrame, baseline: str) -> DataFrame:
                           seen.by))  # fmt: skip
     if not found:
         raise ValueError(f"baseline {baseline} is right and timed in no cell where another method is; take another")
+    found.sort(key=lambda line: line[:3])
     return DataFrame(found, columns=["place", "params", "label", "speedup", "low", "high", "processes", "by"])
 
 
