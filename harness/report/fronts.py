@@ -108,8 +108,8 @@ def _front(ax: Axes, points: DataFrame, name: str, medium: Medium) -> None:
     heights = [height for height in y for _ in range(2)]
     ax.plot([x[0], *steps_x], [ordered["y"].max(), *heights], **medium.scaled(FRONT))
     if name:
-        ax.annotate(name, (ordered["x"].max(), y[-1]), (3 * medium.scale, 0), textcoords="offset points", ha="left",
-                    va="center", fontsize=6 * medium.scale, color="0.35")  # fmt: skip
+        ax.annotate(name, (ordered["x"].max(), y[-1]), (0, 2 * medium.scale), textcoords="offset points", ha="right",
+                    va="bottom", fontsize=6 * medium.scale, color="0.35")  # fmt: skip
 
 
 def _chain(ax: Axes, points: DataFrame, medium: Medium) -> None:

@@ -142,14 +142,15 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
     return _written(styler, columns, caption, label)
 
 
-def listing(rows: DataFrame, caption: str, label: str, best: Sequence[Hashable] = ()) -> str:
-    """One longtable of arbitrary texts, which may be broken, and numbers; `best` are the rows in bold.
+def listing(rows: DataFrame, caption: str, label: str, best: Sequence[Hashable] = (), column: str = "") -> str:
+    """One longtable of arbitrary texts, which may be broken, and numbers; `best` are the rows whose `column` is bold.
 
-    A column is of numbers if all that is in it are; what is empty is so. A rule parts the values of the first column,
-    which is told where it changes.
+    A column is of numbers if all that is in it are. A first column with one value is told in the caption instead; where
+    the first has some values several times each is told once, and rules part them.
     """
+    if rows.iloc[:, 0].nunique() == 1:
+        caption, rows = f"{_breakable(rows.iloc[0, 0])}. {caption}", rows.iloc[:, 1:]
     shown, columns = DataFrame(index=rows.index), []
-    first = rows.iloc[:, 0]
     for heading, values in rows.astype("str").items():
         known = values != ""
         if known.any() and values[known].str.fullmatch(NUMBER).all():
@@ -158,12 +159,14 @@ def listing(rows: DataFrame, caption: str, label: str, best: Sequence[Hashable] 
         else:
             shown[str(heading)] = values.map(_breakable)
             columns.append(NAMES)
-    again = first.eq(first.shift())
-    ruled = (r"\midrule " + shown.iloc[:, 0]).where(rows.index > rows.index.min(), shown.iloc[:, 0])
-    shown.iloc[:, 0] = ruled.mask(again, "")
+    again = rows.iloc[:, 0].eq(rows.iloc[:, 0].shift())
+    if again.any():
+        columns[0] = "r" if columns[0] != NAMES else NAMES  # a rule may not stand in a column of numbers
+        first = shown.iloc[:, 0].mask(again, "")
+        shown.iloc[:, 0] = first.mask(~again & (rows.index > rows.index[0]), r"\midrule " + first)
     styler = shown.style.hide(axis="index")
     if len(best):
-        styler.set_properties(subset=(list(best), list(shown.columns[1:])), bfseries="")
+        styler.set_properties(subset=(list(best), [column]), bfseries="")
     return _written(styler, columns, caption, label)
 
 

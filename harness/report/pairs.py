@@ -84,7 +84,7 @@ def disagreement(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
         for ax, (title, group) in zip(axes, panels, strict=False):
             drawn = _panel(ax, distances(group), letters, medium)
             beside = min(letters, max(map(len, group["way"]))) * LETTER_IN
-            ax.set_title(safe(title, int(14 * (side - beside - 0.3))), fontsize=8 * medium.scale)
+            ax.set_title(safe(title, int(16 * (side - beside - 0.2))), fontsize=8 * medium.scale)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
         if panels:

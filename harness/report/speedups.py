@@ -65,7 +65,7 @@ def tables(found: DataFrame, frame: DataFrame, baseline: str) -> str:
     title = f"Times as fast as {latex.tex(baseline)}, in bold the most of each $P$"
     caption = f"{title}. {latex.tex(MEANING)} ({latex.tex(_by(found))}): from, to. {latex.tex(environment(rows))}."
     listing = latex.listing(_texts(found, latex.digits), caption, f"tab:speedups{latex.problem(rows)}",
-                            list(found.index[best]))  # fmt: skip
+                            list(found.index[best]), "times as fast")  # fmt: skip
     return latex.document([listing])
 
 
