@@ -107,3 +107,10 @@ def test_an_unfinished_report_has_no_report_json(tmp_path, monkeypatch) -> None:
     with pytest.raises(ZeroDivisionError):
         report.write(frame, tmp_path / "out")
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_no_picture_of_memory_is_saved_where_none_is_known(tmp_path) -> None:
+    frame = loaded(tmp_path / "run", grown("a", 2.0, tensor_peak_bytes=None))
+    names = {path.name for path in report.write(frame, tmp_path / "out")}
+    assert "time_against_size.png" in names
+    assert not any("memory" in name for name in names)

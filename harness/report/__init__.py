@@ -57,11 +57,11 @@ def write(
 ) -> list[Path]:
     """Write index.html, table.csv, .md and .tex, the figures as PNG, PDF and SVG, and report.json; the files written.
 
-    The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems,
-    and where these are few the distances between results; growth.md and .tex, and the performance profile, where there
-    are sizes and cells enough; speedups.md, .tex and their figure over a method `baseline`; where there are many
-    nights, their trend. Raises ValueError for a baseline that no row has, before anything is written. report.json is
-    the last file: where it is not there, the report is not whole.
+    The figures of time where any was asked for, and of memory where any is known; coverage.md and its figure where
+    there are several problems, and where these are few the distances between results; growth.md and .tex, and the
+    performance profile, where there are sizes and cells enough; speedups.md, .tex and their figure over a method
+    `baseline`; where there are many nights, their trend. Raises ValueError for a baseline that no row has, before
+    anything is written. report.json is the last file: where it is not there, the report is not whole.
     """
     from harness.report import (
         cases,
@@ -79,7 +79,9 @@ def write(
 
     texts = {"table.csv": csv(frame), "table.md": markdown(frame), "table.tex": latex.latex(frame)}
     timed = frame["passes"].isna() | frame["passes"].fillna("").str.contains("time")
-    drawn = {name: getattr(figures, name)(frame, medium) for name in FIGURES if timed.any()}
+    sized = frame["tensor_peak_bytes"].notna().any()
+    drawn = {name: getattr(figures, name)(frame, medium) for name in FIGURES
+             if timed.any() and (sized or "memory" not in name)}  # fmt: skip
     if frame["problem"].nunique() > 1:
         texts["coverage.md"] = verdicts.table(frame)
         drawn["coverage"] = cases.coverage(frame, medium)

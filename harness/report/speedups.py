@@ -99,7 +99,7 @@ def speedup_against_size(frame: DataFrame, baseline: str, medium: Medium = SCREE
                         **medium.scaled(LINE | MARKER))  # fmt: skip
                 ax.vlines(rows["params"], rows["low"], rows["high"], color=look.colour, **medium.scaled(BAR))
             ax.axhline(1, **medium.scaled(ONE))
-            ax.set(xscale="log", yscale="log")
+            ax.set(xscale="log", yscale="log", ylim=(found["speedup"].min() / 2, 2 * found["speedup"].max()))
             ax.grid(which="major", linewidth=0.5, color="0.9")
             plain_numbers(ax, at.crowded)
         outer_labels(axes, len(panels), at.columns, "parameters P", f"times as fast as {safe(baseline, 24)}")
