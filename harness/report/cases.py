@@ -47,7 +47,8 @@ def coverage(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
         figure = Figure(size, layout="constrained")
         ax = figure.subplots()
         colours = ListedColormap([colour for colour, _ in VERDICTS.values()])
-        ax.pcolormesh(codes, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5, edgecolors="white", linewidth=0.8)
+        ax.pcolormesh(codes, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5, edgecolors="white",
+                      linewidth=min(0.8, 8 * side))  # fmt: skip
         ax.invert_yaxis()
         for y, (_, _, pattern, worst) in enumerate(lines):
             for x, (way, verdict) in enumerate(zip(ways, pattern, strict=True)):
@@ -63,6 +64,7 @@ def coverage(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
         )
         ax.tick_params(labelsize=6.5 * medium.scale, length=0, labeltop=True, labelbottom=False, top=False,
                        bottom=False)  # fmt: skip
+        ax.tick_params(axis="x", labelsize=min(6.5, max(3.0, 60 * side)) * medium.scale)
         for spine in ax.spines.values():
             spine.set_visible(False)
         used = {name for row in codes for name in row}
