@@ -43,12 +43,12 @@ def test_only_the_last_change_is_told_and_only_where_the_end_is_decided(tmp_path
 
 
 def test_noise_and_ties_are_none(tmp_path) -> None:
-    """Two equal ways, 5 % noise, three rounds, five sizes: orders by the range alone would tell some 36 of 200."""
+    """Two equal ways, 5 % noise, three rounds, five sizes: by the range alone some 19 of 200 would be told."""
     found = 0
     for seed in range(200):
         one, other = (grown(way, 2.0, noise=0.05, rounds=3, seed=2 * seed + place) for place, way in enumerate("ab"))
         found += len(told(tmp_path / str(seed), one, other))
-    assert found <= 10
+    assert found <= 5
     assert told(tmp_path / "ties", grown("a", 1.0, rounds=3), grown("b", 1.0, rounds=3)) == []
 
 
