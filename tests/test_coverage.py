@@ -110,3 +110,22 @@ def test_a_method_may_be_called_what_a_column_is(frame_of) -> None:  # noqa: F81
     (ax,) = report.coverage(frame_of(records)).axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["case", "kind", "way"]
     assert "| case" in verdicts.table(frame_of(records))
+
+
+def test_panels_that_differ_in_seed_or_subset_are_told_apart_and_none_is_dropped_in_silence(frame_of) -> None:  # noqa: F811
+    records = [cell(way, seed=seed, subset=subset, params=109115138, sketch=[1.0] * 32)
+               for way in ("func_hessian", "vmap_hvp") for seed in range(6) for subset in (None, 64)]  # fmt: skip
+    frame = frame_of([*records, cell("vmap_hvp", problem="alone", sketch=[1.0] * 32)])
+    titles = [title for title, _ in pairs.comparable(frame)]
+    assert len(titles) == len(set(titles)) == 12
+    assert titles[0] == "mlp, hessian, P=109115138, subset 64, seed 0"
+    figure = report.disagreement(frame)
+    assert "The first 9 of 12." in figure.get_supxlabel().replace("\n", " ")
+    assert sum(bool(ax.get_title()) for ax in figure.axes) == 9
+
+
+def test_a_picture_of_nothing_is_not_saved(frame_of, tmp_path) -> None:  # noqa: F811
+    frame = frame_of([cell("vmap_hvp", width, sketch=[1.0] * 32) for width in (4, 8)])
+    assert not any("disagreement" in path.name for path in report.write(frame, tmp_path / "out"))
+    texts = [text.get_text() for text in report.disagreement(frame).axes[0].texts]
+    assert texts == ["no two results to compare"]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness import record, report
-from harness.report import latex
+from harness.report import growth, latex, speedups
 from harness.report.medium import chosen
+from tests.grown import grown, loaded
 from tests.test_report import HOSTILE, METHODS, WIDTHS, cell, failed, frame_of, misspelt, sweep  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -154,6 +155,41 @@ def test_sparse_runs_make_tables(frame_of, records):  # noqa: F811
     assert len(rows) == 1
 
 
+def test_growth_crossovers_what_fits_and_speed_ups_are_tables(tmp_path):
+    slow, fast = (grown(*way, rounds=3) for way in (("naive_loop", 1.0, 1e-6 * 510), ("vmap_hvp", 2.0, 1e-6)))
+    flat = grown("a_b", 1.0, 1.0, tensor_peak_bytes=10**6)
+    frame = loaded(tmp_path, [*slow, *fast, *flat])
+    exponents, crossed, fitting = tables(growth.growth(frame, 0.2).latex())
+    assert [label for _, label, *_ in (exponents, crossed, fitting)] == [
+        "tab:growth-mlp", "tab:crossovers-mlp", "tab:fits-mlp"]  # fmt: skip
+    assert all(caption.startswith("mlp. ") for caption, *_ in (exponents, crossed, fitting))
+    assert exponents[4][:3] == [
+        [r"a\_\allowbreak{}b", "time", "5", "1.00", "1.00", "1.00"],
+        ["", "tensor peak", "5", "0.00", "0.00", "0.00"],
+        [r"\midrule naive\_\allowbreak{}loop", "time", "5", "1.00", "1.00", "1.00"],
+    ]
+    assert crossed[4] == [[r"naive\_\allowbreak{}loop", r"vmap\_\allowbreak{}hvp", "510", "400", "800", "3"]]
+    assert [row[:3] + row[5:] for row in fitting[4]] == [
+        [r"a\_\allowbreak{}b", "tensor peak", "{--}", "does not grow measurably"],
+        [r"naive\_\allowbreak{}loop", "tensor peak", "16000", "fit followed no further"],
+        [r"vmap\_\allowbreak{}hvp", "tensor peak", "5000", ""],
+    ]
+    ((caption, label, _, head, rows),) = tables(speedups.tables(speedups.speedups(frame, "a_b"), frame, "a_b"))
+    assert caption.startswith(r"mlp, hessian. Times as fast as a\_b")
+    assert (label, head[1:]) == ("tab:speedups-mlp", ["method", "times as fast", "from", "to", "processes"])
+    assert [row[0] for row in rows][:3] == ["100", "", r"\midrule 200"]
+    assert bold(rows)[:2] == [[], ["10000"]]
+
+
+def test_hostile_records_make_whole_tables_of_growth(tmp_path):
+    end = r"\end{xltabular}\input{/etc/passwd} & \\ [9cm] %"
+    frame = loaded(tmp_path, [entry for name in (end, HOSTILE, "123", "٣") for entry in grown(name, 1.5, problem=end)])
+    text = growth.growth(frame, 8.0).latex() + speedups.tables(speedups.speedups(frame, end), frame, end)
+    assert [len(rows) for *_, rows in tables(text)] == [8, 4, 15]
+    assert text.count(r"\input") == 0
+    assert text.isascii()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex with booktabs, siunitx and etoolbox")
 def test_a_paper_compiles_with_the_tables_and_figures_of_two_baselines(frame_of, tmp_path):  # noqa: F811
@@ -162,13 +198,17 @@ def test_a_paper_compiles_with_the_tables_and_figures_of_two_baselines(frame_of,
     hostile = frame_of([cell(name, problem=odd, dtype=odd) for name in names])
     frames = {"quick": record.load(BASELINES / "quick.jsonl"), "hvp": record.load(BASELINES / "hvp_paper.jsonl")}
     for name, frame in {**frames, "hostile": hostile}.items():
-        report.write(frame, tmp_path / name, chosen("paper", 4.7))
+        report.write(frame, tmp_path / name, chosen("paper", 4.7), frame["label"].iloc[-1], 8.0)
     (tmp_path / "paper.tex").write_text(rf"""\documentclass{{article}}
 \usepackage{{{latex.PACKAGES},graphicx}}
 \begin{{document}}
 \input{{quick/table}} \input{{hvp/table}} Table~\ref{{tab:mlp-layernorm-hessian}}.
 
+\input{{quick/growth}} \input{{quick/speedups}} Table~\ref{{tab:growth-mlp-layernorm}}.
+
 \noindent\includegraphics{{quick/time_against_size}}
+
+\noindent\includegraphics{{quick/speedup_against_size}}
 
 \noindent\includegraphics{{hvp/time_against_memory}}
 

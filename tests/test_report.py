@@ -115,7 +115,7 @@ def test_command_writes_every_file(tmp_path):
     done = run(run_folder, "--out", tmp_path / "out")
     assert done.returncode == 1, done.stderr
     assert "torn" in done.stderr
-    names = {"growth.md", "index.html", "report.json", "table.csv", "table.md", "table.tex",
+    names = {"growth.md", "growth.tex", "index.html", "report.json", "table.csv", "table.md", "table.tex",
              *(f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "svg"))}  # fmt: skip
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all(path.stat().st_size > 100 for path in (tmp_path / "out").iterdir())
@@ -306,7 +306,8 @@ def test_a_label_looks_the_same_in_every_figure(frame_of):
     seen = []
     for name in FIGURES:
         handles = getattr(report, name)(frame).legends[0].legend_handles
-        looks = {handle.get_label(): (to_rgb(handle.get_color()), handle.get_marker()) for handle in handles}
+        looks = {handle.get_label().split("  ")[0]: (to_rgb(handle.get_color()), handle.get_marker())
+                 for handle in handles}  # fmt: skip
         seen.append({label: look for label, look in looks.items() if label in METHODS})
     assert set(seen[0]) == set(METHODS)
     assert all(each == seen[0] for each in seen)

@@ -17,18 +17,20 @@ from pandas import DataFrame
 
 from harness import record
 from harness.report.medium import SCREEN, STYLES, Medium, chosen, inches
+from harness.report.rows import plain
 from harness.report.tables import csv, markdown, readable, terminal
 
 if TYPE_CHECKING:
+    from harness.report.cases import coverage
     from harness.report.figures import (
-        coverage,
         error_against_size,
         memory_against_size,
         time_against_memory,
         time_against_size,
     )
     from harness.report.pairs import disagreement
-    from harness.report.profiles import performance_profile, speedup_against_size
+    from harness.report.profiles import performance_profile
+    from harness.report.speedups import speedup_against_size
 
 __all__ = ["coverage", "disagreement", "error_against_size", "main", "memory_against_size", "performance_profile",
            "readable", "speedup_against_size", "terminal", "time_against_memory", "time_against_size",
@@ -43,9 +45,10 @@ def __getattr__(name: str) -> Any:
     """A figure's function; seaborn, which takes a second or two to import, is only imported for one."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from harness.report import figures, pairs, profiles
+    from harness.report import cases, figures, pairs, profiles, speedups
 
-    elsewhere = {"disagreement": pairs, "performance_profile": profiles, "speedup_against_size": profiles}
+    elsewhere = {"coverage": cases, "disagreement": pairs, "performance_profile": profiles,
+                 "speedup_against_size": speedups}  # fmt: skip
     return getattr(elsewhere.get(name, figures), name)
 
 
@@ -54,43 +57,60 @@ def write(
 ) -> list[Path]:
     """Write index.html, table.csv, .md and .tex, the figures as PNG, PDF and SVG, and report.json; the files written.
 
-    The figures of time and memory where any was asked for; coverage.md and its figure where there are several problems,
-    and where these are few the distances between results; growth.md, and the performance profile, where there are sizes
-    and cells enough; speed-ups over a method `baseline`; where there are many nights, their trend. Raises ValueError
-    for a baseline that no row has.
+    The figures of time where any was asked for, and of memory where any is known; coverage.md and its figure where
+    there are several problems, and where these are few the distances between results; growth.md and .tex, and the
+    performance profile, where there are sizes and cells enough; speedups.md, .tex and their figure over a method
+    `baseline`; where there are many nights, their trend. Raises ValueError for a baseline that no row has, before
+    anything is written. report.json is the last file: where it is not there, the report is not whole.
     """
-    from harness.report import figures, fits, latex, page, pairs, profiles, provenance, trend, verdicts
+    from harness.report import (
+        cases,
+        figures,
+        growth,
+        latex,
+        page,
+        pairs,
+        profiles,
+        provenance,
+        speedups,
+        trend,
+        verdicts,
+    )
+
+    texts = {"table.csv": csv(frame), "table.md": markdown(frame), "table.tex": latex.latex(frame)}
+    timed = frame["passes"].isna() | frame["passes"].fillna("").str.contains("time")
+    sized = frame["tensor_peak_bytes"].notna().any()
+    drawn = {name: getattr(figures, name)(frame, medium) for name in FIGURES
+             if timed.any() and (sized or "memory" not in name)}  # fmt: skip
+    if frame["problem"].nunique() > 1:
+        texts["coverage.md"] = verdicts.table(frame)
+        drawn["coverage"] = cases.coverage(frame, medium)
+    if grown := growth.growth(frame, memory_gb):
+        texts |= {"growth.md": grown.markdown(), "growth.tex": grown.latex()}
+    if profiles.enough(frame):
+        drawn["performance_profile"] = profiles.performance_profile(frame, medium)
+    if baseline is not None:
+        found = speedups.speedups(frame, baseline)
+        texts |= {"speedups.md": speedups.markdown(found, frame, baseline),
+                  "speedups.tex": speedups.tables(found, frame, baseline)}  # fmt: skip
+        drawn["speedup_against_size"] = speedups.speedup_against_size(frame, baseline, medium)
+    if frame["problem"].nunique() <= pairs.PANELS and pairs.comparable(frame):
+        drawn["disagreement"] = pairs.disagreement(frame, medium)
 
     out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").unlink(missing_ok=True)
     written = []
-    for name, text in (("table.csv", csv(frame)), ("table.md", markdown(frame)),
-                       ("table.tex", latex.latex(frame))):  # fmt: skip
+    for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         written.append(out / name)
-    timed = frame["passes"].isna() | frame["passes"].fillna("").str.contains("time")
-    drawn = {name: getattr(figures, name)(frame, medium) for name in FIGURES if timed.any()}
-    if frame["problem"].nunique() > 1:
-        (out / "coverage.md").write_text(verdicts.table(frame), encoding="utf-8", errors="backslashreplace", newline="")
-        written.append(out / "coverage.md")
-        drawn["coverage"] = figures.coverage(frame)
-    growth = fits.markdown(frame, memory_gb)
-    if growth:
-        (out / "growth.md").write_text(growth, encoding="utf-8", errors="backslashreplace", newline="")
-        written.append(out / "growth.md")
-    if profiles.enough(frame):
-        drawn["performance_profile"] = profiles.performance_profile(frame)
-    if baseline is not None:
-        drawn["speedup_against_size"] = profiles.speedup_against_size(frame, baseline)
-    parts = {"disagreement": frame[frame["sketch"].notna()]}
-    if len(parts["disagreement"]) > 1 and frame["problem"].nunique() <= pairs.PANELS:
-        drawn["disagreement"] = pairs.disagreement(frame)
     for name, figure in drawn.items():
         written += figures.save(figure, out / name)
     pictures = {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
     (out / "index.html").write_text(page.page(frame, pictures, frame.attrs.get("skipped", ())), encoding="utf-8")
     written += [out / "index.html", *trend.write(frame, out)]
     asked = [*medium.arguments, *(["--baseline", baseline] if baseline else []),
-             *(["--memory_gb", f"{memory_gb:g}"] if memory_gb else [])]  # fmt: skip
+             *(["--memory_gb", repr(memory_gb)] if memory_gb else [])]  # fmt: skip
+    parts = {"disagreement": frame[frame["sketch"].notna()]}
     record.write_json(provenance.provenance(frame, out, written, parts, asked), out / "report.json")
     return [*written, out / "report.json"]
 
@@ -101,22 +121,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                      epilog=STATUS)  # fmt: skip
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a record.json or a baseline (*.jsonl)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report here")
-    parser.add_argument("--style", choices=STYLES, help="of the curves: text and lines for a paper or a talk")
-    parser.add_argument("--width", type=inches, help="of the curves, such as 8.5cm or 3.3in (alone: of a paper's)")
-    parser.add_argument("--baseline", metavar="METHOD", help="draw the speed-up of all others over this method")
+    parser.add_argument("--style", choices=STYLES, help="of the figures: text and lines for a paper or a talk")
+    parser.add_argument("--width", type=inches, help="of the figures, such as 8.5cm or 3.3in (alone: of a paper's)")
+    parser.add_argument("--baseline", metavar="METHOD", help="tell the speed-up of all others over this method")
     parser.add_argument("--memory_gb", type=gigabytes, metavar="GB", help="tell the largest P that fits into so much")
     options = parser.parse_args(arguments)
     try:
         frame = record.load(*options.runs)
         for skipped in frame.attrs["skipped"]:
-            print(f"harness.report: skipped {skipped}", file=sys.stderr)
+            print(f"harness.report: skipped {plain(skipped)}", file=sys.stderr)
         terminal(frame)
         medium = chosen(options.style, options.width)
         asked = options.baseline, options.memory_gb
         for path in write(frame, options.out, medium, *asked) if options.out else []:
             print(path)
     except (record.RecordError, OSError, ValueError) as error:
-        print(f"harness.report: {error}", file=sys.stderr)
+        print(f"harness.report: {plain(error)}", file=sys.stderr)
         return 2
     return 1 if frame.attrs["skipped"] else 0
 

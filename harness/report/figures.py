@@ -5,24 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
-import seaborn
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pandas import DataFrame
 
-from harness.report.marks import FLOOR, STRIP_POINTS, TOLERANCE, draw, handles, safe, styles
-from harness.report.medium import SCREEN, Medium, places
-from harness.report.rows import counted, differing, environment, plain, prepared, setting
-from harness.report.verdicts import SHOWN, VERDICTS, listed, order, percent, verdicts
+from harness.report import fronts
+from harness.report.canvas import RC, canvas, caption, drawing, empty, outer_labels, plain_numbers
+from harness.report.fits import FEWEST, MEASURES, Fit, fit
+from harness.report.marks import FLOOR, STRIP_POINTS, TOLERANCE, draw, exponents, handles, styles
+from harness.report.medium import SCREEN, Medium
+from harness.report.rows import counted, differing, environment, over_processes, plain, prepared, setting
 
-RC: dict[Any, Any] = {"text.usetex": False, "font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100,
-                      "svg.hashsalt": "harness"}  # fmt: skip
+POWERS = f"In brackets the 95 % interval of the fitted exponent of P ({FEWEST} sizes or more that are right)."
 
 
 @dataclass(frozen=True)
@@ -57,59 +53,10 @@ def error_against_size(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
 
 
 def time_against_memory(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
-    """Median time of a call against peak tensor memory; a line goes from a method's smallest P to its largest."""
+    """Median time of a call against peak tensor memory, and what no other way beats in both at the same P."""
     rows = prepared(frame)
-    note = "Median time; a line goes from the least P to the largest."
+    note = "Median time over processes with its 95 % interval (below six processes: their range)."
     return _figure(rows, MEMORY, _time(rows, "median_s"), note, medium)
-
-
-def coverage(frame: DataFrame) -> Figure:
-    """Methods against cases, coloured by verdict; cases with the same verdicts share a line, which names them."""
-    cells = verdicts(frame)
-    ways = order(cells)
-    wide = cells.pivot(index=["kind", "case"], columns="way", values="verdict")[ways]
-    errors = cells.pivot(index=["kind", "case"], columns="way", values="relative_error")[ways]
-    lines = []
-    for pattern, group in wide.groupby([wide[way] for way in ways], sort=False):
-        kinds, cases = (list(group.index.get_level_values(level)) for level in ("kind", "case"))
-        lines.append((kinds, cases, pattern, errors.loc[group.index].max()))
-    lines.sort(key=lambda line: (-sum(verdict == "wrong" for verdict in line[2]),
-                                 -sum(verdict == "not finite" for verdict in line[2]), -len(line[1])))  # fmt: skip
-    names = list(VERDICTS)
-    codes = [[names.index(verdict) for verdict in pattern] for _, _, pattern, _ in lines]
-    size = (0.36 * len(ways) + 4.2, 0.19 * len(lines) + 2.6)
-    with matplotlib.rc_context(RC):
-        figure = Figure(size, layout="constrained")
-        ax = figure.subplots()
-        colours = ListedColormap([colour for colour, _ in VERDICTS.values()])
-        ax.pcolormesh(codes, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5, edgecolors="white", linewidth=0.8)
-        ax.invert_yaxis()
-        for y, (_, _, pattern, worst) in enumerate(lines):
-            for x, (way, verdict) in enumerate(zip(ways, pattern, strict=True)):
-                if verdict == "wrong":
-                    ax.text(
-                        x + 0.5, y + 0.5, percent(worst[way]), ha="center", va="center", fontsize=5.5, color="white"
-                    )
-        ax.set_yticks(
-            [y + 0.5 for y in range(len(lines))], [safe(listed(cases), 2 * SHOWN) for _, cases, _, _ in lines]
-        )
-        ax.set_xticks(
-            [x + 0.5 for x in range(len(ways))],
-            [safe(way, SHOWN) for way in ways],
-            rotation=55,
-            ha="left",
-            rotation_mode="anchor",
-        )
-        ax.tick_params(labelsize=6.5, length=0, labeltop=True, labelbottom=False, top=False, bottom=False)
-        for spine in ax.spines.values():
-            spine.set_visible(False)
-        used = {name for row in codes for name in row}
-        patches = [Patch(facecolor=colour, edgecolor="0.6", label=name)
-                   for place, (name, (colour, _)) in enumerate(VERDICTS.items()) if place in used]  # fmt: skip
-        figure.legend(handles=patches, loc="outside lower left", ncols=len(patches), fontsize=7, frameon=False)
-        note = f"{wide.shape[0]} cases; those with the same verdicts share a line. {environment(prepared(frame))}."
-        ax.set_xlabel(safe(note, int(size[0] * 15)), fontsize=6, loc="left", color="0.3")
-    return figure
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -134,32 +81,41 @@ def _figure(rows: DataFrame, x: Axis, y: Axis, note: str, medium: Medium) -> Fig
     placed = rows[rows["params"].notna()]
     keys = ["problem", "quantity", *differing(placed)]
     panels = [(values, group) for values, group in placed.groupby(keys, dropna=False)] or [((), placed)]
+    titles = [", ".join([*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]) for values, _ in panels]
     tolerances = y.column == "relative_error" and placed["tolerance"].notna().any()
+    powers = _powers(placed, y) if x is SIZE and len(panels) == 1 else {}
     legend = handles(placed, looks, x is SIZE, bool(tolerances), any(floor is not None for floor in floors), medium)
-    strips = [group.loc[~group["drawn"], "label"].nunique() * STRIP_POINTS for _, group in panels]
-    at = places(medium, len(panels), max(strips) / 72, [str(handle.get_label()) for handle in legend])
-    context = seaborn.plotting_context("paper", font_scale=medium.labels_pt / SCREEN.labels_pt)
-    with matplotlib.rc_context(RC), seaborn.axes_style("whitegrid"), context:
-        figure = Figure(at.size_in, layout="constrained")
-        axes = list(figure.subplots(at.lines, at.columns, sharex=True, sharey=True, squeeze=False).flat)
-        for ax, strip, (values, group) in zip(axes, strips, panels, strict=False):
-            draw(ax, group, looks, x is SIZE, medium)
-            title = ", ".join([*map(plain, values[:2]), *map(setting, keys[2:], values[2:])])
-            ax.set_title(safe(title, at.title), fontsize=8 * medium.scale, pad=(strip + 5) * medium.scale)
-            ax.set(xlabel=x.title, ylabel=y.title)
+    exponents(legend, powers)
+    if x is not SIZE:
+        legend += fronts.handles([group for _, group in panels], medium)
+    lines = [group.loc[~group["drawn"], "label"].nunique() if x is SIZE else len(fronts.failures(group))
+             for _, group in panels]  # fmt: skip
+    with drawing(medium):
+        figure, axes, at = canvas(medium, titles, legend, [count * STRIP_POINTS for count in lines])
+        for ax, (_, group) in zip(axes, panels, strict=False):
+            if x is SIZE:
+                draw(ax, group, looks, medium)
+            else:
+                fronts.draw(ax, group, looks, medium)
             for tolerance in group["tolerance"].dropna().unique() if tolerances else ():
                 ax.axhline(tolerance, **medium.scaled(TOLERANCE))
             for line, floor in zip((ax.axvline, ax.axhline), floors, strict=True):
                 if floor is not None:
                     line(floor, **medium.scaled(FLOOR))
         _scales(axes, placed, x, y, at.crowded)
-        _outer_labels(axes, len(panels), at.columns, x.title)
-        figure.legend(handles=legend, fontsize=7 * medium.scale, frameon=False, handlelength=2.8, **at.legend)
+        outer_labels(axes, len(panels), at.columns, x.title, y.title)
         lost = counted(rows.loc[rows["params"].isna() & ~rows.index.duplicated(), "status"])
-        caption = f"{note} {environment(rows)}." + (f" Not drawn, since their P is unknown: {lost}." if lost else "")
-        text = safe(caption, int(at.size_in[0] / medium.scale * 19))
-        figure.supxlabel(text, fontsize=6 * medium.scale, x=0.01, ha="left", color="0.3")
+        unplaced = f" Not drawn, since their P is unknown: {lost}." if lost else ""
+        told = f" {POWERS}" if powers else ""
+        caption(figure, f"{note}{told} {environment(rows)}.{unplaced}", medium)
     return figure
+
+
+def _powers(rows: DataFrame, y: Axis) -> dict[str, Fit]:
+    """The fitted power of P of each label, of a measure that is one."""
+    measure = next((name for name, column in MEASURES.items() if column == y.column), None)
+    found = {str(label): fit(own, measure) for label, own in over_processes(rows).groupby("label")} if measure else {}
+    return {label: seen for label, seen in found.items() if seen is not None}
 
 
 def _drawable(rows: DataFrame, x: Axis, y: Axis) -> tuple[DataFrame, list[float | None]]:
@@ -188,26 +144,9 @@ def _scales(axes: list[Axes], rows: DataFrame, x: Axis, y: Axis, crowded: float)
             margin = max((rows["x"].max() / rows["x"].min()) ** 0.07, 1.1)
             ax.set_xlim(rows["x"].min() / margin, rows["x"].max() * margin)
         if not rows["drawn"].any():
-            ax.set(ylim=(0.1, 10), yticks=[])
-            ax.text(0.5, 0.5, "nothing was measured", ha="center", transform=ax.transAxes)
+            empty(ax)
             if x is not SIZE or rows.empty:
                 ax.set(xlim=(0.1, 10), xticks=[])
                 continue
-        shown = (ax.xaxis, *([ax.yaxis] if rows["drawn"].any() and y.column != "relative_error" else []))
-        for axis in shown:
-            low, high = axis.get_view_interval()
-            decades = math.log10(high / low) * (crowded if axis is ax.xaxis else 1)
-            steps = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
-            axis.set_major_locator(LogLocator(subs=list(steps)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
-
-
-def _outer_labels(axes: list[Axes], used: int, columns: int, title: str) -> None:
-    """Labels only where no panel follows below or to the left; unused places stay empty."""
-    for index, ax in enumerate(axes):
-        ax.label_outer()
-        ax.set_visible(index < used)
-        if index < used <= index + columns:
-            ax.xaxis.set_tick_params(labelbottom=True)
-            ax.set_xlabel(title, visible=True)
+        named = y.column != "relative_error" and bool(rows["drawn"].any())
+        plain_numbers(ax, crowded, (ax.xaxis, ax.yaxis) if named else (ax.xaxis,))

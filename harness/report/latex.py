@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import chain, count
 
 import pandas
 from pandas import DataFrame, Series
+from pandas.io.formats.style import Styler
 
 from harness.report import summary
 from harness.report.rows import differing, environment, over_processes, plain, prepared, setting
@@ -31,11 +32,11 @@ SETUP = r"""\begingroup
 """
 # Heading -> column, and how its number is written.
 NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "time (ms)": ("median_s", lambda seconds: _figures(1e3 * seconds)),
-    "from": ("low_s", lambda seconds: _figures(1e3 * seconds)),
-    "to": ("high_s", lambda seconds: _figures(1e3 * seconds)),
-    "gradients": ("gradients", lambda ratio: _figures(ratio)),
-    "peak (MiB)": ("tensor_peak_bytes", lambda size: _figures(size / 2**20)),
+    "time (ms)": ("median_s", lambda seconds: digits(1e3 * seconds)),
+    "from": ("low_s", lambda seconds: digits(1e3 * seconds)),
+    "to": ("high_s", lambda seconds: digits(1e3 * seconds)),
+    "gradients": ("gradients", lambda ratio: digits(ratio)),
+    "peak (MiB)": ("tensor_peak_bytes", lambda size: digits(size / 2**20)),
     "error": ("relative_error", lambda error: f"{error:.1e}" if error else "0"),
 }
 # What the caption tells of a heading or of a word behind a row.
@@ -48,6 +49,7 @@ MEANINGS = {
     "contended": "contended: another process wanted the processor",
 }
 WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
+NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 NONE = "{--}"  # in braces a cell of an S column is text
 NAMES, NOTES = (rf">{{\raggedright\arraybackslash}}{width}" for width in ("X", "p{5em}"))  # X: what width is left
 FEW = 5  # columns beside which notes have room for a line each
@@ -68,7 +70,7 @@ def _breakable(text: object) -> str:
     return re.sub(r"(\\_|[=/])(?=\w)", r"\1\\allowbreak{}", tex(text))
 
 
-def _figures(number: float) -> str:
+def digits(number: float) -> str:
     """Three significant digits, zeros too, so that a column's points are below one another."""
     return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:#.3g}".rstrip(".")
 
@@ -80,10 +82,25 @@ def latex(frame: DataFrame) -> str:
     tables: dict[str, str] = {}  # by label
     for values, group in rows.groupby(keys, dropna=False):
         told = [*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]
-        name = "tab:" + re.sub("[^a-z0-9]+", "-", " ".join(told).lower()).strip("-")
+        name = f"tab:{slug(*told)}"
         label = next(label for label in chain([name], (f"{name}-{n}" for n in count(2))) if label not in tables)
         tables[label] = _table(group, _breakable(", ".join(told)), label)
-    return HEAD + "".join(f"\n{SETUP}{table}\\endgroup\n" for table in tables.values())
+    return document(tables.values())
+
+
+def document(tables: Iterable[str]) -> str:
+    """What a paper can take in."""
+    return HEAD + "".join(f"\n{SETUP}{table}\\endgroup\n" for table in tables)
+
+
+def slug(*told: str) -> str:
+    """Text as a part of a label."""
+    return re.sub("[^a-z0-9]+", "-", " ".join(told).lower()).strip("-")
+
+
+def problem(rows: DataFrame) -> str:
+    """What ends the label of a table of all prepared rows: `-mlp`, their problem, where they have one."""
+    return f"-{slug(rows['problem'].iloc[0])}" if rows["problem"].nunique() == 1 else ""
 
 
 def _table(rows: DataFrame, title: str, label: str) -> str:
@@ -122,6 +139,38 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
     meanings = "; ".join([f"Time: median of the calls after the first, {bold}",
                           *(meaning for word, meaning in MEANINGS.items() if word in words)])  # fmt: skip
     caption = f"{title}{size}. {meanings}. {tex(environment(rows))}."
+    return _written(styler, columns, caption, label)
+
+
+def listing(rows: DataFrame, caption: str, label: str, best: Sequence[Hashable] = (), column: str = "") -> str:
+    """One longtable of arbitrary texts, which may be broken, and numbers; `best` are the rows whose `column` is bold.
+
+    A column is of numbers if all that is in it are. A first column with one value is told in the caption instead; where
+    the first has some values several times each is told once, and rules part them.
+    """
+    if rows.iloc[:, 0].nunique() == 1:
+        caption, rows = f"{_breakable(rows.iloc[0, 0])}. {caption}", rows.iloc[:, 1:]
+    shown, columns = DataFrame(index=rows.index), []
+    for heading, values in rows.astype("str").items():
+        known = values != ""
+        if known.any() and values[known].str.fullmatch(NUMBER).all():
+            shown["$P$" if heading == "P" else heading] = values.where(known, NONE)
+            columns.append(_column(values[known]))
+        else:
+            shown[str(heading)] = values.map(_breakable)
+            columns.append(NAMES)
+    again = rows.iloc[:, 0].eq(rows.iloc[:, 0].shift())
+    if again.any():
+        columns[0] = "r" if columns[0] != NAMES else NAMES  # a rule may not stand in a column of numbers
+        first = shown.iloc[:, 0].mask(again, "")
+        shown.iloc[:, 0] = first.mask(~again & (rows.index > rows.index[0]), r"\midrule " + first)
+    styler = shown.style.hide(axis="index")
+    if len(best):
+        styler.set_properties(subset=(list(best), [column]), bfseries="")
+    return _written(styler, columns, caption, label)
+
+
+def _written(styler: Styler, columns: Sequence[str], caption: str, label: str) -> str:
     table = styler.to_latex(environment="longtable", hrules=True, siunitx=True, column_format="".join(columns),
                             caption=caption, label=label)  # fmt: skip
     table = table.replace(rf"\caption[]{{{caption}}}", r"\caption[]{continued}")
@@ -136,7 +185,8 @@ def _count(number: float) -> str:
 def _column(texts: Series) -> str:
     """The S column that these numbers fit: digits before and after the point, and of the exponent."""
     parts = texts.str.extract(r"^-?(\d+)\.?(\d*)(?:e[+-]0*(\d+))?$").fillna("").map(len).max()
-    return f"S[table-format={parts[0]}.{parts[1]}{f'e-{parts[2]}' if parts[2] else ''}]"
+    sign = "-" if texts.str.startswith("-").any() else ""
+    return f"S[table-format={sign}{parts[0]}.{parts[1]}{f'e-{parts[2]}' if parts[2] else ''}]"
 
 
 def _note(row: Series) -> str:

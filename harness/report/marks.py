@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from pandas import DataFrame
 
+from harness.report.fits import Fit
 from harness.report.medium import Medium
 from harness.report.rows import interval, plain
 
@@ -27,12 +28,14 @@ CONTENDED: dict[str, Any] = {"marker": "o", "markersize": 11, "markeredgewidth":
                              "markeredgecolor": "0.5", "linestyle": ""}  # fmt: skip
 MARKER: dict[str, Any] = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.4}
 LINE: dict[str, Any] = {"linewidth": 1.1}
+BAR: dict[str, Any] = {"linewidth": 0.8}  # of an interval
 TOLERANCE: dict[str, Any] = {"color": "0.35", "linewidth": 1.0, "linestyle": (0, (6, 2))}
 FLOOR: dict[str, Any] = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (1, 2))}
 # What stands for a value that is not there.
 LETTERS = {"timeout": "T", "oom": "M", "unsupported": "U", "crashed": "C", "error": "E", "nonfinite": "N", "wrong": "W",
            "ok": "?"}  # fmt: skip
 WORDS = {"oom": "out of memory", "ok": "not measured"}
+BEFORE_EXPONENT = 32  # characters of a name, up to which its exponent goes behind it
 STRIP_POINTS = 9.0  # height of one method's line of failures above the axes
 
 
@@ -54,46 +57,43 @@ def styles(frame: DataFrame) -> dict[str, Style]:
     }
 
 
-def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], by_size: bool, medium: Medium) -> None:
-    """One panel: rows with columns x and y where `drawn`, as lines; the others above the axes."""
+def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], medium: Medium) -> None:
+    """One panel over P: rows with columns x and y where `drawn`, as lines; the others above the axes."""
     drawn = rows[rows["drawn"]]
-    dashes: dict[str, Any] = {label: look.dashes or "" for label, look in looks.items()}
-    shape: dict[str, Any] = {"estimator": "median", "errorbar": interval, "err_style": "bars"}
-    if not by_size:
-        drawn = drawn.groupby(["label", "params", "status", "contended"], as_index=False)[["x", "y"]].median()
-        shape = {"estimator": None, "sort": False}
+    shape: dict[str, Any] = {"dashes": {label: look.dashes or "" for label, look in looks.items()},
+                             "estimator": "median", "errorbar": interval, "err_style": "bars"}  # fmt: skip
     if len(drawn):
         seaborn.lineplot(
             drawn, x="x", y="y", hue="label", style="label", legend=False, ax=ax, **medium.scaled(LINE | MARKER),
             palette={label: look.colour for label, look in looks.items()},
             markers={label: look.marker for label, look in looks.items()},
-            dashes=dashes, **shape,
+            **shape,
         )  # fmt: skip
+    rings(ax, drawn, medium)
+    for line, (label, failed) in enumerate(rows[~rows["drawn"]].groupby("label")):
+        raised = led(ax, line, [looks[str(label)]], medium)
+        place = blended_transform_factory(ax.transData, ax.transAxes) + raised
+        for status, group in failed.groupby("status"):
+            ax.plot(group["x"], [1.0] * len(group), **medium.scaled(_letter(status)), color=looks[str(label)].colour,
+                    clip_on=False, transform=place)  # fmt: skip
+
+
+def rings(ax: Axes, drawn: DataFrame, medium: Medium) -> None:
+    """What is around a marker that was measured under contention, or is not right."""
     contended = drawn[drawn["contended"]]
     ax.plot(contended["x"], contended["y"], **medium.scaled(CONTENDED))
     suspect = drawn[drawn["status"] != "ok"].groupby(["label", "params"])[["x", "y"]].median()
     ax.plot(suspect["x"], suspect["y"], **medium.scaled(SUSPECT))
-    missing = rows[~rows["drawn"]]
-    for line, (label, failed) in enumerate(missing.groupby("label")):
-        _strip(ax, line, looks[str(label)], failed, by_size, medium)
 
 
-def _strip(ax: Axes, line: int, look: Style, failed: DataFrame, by_size: bool, medium: Medium) -> None:
-    """One method's values that are not there: a line above the axes, led by its marker, a letter at each P."""
-    points = (5 + line * STRIP_POINTS) * medium.scale
-    raised = ScaledTranslation(0, points / 72, ax.figure.dpi_scale_trans)
-    edge = ax.transAxes + raised
-    ax.plot([-0.03], [1], marker=look.marker, **medium.scaled(MARKER), color=look.colour, clip_on=False, transform=edge)
-    if by_size:
-        place = blended_transform_factory(ax.transData, ax.transAxes) + raised
-        for status, group in failed.groupby("status"):
-            ax.plot(group["x"], [1.0] * len(group), **medium.scaled(_letter(status)), color=look.colour, clip_on=False,
-                    transform=place)  # fmt: skip
-        return
-    said = (f"{WORDS.get(str(status), status)} at P={', '.join(f'{p:.0f}' for p in sorted(set(group['params'])))}"
-            for status, group in failed.groupby("status"))  # fmt: skip
-    text = textwrap.shorten("; ".join(said), 54, placeholder=" …")
-    ax.text(0, 1, text, fontsize=6 * medium.scale, color="0.2", va="center", transform=edge)
+def led(ax: Axes, line: int, looks: Sequence[Style], medium: Medium) -> ScaledTranslation:
+    """The markers that lead a line above the axes; how far that is above them."""
+    up = (5 + line * STRIP_POINTS) * medium.scale / 72
+    for place, look in enumerate(looks):
+        aside = ScaledTranslation((place * STRIP_POINTS - 4) * medium.scale / 72, up, ax.figure.dpi_scale_trans)
+        ax.plot([0], [1], marker=look.marker, **medium.scaled(MARKER), color=look.colour, clip_on=False,
+                transform=ax.transAxes + aside)  # fmt: skip
+    return ScaledTranslation(0, up, ax.figure.dpi_scale_trans)
 
 
 def _letter(status: object) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def handles(
 ) -> list[Line2D]:
     """For the legend: every method of the run, then each mark that this figure has."""
     found = [
-        Line2D([], [], color=look.colour, marker=look.marker, label=safe(label, 34),
+        Line2D([], [], color=look.colour, marker=look.marker, label=safe(label, 34), gid=label,
                linestyle=(0, look.dashes) if look.dashes else "-", **medium.scaled(LINE | MARKER))
         for label, look in looks.items()
     ]  # fmt: skip
@@ -116,13 +116,23 @@ def handles(
         found.append(Line2D([], [], **medium.scaled(CONTENDED), label="measured under contention"))
     if by_size:
         for status in rows.loc[~rows["drawn"], "status"].unique():
-            word = WORDS.get(status, status)
+            word = WORDS.get(str(status), status)
             found.append(Line2D([], [], **medium.scaled(_letter(status)), color="0.2", label=f"{word} (above its P)"))
     if tolerance:
         found.append(Line2D([], [], **medium.scaled(TOLERANCE), label="tolerance"))
     if floored:
         found.append(Line2D([], [], **medium.scaled(FLOOR), label="exactly 0, drawn here"))
     return found
+
+
+def exponents(legend: Sequence[Line2D], powers: Mapping[str, Fit]) -> None:
+    """Tell each label's exponent of P behind it in a legend, with its interval; below it where it is long."""
+    for handle, seen in ((handle, powers.get(str(handle.get_gid()))) for handle in legend):
+        if seen is not None:
+            name = str(handle.get_label())
+            told = f"$P^{{{seen.exponent:.1f}}}$ [{seen.low:.1f}, {seen.high:.1f}]"
+            last = name.rsplit("\n", maxsplit=1)[-1]
+            handle.set_label(f"{name}{'  ' if len(last) < BEFORE_EXPONENT else chr(10)}{told}")
 
 
 def safe(text: str, width: int) -> str:

@@ -80,12 +80,13 @@ def places(medium: Medium, panels: int, strip_in: float, labels: Sequence[str]) 
     width, height = (4.4, 3.3) if panels == 1 else (2.9, 2.4)
     title, crowded = 66 if panels == 1 else 44, 1.0
     entries = sum(label.count("\n") + 1 for label in labels)
-    beside, legend, above = LEGEND_IN, {"loc": "outside right upper"}, 0.0
+    longest = max((_letters(line) for label in labels for line in label.split("\n")), default=1)
+    entry_in = 0.055 * longest + 0.45
+    beside, legend, above = max(LEGEND_IN, entry_in), {"loc": "outside right upper"}, 0.0
     if medium.width_in is not None:
         room = medium.width_in / medium.scale
-        if room < LEGEND_IN + PANEL_IN * min(panels, 2):
-            longest = max((len(line) for label in labels for line in label.split("\n")), default=1)
-            fitting = max(1, int(room / (0.055 * longest + 0.45)))
+        if room < beside + PANEL_IN * min(panels, 2):
+            fitting = max(1, int(room / entry_in))
             beside, legend = 0.0, {"loc": "outside upper left", "ncols": fitting}
             above, entries = ENTRY_IN * math.ceil(entries / fitting), 0
         columns = min(columns, max(1, int((room - beside) / PANEL_IN)))
@@ -96,3 +97,8 @@ def places(medium: Medium, panels: int, strip_in: float, labels: Sequence[str]) 
     tall = max(lines * (height + strip_in), ENTRY_IN * entries) + above + 0.6
     size = (medium.width_in or columns * width + beside, tall * medium.scale)
     return Places(columns, lines, title, crowded, size, legend)
+
+
+def _letters(line: str) -> int:
+    """How many letters a line of a legend shows, less the marks of its mathematics."""
+    return len(re.sub(r"(?<!\\)[$^{}]", "", line))

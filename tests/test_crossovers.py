@@ -1,0 +1,63 @@
+"""Where one way becomes faster than another, against records in which it was planted, and in which there is noise."""
+
+import pytest
+
+from harness.report.crossovers import crossovers
+from tests.grown import SIZES, grown, loaded
+
+
+def told(tmp_path, *records):
+    return [str(seen) for seen in crossovers(loaded(tmp_path, [entry for group in records for entry in group]))]
+
+
+def test_a_planted_one_is_found_at_its_place(tmp_path) -> None:
+    slower, faster = (grown(*way, rounds=3, noise=0.02, seed=seed) for seed, way in
+                      enumerate((("naive_loop", 1.0, 1e-6 * 510), ("vmap_hvp", 2.0, 1e-6))))  # fmt: skip
+    (seen,) = crossovers(loaded(tmp_path, slower + faster))
+    assert (seen.faster, seen.slower, seen.low, seen.high, seen.processes) == ("naive_loop", "vmap_hvp", 400, 800, 3)
+    assert seen.params == pytest.approx(510, rel=0.1)
+    assert "is faster than vmap_hvp from P = " in str(seen)
+    assert str(seen).endswith(" on (between 400 and 800)")
+
+
+def test_one_process_a_cell_is_said_to_be_and_needs_more_than_a_tenth(tmp_path) -> None:
+    base = grown("naive_loop", 1.0, scale=1e-6, samples=3)
+    clear = grown("vmap_hvp", 2.0, scale=1e-6 / 510, samples=3)
+    (said,) = told(tmp_path / "a", base, clear)
+    assert said == ("mlp: naive_loop is faster than vmap_hvp from P = 510 on (between 400 and 800; one process a cell)")
+    assert told(tmp_path / "b", base, grown("vmap_hvp", 1.03, scale=1e-6 / 400**0.03, samples=3)) == []
+    single = grown("vmap_hvp", 2.0, scale=1e-6 / 510)  # one sample: no interval
+    assert told(tmp_path / "c", base, single) == []
+
+
+def test_only_the_last_change_is_told_and_only_where_the_end_is_decided(tmp_path) -> None:
+    base = grown("naive_loop", 1.0, scale=1e-6, rounds=3)
+    back = grown("vmap_hvp", 1.0, scale=2e-6, rounds=3)
+    for entry in back[6:9]:  # faster at P = 400 alone
+        entry["times_s"] = [1e-6]
+    assert told(tmp_path / "a", base, back) == [
+        "mlp: naive_loop is faster than vmap_hvp from P = 740 on (between 400 and 800)"]  # fmt: skip
+    for entry in back[12:]:  # a tie at the largest
+        entry["times_s"] = base[12]["times_s"]
+    assert told(tmp_path / "b", base, back) == []
+
+
+def test_noise_and_ties_are_none(tmp_path) -> None:
+    """Two equal ways, 5 % noise, three rounds, five sizes: by the range alone some 19 of 200 would be told."""
+    found = 0
+    for seed in range(200):
+        one, other = (grown(way, 2.0, noise=0.05, rounds=3, seed=2 * seed + place) for place, way in enumerate("ab"))
+        found += len(told(tmp_path / str(seed), one, other))
+    assert found <= 5
+    assert told(tmp_path / "ties", grown("a", 1.0, rounds=3), grown("b", 1.0, rounds=3)) == []
+
+
+def test_a_wrong_process_decides_nothing(tmp_path) -> None:
+    base = grown("naive_loop", 1.0, scale=1e-6, rounds=3)
+    other = grown("vmap_hvp", 2.0, scale=1e-6 / 510, rounds=3)
+    for entry in other[1 :: len(SIZES) * 3]:
+        entry["status"] = "wrong"
+    assert len(told(tmp_path / "a", base, other)) == 1
+    for entry in other[1::3]:
+        entry["status"] = "wrong"
+    assert told(tmp_path / "b", base, other) == []
