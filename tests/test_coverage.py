@@ -118,7 +118,8 @@ def test_panels_that_differ_in_seed_or_subset_are_told_apart_and_none_is_dropped
     frame = frame_of([*records, cell("vmap_hvp", problem="alone", sketch=[1.0] * 32)])
     titles = [title for title, _ in pairs.comparable(frame)]
     assert len(titles) == len(set(titles)) == 12
-    assert titles[0] == "mlp, hessian, P=109115138, subset 64, seed 0"
+    assert titles[0] == "mlp, hessian, P=109115138, seed 0"
+    assert titles[-1] == "mlp, hessian subset=64, P=109115138, seed 5"
     figure = report.disagreement(frame)
     assert "The first 9 of 12." in figure.get_supxlabel().replace("\n", " ")
     assert sum(bool(ax.get_title()) for ax in figure.axes) == 9

@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from harness import report
-from harness.report import fits, latex, tables, verdicts
+from harness.report import crossovers, fits, latex, tables, verdicts
 from harness.report.rows import environment, over_processes, prepared
 from harness.report.summary import summary
 from tests.test_report import cell, curves, failed, frame_of, letters, misspelt  # noqa: F401  frame_of is a fixture
@@ -124,7 +124,7 @@ def test_fits_crossovers_and_contests_are_of_one_subset(frame_of):  # noqa: F811
            for method, seconds in (("vmap_hvp", 2.0), ("rows", 1.0))]  # fmt: skip
     frame = frame_of([*whole, *few])
     assert {(fit.place, fit.sizes) for fit in fits.fits(frame)} == {("mlp, quantity hessian", 4)}
-    assert fits.crossovers(frame) == []
+    assert crossovers.crossovers(frame) == []
     fastest = next(section.sentences for section in summary(frame) if section.title == "Fastest")
     assert sum("quantity hessian subset=" in sentence for sentence in fastest) == 2
 

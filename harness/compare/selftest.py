@@ -92,8 +92,7 @@ def selftest(runs: int, load: float, cells: Path | None = None) -> int:
             folder, worse = root / str(number), jobs[number % len(jobs)]
             took_s = _measure(launcher, root, folder, jobs, worse, number)
             for name in SLOWER:
-                shutil.copytree(folder / "base", folder / f"{name}, base")
-                _complete(folder / name, folder / "same", worse)
+                _copy_cells(folder / "base", folder / f"{name}, base", worse, its=True)
             began = time.monotonic()
             found = confirm((folder / "base", folder / "same"), launcher, CONFIRM_S)
             durations.append(took_s + time.monotonic() - began)
@@ -102,16 +101,14 @@ def selftest(runs: int, load: float, cells: Path | None = None) -> int:
             for name in CHANGED:
                 counts[f"the same: cells {name}"] += int((found["verdict"] == name).sum())
             for name in SLOWER:
-                found = confirm((folder / f"{name}, base", folder / name), launcher, CONFIRM_S)
+                sides = folder / f"{name}, base", folder / name
+                for source, side in zip((folder / "base", folder / "same"), sides, strict=True):
+                    _copy_cells(source, side, worse, its=False)
+                found = confirm(sides, launcher, CONFIRM_S)
                 _print_rows(name, found[_of(found, worse)])
                 counts[name] += _slower(found, worse)
-            for name, (_, counter) in EXACT.items():
-                for side in ("exact", name):
-                    job = _made_worse(worse, name, root) if side == name else worse
-                    launcher.run(replace(job, passes=("exact",)), folder / side)
-                base, changed = (record.load(folder / side) for side in ("exact", name))
-                told = [compare(base, seen) for seen in (changed, changed.assign(cpu="another machine's"))]
-                counts[name] += all(_slower(found, worse, counter) for found in told)
+            for name in EXACT:
+                counts[name] += _exact_is_found(launcher, root, folder / "exact", worse, name)
             print(f"run {number + 1}/{runs}: {counts}", file=sys.stderr, flush=True)
             shutil.rmtree(folder)
     _print(counts, runs, len(jobs), durations, load)
@@ -178,11 +175,20 @@ def _copy(package: Path, ratio: float | None = None, operator: str = "") -> None
             stream.write(TAIL.format(ratio=ratio, result=result, names=QUANTITIES))
 
 
-def _complete(folder: Path, same: Path, worse: Job) -> None:
-    """Give a folder that holds one cell made worse all other cells, from a folder of all."""
-    for job in same.rglob("job.json"):
-        if not _is(Job.from_dict(json.loads(job.read_text())), worse):
-            shutil.copytree(job.parent, folder / job.parent.name)
+def _copy_cells(source: Path, target: Path, worse: Job, its: bool) -> None:
+    """Copy the cells of a run folder, those of the cell that was made worse or all others."""
+    for file in source.rglob("job.json"):
+        if _is(Job.from_dict(json.loads(file.read_text())), worse) == its:
+            shutil.copytree(file.parent, target / file.parent.name)
+
+
+def _exact_is_found(launcher: Launcher, root: Path, folder: Path, worse: Job, name: str) -> bool:
+    """Whether an exact change of a cell is found, also where another machine is said to have run it."""
+    jobs = worse, _made_worse(worse, name, root)
+    paths = [launcher.run(replace(job, passes=("exact",)), folder / name) for job in jobs]
+    base, changed = map(record.load, paths)
+    told = [compare(base, seen) for seen in (changed, changed.assign(cpu="another machine's"))]
+    return all(_slower(found, worse, EXACT[name][1]) for found in told)
 
 
 def _is(job: Job, cell: Job) -> bool:

@@ -9,7 +9,7 @@ import numpy
 from pandas import DataFrame, Series
 
 from harness.report.fits import BEYOND, MEASURES, Fit, fit, places, rounded
-from harness.report.rows import over_processes, plain
+from harness.report.rows import SETTINGS, over_processes, plain
 
 PEAKS = ("tensor peak", "process peak")  # of MEASURES; the process holds its tensors, so that both must fit
 OUT, FURTHEST, CONSTANT = "ran out of memory there", "fit followed no further", "does not grow measurably"
@@ -46,9 +46,10 @@ def capacities(frame: DataFrame, memory_gb: float) -> list[Capacity]:
     The peaks are above the start of the call. A fit is followed up to BEYOND times the largest P measured, and never
     past a P that ran out of at least as much memory, nor against a peak that was measured.
     """
+    whatever_the_limit = [name for name in SETTINGS if name != "memory_limit"]
     return [
         seen
-        for place, rows in places(frame)
+        for place, rows in places(frame, whatever_the_limit)
         for way, own in rows.groupby("label")
         if (seen := _capacity(own, place, plain(way), memory_gb)) is not None
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy
 from pandas import DataFrame
 from scipy import stats
 
-from harness.report.rows import differing, over_processes, plain, prepared, setting, significant
+from harness.report.rows import SETTINGS, differing, over_processes, plain, prepared, setting, significant
 
 FEWEST = 4  # sizes that a line is fitted to: with three, the interval is 12.7 standard errors to either side
 BEYOND = 10.0  # times the largest P measured, up to which a fit is followed
@@ -85,11 +85,11 @@ def fit(rows: DataFrame, measure: str, place: str = "", way: str = "") -> Fit | 
                float(x.mean()), spread, float(known.index.max()))  # fmt: skip
 
 
-def places(frame: DataFrame) -> Iterator[tuple[str, DataFrame]]:
-    """The prepared rows of known P, a row a process, by problem and setting, which are named."""
+def places(frame: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[tuple[str, DataFrame]]:
+    """The prepared rows of known P, a row a process, by problem and these settings, which are named."""
     rows = prepared(frame)
     rows = rows[rows["params"].notna()]
-    keys = ["problem", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows)]
+    keys = ["problem", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows, settings)]
     for values, group in rows.groupby(keys, dropna=False):
         told = [plain(values[0]), *(setting(key, value) for key, value in zip(keys[1:], values[1:], strict=True))]
         yield ", ".join(told), group

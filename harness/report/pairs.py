@@ -9,7 +9,7 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from pandas import DataFrame, isna
+from pandas import DataFrame
 
 from harness.report.canvas import RC, caption, empty
 from harness.report.marks import safe
@@ -51,15 +51,13 @@ def comparable(frame: DataFrame) -> list[tuple[str, DataFrame]]:
     extra = differing(rows)
     rows["way"] = [" ".join([row["label"], *(setting(name, row[name]) for name in extra)])
                    for row in rows.to_dict("records")]  # fmt: skip
-    of_quantity = rows.groupby("quantity")
-    told = [name for name in ("vectors", "subset", "seed") if of_quantity[name].nunique(dropna=False).gt(1).any()]
+    seeds = rows.groupby("quantity")["seed"].nunique().gt(1).any()
     found = []
     for _, group in rows.groupby(SAME, dropna=False):
         group = group.drop_duplicates("way").sort_values("way")
         first = group.iloc[0]
         parts = [plain(first["problem"]), plain(first["quantity"]), f"P={first['params']:.0f}"]
-        parts += ["all parameters" if name == "subset" and isna(first[name]) else setting(name, first[name])
-                  for name in told]  # fmt: skip
+        parts += [setting("seed", first["seed"])] if seeds else []
         if len(group) > 1:
             found.append((", ".join(parts), group))
     return sorted(found, key=lambda panel: tuple(panel[1][["problem", "quantity", "params"]].iloc[0]))

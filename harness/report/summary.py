@@ -71,7 +71,7 @@ def fastest(rows: DataFrame) -> list[str]:
     for _, group in rows.groupby(keys, dropna=False):
         told_apart = [setting(key, group[key].iloc[0]) for key in keys[2:]]
         place = [plain(group["problem"].iloc[0]), _size(group["params"].iloc[0]), *told_apart]
-        whole = group.groupby("label").filter(lambda of: of["status"].eq("ok").all() and of["median_s"].notna().all())
+        whole = group.groupby("label").filter(lambda of: of["status"].eq("ok").all() and of["median_s"].gt(0).all())
         times = whole.groupby("label")["median_s"].median().sort_values()
         if len(times) < 2:
             continue
