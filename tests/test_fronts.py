@@ -33,7 +33,7 @@ def test_the_front_goes_round_what_nothing_beats(frame_of):  # noqa: F811
     figure = report.time_against_memory(frame_of(records))
     (drawn,) = lines(figure, fronts.FRONT)
     numpy.testing.assert_allclose(drawn, [(1, 90), (1, 90), (4, 90), (4, 30), (16, 30), (16, 10), (16, 10)])
-    assert "no other is less in both" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "Pareto front" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_only_cells_of_one_size_compete(frame_of):  # noqa: F811

@@ -69,7 +69,7 @@ def handles(panels: Iterable[DataFrame], medium: Medium) -> list[Line2D]:
     panels = [_points(group) for group in panels]
     found = []
     if any((points[points["whole"]].groupby("params").size() > 1).any() for points in panels):
-        found.append(Line2D([], [], **medium.scaled(FRONT), label="no other is less in both"))
+        found.append(Line2D([], [], **medium.scaled(FRONT), label="Pareto front"))
     if any(points["chain"].notna().any() for points in panels):
         found.append(Line2D([], [], **medium.scaled(CHAIN), label="one method's chunk sizes"))
     return found

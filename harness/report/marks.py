@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,12 +50,19 @@ class Style:
 
 
 def styles(frame: DataFrame) -> dict[str, Style]:
-    """The style of each method label: by its place among the sorted labels, the same in every figure."""
-    labels = sorted(set(frame["label"].astype("object").fillna("?")))
+    """The style of each method label: by its place among the sorted labels, the same in every figure.
+
+    Numbers in labels are sorted as numbers: chunk_size=8 comes before chunk_size=16.
+    """
+    labels = sorted(set(frame["label"].astype("object").fillna("?")), key=_natural)
     return {
         label: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
         for i, label in enumerate(labels)
     }
+
+
+def _natural(label: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]+)", label)]
 
 
 def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], medium: Medium) -> None:
