@@ -210,7 +210,7 @@ def test_a_paper_compiles_with_the_tables_and_figures_of_two_baselines(frame_of,
 
 \noindent\includegraphics{{quick/speedup_against_size}}
 
-\noindent\includegraphics{{hvp/time_against_memory}}
+\noindent\includegraphics{{quick/time_against_memory}}
 
 \input{{hostile/table}}
 \end{{document}}

@@ -102,6 +102,6 @@ def speedup_against_size(frame: DataFrame, baseline: str, medium: Medium = SCREE
             ax.set(xscale="log", yscale="log", ylim=(found["speedup"].min() / 2, 2 * found["speedup"].max()))
             ax.grid(which="major", linewidth=0.5, color="0.9")
             plain_numbers(ax, at.crowded)
-        outer_labels(axes, len(panels), at.columns, "parameters P", f"times as fast as {safe(baseline, 24)}")
-        caption(figure, f"{MEANING} ({_by(found)}). {environment(prepared(frame))}.", medium)
+        outer_labels(axes, len(panels), at.columns, "parameters P", "times as fast")
+        caption(figure, f"Baseline: {plain(baseline)}. {MEANING} ({_by(found)}). {environment(prepared(frame))}.", medium)
     return figure
