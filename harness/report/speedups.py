@@ -103,5 +103,6 @@ def speedup_against_size(frame: DataFrame, baseline: str, medium: Medium = SCREE
             ax.grid(which="major", linewidth=0.5, color="0.9")
             plain_numbers(ax, at.crowded)
         outer_labels(axes, len(panels), at.columns, "parameters P", "times as fast")
-        caption(figure, f"Baseline: {plain(baseline)}. {MEANING} ({_by(found)}). {environment(prepared(frame))}.", medium)
+        note = f"Baseline: {plain(baseline)}. {MEANING} ({_by(found)}). {environment(prepared(frame))}."
+        caption(figure, note, medium)
     return figure
