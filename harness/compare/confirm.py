@@ -32,6 +32,7 @@ def confirm(
     record, or what it ran is not there any more.
     """
     began = time.monotonic()
+    folders = [folder.resolve() for folder in folders]  # as frames name their files
     apart = not in_turn(*map(record.load, folders))
     ran: set[str] = set()  # files of the new records
     untimed: set[str] = set()
