@@ -7,6 +7,7 @@ import signal
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -83,7 +84,17 @@ def main() -> None:
         if asked_for_all:
             raise
         cause = f"\n{error.__cause__}" if error.__cause__ is not None else ""
-        raise SystemExit(f"harness: {error}{cause}") from error
+        _fail(f"harness: {error}{cause}")
+    except SystemExit as ended:
+        if not isinstance(ended.code, str):
+            raise
+        _fail(ended.code)
+
+
+def _fail(message: str) -> NoReturn:
+    """End with a message, and with 3 where a comparison was asked for: 1 would be a regression."""
+    print(message, file=sys.stderr)
+    sys.exit(3 if any(entry.startswith("baseline=") for entry in sys.argv[1:]) else 1)
 
 
 if __name__ == "__main__":

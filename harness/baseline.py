@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,6 @@ class Comparison:
     def beside(self) -> bool:
         """Whether the baseline is measured in the same run, in a folder of its own."""
         return self.baseline.startswith(("git:", "interpreter:"))
-
-    def outside(self) -> str:
-        """Files that both sides take from the candidate, and that the baseline's commit has otherwise or not at all."""
-        kind, _, ref = self.baseline.partition(":")
-        changed = _git("diff", "--name-only", ref, "--", *OUTSIDE).splitlines() if kind == "git" else []
-        return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Comparison | None:
@@ -93,20 +87,29 @@ def conclude(asked: Comparison, output: Path) -> int:
     try:
         frames = [record.load(place) for place in (base, candidate)]
         looks = LOOKS if asked.beside and asked.confirm_s else 1
+        if asked.beside and (frames[0]["status"] == "error").all() and (frames[1]["status"] != "error").any():
+            raise JobError(f"no cell of {asked.baseline} could be run: {frames[0]['message'].iloc[0]}")
         verdicts = compare(*frames, guard=asked.slower, allow=asked.allow, looks=looks)
-        if asked.outside():
-            told = f"both sides ran the candidate's {asked.outside()}, which {asked.baseline} has otherwise"
-            verdicts.attrs["notes"].append(told)
+        verdicts.attrs["notes"] += _outside(asked, frames[0]["commit"].dropna())
         shown.terminal(verdicts)
         (output / "verdict.md").write_text(shown.markdown(verdicts), encoding="utf-8")
         (output / "verdict.xml").write_text(shown.junit(verdicts), encoding="utf-8")
     except (record.RecordError, JobError, OSError) as error:
         print(f"harness: {error}", file=sys.stderr)
         return 3
-    if asked.beside and (frames[0]["status"] == "error").all() and (frames[1]["status"] != "error").any():
-        print(f"harness: no cell of {asked.baseline} could be run: {frames[0]['message'].iloc[0]}", file=sys.stderr)
-        return 3
     return shown.status(verdicts)
+
+
+def _outside(asked: Comparison, commits: Collection[str]) -> list[str]:
+    """What both sides take from the candidate although the baseline's commit has it otherwise, or not at all."""
+    if not asked.baseline.startswith("git:") or not len(commits):
+        return []
+    try:
+        changed = _git("diff", "--name-only", next(iter(commits)), "--", *OUTSIDE).splitlines()
+    except JobError as error:
+        return [f"whether {' and '.join(OUTSIDE)} have changed is not known: {error}"]
+    named = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return [f"both sides ran the candidate's {named}, which {asked.baseline} has otherwise"] if changed else []
 
 
 def _check_python(path: str) -> None:
@@ -132,7 +135,10 @@ def _worktree(ref: str) -> Iterator[Path]:
         try:
             yield tree / prefix
         finally:
-            _git("worktree", "remove", "--force", str(tree))
+            try:
+                _git("worktree", "remove", "--force", str(tree))
+            except JobError as error:  # what was measured stands all the same
+                print(f"harness: {error}", file=sys.stderr)
 
 
 def _git(*command: str) -> str:

@@ -127,15 +127,15 @@ def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
             for (name, _, _), path in zip(order, finished, strict=True):
                 paths.append(path)
                 progress.end(name, record.read(path)["status"])
-            if comparison is not None and comparison.beside and comparison.confirm_s > 0:
+            if comparison is not None and comparison.confirm_s > 0:
                 _confirm(comparison, output, launchers.get())
     except JobError as error:
-        print(f"harness: {error}", file=sys.stderr)
-        raise SystemExit(1 if comparison is None else 3) from error
+        raise SystemExit(f"harness: {error}") from error
     except KeyboardInterrupt:
         go_on = f"Go on with resume={output}"
         if comparison is not None:
-            go_on = f"Compare them: python -m harness.compare {output}/baseline {output}/candidate"
+            sides = f"{output}/baseline {output}/candidate" if comparison.beside else f"{comparison.baseline} {output}"
+            go_on = f"Compare them: python -m harness.compare {sides}"
         print(f"harness: interrupted; the finished records are in {output}. {go_on}", file=sys.stderr)
         raise SystemExit(130) from None
     return paths
@@ -145,6 +145,10 @@ def _confirm(asked: Comparison, output: Path, launcher: Launcher) -> None:
     """More processes for what is undecided; where they cannot be had, the verdict will be on those that there are."""
     from harness.compare.confirm import confirm
 
+    if not asked.beside:
+        print(f"harness: undecided cells are not run again: that needs baseline=git:REF or interpreter:PATH, and "
+              f"{asked.baseline} is a path", file=sys.stderr)  # fmt: skip
+        return
     try:
         confirm([output / side for side in baseline.SIDES], launcher, asked.confirm_s, asked.slower, asked.allow)
     except (record.RecordError, LaunchError, OSError) as error:
@@ -195,6 +199,8 @@ class Output(Callback):
         """
         try:
             status = _conclude(config, Path(config.hydra.sweep.dir))
+        except JobError as error:
+            raise SystemExit(f"harness: {error}") from error
         except Exception:
             traceback.print_exc()
             status = 1 if config.baseline is None else 3
@@ -232,8 +238,7 @@ def _make(config: DictConfig, output: Path) -> None:
         if not output.is_dir():
             raise SystemExit(f"harness: resume={output} is no run folder; name one, or leave it out to start a new run")
     if config.baseline is not None and any((output / side).exists() for side in baseline.SIDES):
-        print(f"harness: output={output} holds a comparison already; name another folder", file=sys.stderr)
-        raise SystemExit(3)
+        raise SystemExit(f"harness: output={output} holds a comparison already; name another folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / ".writable").touch()

@@ -122,7 +122,9 @@ def test_one_count_more_is_slower_on_any_machine_unless_allowed(tmp_path: Path, 
     (found,) = judged(tmp_path / "a", [cell()], [more]).itertuples()
     assert found.verdict == "slower"
     assert f"{counter} {cell()[counter]:,} to {cell()[counter] + 1:,}" in found.reason
-    assert judged(tmp_path / "b", [more], [cell()])["verdict"].item() == "faster"
+    fewer = judged(tmp_path / "b", [more], [cell()]).iloc[0]
+    assert fewer["verdict"] == ("faster" if elsewhere else "undecided")  # one process tells no time
+    assert f"{counter} {cell()[counter] + 1:,} to {cell()[counter]:,}" in fewer["reason"]
     assert judged(tmp_path / "c", [cell()], [more], allow=[counter])["verdict"].item() in ("same", "undecided")
 
 
@@ -189,6 +191,9 @@ def test_fewer_counts_do_not_hide_a_slowdown(tmp_path: Path) -> None:
     assert judged(tmp_path / "a", *sides)["verdict"].item() == "slower"
     sides = processes(1.0, 0.01, 1), processes(1.0, 0.01, 2, operations=337)
     assert judged(tmp_path / "b", *sides)["verdict"].item() == "faster"
+    sides = processes(1.0, 0.3, 1), processes(1.25, 0.3, 2, operations=337)
+    found = judged(tmp_path / "c", *sides).iloc[0]
+    assert (found["verdict"], found["reason"].split(";")[0]) == ("undecided", "operations 338 to 337")
 
 
 def test_counts_that_are_lost_or_unsteady_are_not_the_same(tmp_path: Path) -> None:
@@ -203,9 +208,9 @@ def test_counts_that_are_lost_or_unsteady_are_not_the_same(tmp_path: Path) -> No
     assert (found["verdict"].item(), found["reason"].item()) == ("slower", "operations 338 to 338 or 339")
 
 
-def test_what_may_strike_a_process_by_chance_is_broken_from_half_of_them_on(tmp_path: Path) -> None:
+def test_what_may_strike_a_process_by_chance_is_broken_where_most_have_it(tmp_path: Path) -> None:
     base = processes(1.0, 0.01, 1)
-    for struck, verdict in ((1, "undecided"), (4, "undecided"), (5, "broken")):
+    for struck, verdict in ((1, "undecided"), (5, "undecided"), (6, "broken")):
         failing = [cell(status="timeout", message="too long", times_s=None, round=number) for number in range(struck)]
         found = judged(tmp_path / str(struck), base, [*failing, *processes(1.0, 0.01, 2)[struck:]])
         assert found["verdict"].item() == verdict
@@ -214,6 +219,9 @@ def test_what_may_strike_a_process_by_chance_is_broken_from_half_of_them_on(tmp_
     assert judged(tmp_path / "slow", base, slow)["verdict"].item() == "slower"
     assert judged(tmp_path / "other", slow, processes(2.0, 0.01, 3))["verdict"].item() == "same"
     assert judged(tmp_path / "wrong", base, [cell(status="wrong"), *base[1:]])["verdict"].item() == "broken"
+    timed = processes(1.0, 0.01, 4, passes="time")  # one process alone ran the pass in which it ends
+    found = judged(tmp_path / "alone", base, [cell(status="crashed", times_s=None, round=10), *timed])
+    assert found["verdict"].item() == "broken"
 
 
 def test_agreement_is_tolerated_whichever_process_knows_the_tolerance(tmp_path: Path) -> None:
@@ -240,7 +248,17 @@ def test_what_else_differs_is_told(tmp_path: Path) -> None:
     later = {"started": "2026-11-25T02:00:00+00:00", "torch": "2.13.0"}
     notes = judged(tmp_path, processes(1, 0.01, 1, torch="2.12.0"), processes(1, 0.01, 2, **later)).attrs["notes"]
     assert notes[0] == "torch 2.12.0 in the baseline, 2.13.0 in the candidate"
-    assert "not measured in turn" in notes[1]
+    assert "1 cells were not measured in turn" in notes[1]
+
+
+@pytest.mark.parametrize(("order", "told"), [
+    ("bc", True), ("bccbbccbcb", True), ("bbbbbccccc", False), ("bbbbbcccccbcbcbc", False)])  # fmt: skip
+def test_what_was_not_measured_in_turn_is_seen(tmp_path: Path, order: str, told: bool) -> None:
+    sides = [[cell(round=number, started=f"2026-11-24T02:00:{number:02}+00:00")
+              for number, side in enumerate(order) if side == own] for own in "bc"]  # fmt: skip
+    found = judged(tmp_path, *sides)
+    assert found["in_turn"].item() == told
+    assert ("not measured in turn" in " ".join(found.attrs["notes"])) != told
 
 
 def test_a_gpu_may_take_other_workspaces_elsewhere_but_no_other_operators(tmp_path: Path) -> None:
@@ -434,11 +452,14 @@ def test_a_baseline_that_is_not_there_ends_the_run_with_a_message(harness, asked
         (["baseline=git:HEAD", "slower=0.9"], "slower=0.9 must be a ratio above 1"),
         (["baseline=git:HEAD", "allow=[bytes]"], "must be a list of counters, of operations"),
         (["baseline=git:HEAD", "confirm_s=-1"], "must be a time in seconds"),
+        (["-m", "baseline=git:HEAD", "slower=0.9"], "slower=0.9 must be a ratio above 1"),
+        (["baseline=git:HEAD", "method=nope"], "nope"),
+        (["baseline=git:HEAD", "output=/dev/null/run"], "cannot be written to"),
     ],
 )
 def test_what_cannot_be_compared_ends_a_single_cell_with_a_message(harness, arguments: list[str], words: str) -> None:
-    done = harness("method=create_graph_rows", "problem=quadratic", *arguments)
-    assert done.returncode in (1, 3)
+    done = harness(*arguments, *(["method=create_graph_rows"] if "method=nope" not in arguments else []))
+    assert done.returncode == 3
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -457,19 +478,19 @@ def test_a_baseline_that_lacks_the_methods_is_an_error(harness, tmp_path: Path) 
     assert "no cell of git:HEAD could be run" in done.stderr
 
 
-def test_what_both_sides_take_from_the_candidate_is_told(tmp_path: Path, monkeypatch) -> None:
+def test_what_both_sides_take_from_the_candidate_is_told(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf").mkdir()
-    for text in ("a: 1", "a: 2"):
-        (tmp_path / "conf" / "row.yaml").write_text(text)
-        if text == "a: 1":
-            for command in (
-                ["init", "-q"],
-                ["add", "."],
-                ["-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "c"],
-            ):
-                subprocess.run(["git", *command], check=True)
-    assert baseline.Comparison("git:HEAD", 0.0, 1.1, ()).outside() == "conf/row.yaml"
+    (tmp_path / "conf" / "row.yaml").write_text("a: 1")
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "c"]):
+        subprocess.run(["git", *command], check=True)
+    (tmp_path / "conf" / "row.yaml").write_text("a: 2")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    for commit, words in ((head, "both sides ran the candidate's conf/row.yaml"), ("0" * 40, "is not known")):
+        for side in baseline.SIDES:
+            folder(tmp_path / commit / side, [cell(commit=commit)])
+        assert baseline.conclude(baseline.Comparison("git:main", 0.0, 1.1, ()), tmp_path / commit) == 0
+        assert words in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_folder_takes_one_comparison(harness, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from pandas import DataFrame
+
 from harness import record
 from harness.compare import compare, output
 from harness.compare.confirm import confirm
@@ -51,20 +53,28 @@ def main(arguments: list[str] | None = None) -> int:
     if options.candidate is None:
         parser.error("BASE and CANDIDATE are needed: two run folders or baseline files")
     try:
-        sides = options.base, options.candidate
-        if options.confirm:
-            with Launcher() as launcher:
-                verdicts = confirm(sides, launcher, options.confirm, options.slower, options.allow)
-        else:
-            verdicts = compare(*map(record.load, sides), guard=options.slower, allow=options.allow)
+        verdicts = compare(record.load(options.base), record.load(options.candidate), options.slower, options.allow)
+        confirmed = _confirmed(options) if options.confirm else verdicts
+        verdicts = verdicts if confirmed is None else confirmed
         output.terminal(verdicts)
         for file, text in ((options.markdown, output.markdown), (options.junit, output.junit)):
             if file is not None:
                 file.write_text(text(verdicts), encoding="utf-8")
-    except (record.RecordError, LaunchError, OSError) as error:
+    except (record.RecordError, OSError) as error:
         print(f"harness.compare: {error}", file=sys.stderr)
         return 3
-    return output.status(verdicts)
+    return output.status(verdicts) or (3 if confirmed is None else 0)
+
+
+def _confirmed(options: argparse.Namespace) -> DataFrame | None:
+    """The verdicts after more processes; None, and why, where these cannot be had."""
+    sides = options.base, options.candidate
+    try:
+        with Launcher() as launcher:
+            return confirm(sides, launcher, options.confirm, options.slower, options.allow)
+    except (record.RecordError, LaunchError, OSError) as error:
+        print(f"harness.compare: undecided cells were not run again: {error}", file=sys.stderr)
+        return None
 
 
 def _selftest(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from pandas import DataFrame
 
 from harness import record
-from harness.compare.verdicts import GUARD, compare, in_turn
+from harness.compare.verdicts import GUARD, TRANSIENT, compare
 from harness.job import Job
 from harness.launch import Launcher
 
@@ -27,33 +27,37 @@ def confirm(
 ) -> DataFrame:
     """Verdicts on two run folders, baseline and candidate, to which undecided cells get as many processes again.
 
-    At most LOOKS - 1 times, as long as `budget_s` lasts, by the time that the cells took before. Where the folders were
-    not measured in turn, the new processes alone tell times. Raises RecordError where a cell's job is not beside its
-    record, or what it ran is not there any more.
+    So do those that are broken by what may strike by chance. At most LOOKS - 1 times, as long as `budget_s` lasts, by
+    the time that the cells took before. Where a cell was not measured in turn, its new processes alone tell times.
+    Raises RecordError where a cell's job is not beside its record, or what it ran is not there any more.
     """
     began = time.monotonic()
     folders = [folder.resolve() for folder in folders]  # as frames name their files
-    apart = not in_turn(*map(record.load, folders))
     ran: set[str] = set()  # files of the new records
     untimed: set[str] = set()
     for _ in range(LOOKS - 1):
         verdicts = _judged(folders, untimed, guard, allow)
-        again = []
-        for _, row in verdicts[verdicts["verdict"] == "undecided"].iterrows():
-            sides = row["base_paths"], row["candidate_paths"]
-            cost = sum(_cost_s(path) for side in sides for path in side)
-            if time.monotonic() - began + sum(other for _, other in again) + cost <= budget_s:
-                again.append((sides, cost))
+        again: list[tuple[list[str], int]] = []  # a record of each side, and how many more there are to be
+        left_s = budget_s - (time.monotonic() - began)
+        for _, row in verdicts.iterrows():
+            paths = [*row["base_paths"], *row["candidate_paths"]]
+            if row["verdict"] == "undecided" or (row["verdict"] == "broken" and _by_chance(row["candidate_paths"])):
+                cost = sum(record.read(Path(path))["cell_s"] or 0.0 for path in paths)
+                if cost <= left_s:
+                    left_s -= cost
+                    sides = row["base_paths"], row["candidate_paths"]
+                    again.append(
+                        ([max(side, key=lambda path: len(_job(path).passes)) for side in sides], len(sides[0]))
+                    )
+                    untimed |= set() if row["in_turn"] else set(paths) - ran
         if not again:
             return verdicts
-        print(f"running {len(again)} undecided cells again", file=sys.stderr, flush=True)
-        before = {path for sides, _ in again for side in sides for path in side} - ran
-        start = 1 + max(_job(path).round for sides, _ in again for side in sides for path in side)
-        for number in range(max(len(sides[0]) for sides, _ in again)):
-            for sides, _ in again:
-                if number < len(sides[0]):
-                    ran |= set(_run_both(sides, start + number, folders, launcher))
-        untimed |= before if apart else set()
+        print(f"running {len(again)} cells again", file=sys.stderr, flush=True)
+        start = 1 + max(record.load(folder)["round"].max() for folder in folders)
+        for number in range(max(count for _, count in again)):
+            for sides, count in again:
+                if number < count:
+                    ran |= set(_run_both(sides, folders, int(start) + number, number == 0, launcher))
     return _judged(folders, untimed, guard, allow)
 
 
@@ -64,15 +68,23 @@ def _judged(folders: Sequence[Path], untimed: set[str], guard: float, allow: Col
     return compare(*frames, guard=guard, allow=allow, looks=LOOKS)
 
 
-def _run_both(sides: Sequence[list[str]], number: int, folders: Sequence[Path], launcher: Launcher) -> list[str]:
-    """One more process, of this round, of both sides of a cell, given by its records' files; the new ones' files."""
-    both = list(zip((side[0] for side in sides), folders, strict=True))
+def _by_chance(paths: Sequence[str]) -> bool:
+    """Whether nothing worse came of these records than what may strike a process by chance."""
+    statuses = {record.read(Path(path))["status"] for path in paths}
+    return bool(statuses & set(TRANSIENT)) and statuses <= {"ok", *TRANSIENT}
+
+
+def _run_both(sides: Sequence[str], folders: Sequence[Path], number: int, whole: bool, launcher: Launcher) -> list[str]:
+    """One more round of both sides of a cell, each like one of its records, whole or only timed; the new files."""
+    both = list(zip(sides, folders, strict=True))
     random.Random(number).shuffle(both)
     ran = []
     for path, folder in both:
-        found = launcher.run(replace(_job(path), round=number, passes=("time",)), folder)
+        job = _job(path)
+        found = launcher.run(replace(job, round=number, passes=job.passes if whole else ("time",)), folder)
         before, now = record.read(Path(path)), record.read(found)
-        changed = [name for name in ("method_hash", "torch") if before[name] not in (None, now[name])]
+        changed = [name for name in ("method_hash", "torch") if now[name] is not None
+                   and before[name] not in (None, now[name])]  # fmt: skip
         if changed:
             shutil.rmtree(found.parent)
             raise record.RecordError(
@@ -97,8 +109,3 @@ def _job(path: str) -> Job:
             f"{file}: the code that it ran, in {job.code}, is gone; give the sweep itself confirm_s, or raise rounds"
         )
     return job
-
-
-def _cost_s(path: str) -> float:
-    """Seconds that a cell took."""
-    return record.read(Path(path))["cell_s"] or 0.0

@@ -37,6 +37,8 @@ def summary(verdicts: DataFrame) -> str:
 def terminal(verdicts: DataFrame, console: Console | None = None) -> None:
     """Print the table, the worst first, and the summary."""
     console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
     table = Table(box=None, pad_edge=False)
     for name in ("cell", "verdict", "ratio", "interval"):
         table.add_column(name, justify="right" if name in ("ratio", "interval") else "left", overflow="fold")

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas
 from pandas import DataFrame, Series
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +30,7 @@ from scipy import stats
 
 from harness import record
 from harness.compare.confirm import confirm
-from harness.compare.verdicts import ALARMS, compare
+from harness.compare.verdicts import ALARMS, IDENTITY, canonical, compare
 from harness.job import QUANTITIES, Job
 from harness.launch import Launcher
 
@@ -169,7 +170,7 @@ def _copy(package: Path, ratio: float | None = None, operator: str = "") -> None
     assert found is not None
     assert found.origin is not None
     shutil.copytree(Path(found.origin).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in package.glob("*.py") if ratio is not None else ():
+    for file in package.rglob("*.py") if ratio is not None else ():
         result = f"tree_map(torch.{operator}, result)" if operator else "result"
         with file.open("a") as stream:
             stream.write(TAIL.format(ratio=ratio, result=result, names=QUANTITIES))
@@ -198,8 +199,10 @@ def _is(job: Job, cell: Job) -> bool:
 
 def _of(verdicts: DataFrame, cell: Job) -> Series:
     """Which of the verdicts are on this cell."""
-    own = Series(cell.fields())[["problem", "problem_options", "method", "method_options", "quantity", "dtype"]]
-    return (verdicts[own.index] == own).all(axis=1)
+    own = cell.fields()
+    same = [verdicts[name].map(lambda value, name=name: canonical(name, value)) == canonical(name, own[name])
+            for name in IDENTITY]  # fmt: skip
+    return pandas.concat(same, axis=1).all(axis=1)
 
 
 def _slower(verdicts: DataFrame, worse: Job, counter: str = "") -> bool:

@@ -39,6 +39,7 @@ VERDICTS = ("broken", "slower", "undecided", "not comparable", "fixed", "faster"
 ALARMS = ("broken", "slower")
 # A status further right is worse.
 SEVERITY = {"ok": 0, "unsupported": 1, "oom": 2, "timeout": 2, "error": 2, "crashed": 3, "nonfinite": 3, "wrong": 3}
+STRETCH = 3  # two, where the order of every pair is drawn by chance; and one, since begun in the same second
 TRANSIENT = ("timeout", "oom", "crashed")  # what others on the machine may do to a process
 
 
@@ -49,9 +50,11 @@ def compare(
 
     Columns: IDENTITY, `cell` (its name), `verdict` (of VERDICTS), `reason`, `ratio`, `low`, `high`, `p` (Holm's, over
     all cells), `base_s` and `candidate_s` (medians, s), `base_processes` and `candidate_processes`, `base_paths` and
-    `candidate_paths` (the files of their records). Counters in `allow` may change. `looks` is how often the data may be
-    looked at while it grows. A cell of the candidate alone is broken if it failed with an error; all others that one
-    frame alone has are named in `.attrs["notes"]`, as is what else to know; `.attrs["skipped"]` are both frames'.
+    `candidate_paths` (the files of their records), `in_turn` (whether these were measured in turn).
+
+    Counters in `allow` may change. `looks` is how often the data may be looked at while it grows. A cell of the
+    candidate alone is broken if it failed with an error; all others that one frame alone has are named in
+    `.attrs["notes"]`, as is what else to know; `.attrs["skipped"]` are both frames'.
     """
     sides = [dict(list(_named(frame).groupby("key", sort=False))) for frame in (base, candidate)]
     rows = [_facts(sides[0][key], sides[1][key], allow) for key in sides[0] if key in sides[1]]
@@ -66,7 +69,7 @@ def compare(
         rows.append(_row(own.head(0), own) | {"verdict": "broken", "reason": reason})
     found = DataFrame(rows, columns=[*IDENTITY, "cell", "verdict", "reason", "ratio", "low", "high", "p", "base_s",
                                      "candidate_s", "base_processes", "candidate_processes", "base_paths",
-                                     "candidate_paths"])  # fmt: skip
+                                     "candidate_paths", "in_turn"])  # fmt: skip
     place = found["verdict"].map(VERDICTS.index)
     found = found.assign(place=place).sort_values(["place", "ratio"], ascending=[True, False], kind="stable")
     found = found.drop(columns="place").reset_index(drop=True)
@@ -76,15 +79,17 @@ def compare(
         for key, own in here.items()
         if key not in there and not any(own is other for other in new)
     ]
-    found.attrs["notes"] += _beside(base, candidate, timed=bool(known))
+    found.attrs["notes"] += _beside(base, candidate, apart=int((~found["in_turn"].astype("bool")).sum()))
     found.attrs["skipped"] = [name for frame in (base, candidate) for name in frame.attrs.get("skipped", ())]
     return found
 
 
-def in_turn(base: DataFrame, candidate: DataFrame) -> bool:
-    """Whether neither frame's records were all begun before the other's first."""
-    begun = [frame["started"].dropna() for frame in (base, candidate)]
-    return all(map(len, begun)) and max(map(min, begun)) <= min(map(max, begun))
+def _in_turn(base: DataFrame, candidate: DataFrame) -> bool:
+    """Whether the timed processes of a cell's sides were begun in turn: never more than STRETCH of one in a row."""
+    sides = [side.assign(side=number) for number, side in enumerate((base, candidate))]
+    timed = pandas.concat([side[side["fastest_s"].notna()] for side in sides]).sort_values("started", kind="stable")
+    stretches = timed["side"].ne(timed["side"].shift()).cumsum()
+    return bool(stretches.value_counts().max() <= STRETCH)
 
 
 def _of_time(row: dict[str, Any], guard: float, level: float, cells: int) -> tuple[str, str]:
@@ -94,16 +99,17 @@ def _of_time(row: dict[str, Any], guard: float, level: float, cells: int) -> tup
         return "slower", ""
     if row["doubts"]:
         return "undecided", row["doubts"]
-    if row["fell"]:
+    if row["fell"] and row["high"] < guard:
         return "faster", row["fell"]
     if certain and row["ratio"] < 1 and row["low"] <= 1 / guard:
         return "faster", ""
     if 1 / guard < row["low"] and row["high"] < guard:
         return "same", ""
     needed = processes_needed(cells, level)
+    why = "more processes would tell: raise rounds, or let --confirm run more"
     if min(row["base_processes"], row["candidate_processes"]) < needed:
-        return "undecided", f"{needed} processes a side are the least that can tell, of {cells} cells: raise rounds"
-    return "undecided", "more processes would tell: raise rounds, or let --confirm run more"
+        why = f"{needed} processes a side are the least that can tell, of {cells} cells: raise rounds"
+    return "undecided", "; ".join(filter(None, [row["fell"], why]))
 
 
 def _row(base: DataFrame, candidate: DataFrame) -> dict[str, Any]:
@@ -112,7 +118,7 @@ def _row(base: DataFrame, candidate: DataFrame) -> dict[str, Any]:
     return {name: first[name] for name in [*IDENTITY, "cell"]} | {
         "base_paths": list(base["path"]), "candidate_paths": list(candidate["path"]),
         "base_processes": len(base), "candidate_processes": len(candidate), "ratio": math.nan, "low": math.nan,
-        "high": math.nan, "p": math.nan, "base_s": math.nan, "candidate_s": math.nan,
+        "high": math.nan, "p": math.nan, "base_s": math.nan, "candidate_s": math.nan, "in_turn": True,
     }  # fmt: skip
 
 
@@ -131,6 +137,7 @@ def _facts(base: DataFrame, candidate: DataFrame, allow: Collection[str]) -> dic
         seen = times(*values)
         row |= {"ratio": seen.ratio, "low": seen.low, "high": seen.high, "p": seen.p}
         row |= {"base_processes": len(values[0]), "candidate_processes": len(values[1])}
+        row["in_turn"] = _in_turn(base, candidate)
         row |= {name: float(numpy.median(side)) for name, side in zip(("base_s", "candidate_s"), values, strict=True)}
     held = [name for name in COUNTERS if name not in allow and (
         name in DISPATCHED or candidate["device"].iloc[0] == "cpu"
@@ -157,9 +164,13 @@ def _facts(base: DataFrame, candidate: DataFrame, allow: Collection[str]) -> dic
 
 
 def _standing(side: DataFrame) -> Series:
-    """The record whose status stands for a side: the worst, but TRANSIENT ones from half of the processes on only."""
+    """The record whose status stands for a side: the worst, but TRANSIENT ones only where most processes have them.
+
+    Most of those with the same passes: what ends in a pass that one process alone ran is not outvoted by the others.
+    """
     struck = side["status"].isin(TRANSIENT)
-    rest = side[~struck] if struck.mean() < 0.5 else side
+    share = struck.groupby(side["passes"].fillna("?")).transform("mean")
+    rest = side[~struck | (share > 0.5)]
     return rest.iloc[int(rest["status"].map(SEVERITY).to_numpy().argmax())]
 
 
@@ -201,16 +212,16 @@ def _elsewhere(base: DataFrame, candidate: DataFrame, names: Sequence[str]) -> s
     return f"times do not compare ({'; '.join(differing)})" if differing else None
 
 
-def _beside(base: DataFrame, candidate: DataFrame, timed: bool) -> list[str]:
-    """What else to know of two frames."""
+def _beside(base: DataFrame, candidate: DataFrame, apart: int) -> list[str]:
+    """What else to know of two frames, of which so many cells were not measured in turn."""
     told = []
     for name in ("torch", "cuda", "cudnn"):
         before, after = (sorted(set(frame[name].dropna().map(str))) for frame in (base, candidate))
         if before and after and before != after:
             told.append(f"{name} {' / '.join(before)} in the baseline, {' / '.join(after)} in the candidate")
-    if timed and not in_turn(base, candidate):
-        told.append("the two were not measured in turn: whatever else changed on the machine between them is in the "
-                    "ratios, and false alarms may be more than 1 %")  # fmt: skip
+    if apart:
+        told.append(f"{apart} cells were not measured in turn: whatever else changed on the machine meanwhile is in "
+                    "their ratios, and false alarms may be more than 1 %")  # fmt: skip
     return told
 
 
@@ -222,7 +233,7 @@ def _process_times(side: DataFrame) -> list[float]:
 def _named(frame: DataFrame) -> DataFrame:
     """The frame with columns `key`, equal for rows of the same cell, and `cell`, its name."""
     keys: list[Hashable] = [
-        tuple(map(_canonical, IDENTITY, row)) for row in frame[IDENTITY].itertuples(index=False, name=None)
+        tuple(map(canonical, IDENTITY, row)) for row in frame[IDENTITY].itertuples(index=False, name=None)
     ]
     shown = prepared(frame)
     size = shown["params"].map(lambda params: "" if pandas.isna(params) else f" P={params:.0f}")
@@ -231,7 +242,7 @@ def _named(frame: DataFrame) -> DataFrame:
     return frame.assign(key=pandas.Series(keys, index=frame.index, dtype="object"), cell=names.to_numpy())
 
 
-def _canonical(column: str, value: Any) -> str:
+def canonical(column: str, value: Any) -> str:
     """The same text for the same value, whatever its type in a frame and the order of options."""
     if column.endswith("_options") and isinstance(value, str):
         return json.dumps(json.loads(value), sort_keys=True)
