@@ -17,7 +17,8 @@ ALLOWED = {
     "sweep": {"baseline", "compare", "job", "launch", "progress", "record", "report"},
     "baseline": {"compare", "job", "record"},
     "compare": {"compare", "job", "launch", "record", "report"},
-    "launch": {"job", "record"},
+    "launch": {"client", "job", "record"},
+    "client": {"job"},
     "server": {"worker"},
     "worker": {
         "advice",
