@@ -39,7 +39,7 @@ def test_one_process_decides_nothing_below_a_tenth_or_without_samples(frame_of):
     (sentence,) = said(frame_of(near), "Fastest")
     assert "told apart, ratio 1.05, too near 1 for one process (1.04 to 1.06 by samples within one process)" in sentence
     (sentence,) = said(frame_of(alone), "Fastest")
-    assert "a (1 s) and b (2 s) are not told apart, ratio 2 (too few samples for an interval)" in sentence
+    assert "a (1 s) and b (2 s) are undecided, ratio 2 (too few samples for an interval)" in sentence
 
 
 def test_one_odd_sample_of_many_hides_no_difference(frame_of):  # noqa: F811

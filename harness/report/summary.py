@@ -99,7 +99,8 @@ def _contest(rows: DataFrame, times: Series) -> Contest:
         both = " and ".join(f"{label} ({duration(times[label])})" for label in (first, second))
         near = seen.by == SAMPLES and value != "1" and (seen.low > 1 or seen.high < 1)
         close = ", too near 1 for one process" if near else ""
-        return Contest(first, None, f"{both} are not told apart, ratio {value}{close} ({_ends(seen)})")
+        apart = "undecided" if math.isnan(seen.low) else "not told apart"
+        return Contest(first, None, f"{both} are {apart}, ratio {value}{close} ({_ends(seen)})")
     how = "faster in this process" if seen.by == SAMPLES else "fastest"
     lead = f"{value} times as fast as {second} ({_ends(seen)})"
     return Contest(first, seen.by, f"{first} is {how}, {duration(times[first])}, {lead}")
