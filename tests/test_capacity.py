@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.report.capacity import CONSTANT, FURTHEST, OUT, capacities
+from harness.report.capacity import ABOVE, CONSTANT, FURTHEST, OUT, capacities
 from tests.grown import SIZES, grown, loaded
 from tests.test_report import failed
 
@@ -72,6 +72,31 @@ def test_a_measured_peak_is_not_contradicted(tmp_path) -> None:
     above[-1]["tensor_peak_bytes"] *= 4
     (seen,) = capacities(loaded(tmp_path / "above", above), 0.99 * above[-1]["tensor_peak_bytes"] / 1e9)
     assert seen.high <= 1600  # which was seen not to
+
+
+@pytest.mark.parametrize(("measure", "factor", "memory", "note"), [
+    ("tensor peak", 4, 3, ABOVE), ("process peak", 4, 3, ABOVE), ("process peak", 1.15, 1.01, ABOVE),
+    ("tensor peak", 1, 0.99, ABOVE), ("tensor peak", 1, 1, ""), ("tensor peak", 1, 1.01, "")])  # fmt: skip
+def test_what_was_measured_above_the_memory_is_said_not_to_fit(tmp_path, measure, factor, memory, note) -> None:
+    """At the largest P, one peak is `factor` times what it grows to; the memory is `memory` times that growth.
+
+    1.15 of the process, which else is 0.9 of the tensors: these reach the memory first, by the fit of both, yet not as
+    measured. 0.99: the fit reaches it at P = 1,592, which as it is written is 1,600.
+    """
+    records = grown("a", 2.0)
+    for entry in records:
+        entry["process_peak_bytes"] = int(0.9 * entry["tensor_peak_bytes"])
+    at_largest = records[-1]["tensor_peak_bytes"]
+    column = f"{measure.replace(' ', '_')}_bytes"
+    records[-1][column] = int(factor * records[-1][column])
+    (seen,) = capacities(loaded(tmp_path / "a", records), memory * at_largest / 1e9)
+    assert (seen.note, seen.measure) == (note, measure)
+    assert seen.low <= seen.params == pytest.approx(1600, rel=1e-2) == seen.high
+    said = f"below P = 1,600, where its {measure} was measured above that"
+    assert str(seen).endswith(said) == bool(note), str(seen)
+    records.append(failed("oom", "a", 200, params=1200))
+    (seen,) = capacities(loaded(tmp_path / "b", records), memory * at_largest / 1e9)
+    assert (seen.note, seen.params) == (OUT, 1200), "which is before"
 
 
 def test_too_few_sizes_say_nothing(tmp_path) -> None:

@@ -30,6 +30,18 @@ def test_one_process_a_cell_is_said_to_be_and_needs_more_than_a_tenth(tmp_path) 
     assert told(tmp_path / "c", base, single) == []
 
 
+def test_what_prints_as_one_decides_nothing(tmp_path) -> None:
+    """Seven processes without noise: but for how it is written, a ratio of 1.003 would be an order, either way."""
+    base = grown("a", 1.0, rounds=7)
+    other = grown("b", 1.0, rounds=7)
+    for entry in other:
+        entry["times_s"] = [(0.5 if entry["params"] == 1600 else 1.003) * entry["times_s"][0]]
+    assert told(tmp_path / "a", base, other) == []
+    for entry in base + other:
+        entry["method"] = {"a": "b", "b": "a"}[entry["method"]]
+    assert told(tmp_path / "b", base, other) == []
+
+
 def test_only_the_last_change_is_told_and_only_where_the_end_is_decided(tmp_path) -> None:
     base = grown("naive_loop", 1.0, scale=1e-6, rounds=3)
     back = grown("vmap_hvp", 1.0, scale=2e-6, rounds=3)

@@ -243,6 +243,21 @@ def test_of_nightly_runs_the_candidates_are_the_nights(runs, tmp_path, pattern):
     assert "candidate" not in page
 
 
+def test_report_json_tells_the_records_of_the_trend(runs, tmp_path):
+    """Not those of the baseline's side, nor of a cell that one night has, nor of a night without a date."""
+    record.write(timed(3, 0.01, method="lone"), runs / "night003" / "candidate" / "lone" / "record.json")
+    record.write(timed(26, 0.01) | {"started": "once"}, runs / "night026" / "candidate" / "undated" / "record.json")
+    folders = [*sorted(map(str, runs.glob("night*")))]
+    assert report.main([*folders, "--out", str(tmp_path / "out")]) == 0
+    written = json.loads((tmp_path / "out" / "report.json").read_text())["written"]
+    records = {name: group["records"] for group in written for name in group["files"]}
+    expected = [str(path) for path in sorted(runs.glob("night*/candidate/cell*/record.json"))]
+    assert len(expected) == 78
+    for name in ("trend.md", "trend.html", "trend.png", "trend.pdf", "trend.svg"):
+        assert records[name] == expected
+    assert len(records["table.csv"]) == 2 * 78 + 2
+
+
 def test_baselines_alone_are_nights_of_their_own(runs):
     found = seen(sorted(runs.glob("night*/baseline")))
     assert found.headline == "no steps in 1 cell over 26 nights"

@@ -68,6 +68,7 @@ def write(
         figures,
         growth,
         latex,
+        nights,
         page,
         pairs,
         profiles,
@@ -110,7 +111,7 @@ def write(
     written += [out / "index.html", *trend.write(frame, out)]
     asked = [*medium.arguments, *(["--baseline", baseline] if baseline else []),
              *(["--memory_gb", repr(memory_gb)] if memory_gb else [])]  # fmt: skip
-    parts = {"disagreement": frame[frame["sketch"].notna()]}
+    parts = {"disagreement": frame[frame["sketch"].notna()], "trend": nights.kept(frame)}
     record.write_json(provenance.provenance(frame, out, written, parts, asked), out / "report.json")
     return [*written, out / "report.json"]
 

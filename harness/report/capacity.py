@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass
 
 import numpy
-from pandas import DataFrame, Series
+from pandas import DataFrame
 
 from harness.report.fits import BEYOND, MEASURES, Fit, fit, places, rounded
 from harness.report.rows import SETTINGS, over_processes, plain
 
 PEAKS = ("tensor peak", "process peak")  # of MEASURES; the process holds its tensors, so that both must fit
-OUT, FURTHEST, CONSTANT = "ran out of memory there", "fit followed no further", "does not grow measurably"
+OUT, ABOVE = "ran out of memory there", "measured above the memory there"
+FURTHEST, CONSTANT = "fit followed no further", "does not grow measurably"
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class Capacity:
     place: str  # problem and settings
     way: str
     memory_gb: float
-    measure: str  # of PEAKS: that which reaches the memory first
+    measure: str  # of PEAKS: that which reaches the memory first, by its fit or, where ABOVE, as it was measured
     params: float  # P; NaN where the measure does not grow measurably
     low: float  # of its 95 % interval
     high: float
-    note: str = ""  # OUT, FURTHEST or CONSTANT, where P is not that at which the fit reaches the memory
+    note: str = ""  # OUT, ABOVE, FURTHEST or CONSTANT, where P is not that at which the fit reaches the memory
 
     def __str__(self) -> str:
         if self.note == CONSTANT:
@@ -34,7 +35,9 @@ class Capacity:
         size = rounded(self.params)
         said = f"up to P = {size} ({rounded(self.low)} to {rounded(self.high)}), by its {self.measure}"
         if self.note == OUT:
-            said = f"below P = {size}, where it ran out of memory"
+            said = f"below P = {self.params:,.0f}, where it ran out of memory"
+        elif self.note == ABOVE:
+            said = f"below P = {self.params:,.0f}, where its {self.measure} was measured above that"
         elif self.note == FURTHEST:
             said = f"at P = {size}, the furthest that the fit of its {self.measure} is followed"
         return f"{self.place}: {self.way} fits into {self.memory_gb:g} GB {said}"
@@ -66,10 +69,13 @@ def _capacity(rows: DataFrame, place: str, way: str, memory_gb: float) -> Capaci
         return Capacity(place, way, memory_gb, found[-1].measure, math.nan, math.nan, math.nan, CONSTANT)
     first = min(growing, key=lambda seen: seen.reaches(limit))
     out = _ran_out(rows, limit)
-    held, over = _measured(cells, found, limit)
-    most, low, high = (float(numpy.clip(first.reaches(limit, quantile), held, min(over, out)))
-                       for quantile in (0.5, 0.975, 0.025))  # fmt: skip
-    note = OUT if most == out else FURTHEST if most >= BEYOND * first.largest * (1 - 1e-9) else ""
+    held, over, largest = _measured(cells, found, limit)
+    end = min(over, out)
+    most, low, high = (float(numpy.clip(first.reaches(limit, quantile), held, end)) for quantile in (0.5, 0.975, 0.025))
+    if float(rounded(most).replace(",", "")) >= end:  # as it is written, it is a P that did not fit
+        note, measure = (OUT, first.measure) if out <= over else (ABOVE, largest)
+        return Capacity(place, way, memory_gb, measure, end, low, end, note)
+    note = FURTHEST if most >= BEYOND * first.largest * (1 - 1e-9) else ""
     return Capacity(place, way, memory_gb, first.measure, most, low, high, note)
 
 
@@ -81,12 +87,14 @@ def _ran_out(rows: DataFrame, limit: float) -> float:
     return float(failed.loc[had >= limit, "params"].min()) if (had >= limit).any() else math.inf
 
 
-def _measured(cells: DataFrame, found: list[Fit], limit: float) -> tuple[float, float]:
-    """The largest P whose measured peaks are within the limit, 0 for none, and the least P above it, or infinity."""
-    right = cells[cells["status"] == "ok"]
-    peaks = right[[MEASURES[seen.measure] for seen in found]].max(axis=1).groupby(right["params"]).max()
-    sizes = Series(peaks.index, index=peaks.index)
-    over = sizes[peaks > limit].min()
-    over = math.inf if math.isnan(over) else float(over)
-    held = sizes[(peaks <= limit) & (sizes < over)].max()
-    return (0.0 if math.isnan(held) else float(held)), over
+def _measured(cells: DataFrame, found: list[Fit], limit: float) -> tuple[float, float, str]:
+    """The largest P whose measured peaks are within the limit, 0 for none; the least above it, its largest peak's name.
+
+    Infinity and no name where none is above it.
+    """
+    right = cells[cells["status"] == "ok"].rename(columns={MEASURES[seen.measure]: seen.measure for seen in found})
+    peaks = right.groupby("params")[[seen.measure for seen in found]].max()
+    above = peaks[peaks.max(axis=1) > limit]
+    over = float(above.index[0]) if len(above) else math.inf
+    held = peaks.index[(peaks.max(axis=1) <= limit) & (peaks.index < over)]
+    return float(held.max()) if len(held) else 0.0, over, str(above.iloc[0].idxmax()) if len(above) else ""

@@ -10,10 +10,9 @@ import pandas
 from pandas import DataFrame
 
 from harness.report.fits import places, rounded
-from harness.report.ratios import Ratio, ratio
+from harness.report.ratios import ALONE as ALONE  # `growth` tells it
+from harness.report.ratios import ratio
 from harness.report.rows import plain
-
-ALONE = 1.1  # ratio below which one process a cell decides nothing: two processes of one cell often differ so much
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Crossover:
 def crossovers(frame: DataFrame) -> list[Crossover]:
     """All of a frame of `harness.record.load`: `mlp: a is faster than b from P = 1,300 on (between 800 and 1,600)`.
 
-    A size decides where the 95 % interval of the ratio of two right ways leaves out 1, with one process a cell where
-    the ratio is beyond ALONE too. The two ways must be decided on both sides, and at the largest P that both have.
+    A size decides where the ratio of two right ways has an `order` (`harness.report.ratios`). The two ways must be
+    decided on both sides, and at the largest P that both have.
     """
     found = []
     for place, rows in places(frame):
@@ -50,20 +49,14 @@ def crossovers(frame: DataFrame) -> list[Crossover]:
         for one, other in itertools.combinations(sorted(way for way in cells if len(cells[way]) > 1), 2):
             sizes = sorted(cells[one].keys() & cells[other].keys())
             seen = {size: ratio(cells[one][size], cells[other][size]) for size in sizes}
-            crossed = _last_change({size: _order(value) for size, value in seen.items()})
+            crossed = _last_change({size: value.order for size, value in seen.items()})
             if crossed is not None:
                 low, high = crossed
-                faster, slower = (one, other) if _order(seen[high]) > 0 else (other, one)
+                faster, slower = (one, other) if seen[high].order > 0 else (other, one)
                 at = _between(low, high, seen[low].value, seen[high].value)
                 found.append(Crossover(place, plain(faster), plain(slower), at, low, high,
                                        min(seen[low].processes, seen[high].processes)))  # fmt: skip
     return found
-
-
-def _order(seen: Ratio) -> int:
-    """1 or -1 where the ratio is above or below 1 beyond doubt, else 0."""
-    guard = ALONE if seen.processes == 1 else 1.0
-    return int(seen.low > 1 and seen.value > guard) - int(seen.high < 1 and seen.value < 1 / guard)
 
 
 def _last_change(orders: dict[float, int]) -> tuple[float, float] | None:

@@ -42,13 +42,14 @@ def histories(frame: DataFrame) -> list[History]:
     Of a baseline file it is the records of one commit and day (UTC). Nights without a date are left out. A failure that
     does not know its environment is taken to have had that of its night, or of the night before.
     """
-    rows = _dated(prepared(frame))
-    nights = rows.groupby(IDENTITY, dropna=False)["night"].transform("nunique")
-    if rows.empty or nights.max() < FEWEST:
-        return []
-    rows = rows[nights > 1].sort_values(["date", "night", "started"], kind="stable")
+    rows = _recurring(prepared(frame)).sort_values(["date", "night", "started"], kind="stable")
     telling = [column for column in IDENTITY[4:] if rows[column].nunique(dropna=False) > 1]
     return [_history(group, telling) for _, group in rows.groupby(IDENTITY, dropna=False)]
+
+
+def kept(frame: DataFrame) -> DataFrame:
+    """Those records of a frame of `harness.record.load`, in its order, that `histories` are made of."""
+    return frame.iloc[sorted(_recurring(prepared(frame)).index)]
 
 
 def successive(nights: DataFrame) -> Iterator[tuple[Series, Series]]:
@@ -66,6 +67,13 @@ def changes(before: Series, after: Series) -> list[str]:
     """What of the environment changed between two nights: `torch 2.12.0 to 2.13.0`."""
     return [f"{name} {plain(before[name])} to {plain(after[name])}" for name in ENVIRONMENT
             if pandas.notna(before[name]) and pandas.notna(after[name]) and before[name] != after[name]]  # fmt: skip
+
+
+def _recurring(rows: DataFrame) -> DataFrame:
+    """The dated rows of cells that two nights or more have; none if no cell has FEWEST."""
+    rows = _dated(rows)
+    nights = rows.groupby(IDENTITY, dropna=False)["night"].transform("nunique")
+    return rows[(nights > 1) & bool(nights.max() >= FEWEST)]
 
 
 def _dated(rows: DataFrame) -> DataFrame:

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas
 from pandas import DataFrame, Series
 
-from harness.report.rows import (
-    differing,
-    duration,
-    environment,
-    interval,
-    plain,
-    prepared,
-    setting,
-    significant,
-)
+from harness.report.ratios import ORDER_STATISTICS, SAMPLES, STUDENT, Ratio, ratio
+from harness.report.rows import differing, duration, environment, plain, prepared, setting, significant
 from harness.report.verdicts import cause, listed, percent
 
 MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
 WORDS = {"oom": "out of memory", "timeout": "over the time limit", "error": "with an error"}
 REASON = 160  # characters of why rows failed
-ENOUGH = 6  # processes, or samples, from which on a median has a 95 % interval (rows.interval)
-# What told the fastest way from the second, as the tally puts it; what a single process tells is no win.
+# What told the fastest way from the second (`Ratio.by`), as the tally puts it; what a single process tells is no win.
 WON = {
-    "intervals": "won by 95 % intervals over processes",
-    "ranges": "won by ranges over processes that do not overlap",
-    "process": "faster in a single process, which counts as no win",
+    ORDER_STATISTICS: f"won by {ORDER_STATISTICS}",
+    STUDENT: f"won by {STUDENT}",
+    SAMPLES: "faster in a single process, which counts as no win",
 }
 
 
@@ -76,7 +68,7 @@ def fastest(rows: DataFrame) -> list[str]:
         if len(times) < 2:
             continue
         contests.append(_contest(whole, times))
-        told.append(f"{', '.join(place)}: {contests[-1].sentence}{_spoiled(group, times)}.")
+        told.append(f"{', '.join(place)}: {contests[-1].sentence}{_spoiled(group, times, contests[-1].first)}.")
     return [_tally(contests), *told] if len(told) > 1 else told
 
 
@@ -96,58 +88,39 @@ def _size(params: float) -> str:
 
 
 def _contest(rows: DataFrame, times: Series) -> Contest:
-    """The two fastest ways, and their ratio, process by process of the same seed and round where there are several.
-
-    They are told apart by the interval of that ratio over ENOUGH processes; with fewer, where the ranges of their
-    processes do not overlap; with one process, where the intervals of its samples do not. Not where the ratio, as it is
-    written, is 1.
-    """
+    """The two fastest ways, told apart by the order of their ratio, process by process; that tells the first too."""
     first, second = times.index[:2]
-    sides = [rows[rows["label"] == label] for label in (first, second)]
-    one, other = map(_by_process, sides)
-    ratios = (other / one).dropna()
-    ratio = ratios.median() if len(ratios) > 1 else times[second] / times[first]
-    if len(ratios) >= ENOUGH:
-        low, high = interval(ratios)
-        told_by, apart = "intervals", low > 1
-        why = f"95 % interval over {len(ratios)} processes: {significant(low)} to {significant(high)}"
-    elif min(len(one), len(other)) > 1:
-        told_by, (apart, why) = "ranges", _apart(one, other, "processes")
-    else:
-        told_by, (apart, why) = "process", _apart(_samples(sides[0]), _samples(sides[1]), "samples")
-    if not apart or significant(ratio) == "1":
+    one, other = (rows[rows["label"] == label] for label in (first, second))
+    seen = ratio(one, other)
+    if seen.order < 0:  # the medians' order is that of a drift, or of processes that only one of the two has
+        first, second, seen = second, first, ratio(other, one)
+    value = significant(seen.value)
+    if seen.order == 0:
         both = " and ".join(f"{label} ({duration(times[label])})" for label in (first, second))
-        return Contest(first, None, f"{both} are not told apart, ratio {significant(ratio)} ({why})")
-    how = "faster in this process" if told_by == "process" else "fastest"
-    lead = f"{significant(ratio)} times as fast as {second} ({why})"
-    return Contest(first, told_by, f"{first} is {how}, {duration(times[first])}, {lead}")
+        near = seen.by == SAMPLES and value != "1" and (seen.low > 1 or seen.high < 1)
+        close = ", too near 1 for one process" if near else ""
+        apart = "undecided" if math.isnan(seen.low) else "not told apart"
+        return Contest(first, None, f"{both} are {apart}, ratio {value}{close} ({_ends(seen)})")
+    how = "faster in this process" if seen.by == SAMPLES else "fastest"
+    lead = f"{value} times as fast as {second} ({_ends(seen)})"
+    return Contest(first, seen.by, f"{first} is {how}, {duration(times[first])}, {lead}")
 
 
-def _apart(one: Series, other: Series, what: str) -> tuple[bool, str]:
-    """Whether all of the first is below all of the second, by their medians' intervals from ENOUGH on; in words too."""
-    enough = min(len(one), len(other)) >= ENOUGH
-    ends = [interval(side) if enough else (side.min(), side.max()) for side in (one, other)]
-    apart = bool(ends[0][1] < ends[1][0])
-    kind = "95 % intervals" if enough else "ranges"
-    return apart, f"{kind} of {len(one)} and {len(other)} {what} {'do not ' if apart else ''}overlap"
+def _ends(seen: Ratio) -> str:
+    """The interval in words: that of few samples is their range, and so none of 95 %."""
+    ends = f"{significant(seen.low)} to {significant(seen.high)}"
+    if seen.by == SAMPLES:
+        return "too few samples for an interval" if math.isnan(seen.low) else f"{ends} by {SAMPLES}"
+    return f"95 % interval {ends} over {seen.processes} processes"
 
 
-def _samples(rows: DataFrame) -> Series:
-    """Every time that was taken; of a process that took none after its first call, this one's."""
-    return rows["times_s"].where(rows["times_s"].map(bool), rows["median_s"]).explode().astype("float")
-
-
-def _by_process(rows: DataFrame) -> Series:
-    return rows.groupby(["seed", "round"], dropna=False)["median_s"].median()
-
-
-def _spoiled(group: DataFrame, times: Series) -> str:
+def _spoiled(group: DataFrame, times: Series, first: str) -> str:
     """What takes the shine off a win: contention, a known flaw of the fastest, and faster ways that are wrong."""
     won = group[group["label"].isin(times.index[:2])]
     contended = "; measured under contention" if won["contended"].any() else ""
-    warned = group.loc[group["label"] == times.index[0], "warning"].notna().any()
-    unsafe = f"; {times.index[0]} is wrong elsewhere under the same operators" if warned else ""
-    bad = group[group["status"].isin(MEASURED_BUT_NOT_RIGHT) & (group["median_s"] < times.iloc[0])]
+    warned = group.loc[group["label"] == first, "warning"].notna().any()
+    unsafe = f"; {first} is wrong elsewhere under the same operators" if warned else ""
+    bad = group[group["status"].isin(MEASURED_BUT_NOT_RIGHT) & (group["median_s"] < times[first])]
     faster = f"; faster, but wrong: {listed(list(set(bad['label'])))}" if len(bad) else ""
     return contended + unsafe + faster
 
