@@ -10,7 +10,6 @@ import pandas
 from pandas import DataFrame
 
 from harness.report.fits import places, rounded
-from harness.report.ratios import ALONE as ALONE  # `growth` tells it
 from harness.report.ratios import ratio
 from harness.report.rows import plain
 

@@ -9,8 +9,9 @@ from pandas import DataFrame
 
 from harness.report import latex
 from harness.report.capacity import Capacity, capacities
-from harness.report.crossovers import ALONE, Crossover, crossovers
+from harness.report.crossovers import Crossover, crossovers
 from harness.report.fits import BEYOND, FEWEST, Fit, fits
+from harness.report.ratios import ALONE
 from harness.report.rows import environment, escaped, prepared
 
 EXPONENTS = f"The measure grows as P to the exponent: least squares on logarithms, from {FEWEST} sizes on"
