@@ -352,6 +352,7 @@ def test_a_job_takes_its_methods_from_another_folder(run, tmp_path: Path) -> Non
     assert other["commit"] is None  # no clone
 
 
+@pytest.mark.slow
 def test_undecided_cells_get_more_processes_until_they_are_decided(launcher, job, tmp_path: Path) -> None:
     base, candidate = tmp_path / "base", tmp_path / "candidate"
     slow = str(planted(tmp_path / "code", "create_graph_rows"))
@@ -373,12 +374,12 @@ def test_confirming_needs_the_jobs_and_their_code(launcher, job, tmp_path: Path,
     gone = planted(tmp_path / "gone", "create_graph_rows")
     launcher.run(job(passes=("time",), code=str(gone)), tmp_path / "run")
     gone.rename(tmp_path / "elsewhere")
-    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "5"]) == 3
+    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "500"]) == 3
     assert "is gone" in capsys.readouterr().err
     (tmp_path / "elsewhere").rename(gone)
     with (gone / "methods" / "create_graph_rows.py").open("a") as stream:
         stream.write("# another\n")
-    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "50"]) == 3
+    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "500"]) == 3
     assert "method_hash changed since" in capsys.readouterr().err
     assert len(record.load(tmp_path / "run")) == 1
 
@@ -389,6 +390,7 @@ def test_code_that_lacks_the_method_is_an_error_and_not_our_own(run, tmp_path: P
     assert "which has no such module" in seen["message"]
 
 
+@pytest.mark.slow
 def test_folders_that_were_not_measured_in_turn_are_judged_by_what_was(launcher, job, tmp_path: Path) -> None:
     code = {}
     for side in ("base", "candidate"):
