@@ -72,7 +72,8 @@ def run_cell(config: DictConfig) -> None:
 
 def main() -> None:
     """Entry point."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers are closed
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that servers are closed, and worktrees removed
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     extend_hydra()
     asked_for_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on; by itself it would print some as tracebacks

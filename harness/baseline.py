@@ -65,12 +65,10 @@ def beside(asked: Comparison | None) -> Iterator[dict[str, Any] | None]:
     elif kind == "git":
         with _worktree(value) as code:
             yield {"code": str(code)}
-    elif asked is None or Path(asked.baseline).exists():
-        yield None
     else:
-        raise JobError(
-            f"baseline={asked.baseline} is not there; give git:REF, interpreter:PATH, or the path of records"
-        )
+        if asked is not None:
+            _check_records(asked.baseline)
+        yield None
 
 
 def conclude(asked: Comparison, output: Path) -> int:
@@ -82,10 +80,11 @@ def conclude(asked: Comparison, output: Path) -> int:
     from harness.compare import compare
     from harness.compare import output as shown
     from harness.compare.confirm import LOOKS
+    from harness.compare.verdicts import side
 
     base, candidate = (output / side for side in SIDES) if asked.beside else (Path(asked.baseline), output)
     try:
-        frames = [record.load(place) for place in (base, candidate)]
+        frames = [record.load(side(base)), record.load(candidate)]
         looks = LOOKS if asked.beside and asked.confirm_s else 1
         if asked.beside and (frames[0]["status"] == "error").all() and (frames[1]["status"] != "error").any():
             raise JobError(f"no cell of {asked.baseline} could be run: {frames[0]['message'].iloc[0]}")
@@ -110,6 +109,15 @@ def _outside(asked: Comparison, commits: Collection[str]) -> list[str]:
         return [f"whether {' and '.join(OUTSIDE)} have changed is not known: {error}"]
     named = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
     return [f"both sides ran the candidate's {named}, which {asked.baseline} has otherwise"] if changed else []
+
+
+def _check_records(place: str) -> None:
+    from harness import record
+
+    try:
+        record.load(place)
+    except record.RecordError as error:
+        raise JobError(f"baseline={place}: {error}; give git:REF, interpreter:PATH, or the path of records") from error
 
 
 def _check_python(path: str) -> None:

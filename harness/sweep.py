@@ -237,6 +237,8 @@ def _make(config: DictConfig, output: Path) -> None:
             raise SystemExit(f"harness: resume={config.resume} and output={output} are two folders; give resume alone")
         if not output.is_dir():
             raise SystemExit(f"harness: resume={output} is no run folder; name one, or leave it out to start a new run")
+        if config.baseline is not None:
+            raise SystemExit(f"harness: resume={output} goes without baseline: both sides are measured in one run")
     if config.baseline is not None and any((output / side).exists() for side in baseline.SIDES):
         raise SystemExit(f"harness: output={output} holds a comparison already; name another folder")
     try:

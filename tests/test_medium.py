@@ -19,7 +19,7 @@ MEDIA = [("paper", None), ("paper", inches("8.5cm")), (None, inches("5in")), ("t
 
 @pytest.mark.parametrize(("text", "width"), [
     ("3.3in", 3.3), ("8.5cm", 8.5 / 2.54), ("85mm", 8.5 / 2.54), ("237.13594pt", 3.28125), ("5 in", 5),
-    ("2.in", 2)])  # fmt: skip
+    ("2.5in", 2.5)])  # fmt: skip
 def test_a_width_has_a_unit(text, width):
     assert inches(text) == pytest.approx(width, rel=1e-5)
 

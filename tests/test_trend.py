@@ -265,7 +265,7 @@ def test_baselines_alone_are_nights_of_their_own(runs):
 
 def test_records_without_a_date_are_left_out(history):
     folders = history([[timed(night, 0.01) | ({"started": "yesterday"} if night == 3 else {})] for night in range(6)])
-    assert seen(folders).headline == "no steps in 1 cell over 5 nights"
+    assert seen(folders).headline == "no steps in 1 cell over 5 nights, too few to tell steps of time"
     assert trend.trend(record.load(folders[3])) is None
 
 

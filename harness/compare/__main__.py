@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pandas import DataFrame
 from harness import record
 from harness.compare import compare, output
 from harness.compare.confirm import confirm
-from harness.compare.verdicts import COUNTERS, GUARD
+from harness.compare.verdicts import COUNTERS, GUARD, side
 from harness.launch import Launcher, LaunchError
 
 
@@ -28,7 +29,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print, write; the exit status."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what was started is ended
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that what was started is ended
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     parser = _Parser(prog="python -m harness.compare", description=__doc__)
     parser.add_argument("base", type=Path, metavar="BASE", nargs="?", help="a run folder or baseline file (*.jsonl)")
     parser.add_argument("candidate", type=Path, metavar="CANDIDATE", nargs="?", help="what is judged")
@@ -53,12 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.candidate is None:
         parser.error("BASE and CANDIDATE are needed: two run folders or baseline files")
     try:
+        options.base, options.candidate = side(options.base), side(options.candidate)
         verdicts = compare(record.load(options.base), record.load(options.candidate), options.slower, options.allow)
         confirmed = _confirmed(options) if options.confirm else verdicts
         verdicts = verdicts if confirmed is None else confirmed
         output.terminal(verdicts)
         for file, text in ((options.markdown, output.markdown), (options.junit, output.junit)):
             if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text(verdicts), encoding="utf-8")
     except (record.RecordError, OSError) as error:
         print(f"harness.compare: {error}", file=sys.stderr)
@@ -89,7 +93,7 @@ def _selftest(options: argparse.Namespace) -> int:
 
 def ratio(text: str) -> float:
     """A slowdown, as 1.10 for 10 %."""
-    if not float(text) > 1:
+    if not 1 < float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text} must be a ratio above 1, as 1.10 for 10 %")
     return float(text)
 

@@ -156,7 +156,11 @@ def _jobs(folder: Path) -> list[Job]:
     """The timed cells of a run folder whose methods can be made worse, once each."""
     found = (replace(Job.from_dict(json.loads(file.read_text())), round=0, code=None)
              for file in sorted(folder.rglob("job.json")))  # fmt: skip
-    jobs = {job.key: job for job in found if job.target.startswith(f"{METHODS}.") and "time" in job.passes}
+    jobs: dict[str, Job] = {}
+    for job in found:
+        if job.target.startswith(f"{METHODS}.") and "time" in job.passes:
+            cell = replace(job, passes=()).key
+            jobs[cell] = max(job, jobs.get(cell, job), key=lambda job: len(job.passes))
     if not jobs:
         raise record.RecordError(
             f"{folder} holds no timed cell of a method in the package {METHODS}, with its job.json; name a run folder"

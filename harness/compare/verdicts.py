@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -82,6 +83,11 @@ def compare(
     found.attrs["notes"] += _beside(base, candidate, apart=int((~found["in_turn"].astype("bool")).sum()))
     found.attrs["skipped"] = [name for frame in (base, candidate) for name in frame.attrs.get("skipped", ())]
     return found
+
+
+def side(folder: Path) -> Path:
+    """Of a run folder that has two sides its candidate: the other is other code, run for comparison."""
+    return folder / "candidate" if (folder / "candidate").is_dir() else folder
 
 
 def _in_turn(base: DataFrame, candidate: DataFrame) -> bool:
@@ -246,4 +252,6 @@ def canonical(column: str, value: Any) -> str:
     """The same text for the same value, whatever its type in a frame and the order of options."""
     if column.endswith("_options") and isinstance(value, str):
         return json.dumps(json.loads(value), sort_keys=True)
+    if pandas.isna(value):
+        return "none"
     return f"{value:.0f}" if pandas.api.types.is_number(value) else str(value)

@@ -127,6 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", metavar="METHOD", help="tell the speed-up of all others over this method")
     parser.add_argument("--memory_gb", type=gigabytes, metavar="GB", help="tell the largest P that fits into so much")
     options = parser.parse_args(arguments)
+    if not all(options.runs) or options.out == Path():
+        parser.error("RUN and DIR are paths; an empty one was given (the current directory is .)")
+    if options.out is None and (options.baseline or options.memory_gb or options.style or options.width):
+        parser.error("--baseline, --memory_gb, --style and --width are of the files that --out DIR writes; give it too")
     try:
         frame = record.load(*options.runs)
         for skipped in frame.attrs["skipped"]:

@@ -159,9 +159,9 @@ def listing(rows: DataFrame, caption: str, label: str, best: Sequence[Hashable] 
         else:
             shown[str(heading)] = values.map(_breakable)
             columns.append(NAMES)
+    columns[0] = "r" if columns[0] != NAMES else NAMES  # xltabular begins with no S, where no rule may stand either
     again = rows.iloc[:, 0].eq(rows.iloc[:, 0].shift())
     if again.any():
-        columns[0] = "r" if columns[0] != NAMES else NAMES  # a rule may not stand in a column of numbers
         first = shown.iloc[:, 0].mask(again, "")
         shown.iloc[:, 0] = first.mask(~again & (rows.index > rows.index[0]), r"\midrule " + first)
     styler = shown.style.hide(axis="index")

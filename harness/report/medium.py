@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}  # pt is TeX's, which \the\columnwidth shows
-LEAST_IN, MOST_IN = 2.0, 40.0
+LEAST_IN, MOST_IN = 2.5, 40.0
 LENGTHS = ("fontsize", "linewidth", "markersize", "markeredgewidth")
 LEGEND_IN, ENTRY_IN = 2.5, 0.17  # width of a legend beside the panels, height of a line of it
 PANEL_IN = 1.6  # least width of a panel
@@ -52,10 +52,12 @@ class Places:
 
 
 def chosen(style: str | None, width_in: float | None) -> Medium:
-    """That of --style and --width; a width alone is a paper's."""
+    """That of --style and --width; a width alone is a paper's. Raises ValueError where a talk's text has no room."""
     if style is None and width_in is None:
         return SCREEN
     found = STYLES[style or "paper"]
+    if width_in is not None and width_in < LEAST_IN * found.scale:
+        raise ValueError(f"--width is {width_in:.3g}in; with --style {style} give {LEAST_IN * found.scale:g}in or more")
     return replace(found, width_in=width_in or found.width_in)
 
 

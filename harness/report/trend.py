@@ -73,7 +73,10 @@ class Trend:
     def headline(self) -> str:
         """`3 steps in 42 cells over 60 nights`."""
         nights = len(set().union(*(history.nights["night"] for history in self.histories)))
-        return f"{_count(self.steps, 'step')} in {_count(self.histories, 'cell')} over {nights} nights"
+        longest = max((len(times) for history in self.histories for times in _times(history)), default=0)
+        few = longest < nights_needed(FALSE_ALARMS / max(self.series, 1))
+        told = f"{_count(self.steps, 'step')} in {_count(self.histories, 'cell')} over {nights} nights"
+        return f"{told}, too few to tell steps of time" if few else told
 
     @property
     def notes(self) -> str:
