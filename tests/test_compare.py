@@ -466,6 +466,7 @@ def test_what_cannot_be_compared_ends_a_single_cell_with_a_message(harness, argu
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_baseline_that_lacks_the_methods_is_an_error(harness, tmp_path: Path) -> None:
     """Another repository in the current directory: its commit has no methods, and ours must not stand in for them."""
     other = tmp_path / "other"

@@ -54,6 +54,7 @@ def test_only_the_last_change_is_told_and_only_where_the_end_is_decided(tmp_path
     assert told(tmp_path / "b", base, back) == []
 
 
+@pytest.mark.slow
 def test_noise_and_ties_are_none(tmp_path) -> None:
     """Two equal ways, 5 % noise, three rounds, five sizes: by the range alone some 19 of 200 would be told."""
     found = 0

@@ -11,6 +11,7 @@ from tests.grown import SIZES, grown, loaded
 from tests.test_report import cell, failed
 
 
+@pytest.mark.slow
 def test_a_planted_exponent_lies_in_its_interval_as_often_as_it_says(tmp_path) -> None:
     held = 0
     for seed in range(60):

@@ -140,6 +140,7 @@ def test_bad_files_alone_are_two(tmp_path, capsys):
     assert len(said.err.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_the_latest_run_is_told_by_its_own_name(run_folder, tmp_path, monkeypatch):
     """Tomorrow LAST is another run: what is written today leads to today's."""
     (tmp_path / "LAST").symlink_to(run_folder.name)

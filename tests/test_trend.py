@@ -192,7 +192,9 @@ def test_broken_and_fixed_have_commits_though_the_record_has_none(history):
 def test_five_quiet_nights_say_so_and_four_nothing(history, tmp_path):
     folders = history([[timed(night, 0.01)] for night in range(5)])
     found = seen(folders)
-    assert trend.markdown(found).startswith("# no steps in 1 cell over 5 nights\n\nTime: ")
+    assert trend.markdown(found).startswith(
+        "# no steps in 1 cell over 5 nights, too few to tell steps of time\n\nTime: "
+    )
     assert trend.trend(record.load(*folders[:4])) is None
     assert trend.write(record.load(*folders[:4]), tmp_path / "out") == []
 
