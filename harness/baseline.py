@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness import record
 from harness.job import Job, JobError
 
-SIDES = ("baseline", "candidate")  # folders of a run, one for each
 OUTSIDE = ("conf", "harness")  # what both sides of a run take from the candidate
 
 
@@ -38,16 +38,14 @@ class Comparison:
         asked, slower, confirm_s, allow = (config[key] for key in ("baseline", "slower", "confirm_s", "allow"))
         if asked is None:
             return None
-        from harness.compare.verdicts import COUNTERS
-
         if not isinstance(asked, str) or asked in ("", "git:", "interpreter:"):
             raise JobError(f"baseline={asked} must be git:REF, interpreter:PATH or the path of records")
         if not isinstance(confirm_s, int | float) or not confirm_s >= 0:
             raise JobError(f"confirm_s={confirm_s} must be a time in seconds of at least 0")
         if not isinstance(slower, int | float) or not slower > 1:
             raise JobError(f"slower={slower} must be a ratio above 1, as 1.10 for 10 %")
-        if not isinstance(allow, list) or not set(allow) <= set(COUNTERS):
-            raise JobError(f"allow={allow} must be a list of counters, of {', '.join(COUNTERS)}")
+        if not isinstance(allow, list) or not set(allow) <= set(record.COUNTERS):
+            raise JobError(f"allow={allow} must be a list of counters, of {', '.join(record.COUNTERS)}")
         return cls(asked, float(confirm_s), float(slower), tuple(allow))
 
 
@@ -76,13 +74,12 @@ def conclude(asked: Comparison, output: Path) -> int:
 
     3, with a message, where no comparison can be made.
     """
-    from harness import record
     from harness.compare import compare
     from harness.compare import output as shown
     from harness.compare.confirm import LOOKS
     from harness.compare.verdicts import side
 
-    base, candidate = (output / side for side in SIDES) if asked.beside else (Path(asked.baseline), output)
+    base, candidate = (output / side for side in record.SIDES) if asked.beside else (Path(asked.baseline), output)
     try:
         frames = [record.load(side(base)), record.load(candidate)]
         looks = LOOKS if asked.beside and asked.confirm_s else 1
@@ -112,7 +109,6 @@ def _outside(asked: Comparison, commits: Collection[str]) -> list[str]:
 
 
 def _check_records(place: str) -> None:
-    from harness import record
 
     try:
         record.load(place)
@@ -173,5 +169,5 @@ def both(jobs: Sequence[tuple[str, Job]], change: dict[str, Any]) -> Iterator[tu
     for name, job in jobs:
         if job.round > first and "time" in job.passes:
             job = replace(job, passes=("time",))
-        for side in drawn.sample(SIDES, 2):
+        for side in drawn.sample(record.SIDES, 2):
             yield f"{name} ({side})", replace(job, **(change if side == "baseline" else {})), side

@@ -150,7 +150,7 @@ def _confirm(asked: Comparison, output: Path, launcher: Launcher) -> None:
               f"{asked.baseline} is a path", file=sys.stderr)  # fmt: skip
         return
     try:
-        confirm([output / side for side in baseline.SIDES], launcher, asked.confirm_s, asked.slower, asked.allow)
+        confirm([output / side for side in record.SIDES], launcher, asked.confirm_s, asked.slower, asked.allow)
     except (record.RecordError, LaunchError, OSError) as error:
         print(f"harness: undecided cells were not run again: {error}", file=sys.stderr)
 
@@ -239,7 +239,7 @@ def _make(config: DictConfig, output: Path) -> None:
             raise SystemExit(f"harness: resume={output} is no run folder; name one, or leave it out to start a new run")
         if config.baseline is not None:
             raise SystemExit(f"harness: resume={output} goes without baseline: both sides are measured in one run")
-    if config.baseline is not None and any((output / side).exists() for side in baseline.SIDES):
+    if config.baseline is not None and any((output / side).exists() for side in record.SIDES):
         raise SystemExit(f"harness: output={output} holds a comparison already; name another folder")
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -490,7 +490,7 @@ def test_what_both_sides_take_from_the_candidate_is_told(tmp_path: Path, monkeyp
     (tmp_path / "conf" / "row.yaml").write_text("a: 2")
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     for commit, words in ((head, "both sides ran the candidate's conf/row.yaml"), ("0" * 40, "is not known")):
-        for side in baseline.SIDES:
+        for side in record.SIDES:
             folder(tmp_path / commit / side, [cell(commit=commit)])
         assert baseline.conclude(baseline.Comparison("git:main", 0.0, 1.1, ()), tmp_path / commit) == 0
         assert words in capsys.readouterr().out.replace("\n", " ")

@@ -15,7 +15,7 @@ from pandas import DataFrame
 from harness import record
 from harness.compare import compare, output
 from harness.compare.confirm import confirm
-from harness.compare.verdicts import COUNTERS, GUARD, side
+from harness.compare.verdicts import GUARD, side
 from harness.launch import Launcher, LaunchError
 
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--slower", type=ratio, default=GUARD, metavar="RATIO",
                         help="slowdown that matters (default: %(default)s)")  # fmt: skip
     parser.add_argument("--allow", type=counters, default=(), metavar="COUNTERS",
-                        help=f"counters that may change, with commas: {', '.join(COUNTERS)}")  # fmt: skip
+                        help=f"counters that may change, with commas: {', '.join(record.COUNTERS)}")  # fmt: skip
     parser.add_argument("--confirm", type=seconds, default=0.0, metavar="SECONDS",
                         help="time for more processes of undecided cells, added to both run folders")  # fmt: skip
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the verdicts as Markdown")
@@ -115,9 +115,9 @@ def share(text: str) -> float:
 def counters(text: str) -> tuple[str, ...]:
     """Names of counters, with commas."""
     names = tuple(text.split(","))
-    unknown = [name for name in names if name not in COUNTERS]
+    unknown = [name for name in names if name not in record.COUNTERS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is no counter; they are {', '.join(COUNTERS)}")
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is no counter; they are {', '.join(record.COUNTERS)}")
     return names
 
 

@@ -8,10 +8,11 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas
 from pandas import DataFrame
 
 from harness import record
@@ -36,13 +37,16 @@ def confirm(
     ran: set[str] = set()  # files of the new records
     untimed: set[str] = set()
     for _ in range(LOOKS - 1):
-        verdicts = _judged(folders, untimed, guard, allow)
+        frames = _frames(folders, untimed)
+        verdicts = compare(*frames, guard=guard, allow=allow, looks=LOOKS)
+        known = pandas.concat(frames).drop_duplicates("path").set_index("path")
         again: list[tuple[list[str], int]] = []  # a record of each side, and how many more there are to be
         left_s = budget_s - (time.monotonic() - began)
         for _, row in verdicts.iterrows():
             paths = [*row["base_paths"], *row["candidate_paths"]]
-            if row["verdict"] == "undecided" or (row["verdict"] == "broken" and _by_chance(row["candidate_paths"])):
-                cost = sum(record.read(Path(path))["cell_s"] or 0.0 for path in paths)
+            by_chance = row["verdict"] == "broken" and _by_chance(known.loc[row["candidate_paths"], "status"])
+            if row["verdict"] == "undecided" or by_chance:
+                cost = known.loc[paths, "cell_s"].sum()
                 if cost <= left_s:
                     left_s -= cost
                     sides = row["base_paths"], row["candidate_paths"]
@@ -53,25 +57,26 @@ def confirm(
         if not again:
             return verdicts
         print(f"running {len(again)} cells again", file=sys.stderr, flush=True)
-        start = 1 + max(record.load(folder)["round"].max() for folder in folders)
+        start = 1 + int(known["round"].max())
         for number in range(max(count for _, count in again)):
             for sides, count in again:
                 if number < count:
-                    ran |= set(_run_both(sides, folders, int(start) + number, number == 0, launcher))
-    return _judged(folders, untimed, guard, allow)
+                    ran |= set(_run_both(sides, folders, start + number, number == 0, launcher))
+    return compare(*_frames(folders, untimed), guard=guard, allow=allow, looks=LOOKS)
 
 
-def _judged(folders: Sequence[Path], untimed: set[str], guard: float, allow: Collection[str]) -> DataFrame:
+def _frames(folders: Sequence[Path], untimed: set[str]) -> list[DataFrame]:
+    """The records of the folders, without the times of some files."""
     frames = [record.load(folder) for folder in folders]
     for frame in frames:
         frame.loc[frame["path"].isin(untimed), ["fastest_s", "first_s"]] = math.nan
-    return compare(*frames, guard=guard, allow=allow, looks=LOOKS)
+    return frames
 
 
-def _by_chance(paths: Sequence[str]) -> bool:
+def _by_chance(statuses: Iterable[str]) -> bool:
     """Whether nothing worse came of these records than what may strike a process by chance."""
-    statuses = {record.read(Path(path))["status"] for path in paths}
-    return bool(statuses & set(TRANSIENT)) and statuses <= {"ok", *TRANSIENT}
+    seen = set(statuses)
+    return bool(seen & set(TRANSIENT)) and seen <= {"ok", *TRANSIENT}
 
 
 def _run_both(sides: Sequence[str], folders: Sequence[Path], number: int, whole: bool, launcher: Launcher) -> list[str]:

@@ -21,11 +21,11 @@ import pandas
 from pandas import DataFrame, Series
 
 from harness.compare.times import holm, processes_needed, times
+from harness.record import COUNTERS
 from harness.report.rows import plain, prepared
 
 FAMILY = 0.01  # chance of any false alarm in a comparison
 GUARD = 1.10  # a slowdown smaller than this is none, unless the guard is set
-COUNTERS = ("operations", "allocations", "flops", "tensor_peak_bytes")
 DISPATCHED = ("operations", "flops")  # those that do not depend on a GPU's libraries and their workspaces
 ERROR_GREW = 10.0  # an error larger by this factor, though tolerated, is a change of the computation
 

@@ -12,6 +12,8 @@ from typing import Any
 from harness.record.checks import RecordError, checked
 from harness.record.schema import NAMES, SCHEMA_VERSION
 
+SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
+
 
 def write(record: Mapping[str, Any], path: Path) -> None:
     """Write a record whole or not at all.

@@ -9,6 +9,7 @@ OLDEST = 2  # schema that is still read: later ones only added fields
 
 SKETCH = 32  # entries of a sketch
 DEEPEST = 20  # lists and objects within one another in an option
+COUNTERS = ("operations", "allocations", "flops", "tensor_peak_bytes")  # the same in every process of the same code
 STATUSES = ("ok", "unsupported", "nonfinite", "wrong", "oom", "timeout", "crashed", "error")
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import pandas
 from pandas import DataFrame, Series
 
+from harness.record import COUNTERS, SIDES
 from harness.report.rows import CELL, interval, plain, prepared, setting
 
 FEWEST = 5  # nights of one cell from which on there is a history to show
 ENVIRONMENT = ("torch", "machine", "packages")  # what may change from night to night under the same cell
 IDENTITY = [column for column in CELL if column not in ENVIRONMENT]
-SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
-EXACT = ("operations", "allocations", "flops", "tensor_peak_bytes")  # the same in every process of the same code
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class History:
     """One cell over the nights.
 
     `nights` has a row a night and machine, oldest first: night (its name), date, commit, dirty, ENVIRONMENT, status,
-    contended, time_s with low_s and high_s (median over processes and its interval), EXACT. What was not measured, or
-    on which the processes of a night do not agree, is null.
+    contended, time_s with low_s and high_s (median over processes and its interval), COUNTERS. What was not measured,
+    or on which the processes of a night do not agree, is null.
     """
 
     cell: str
@@ -112,7 +111,7 @@ def _history(rows: DataFrame, telling: list[str]) -> History:
     rows = rows.assign(time_s=rows["median_s"].where(sampled), failure=rows["status"].where(rows["status"] != "ok"))
     rows[list(ENVIRONMENT)] = rows[list(ENVIRONMENT)].ffill().bfill()
     processes = rows.groupby(["date", "night", "machine"], dropna=False)
-    least, most = processes[list(EXACT)].min(), processes[list(EXACT)].max()
+    least, most = processes[list(COUNTERS)].min(), processes[list(COUNTERS)].max()
     nights = processes[["commit", "dirty", "torch", "packages"]].last().join(least.where(least == most))
     nights["status"] = processes["failure"].first().fillna("ok")
     nights["contended"] = processes["contended"].any()

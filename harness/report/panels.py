@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas
 from pandas import DataFrame, Timestamp
 
-from harness.report.nights import EXACT, History, changes, successive
+from harness.record import COUNTERS
+from harness.report.nights import History, changes, successive
 from harness.report.trend import Step, Trend
 
 UNITS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
@@ -34,7 +35,7 @@ def panels(seen: Trend) -> list[Panel]:
 
 def _panel(history: History, steps: Sequence[Step]) -> Panel:
     """Times if there are any, else the exact counter that steps or, where none does, the first that is known."""
-    wanted = ["time_s", *(step.measure for step in steps if step.measure in EXACT), *EXACT]
+    wanted = ["time_s", *(step.measure for step in steps if step.measure in COUNTERS), *COUNTERS]
     column = next((name for name in wanted if history.nights[name].notna().any()), "time_s")
     known = history.of(column)
     unit = "" if column != "time_s" else next((u for u, s in UNITS.items() if known[column].median() >= s), "µs")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas
 from pandas import DataFrame, Series
 
-from harness.report.nights import EXACT, History, changes, histories, successive
+from harness.record import COUNTERS
+from harness.report.nights import History, changes, histories, successive
 from harness.report.rows import escaped
 from harness.report.steps import EFFECT, FALSE_ALARMS, LEAST, nights_needed, places, ratio
 from harness.report.tables import duration
@@ -24,7 +25,7 @@ class Step:
     """A change of one measure of one cell between two nights (rows of `History.nights`)."""
 
     cell: str
-    measure: str  # time, one of EXACT, broken or fixed
+    measure: str  # time, one of COUNTERS, broken or fixed
     before: Series  # the last night before the change
     after: Series  # the first night after it
     said: str  # from what to what
@@ -133,7 +134,7 @@ def _steps(history: History, level: float) -> Iterator[Step]:
             word = "broken" if before["status"] == "ok" else "fixed"
             said = f"{before['status']} to {after['status']}"
             yield Step(history.cell, word, before, after, said, math.nan, math.nan, math.nan)
-    for name in EXACT:
+    for name in COUNTERS:
         for before, after in successive(history.of(name)):
             if before[name] != after[name]:
                 said = f"{before[name]:.0f} to {after[name]:.0f}"
