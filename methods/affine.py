@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from methods.ravel import ravel
 
@@ -110,22 +110,37 @@ _AFFINE = {functional.linear: _linear, functional.conv1d: _convolution, function
 
 
 class _Shifted(TorchFunctionMode):
-    """Holds fixed the parameters of the affine maps, and adds to the output of each of their calls its shift."""
+    """Holds fixed the parameters of the affine maps, and adds to the output of each of their calls its shift.
 
-    def __init__(self, fixed: set[int], samples: int, shift: Callable[[int, Tensor], Tensor]) -> None:
+    A parameter that such a map also takes as its input is held as its weight alone. What is computed under `no_grad` is
+    held too, since torch's forward mode would differentiate it.
+    """
+
+    def __init__(
+        self, fixed: set[int], samples: int, shift: Callable[[int, Tensor], Tensor], precision: torch.dtype
+    ) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.precision = precision  # the lowest that was met on the way from the parameters
+        self.refused: str | None = None  # why torch's transforms do not fit
         self._fixed, self._samples, self._shift = fixed, samples, shift
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every function of torch that the network and the criterion call."""
-        kwargs = kwargs or {}
+        result = self._result(function, args, kwargs or {})
+        self.refused = self.refused or _REFUSED.get(function)
+        if isinstance(result, Tensor) and result.is_floating_point() and result.requires_grad:
+            self.precision = max(self.precision, result.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+        return result if torch.is_grad_enabled() else tree_map_only(Tensor, Tensor.detach, result)
+
+    def _result(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if function in _REWRITTEN:
             return _REWRITTEN[function](*args, **kwargs)
         call = _AFFINE[function](self._samples, *args, **kwargs) if function in _AFFINE else None
         if call is None or not self._fixed.intersection((id(call.weight), id(call.bias))):
             return function(*args, **kwargs)
-        z = function(*map(self._held, args), **{name: self._held(value) for name, value in kwargs.items()})
+        held = {name: value if name == "input" else self._held(value) for name, value in kwargs.items()}
+        z = function(*args[:1], *map(self._held, args[1:]), **held)
         self.calls.append(call)
         return z + call.back(self._shift(len(self.calls) - 1, call.outputs(z)), z)
 
@@ -147,6 +162,22 @@ def _weight_norm(direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
 # Of the first torch has no jvp of the gradient, of the second a wrong double backward (torch 2.13).
 _REWRITTEN = {functional.mse_loss: _squared_error, vars(torch)["_weight_norm"]: _weight_norm}
 
+# What torch's transforms cannot take, or take wrongly without a word (torch 2.13), and so is not tried.
+_REFUSED = {
+    torch.autograd.grad: "the forward pass takes a gradient itself",
+    Tensor.backward: "the forward pass takes a gradient itself",
+    functional.group_norm: "torch has no right rule to batch the forward derivative of group_norm",
+}
+
+
+class _Plain(TorchFunctionMode):
+    """Only puts in the place of weight_norm what it stands for, since its double backward is wrong."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Every function of torch that the network and the criterion call."""
+        function = _weight_norm if function is vars(torch)["_weight_norm"] else function
+        return function(*args, **(kwargs or {}))
+
 
 class Network:
     """The loss as a function of shifts of its affine maps' outputs; where its parameters lie in theta."""
@@ -157,19 +188,23 @@ class Network:
         self.theta, _ = ravel(model)
         ends = [0, *itertools.accumulate(p.numel() for p in self.params.values())]
         self.span = {name: slice(*pair) for name, pair in zip(self.params, itertools.pairwise(ends), strict=True)}
+        self.precision = self.theta.dtype  # the lowest on the way from the parameters to the loss, once it was traced
+        self.refused: str | None = None  # why torch's transforms do not fit, once it was traced
         self._model, self._criterion, self._inputs, self._targets = model, criterion, inputs, targets
         self._samples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
 
+    def plain(self) -> Tensor:
+        """The loss () as anyone would evaluate it; only weight_norm is written out."""
+        with _Plain(), sdpa_kernel(SDPBackend.MATH):
+            return self._scalar(self._criterion(self._outputs(), self._targets))
+
     def loss(self, fixed: Iterable[str], shift: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, list[Call]]:
         """The loss (), and the calls of affine maps of parameters that are `fixed`, shifted by `shift(place, z)`."""
-        shifted = _Shifted({id(self.params[name]) for name in fixed}, self._samples, shift)
+        shifted = self._shifted(fixed, shift)
         with shifted, sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
-            value = self._criterion(
-                torch.func.functional_call(self._model, self._buffers(), self._inputs), self._targets
-            )
-        if value.dim():
-            raise ValueError(f"the loss must be a scalar (a tensor of shape ()), found {tuple(value.shape)}")
-        return value, shifted.calls
+            value = self._criterion(self._outputs(), self._targets)
+        self.precision, self.refused = shifted.precision, shifted.refused
+        return self._scalar(value), shifted.calls
 
     def traced_outputs(self, fixed: Iterable[str]) -> tuple[Any, list[Tensor], list[Tensor]]:
         """The network's outputs, those of its affine maps (N, S, p) before the shifts, and the shifts of zero."""
@@ -181,12 +216,12 @@ class Network:
             shifts.append(torch.zeros_like(z).requires_grad_())
             return shifts[place]
 
-        with _Shifted({id(self.params[name]) for name in fixed}, self._samples, shift), sdpa_kernel(SDPBackend.MATH):
-            return torch.func.functional_call(self._model, self._buffers(), self._inputs), maps, shifts
+        with self._shifted(fixed, shift), sdpa_kernel(SDPBackend.MATH):
+            return self._outputs(), maps, shifts
 
     def criterion(self, outputs: Any) -> Tensor:
         """The loss () of outputs."""
-        with _Shifted(set(), self._samples, lambda place, z: z):
+        with self._shifted((), lambda place, z: z):
             return self._criterion(outputs, self._targets)
 
     def traced(self, fixed: Iterable[str]) -> tuple[Tensor, list[Call], list[Tensor]]:
@@ -198,6 +233,18 @@ class Network:
             return shifts[place]
 
         return *self.loss(fixed, shift), shifts
+
+    def _shifted(self, fixed: Iterable[str], shift: Callable[[int, Tensor], Tensor]) -> _Shifted:
+        return _Shifted({id(self.params[name]) for name in fixed}, self._samples, shift, self.theta.dtype)
+
+    def _outputs(self) -> Any:
+        return torch.func.functional_call(self._model, self._buffers(), self._inputs)
+
+    def _scalar(self, value: Any) -> Tensor:
+        if not isinstance(value, Tensor) or value.dim():
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the loss must be a scalar (a tensor of shape ()), found {found}")
+        return value
 
     def _buffers(self) -> dict[str, Tensor]:
         """Copies of those that a call may change."""

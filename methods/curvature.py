@@ -31,8 +31,10 @@ OUTPUTS = 256  # of the network, beyond which their curvature is not propagated
 class _Sum:
     """What is gathered for one affine map."""
 
-    def __init__(self, use: Use) -> None:
+    def __init__(self, use: Use, vector: Tensor) -> None:
         self._use = use
+        self._shift = use.outputs(vector)  # (N, S, p)
+        self._moved = torch.zeros_like(self._shift.mT.flatten(1)[..., None])  # (N, p S, 1), by the curvature so far
         self._curvature = torch.zeros_like(use.slope)  # (N, S, p), between the same outputs
         self._parts = [use.slope.new_zeros(use.slope.shape[2], part.features.shape[2]) for part in use.parts]
         self.probes = torch.stack([torch.ones_like(use.slope), drawn(use.slope)])  # (2, N, S, p)
@@ -53,6 +55,8 @@ class _Sum:
             for part, use in zip(self._parts, self._use.parts, strict=True):
                 own, other = (torch.bmm(x.flatten(1, 2), use.features) for x in (turned, weighted))
                 part += (own * other).view(*turned.shape[:3], -1).sum(dim=(0, 1))
+        moved = torch.bmm(flat, self._shift.mT.flatten(1)[..., None])
+        self._moved += torch.bmm(flat.mT, torch.bmm(curvature, moved) if dense else curvature[:, :, None] * moved)
         if not dense:
             self._explained += torch.bmm(weighted.flatten(2).mT, torch.bmm(flat, self._flat))
 
@@ -62,8 +66,10 @@ class _Sum:
         _, samples, positions, outputs = self.probes.shape
         return self._explained.view(samples, outputs, positions, 2).permute(3, 0, 2, 1)
 
-    def write(self, own: Tensor, result: Tensor) -> None:
-        """Write the diagonal, with the map's own D (N, S, p)."""
+    def write(self, own: Tensor, result: Tensor, product: Tensor) -> None:
+        """Write the diagonal, with the map's own D (N, S, p), and the block's product with the vector; both (P,)."""
+        _, samples, positions, outputs = self.probes.shape
+        self._use.gather(self._moved.view(samples, outputs, positions).mT + own * self._shift, product)
         curvature = (self._curvature + own).flatten(0, 1)
         for part, use in zip(self._parts, self._use.parts, strict=True):
             part += curvature.T @ use.features.flatten(0, 1).square()
@@ -71,28 +77,39 @@ class _Sum:
             (place.view(part.T.shape).T if use.transposed else place.view(part.shape)).copy_(part)
 
 
-def write_diagonal(network: Network, fixed: set[str], uses: Sequence[Use], result: Tensor) -> int:
+def write_diagonal(
+    network: Network, fixed: set[str], uses: Sequence[Use], vector: Tensor, result: Tensor, product: Tensor
+) -> int:
     """Write into `result` (P,) the diagonal of the parameters of the last uses; the place of the first of these.
 
-    That is len(uses) where the outputs are no tensor (N, ...), are many, or do not alone lead to the loss.
+    Into `product` (P,) goes what the block of each use, of which that is the diagonal, makes of `vector` (P,). The place is len(uses) where the outputs are no tensor (N, ...), are many, or do not alone lead to the loss.
     """
     outputs, maps, shifts = network.traced_outputs(fixed)
     samples = len(uses[0].slope) if uses else 0
-    if not isinstance(outputs, Tensor) or len(maps) != len(uses) or outputs.shape[:1] != (samples,):
+    if (
+        not isinstance(outputs, Tensor)
+        or not outputs.dim()
+        or len(maps) != len(uses)
+        or outputs.shape[:1] != (samples,)
+    ):
         return len(uses)
     leaf = outputs.detach().requires_grad_()
-    slope = torch.autograd.grad(network.criterion(leaf), leaf, create_graph=True)[0].flatten(1)  # (N, C)
+    value = network.criterion(leaf)
+    if not value.requires_grad:
+        return len(uses)
+    (slope,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
+    slope = slope.reshape(samples, -1)  # (N, C)
     seen = torch.autograd.grad(outputs, shifts, slope.detach().view_as(outputs), create_graph=True,
                                materialize_grads=True)  # fmt: skip
     alone = all(close(each - use.slope, use.slope) for each, use in zip(seen, uses, strict=True))
     if slope.shape[1] > OUTPUTS or not alone:
         return len(uses)
     units = torch.cat([_units(slope, slice(0, slope.shape[1])), drawn(slope)[None]])
-    curvature = _products(slope, [leaf], units)[0].flatten(2).transpose(0, 1)  # (N, C + 1, C)
+    curvature = _products(slope, [leaf], units)[0].reshape(len(units), *slope.shape).transpose(0, 1)  # (N, C + 1, C)
     if not close(torch.einsum("nc,ncd->nd", units[-1], curvature[:, :-1]) - curvature[:, -1], curvature[:, -1]):
         return len(uses)
-    sums = [_Sum(use) for use in uses]
-    wrong = _propagate(outputs.flatten(1), curvature[:, :-1], shifts, sums)
+    sums = [_Sum(use, vector) for use in uses]
+    wrong = _propagate(outputs.reshape(samples, -1), curvature[:, :-1], shifts, sums)
     for place in reversed(range(len(uses))):
         if place in wrong:
             return place + 1
@@ -100,7 +117,7 @@ def write_diagonal(network: Network, fixed: set[str], uses: Sequence[Use], resul
         own, left = (x - y for x, y in zip((one, along), sums[place].explained, strict=True))
         if not close(left - own * sums[place].probes[1], along):
             return place + 1
-        sums[place].write(own, result)
+        sums[place].write(own, result, product)
         if place and not close(own, one):
             wrong |= _propagate(maps[place].flatten(1), own.flatten(1), shifts[:place], sums[:place])
     return 0

@@ -17,39 +17,58 @@ Bishop, "Exact calculation of the Hessian matrix for the multilayer perceptron",
 
 from __future__ import annotations
 
-import contextlib
-import re
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods import curvature
-from methods.affine import Network
-from methods.products import Part, Use, close, drawn, slices, write
+from methods.affine import Call, Network
+from methods.certificate import (
+    Certificate,
+    CertificateError,
+    FallbackError,
+    FallbackWarning,
+    full_precision,
+)
+from methods.products import close, drawn, slices
+from methods.shifts import PRODUCTS, Plan, write_blocks, write_diagonal
 
 ROWS = 64  # backward passes of a row at once
+
+Criterion = Callable[..., Tensor]
+Fallback = Literal["rows", "error"]
 
 
 def hessian(
     model: nn.Module,
-    criterion: Callable[..., Tensor],
+    criterion: Criterion,
     inputs: Any,
     targets: Any,
     *,
     out: Tensor | None = None,
     memory_mb: float | None = None,
+    fallback: Fallback = "rows",
 ) -> Tensor:
     """Hessian (P, P) of `criterion(model(inputs), targets)` in the trainable parameters, in `named_parameters()` order.
 
     The samples are the first dimension of the first input. The result is written into `out`, if given, which may be a
     memory-mapped file. Beside it about `memory_mb` MiB are used (by default 256, or a tenth of the result), or what the
-    shifts of one output of a layer take, or 64 backward passes for those parameters that need rows. Raises ValueError
-    for an `out` of another shape, dtype or device, a `memory_mb` below zero, or a loss that is no scalar.
+    shifts of one output of a layer take, or 64 backward passes for those parameters that need rows.
+
+    Its product with a random vector is compared with double backward through the plain loss before it is returned
+    (`methods.certificate` says what that catches, and with which probability). The rows of the parameters where they
+    differ are taken from double backward, one after another, with a FallbackWarning; where that does not agree either,
+    CertificateError is raised. `explain` tells which parameters take rows from the start, and why;
+    `fallback="error"` raises FallbackError rather than take rows for another reason than that they are fewer.
+
+    Raises ValueError for an `out` of another shape, dtype or device, a `memory_mb` below zero, another `fallback`, or a
+    loss that is no scalar or not deterministic, and TypeError for parameters of float16 or bfloat16.
     """
+    _check(fallback)
     network = Network(model, criterion, inputs, targets)
     size = len(network.theta)
     out = network.theta.new_empty(size, size) if out is None else out
@@ -59,63 +78,178 @@ def hessian(
     if memory_mb is not None and not memory_mb >= 0:
         raise ValueError(f"memory_mb={memory_mb} must be a number of MiB")
     memory = max(2**28, size**2 * out.element_size() / 10) if memory_mb is None else memory_mb * 2**20
-    fixed, wide, penalty = _by_products(network)
-    written = set()
-    with _refusal_passed():
-        written = _write_blocks(network, fixed - wide, out, memory)
-    for name in written & penalty.keys():
-        out.diagonal()[network.span[name]] += penalty[name]
-    for span, rows in _rows(network, written):
-        out[span], out[:, span] = rows, rows.T
+    with full_precision():
+        certificate = Certificate(network)
+        plan = _plan(network, certificate)
+        with plan.refusing():
+            write_blocks(network, plan, certificate, out, memory)
+        _allowed(plan.reasons, fallback, plan.wide)
+        for name in plan.penalty.keys() - plan.reasons.keys():
+            out.diagonal()[network.span[name]] += plan.penalty[name]
+        for span, rows in _rows(network, plan.reasons):
+            out[span], out[:, span] = rows, rows.T
+        alone: set[str] = set()  # parameters of which each row has taken a pass of its own
+        while failed := certificate.failing(out @ certificate.vector, certificate.product):
+            alone |= _distrusted(failed, alone, fallback)
+            for span, rows in _rows(network, failed, at_once=1):
+                out[span], out[:, span] = rows, rows.T
     return out
 
 
-def diagonal(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Any) -> Tensor:
-    """Diagonal (P,) of that Hessian; of a layer's own block only sum_{n,s,t} a[s,j] M[(s,i),(t,i)] a[t,j] is needed."""
+def diagonal(
+    model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, *, fallback: Fallback = "rows"
+) -> Tensor:
+    """Diagonal (P,) of that Hessian; of a layer's own block only sum_{n,s,t} a[s,j] M[(s,i),(t,i)] a[t,j] is needed.
+
+    The diagonal is read from the curvature M of a layer's outputs. What the block between that layer's parameters makes
+    of a random vector follows from the same M, and is compared with double backward through the plain loss, layer by
+    layer: that catches an error in any block on the diagonal with the probability that `methods.certificate` gives. The
+    blocks between layers are not computed, and so not looked at. Where the products differ, what is raised, and
+    `fallback` are as in `hessian`.
+    """
+    _check(fallback)
     network = Network(model, criterion, inputs, targets)
-    fixed, wide, penalty = _by_products(network)
-    result, written = torch.zeros_like(network.theta), set()
-    with _refusal_passed():
-        written = _write_diagonal(network, fixed, wide, result)
-    for name in written & penalty.keys():
-        result[network.span[name]] += penalty[name]
-    for span, rows in _rows(network, written):
-        result[span] = rows[:, span].diagonal()
+    with full_precision():
+        certificate = Certificate(network)
+        plan, vector = _plan(network, certificate), certificate.vector
+        result, found = torch.zeros_like(vector), torch.zeros_like(vector)
+        blocks: list[frozenset[str]] = []
+        with plan.refusing():
+            blocks = write_diagonal(network, plan, certificate, result, found)
+        _allowed(plan.reasons, fallback, plan.wide)
+        for name in plan.penalty.keys() - plan.reasons.keys():
+            span, penalty = network.span[name], plan.penalty[name]
+            result[span] += penalty
+            found[span] += penalty * vector[span]
+
+        def product(vector: Tensor) -> Tensor:
+            """Of the blocks' parameters within their blocks, of all others with the whole Hessian."""
+            of_blocks = [certificate.product(vector, names) for names in blocks]
+            whole = torch.zeros_like(vector)
+            if by_rows := network.params.keys() - frozenset().union(*blocks):
+                every = certificate.product(vector)
+                for name in by_rows:
+                    whole[network.span[name]] = every[network.span[name]]
+            return sum(of_blocks, whole)
+
+        def take_rows(names: Iterable[str], at_once: int) -> None:
+            for span, rows in _rows(network, names, at_once):
+                result[span], found[span] = rows[:, span].diagonal(), rows @ vector
+
+        take_rows(plan.reasons, ROWS)
+        alone: set[str] = set()
+        while failed := certificate.failing(found, product):
+            alone |= _distrusted(failed, alone, fallback)
+            blocks = [names - alone for names in blocks]
+            take_rows(failed, at_once=1)
     return result
 
 
-def hvp(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Any, vectors: Tensor) -> Tensor:
-    """That Hessian times vectors (P, k), as (P, k): a backward pass through one gradient's graph for each.
+def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vectors: Tensor) -> Tensor:
+    """That Hessian times vectors (P, k), as (P, k): a backward pass through the plain gradient's graph for each.
 
-    Raises ValueError for vectors of another shape.
+    The passes are batched where torch has the rules. Two more check them: one, by itself, of a random combination w of
+    the vectors, which catches an error of batching with the probability that `methods.certificate` gives; and one of a
+    random vector u, since u . H w = w . H u: that catches, with the like probability, whatever makes the second
+    derivative unsymmetric. An error of double backward that leaves it symmetric is not seen. Where batching was wrong
+    each product takes a pass by itself, with a FallbackWarning. Raises CertificateError where the second derivative is
+    not symmetric, ValueError for vectors of another shape, and otherwise as `hessian`.
     """
     network = Network(model, criterion, inputs, targets)
     if vectors.dim() != 2 or len(vectors) != len(network.theta):
         raise ValueError(f"vectors are {tuple(vectors.shape)}; they must be ({len(network.theta)}, k), one a column")
-    params = list(network.params.values())
-    loss, _ = network.loss((), lambda place, z: z)
-    slopes = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
-    slope = torch.cat([part.flatten() for part in slopes])
-    return torch.cat([part.flatten(1) for part in _products(slope, params, vectors.T)], dim=1).T
+    with full_precision():
+        certificate = Certificate(network)
+        _traced(network, certificate)
+        weights = drawn(vectors[0])
+        combined = vectors @ weights  # (P,)
+        result = _products(certificate.gradient, network, vectors.T).T
+        true = certificate.product(combined)
+        if certificate.far(result @ weights, true):
+            warnings.warn("batched products are not those of single passes; each takes a pass", FallbackWarning, 2)
+            result = torch.stack([certificate.product(vector) for vector in vectors.unbind(1)], dim=1)
+        certificate.check_symmetry(combined, true)
+    return result
 
 
-@contextlib.contextmanager
-def _refusal_passed() -> Iterator[None]:
-    """Goes on after the block where torch refuses an operation without a forward-mode derivative or a rule for vmap."""
-    try:
-        yield
-    except (RuntimeError, NotImplementedError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or re.search("can't allocate memory|out of memory", str(error)):
-            raise
+def explain(
+    model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, quantity: str = "hessian"
+) -> dict[str, str]:
+    """How each parameter would be done, for quantity "hessian" or "diagonal": by "matrix products", or by rows and why.
 
-
-def _by_products(network: Network) -> tuple[set[str], set[str], dict[str, Tensor]]:
-    """Parameters that only enter affine maps, and those of them where these have no more inputs than positions.
-
-    A parameter that enters elsewhere too is taken if what that adds to its rows is diagonal, as with a penalty; the
-    third result holds these diagonals.
+    Takes what the result takes, less the products and the rows themselves. What the check of a result finds is not
+    known before it: that is told by a FallbackWarning. Raises ValueError for another quantity, and as `hessian`.
     """
+    if quantity not in ("hessian", "diagonal"):
+        raise ValueError(f"quantity={quantity!r} must be 'hessian' or 'diagonal'")
+    network = Network(model, criterion, inputs, targets)
+    with full_precision():
+        certificate = Certificate(network)
+        plan = _plan(network, certificate)
+        with plan.refusing():
+            if quantity == "hessian":
+                write_blocks(network, plan, certificate, None, 2**28)
+            else:
+                write_diagonal(network, plan, certificate, *torch.zeros(2, len(network.theta)).to(network.theta))
+    return {name: plan.reasons.get(name, PRODUCTS) for name in network.params}
+
+
+def _check(fallback: str) -> None:
+    if fallback not in ("rows", "error"):
+        raise ValueError(f"fallback={fallback!r} must be 'rows' or 'error'")
+
+
+def _allowed(reasons: Mapping[str, str], fallback: str, fewer: Mapping[str, str]) -> None:
+    """Raise FallbackError where rows are not wanted, and taken for another reason than that they are `fewer`."""
+    slow = {name: reason for name, reason in reasons.items() if name not in fewer}
+    if fallback == "error" and slow:
+        told = "; ".join(f"{name}: {reason}" for name, reason in slow.items())
+        raise FallbackError(f"fallback='error', and these would take a backward pass for each row: {told}")
+
+
+def _distrusted(failed: Mapping[str, float], alone: set[str], fallback: str) -> set[str]:
+    """The parameters that failed, of which a warning tells; raises where nothing is left to try, or to be tried."""
+    told = ", ".join(f"{name} (off by {distance:.1e})" for name, distance in failed.items())
+    if failed.keys() <= alone:
+        raise CertificateError(
+            f"rows by double backward do not agree with its product with a vector, in {told}: the loss differs from "
+            "call to call, or its second derivative is not symmetric (a custom Function whose backward is another "
+            "function's gradient, say)"
+        )
+    if fallback == "error":
+        raise FallbackError(f"fallback='error', and matrix products are not what double backward gives, in {told}")
+    warnings.warn(
+        f"the factored result is not what double backward through the plain loss gives, in {told}; their rows are "
+        "computed again, a backward pass for each. Does the loss depend on how it is differentiated (gradients within "
+        "the forward pass, stored activations, no_grad)?",
+        FallbackWarning,
+        stacklevel=3,
+    )
+    return set(failed)
+
+
+def _traced(network: Network, certificate: Certificate) -> tuple[list[Call], list[Tensor], Tensor]:
+    """The calls of affine maps, shifts of their outputs and the loss; raises ValueError where it is not deterministic."""
     loss, calls, shifts = network.traced(network.params)
+    if not certificate.has_value(loss) and not certificate.has_value(again := network.plain()):
+        raise ValueError(
+            f"the loss is not deterministic: {float(certificate.value)} and {float(again)} at the same parameters; call "
+            "model.eval(), or fix what is drawn"
+        )
+    return calls, shifts, loss
+
+
+def _plan(network: Network, certificate: Certificate) -> Plan:
+    """Which parameters only enter affine maps, and of which rows are fewer than shifts of the outputs.
+
+    A parameter that enters elsewhere too is taken if what that adds to its rows is diagonal, as with a penalty.
+    """
+    calls, shifts, loss = _traced(network, certificate)
+    every = dict.fromkeys(network.params)
+    if network.precision != network.theta.dtype:
+        return Plan(set(), {}, {}, dict.fromkeys(every, f"the loss computes in {network.precision} within"))
+    if network.refused or not certificate.has_value(loss):
+        return Plan(set(), {}, {}, dict.fromkeys(every, network.refused or "the loss has another value when watched"))
     affine, shifted, inputs = set(), Counter(), {}
     for call in calls:
         _, positions, width = call.features(call.input.detach()).shape
@@ -123,176 +257,79 @@ def _by_products(network: Network) -> tuple[set[str], set[str], dict[str, Tensor
             affine.add(name)
             shifted[name] += positions
             inputs[name] = width
-    wide = {name for name in affine if shifted[name] >= inputs[name]}
+    wide = {
+        name: f"{shifted[name]} positions, no fewer than its {inputs[name]} inputs"
+        for name in affine
+        if shifted[name] >= inputs[name]
+    }
+    elsewhere, diagonals = _elsewhere(network, loss, shifts)
+    reasons = dict.fromkeys(
+        every.keys() - affine, "it enters no Linear, Conv1d, Conv2d or Embedding that can be shifted"
+    )
+    reasons |= dict.fromkeys(affine & elsewhere, "it also enters other than through its affine map")
+    return Plan(affine - elsewhere, wide, diagonals, reasons)
+
+
+def _elsewhere(network: Network, loss: Tensor, shifts: Sequence[Tensor]) -> tuple[set[str], dict[str, Tensor]]:
+    """The parameters that a traced loss depends on beside its affine maps; those for which that adds a diagonal."""
     params = list(network.params.values())
+    if not loss.requires_grad:
+        return set(), {}
     slopes = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
     elsewhere, diagonals = set(), {}
     for place, (name, slope) in enumerate(zip(network.params, slopes, strict=True)):
         if slope is None or not slope.requires_grad:
             continue
-        elsewhere.add(name)
         probe = drawn(slope)
         one, along = (
             torch.autograd.grad(slope, [*params, *shifts], vector, retain_graph=True, materialize_grads=True)
             for vector in (torch.ones_like(slope), probe)
         )
-        alone = not any(bool(part.any()) for tangents in (one, along)
-                        for at, part in enumerate(tangents) if at != place)  # fmt: skip
+        others = [part for tangents in (one, along) for at, part in enumerate(tangents) if at != place]
+        alone = not any(bool(part.any()) for part in others)
         if alone and close(along[place] - one[place] * probe, along[place]):
             diagonals[name] = one[place].flatten()
-    return affine - (elsewhere - diagonals.keys()), wide, diagonals
+        else:
+            elsewhere.add(name)
+    return elsewhere, diagonals
 
 
-def _uses(network: Network, fixed: set[str]) -> list[Use]:
-    loss, calls, shifts = network.traced(fixed)
-    slopes = torch.autograd.grad(loss, shifts, materialize_grads=True) if shifts else ()
-    owners = [network.owners(call) & fixed for call in calls]
-    uses = []
-    for call, slope, names in zip(calls, slopes, owners, strict=True):
-        a = call.features(call.input.detach())
-        parts = []
-        for p, features, varies in (
-            (call.weight, a, call.input.is_floating_point()),
-            (call.bias, a.new_ones(*a.shape[:2], 1), False),
-        ):
-            if network.names.get(id(p)) in names:
-                parts.append(Part(network.span[network.names[id(p)]].start, features, varies, call.transposed))
-        tied = sum(bool(names & others) for others in owners) > 1
-        uses.append(Use(frozenset(names), tuple(parts), slope, tied))
-    return uses
-
-
-class _Tangents:
-    """Derivatives along shifts of one call: of the slopes g of that call and those after it, and of their features.
-
-    Finds samples that depend on each other, by a random shift of all outputs that differs from sample to sample: what
-    it changes must be what the unit shifts, given to all samples at once, explain.
-    """
-
-    def __init__(self, network: Network, fixed: set[str], uses: list[Use], first: int, last: int) -> None:
-        self._network, self._fixed, self._first, self._last = network, fixed, first, last
-        self._zeros = [torch.zeros_like(use.slope) for use in uses]
-        self._chance = drawn(uses[first].slope)
-        self._whole: list[Tensor] = []
-        self._left: list[Tensor] = []
-
-    def __call__(self, which: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Along unit shifts (i, S) of the outputs `which`: M (i, S, N, T, p) of the slopes, J (i, S, N, T, q)."""
-        shifts = torch.cat([_units(self._chance, which), self._chance[None]])
-        with torch.no_grad():
-            slopes, features = torch.func.vmap(
-                lambda shift: torch.func.jvp(self._slopes, (self._zeros[self._first],), (shift,))[1]
-            )(shifts)
-        if not self._left:
-            self._whole = [tangent[-1] for tangent in (*slopes, *features)]
-            self._left = [tangent.clone() for tangent in self._whole]
-        shape = (len(which), self._chance.shape[1])
-        slopes, features = ([tangent[:-1].unflatten(0, shape) for tangent in part] for part in (slopes, features))
-        chance = self._chance[:, :, which].mT.flatten(1)[:, None]  # (N, 1, i S)
-        for left, tangent in zip(self._left, (*slopes, *features), strict=True):
-            left -= torch.bmm(chance, tangent.flatten(0, 1).flatten(2).transpose(0, 1)).view(left.shape)
-        return slopes, features
-
-    def mixed(self) -> bool:
-        """Whether samples depend on each other; to be asked after all outputs."""
-        return not all(close(left, whole) for left, whole in zip(self._left, self._whole, strict=True))
-
-    def _slopes(self, shift: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        own, after = self._first, self._zeros[self._first + 1 : self._last + 1]
-
-        def loss(shifts: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-            def chosen(place: int, z: Tensor) -> Tensor:
-                return shifts[place - own] if own <= place <= self._last else torch.zeros_like(z)
-
-            value, calls = self._network.loss(self._fixed, chosen)
-            return value, [call.features(call.input) for call in calls[own + 1 : self._last + 1]]
-
-        return torch.func.grad(loss, has_aux=True)((shift, *after))
-
-
-def _units(like: Tensor, which: Tensor) -> Tensor:
-    """Shifts of the outputs `which` at each position, for all samples at once: (len(which) * S, N, S, p)."""
-    samples, positions, outputs = like.shape
-    units = like.new_zeros(len(which), positions, samples, positions, outputs)
-    place = torch.arange(positions, device=like.device)
-    units[torch.arange(len(which), device=like.device)[:, None], place, :, place, which[:, None]] = 1
-    return units.flatten(0, 1)
-
-
-def _write_blocks(network: Network, fixed: set[str], out: Tensor, memory: float) -> set[str]:
-    """Write the Hessian between the parameters `fixed`; the names of those for which that was right."""
-    uses = _uses(network, fixed)
-    mixed: set[str] = set()
-    for name in {name for use in uses if use.tied for name in use.names}:
-        out[network.span[name]] = 0
-        out[:, network.span[name]] = 0
-    for first, use in enumerate(uses):
-        tangents, after = _Tangents(network, fixed, uses, first, len(uses) - 1), uses[first:]
-        samples, positions, outputs = use.slope.shape
-        moved = sum(other.slope[0].numel() + other.parts[0].features[0].numel() for other in after)
-        each = out.element_size() * samples * positions * 8 * moved
-        for which in torch.arange(outputs, device=out.device).split(min(max(int(memory / each), 1), outputs)):
-            slopes, features = tangents(which)
-            for other, slope, feature in zip(after, slopes, [None, *features], strict=True):
-                write(out, use, other, int(which[0]), slope, feature)
-        mixed |= use.names if tangents.mixed() else set()
-    return fixed - mixed
-
-
-def _write_diagonal(network: Network, fixed: set[str], wide: set[str], result: Tensor) -> set[str]:
-    """Write the diagonal of the parameters `fixed`; the names of those for which that was right."""
-    uses = _uses(network, fixed)
-    mixed = {name for use in uses if use.tied for name in use.names}
-    left = len(uses)
-    with _refusal_passed():
-        left = curvature.write_diagonal(network, fixed, uses, result)
-    for first, use in enumerate(uses[:left]):
-        if use.names <= wide:
-            mixed |= use.names
-            continue
-        tangents = _Tangents(network, fixed, uses, first, first)
-        positions, outputs = use.slope.shape[1:]
-        for which in torch.arange(outputs, device=result.device).split(max(ROWS // positions, 1)):
-            (slopes,), _ = tangents(which)  # (i, S, N, T, p)
-            own = slopes[torch.arange(len(which)), ..., which]  # (i, S, N, T)
-            for part in use.parts:
-                found = torch.einsum("nsj,isnt,ntj->ij", part.features, own, part.features)
-                width = part.features.shape[2]
-                place = result[part.start : part.start + outputs * width]
-                place = place.view(width, outputs).T if part.transposed else place.view(outputs, width)
-                place[which] = found
-        mixed |= use.names if tangents.mixed() else set()
-    return fixed - mixed
-
-
-def _rows(network: Network, but: set[str]) -> Iterator[tuple[slice, Tensor]]:
-    """Places and rows (c, P) of all other parameters, each by a backward pass through one gradient's graph."""
-    if len(but) == len(network.params):
+def _rows(network: Network, names: Iterable[str], at_once: int = ROWS) -> Iterator[tuple[slice, Tensor]]:
+    """Places and rows (c, P) of some parameters, each by a backward pass through one gradient's graph."""
+    names = set(names)
+    if not names:
         return
-    params = list(network.params.values())
     loss, _ = network.loss((), lambda place, z: z)
-    slopes = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+    slopes = torch.autograd.grad(loss, list(network.params.values()), create_graph=True, materialize_grads=True)
     for name, slope in zip(network.params, slopes, strict=True):
-        if name in but:
-            continue
         span = network.span[name]
-        for some in slices(span.start, span.stop, ROWS):
+        for some in slices(span.start, span.stop, at_once) if name in names else ():
             index = torch.arange(some.start, some.stop, device=slope.device) - span.start
             units = functional.one_hot(index, slope.numel()).to(slope).view(-1, *slope.shape)
-            rows = _products(slope, params, units)
-            yield some, torch.cat([part.reshape(len(index), -1) for part in rows], dim=1)
+            yield some, _products(slope, network, units)
 
 
-def _products(slope: Tensor, params: Sequence[Tensor], vectors: Tensor) -> Iterable[Tensor]:
-    """Slopes of `slope . vector` in every parameter, for vectors (c, ...): at once, or where vmap refuses in turn."""
+def _products(slope: Tensor, network: Network, vectors: Tensor) -> Tensor:
+    """Slopes (c, P) of `slope . vector` in every parameter, for vectors (c, ...): at once, or where vmap refuses in turn."""
+    params = list(network.params.values())
     if not slope.requires_grad:
-        return [p.new_zeros(len(vectors), *p.shape) for p in params]
-    options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
-    with _refusal_passed():
-        rows = torch.autograd.grad(slope, params, vectors, is_grads_batched=True, **options)
-        return [
-            p.new_zeros(len(vectors), *p.shape) if row is None else row for p, row in zip(params, rows, strict=True)
-        ]
-    each = [torch.autograd.grad(slope, params, vector, **options) for vector in vectors]
-    return [torch.stack([torch.zeros_like(p) if row is None else row for row in rows])
-            for p, rows in zip(params, zip(*each, strict=True), strict=True)]  # fmt: skip
+        return slope.new_zeros(len(vectors), len(network.theta))
+
+    def pulled(cotangents: Tensor, **options: bool) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(slope, params, cotangents, retain_graph=True, allow_unused=True, **options)
+
+    parts = None
+    if len(vectors) > 1:
+        try:
+            parts = pulled(vectors, is_grads_batched=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # an operation without a rule to batch it, of which torch says this or that
+            parts = None
+    if parts is None:
+        each = [pulled(vector) for vector in vectors]
+        parts = [None if rows[0] is None else torch.stack(rows) for rows in zip(*each, strict=True)]
+    zeros = [p.new_zeros(len(vectors), p.numel()) for p in params]
+    return torch.cat(
+        [zero if part is None else part.reshape(zero.shape) for part, zero in zip(parts, zeros, strict=True)], dim=1
+    )

@@ -38,6 +38,22 @@ class Use:
     slope: Tensor  # g (N, S, p)
     tied: bool  # whether another call has one of the same parameters
 
+    def outputs(self, vector: Tensor) -> Tensor:
+        """What the parameters' entries of `vector` (P,), put in their place, make of the features: (N, S, p)."""
+        return sum((part.features @ self.entries(part, vector).T for part in self.parts), torch.zeros_like(self.slope))
+
+    def gather(self, cotangents: Tensor, result: Tensor) -> None:
+        """Add to the parameters' entries of `result` (P,) what pulls back cotangents (N, S, p) of the outputs."""
+        for part in self.parts:
+            place = self.entries(part, result)
+            place += cotangents.flatten(0, 1).T @ part.features.flatten(0, 1)
+
+    def entries(self, part: Part, vector: Tensor) -> Tensor:
+        """A view of a part's entries of `vector` (P,), as (p, q)."""
+        outputs, width = self.slope.shape[2], part.features.shape[2]
+        entries = vector[part.start : part.start + outputs * width]
+        return entries.view(width, outputs).T if part.transposed else entries.view(outputs, width)
+
 
 def write(out: Tensor, use: Use, other: Use, first: int, slopes: Tensor, features: Tensor | None) -> None:
     """Write the rows of some outputs, from `first` on, of a call against another's parameters, and their mirror image.

@@ -1,0 +1,149 @@
+"""Is a result right? Second derivatives are compared with double backward through the plain loss before they are returned.
+
+The plain loss is `criterion(model(inputs), targets)`, without the modes and transforms that a fast derivation needs.
+Its gradient's graph gives the product H v with a random vector v of normal entries by one backward pass, and a result
+is compared with that, parameter by parameter.
+
+Of an error E in the result, E v is seen. Its size is like |E| whatever E is: an error of the relative size d in the
+Frobenius norm goes unseen with a probability of at most tolerance / d (of a normal entry within tolerance / d of zero),
+so 1e-5 for an error of one in float32. The rows of one parameter are compared with these rows alone, up to a hundred
+tolerances, so that a large parameter does not hide a small one, as long as the small one's rows are above rounding
+errors of the large one's. What cannot be seen: an error of double backward itself (a custom Function whose backward is
+no derivative, but symmetric), and a loss that is not the one which was meant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from methods.affine import Network
+
+# Largest relative distance between two right results: some ten to a thousand times the rounding errors seen.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+PARAMETER = 100  # tolerances that the rows of one parameter may be off, relative to themselves
+ROUNDING = 0.1  # tolerances of the whole product that any part of it may be off, for terms that cancel in it
+NOISE = 100  # times the rounding error of double backward itself, as it was measured, that count as right
+
+
+class CertificateError(RuntimeError):
+    """No way led to a result that agrees with double backward through the plain loss."""
+
+
+class FallbackError(RuntimeError):
+    """With `fallback="error"`: some parameters would have taken a backward pass for each of their rows."""
+
+
+class FallbackWarning(UserWarning):
+    """A result did not agree with double backward through the plain loss, so that rows were taken instead."""
+
+
+class Certificate:
+    """The plain loss, its gradient's graph, and a random vector to multiply with the Hessian.
+
+    Raises TypeError for parameters of float16 or bfloat16, in which no comparison tells right from wrong, and what
+    torch raises where the loss has no second derivative.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        params = list(network.params.values())
+        if params[0].dtype not in (torch.float64, torch.float32):
+            raise TypeError(
+                f"the parameters are {params[0].dtype}, whose rounding errors hide wrong results: compute in float32, "
+                "with model.float() and inputs of that type, and convert the result"
+            )
+        loss = network.plain()
+        self._gradient = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+        self.value = loss.detach()
+        self.gradient = torch.cat([slope.flatten() for slope in self._gradient])  # (P,), with its graph
+        generator = torch.Generator().manual_seed(1)
+        drawn = torch.randn(network.theta.shape, generator=generator, dtype=torch.float64)
+        self.vector = drawn.to(network.theta)  # (P,)
+
+    def has_value(self, loss: Tensor) -> bool:
+        """Whether a loss is the plain one, up to rounding errors of terms that may cancel in it."""
+        terms = max(abs(float(self.value)), float(self.gradient.detach().norm()) * float(self._network.theta.norm()))
+        return abs(float(loss.detach()) - float(self.value)) <= TOLERANCE[self._network.precision] * terms
+
+    def product(self, vector: Tensor, names: Iterable[str] | None = None) -> Tensor:
+        """H times `vector` (P,), as (P,); with `names`, of their block on the diagonal alone, and zero elsewhere."""
+        network = self._network
+        chosen = list(network.params) if names is None else [name for name in network.params if name in set(names)]
+        graph = dict(zip(network.params, self._gradient, strict=True))
+        moved = [name for name in chosen if graph[name].requires_grad]
+        result = torch.zeros_like(network.theta)
+        if moved:
+            slopes = [graph[name] for name in moved]
+            cotangents = [vector[network.span[name]].view_as(graph[name]) for name in moved]
+            params = [network.params[name] for name in chosen]
+            found = torch.autograd.grad(slopes, params, cotangents, retain_graph=True, materialize_grads=True)
+            for name, part in zip(chosen, found, strict=True):
+                result[network.span[name]] = part.flatten()
+        return result
+
+    def failing(self, found: Tensor, product: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The parameters in whose rows `found` (P,) is not `product(self.vector)`, with their relative distance.
+
+        Raises CertificateError where the product is not finite.
+        """
+        true = product(self.vector)
+        if not true.isfinite().all():
+            raise CertificateError(
+                f"double backward through the plain loss gives {int((~true.isfinite()).sum())} of {len(true)} entries "
+                "that are not finite: no Hessian can be checked at this point"
+            )
+        failed = self.far(found, true)
+        if not failed:
+            return {}
+        # Rounding errors of double backward show where the product of a sum is not the sum of the products.
+        part = torch.roll(self.vector, 1)
+        noise = (true - product(self.vector - part) - product(part)).abs()
+        return self.far(found, true, noise)
+
+    def check_symmetry(self, vector: Tensor, product: Tensor) -> None:
+        """Raise CertificateError unless u . H w is w . H u, for a vector w (P,), its product and a random u."""
+        other = self.product(self.vector)
+        one, two = (float(x.double() @ y.double()) for x, y in ((self.vector, product), (vector, other)))
+        precision = self._network.precision
+        rounding = ROUNDING * TOLERANCE[precision] * float(vector.norm()) * float(other.norm())
+        if not abs(one - two) <= TOLERANCE[precision] * float(product.norm()) + rounding:
+            raise CertificateError(
+                f"the second derivative of the loss is not symmetric: u . H w is {one:.6g} and w . H u is {two:.6g} for two "
+                "vectors; a custom Function whose backward is another function's gradient can be the cause"
+            )
+
+    def far(self, found: Tensor, true: Tensor, noise: Tensor | None = None) -> dict[str, float]:
+        """The parameters in whose rows `found` is not `true` (P,), with their distance, beyond `noise` (P,), if given."""
+        found, true = found.double(), true.double()
+        spans, precision = self._network.span, self._network.precision
+        whole, tolerance = float(true.norm()), TOLERANCE[precision]
+        share = tolerance * whole / len(spans) ** 0.5  # where each keeps to it, all together keep the tolerance
+        failed = {}
+        for name, span in spans.items():
+            size, distance = float(true[span].norm()), float((found[span] - true[span]).norm())
+            allowed = min(PARAMETER * tolerance * size + ROUNDING * tolerance * whole, share)
+            allowed = allowed if noise is None else max(allowed, NOISE * float(noise[span].double().norm()))
+            if not distance <= allowed:
+                failed[name] = distance / size if size else distance
+        return failed
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Products of float32 matrices in float32, not in TF32 or bfloat16, whatever was allowed; restored afterwards."""
+    modules = [
+        backend for library in (torch.backends.cudnn, torch.backends.mkldnn) for backend in (library.conv, library.rnn)
+    ]
+    modules += [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    before = [module.fp32_precision for module in modules]
+    try:
+        for module in modules:
+            module.fp32_precision = "ieee"
+        yield
+    finally:
+        for module, precision in zip(modules, before, strict=True):
+            module.fp32_precision = precision
