@@ -21,6 +21,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from methods.ravel import ravel
 
 
+class Refused(Exception):
+    """Shifts and torch's transforms do not fit the network; the text says why."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of an affine map, and how its tensors look as (N, S, features)."""
@@ -122,13 +126,13 @@ class _Shifted(TorchFunctionMode):
         super().__init__()
         self.calls: list[Call] = []
         self.precision = precision  # the lowest that was met on the way from the parameters
-        self.refused: str | None = None  # why torch's transforms do not fit
         self._fixed, self._samples, self._shift = fixed, samples, shift
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every function of torch that the network and the criterion call."""
+        if self._fixed and function in _REFUSED:
+            raise Refused(_REFUSED[function])
         result = self._result(function, args, kwargs or {})
-        self.refused = self.refused or _REFUSED.get(function)
         if isinstance(result, Tensor) and result.is_floating_point() and result.requires_grad:
             self.precision = max(self.precision, result.dtype, key=lambda dtype: torch.finfo(dtype).eps)
         return result if torch.is_grad_enabled() else tree_map_only(Tensor, Tensor.detach, result)
@@ -162,7 +166,8 @@ def _weight_norm(direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
 # Of the first torch has no jvp of the gradient, of the second a wrong double backward (torch 2.13).
 _REWRITTEN = {functional.mse_loss: _squared_error, vars(torch)["_weight_norm"]: _weight_norm}
 
-# What torch's transforms cannot take, or take wrongly without a word (torch 2.13), and so is not tried.
+# What torch's transforms cannot take, or take wrongly without a word (torch 2.13), and so is not tried. A gradient
+# within the forward pass would not see the parameters that are held.
 _REFUSED = {
     torch.autograd.grad: "the forward pass takes a gradient itself",
     Tensor.backward: "the forward pass takes a gradient itself",
@@ -189,7 +194,6 @@ class Network:
         ends = [0, *itertools.accumulate(p.numel() for p in self.params.values())]
         self.span = {name: slice(*pair) for name, pair in zip(self.params, itertools.pairwise(ends), strict=True)}
         self.precision = self.theta.dtype  # the lowest on the way from the parameters to the loss, once it was traced
-        self.refused: str | None = None  # why torch's transforms do not fit, once it was traced
         self._model, self._criterion, self._inputs, self._targets = model, criterion, inputs, targets
         self._samples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
 
@@ -199,11 +203,14 @@ class Network:
             return self._scalar(self._criterion(self._outputs(), self._targets))
 
     def loss(self, fixed: Iterable[str], shift: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, list[Call]]:
-        """The loss (), and the calls of affine maps of parameters that are `fixed`, shifted by `shift(place, z)`."""
+        """The loss (), and the calls of affine maps of parameters that are `fixed`, shifted by `shift(place, z)`.
+
+        Raises Refused where parameters are fixed and the network does what torch's transforms do not take.
+        """
         shifted = self._shifted(fixed, shift)
         with shifted, sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
             value = self._criterion(self._outputs(), self._targets)
-        self.precision, self.refused = shifted.precision, shifted.refused
+        self.precision = shifted.precision
         return self._scalar(value), shifted.calls
 
     def traced_outputs(self, fixed: Iterable[str]) -> tuple[Any, list[Tensor], list[Tensor]]:

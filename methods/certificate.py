@@ -1,4 +1,4 @@
-"""Is a result right? Second derivatives are compared with double backward through the plain loss before they are returned.
+"""Is a result right? It is compared with double backward through the plain loss before it is returned.
 
 The plain loss is `criterion(model(inputs), targets)`, without the modes and transforms that a fast derivation needs.
 Its gradient's graph gives the product H v with a random vector v of normal entries by one backward pass, and a result
@@ -44,15 +44,15 @@ class FallbackWarning(UserWarning):
 class Certificate:
     """The plain loss, its gradient's graph, and a random vector to multiply with the Hessian.
 
-    Raises TypeError for parameters of float16 or bfloat16, in which no comparison tells right from wrong, and what
-    torch raises where the loss has no second derivative.
+    Raises NotImplementedError for parameters of float16 or bfloat16, in which no comparison tells right from wrong,
+    and what torch raises where the loss has no second derivative.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
         params = list(network.params.values())
         if params[0].dtype not in (torch.float64, torch.float32):
-            raise TypeError(
+            raise NotImplementedError(
                 f"the parameters are {params[0].dtype}, whose rounding errors hide wrong results: compute in float32, "
                 "with model.float() and inputs of that type, and convert the result"
             )
@@ -99,25 +99,30 @@ class Certificate:
         failed = self.far(found, true)
         if not failed:
             return {}
-        # Rounding errors of double backward show where the product of a sum is not the sum of the products.
-        part = torch.roll(self.vector, 1)
-        noise = (true - product(self.vector - part) - product(part)).abs()
-        return self.far(found, true, noise)
+        return self.far(found, true, self._noise(self.vector, true, product))
+
+    def _noise(self, vector: Tensor, true: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+        """Rounding errors (P,) of a product: they show where that of a sum is not the sum of the products."""
+        part = self.vector.roll(1)
+        return (true - product(vector - part) - product(part)).abs()
 
     def check_symmetry(self, vector: Tensor, product: Tensor) -> None:
         """Raise CertificateError unless u . H w is w . H u, for a vector w (P,), its product and a random u."""
         other = self.product(self.vector)
         one, two = (float(x.double() @ y.double()) for x, y in ((self.vector, product), (vector, other)))
-        precision = self._network.precision
-        rounding = ROUNDING * TOLERANCE[precision] * float(vector.norm()) * float(other.norm())
-        if not abs(one - two) <= TOLERANCE[precision] * float(product.norm()) + rounding:
+        size = float(product.norm()) + ROUNDING * float(vector.norm()) * float(other.norm())
+        allowed = TOLERANCE[self._network.precision] * size
+        if abs(one - two) > allowed:
+            noise = self._noise(vector, product, self.product) + self._noise(self.vector, other, self.product)
+            allowed = max(allowed, NOISE * float(noise.norm() * (vector.norm() + self.vector.norm())))
+        if not abs(one - two) <= allowed:
             raise CertificateError(
-                f"the second derivative of the loss is not symmetric: u . H w is {one:.6g} and w . H u is {two:.6g} for two "
-                "vectors; a custom Function whose backward is another function's gradient can be the cause"
+                f"the second derivative of the loss is not symmetric: u . H w is {one:.6g} and w . H u {two:.6g} for "
+                "two vectors; a custom Function whose backward is another function's gradient can be the cause"
             )
 
     def far(self, found: Tensor, true: Tensor, noise: Tensor | None = None) -> dict[str, float]:
-        """The parameters in whose rows `found` is not `true` (P,), with their distance, beyond `noise` (P,), if given."""
+        """The parameters in whose rows `found` is not `true` (P,), up to a `noise` (P,), and their relative distance."""
         found, true = found.double(), true.double()
         spans, precision = self._network.span, self._network.precision
         whole, tolerance = float(true.norm()), TOLERANCE[precision]
@@ -134,7 +139,7 @@ class Certificate:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Products of float32 matrices in float32, not in TF32 or bfloat16, whatever was allowed; restored afterwards."""
+    """Gradients on, and products of float32 matrices in float32, not in TF32 or bfloat16; restored afterwards."""
     modules = [
         backend for library in (torch.backends.cudnn, torch.backends.mkldnn) for backend in (library.conv, library.rnn)
     ]
@@ -143,7 +148,8 @@ def full_precision() -> Iterator[None]:
     try:
         for module in modules:
             module.fp32_precision = "ieee"
-        yield
+        with torch.enable_grad():
+            yield
     finally:
         for module, precision in zip(modules, before, strict=True):
             module.fp32_precision = precision

@@ -82,7 +82,8 @@ def write_diagonal(
 ) -> int:
     """Write into `result` (P,) the diagonal of the parameters of the last uses; the place of the first of these.
 
-    Into `product` (P,) goes what the block of each use, of which that is the diagonal, makes of `vector` (P,). The place is len(uses) where the outputs are no tensor (N, ...), are many, or do not alone lead to the loss.
+    Into `product` (P,) goes what the blocks of these uses, of which that is the diagonal, make of `vector` (P,). The
+    place is len(uses) where the outputs are no tensor (N, ...), are many, or do not alone lead to the loss.
     """
     outputs, maps, shifts = network.traced_outputs(fixed)
     samples = len(uses[0].slope) if uses else 0

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.affine import Call, Network
+from methods.affine import Network, Refused
 from methods.certificate import (
     Certificate,
     CertificateError,
@@ -35,7 +35,7 @@ from methods.certificate import (
     full_precision,
 )
 from methods.products import close, drawn, slices
-from methods.shifts import PRODUCTS, Plan, write_blocks, write_diagonal
+from methods.shifts import PRODUCTS, Plan, refusals, write_blocks, write_diagonal
 
 ROWS = 64  # backward passes of a row at once
 
@@ -66,7 +66,7 @@ def hessian(
     `fallback="error"` raises FallbackError rather than take rows for another reason than that they are fewer.
 
     Raises ValueError for an `out` of another shape, dtype or device, a `memory_mb` below zero, another `fallback`, or a
-    loss that is no scalar or not deterministic, and TypeError for parameters of float16 or bfloat16.
+    loss that is no scalar or not deterministic, and NotImplementedError for parameters of float16 or bfloat16.
     """
     _check(fallback)
     network = Network(model, criterion, inputs, targets)
@@ -80,9 +80,7 @@ def hessian(
     memory = max(2**28, size**2 * out.element_size() / 10) if memory_mb is None else memory_mb * 2**20
     with full_precision():
         certificate = Certificate(network)
-        plan = _plan(network, certificate)
-        with plan.refusing():
-            write_blocks(network, plan, certificate, out, memory)
+        plan = _plan(network, certificate, lambda plan: write_blocks(network, plan, certificate, out, memory))
         _allowed(plan.reasons, fallback, plan.wide)
         for name in plan.penalty.keys() - plan.reasons.keys():
             out.diagonal()[network.span[name]] += plan.penalty[name]
@@ -111,11 +109,10 @@ def diagonal(
     network = Network(model, criterion, inputs, targets)
     with full_precision():
         certificate = Certificate(network)
-        plan, vector = _plan(network, certificate), certificate.vector
+        vector = certificate.vector
         result, found = torch.zeros_like(vector), torch.zeros_like(vector)
-        blocks: list[frozenset[str]] = []
-        with plan.refusing():
-            blocks = write_diagonal(network, plan, certificate, result, found)
+        plan = _plan(network, certificate, lambda plan: write_diagonal(network, plan, certificate, result, found))
+        blocks = plan.blocks
         _allowed(plan.reasons, fallback, plan.wide)
         for name in plan.penalty.keys() - plan.reasons.keys():
             span, penalty = network.span[name], plan.penalty[name]
@@ -160,7 +157,7 @@ def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vecto
         raise ValueError(f"vectors are {tuple(vectors.shape)}; they must be ({len(network.theta)}, k), one a column")
     with full_precision():
         certificate = Certificate(network)
-        _traced(network, certificate)
+        _check_deterministic(network, certificate, network.loss((), lambda place, z: z)[0])
         weights = drawn(vectors[0])
         combined = vectors @ weights  # (P,)
         result = _products(certificate.gradient, network, vectors.T).T
@@ -185,12 +182,16 @@ def explain(
     network = Network(model, criterion, inputs, targets)
     with full_precision():
         certificate = Certificate(network)
-        plan = _plan(network, certificate)
-        with plan.refusing():
-            if quantity == "hessian":
+        result, found = torch.zeros_like(certificate.vector), torch.zeros_like(certificate.vector)
+        plan = _plan(
+            network,
+            certificate,
+            lambda plan: (
                 write_blocks(network, plan, certificate, None, 2**28)
-            else:
-                write_diagonal(network, plan, certificate, *torch.zeros(2, len(network.theta)).to(network.theta))
+                if quantity == "hessian"
+                else write_diagonal(network, plan, certificate, result, found)
+            ),
+        )
     return {name: plan.reasons.get(name, PRODUCTS) for name in network.params}
 
 
@@ -228,28 +229,46 @@ def _distrusted(failed: Mapping[str, float], alone: set[str], fallback: str) -> 
     return set(failed)
 
 
-def _traced(network: Network, certificate: Certificate) -> tuple[list[Call], list[Tensor], Tensor]:
-    """The calls of affine maps, shifts of their outputs and the loss; raises ValueError where it is not deterministic."""
-    loss, calls, shifts = network.traced(network.params)
-    if not certificate.has_value(loss) and not certificate.has_value(again := network.plain()):
-        raise ValueError(
-            f"the loss is not deterministic: {float(certificate.value)} and {float(again)} at the same parameters; call "
-            "model.eval(), or fix what is drawn"
-        )
-    return calls, shifts, loss
+def _check_deterministic(network: Network, certificate: Certificate, loss: Tensor) -> bool:
+    """Whether a loss as it was watched is the plain one; raises ValueError where that differs from call to call."""
+    if certificate.has_value(loss):
+        return True
+    again = network.plain()
+    if certificate.has_value(again):
+        return False
+    raise ValueError(
+        f"the loss is not deterministic: {float(certificate.value)} and {float(again)} at the same parameters; call "
+        "model.eval(), or fix what is drawn"
+    )
 
 
-def _plan(network: Network, certificate: Certificate) -> Plan:
-    """Which parameters only enter affine maps, and of which rows are fewer than shifts of the outputs.
+def _plan(network: Network, certificate: Certificate, write: Callable[[Plan], None]) -> Plan:
+    """Which parameters are done by products; `write` does them, and leaves to rows what turns out not to fit."""
+    try:
+        plan = _entering(network, certificate)
+    except Refused as refused:
+        return Plan(reasons=dict.fromkeys(network.params, str(refused)))
+    try:
+        write(plan)
+    except Refused as refused:
+        plan.refuse(plan.fixed, str(refused))
+        plan.blocks = []
+    return plan
 
-    A parameter that enters elsewhere too is taken if what that adds to its rows is diagonal, as with a penalty.
+
+def _entering(network: Network, certificate: Certificate) -> Plan:
+    """The parameters that only enter affine maps, and those of them whose rows are fewer than shifts of the outputs.
+
+    A parameter that enters elsewhere too is taken if what that adds to its rows is diagonal, as with a penalty. Raises
+    Refused, and ValueError for a loss that is not deterministic.
     """
-    calls, shifts, loss = _traced(network, certificate)
-    every = dict.fromkeys(network.params)
+    with refusals():
+        loss, calls, shifts = network.traced(network.params)
+    same = _check_deterministic(network, certificate, loss)
     if network.precision != network.theta.dtype:
-        return Plan(set(), {}, {}, dict.fromkeys(every, f"the loss computes in {network.precision} within"))
-    if network.refused or not certificate.has_value(loss):
-        return Plan(set(), {}, {}, dict.fromkeys(every, network.refused or "the loss has another value when watched"))
+        raise Refused(f"the loss computes in {network.precision} within")
+    if not same:
+        raise Refused("the loss has another value when its operations are watched")
     affine, shifted, inputs = set(), Counter(), {}
     for call in calls:
         _, positions, width = call.features(call.input.detach()).shape
@@ -264,7 +283,7 @@ def _plan(network: Network, certificate: Certificate) -> Plan:
     }
     elsewhere, diagonals = _elsewhere(network, loss, shifts)
     reasons = dict.fromkeys(
-        every.keys() - affine, "it enters no Linear, Conv1d, Conv2d or Embedding that can be shifted"
+        network.params.keys() - affine, "it enters no Linear, Conv1d, Conv2d or Embedding that can be shifted"
     )
     reasons |= dict.fromkeys(affine & elsewhere, "it also enters other than through its affine map")
     return Plan(affine - elsewhere, wide, diagonals, reasons)
@@ -310,7 +329,7 @@ def _rows(network: Network, names: Iterable[str], at_once: int = ROWS) -> Iterat
 
 
 def _products(slope: Tensor, network: Network, vectors: Tensor) -> Tensor:
-    """Slopes (c, P) of `slope . vector` in every parameter, for vectors (c, ...): at once, or where vmap refuses in turn."""
+    """Slopes (c, P) of `slope . vector` in all parameters, for vectors (c, ...): at once, or in turn where it must."""
     params = list(network.params.values())
     if not slope.requires_grad:
         return slope.new_zeros(len(vectors), len(network.theta))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from methods import curvature
-from methods.affine import Network
+from methods.affine import Network, Refused
 from methods.certificate import TOLERANCE, Certificate
 from methods.products import Part, Use, close, drawn, write
 
@@ -23,19 +23,19 @@ MIXED = "samples depend on each other"
 
 # What torch says where an operation has no rule for a transform, and what that means.
 _REFUSALS = (
-    (r"forward AD|forward-mode|forward mode|jvp.*not implemented|decomposition for", "torch has no forward mode of it"),
-    (r"ZeroTensors are immutable", "torch has no forward mode of its gradient"),
-    (r"derivative for .* not implemented|trying to differentiate twice", "torch has no second derivative of it"),
-    (r"vmap|[Bb]atching rule|randomness error mode", "torch has no rule to batch it"),
-    (r"functorch|saved tensor hooks|inside of a function being transformed|data pointer of Tensor that doesn't have"
-     r"|recompute", "torch's transforms cannot see into it"),
-    (r"not have been used in the graph|does not require grad and does not have a grad_fn"
-     r"|only supports CPU|requires_grad", "a gradient within it is not seen by torch's transforms"),
-)  # fmt: skip
-
-
-class Refused(Exception):
-    """Torch's transforms do not take the network, or do not take it as it is; the text says why."""
+    (
+        r"functorch transforms|saved tensor hooks|inside of a function being transformed|doesn't have storage",
+        "torch's transforms cannot see into an operation",
+    ),
+    (r"forward AD|forward-mode|forward mode|decomposition for", "torch has no forward mode of an operation"),
+    (r"ZeroTensors are immutable", "torch has no forward mode of a gradient"),
+    (r"derivative for .* not implemented|differentiate twice", "torch has no second derivative of an operation"),
+    (r"vmap|[Bb]atching rule|randomness error mode", "torch has no rule to batch an operation"),
+    (
+        r"not have been used in the graph|does not require grad|requires_grad",
+        "torch's transforms do not see a gradient within the forward pass",
+    ),
+)
 
 
 @contextlib.contextmanager
@@ -59,18 +59,11 @@ def refusals() -> Iterator[None]:
 class Plan:
     """Which parameters are done by matrix products, and why the others are not."""
 
-    fixed: set[str]  # those that only enter affine maps, and are done by products unless a reason says otherwise
-    wide: dict[str, str]  # of them those for which rows are fewer than shifts, as it is said
-    penalty: dict[str, Tensor]  # what their diagonals hold beside that
-    reasons: dict[str, str] = field(default_factory=dict)  # of all others
-
-    @contextlib.contextmanager
-    def refusing(self) -> Iterator[None]:
-        """Leaves all parameters to rows where torch refuses what the block does."""
-        try:
-            yield
-        except Refused as refused:
-            self.refuse(self.fixed, str(refused))
+    fixed: set[str] = field(default_factory=set)  # only enter affine maps: by products unless a reason says otherwise
+    wide: dict[str, str] = field(default_factory=dict)  # of them those whose rows are fewer than shifts, as it is said
+    penalty: dict[str, Tensor] = field(default_factory=dict)  # what is on their diagonals beside that
+    reasons: dict[str, str] = field(default_factory=dict)  # why parameters take rows
+    blocks: list[frozenset[str]] = field(default_factory=list)  # parameters of the blocks whose diagonals are done
 
     def refuse(self, names: Iterable[str], reason: str) -> None:
         """Leave parameters to rows; the first reason counts."""
@@ -197,13 +190,11 @@ def write_blocks(network: Network, plan: Plan, certificate: Certificate, out: Te
             plan.refuse(use.names, MIXED)
 
 
-def write_diagonal(
-    network: Network, plan: Plan, certificate: Certificate, result: Tensor, product: Tensor
-) -> list[frozenset[str]]:
+def write_diagonal(network: Network, plan: Plan, certificate: Certificate, result: Tensor, product: Tensor) -> None:
     """Write into `result` (P,) the diagonal of the parameters that `plan` leaves to products.
 
     Into `product` (P,) goes what the blocks on the diagonal, of which that is the diagonal, make of the certificate's
-    vector; the parameters of each of these blocks are returned. Raises Refused.
+    vector; the plan is told of these blocks. Raises Refused.
     """
     vector = certificate.vector
     uses = uses_of(network, plan.fixed)
@@ -222,7 +213,7 @@ def write_diagonal(
             use.gather(_write_own(use, tangents, use.outputs(vector), result), product)
             if tangents.mixed():
                 plan.refuse(use.names, MIXED)
-    return [use.names for use in uses if not use.names & plan.reasons.keys()]
+    plan.blocks = [use.names for use in uses if not use.names & plan.reasons.keys()]
 
 
 def _write_own(use: Use, tangents: _Tangents, shift: Tensor, result: Tensor) -> Tensor:
