@@ -122,7 +122,7 @@ class Certificate:
             )
 
     def far(self, found: Tensor, true: Tensor, noise: Tensor | None = None) -> dict[str, float]:
-        """The parameters in whose rows `found` is not `true` (P,), up to a `noise` (P,), and their relative distance."""
+        """The parameters in whose rows `found` is not `true` (P,), up to `noise` (P,), and their relative distance."""
         found, true = found.double(), true.double()
         spans, precision = self._network.span, self._network.precision
         whole, tolerance = float(true.norm()), TOLERANCE[precision]
@@ -140,10 +140,9 @@ class Certificate:
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Gradients on, and products of float32 matrices in float32, not in TF32 or bfloat16; restored afterwards."""
-    modules = [
-        backend for library in (torch.backends.cudnn, torch.backends.mkldnn) for backend in (library.conv, library.rnn)
-    ]
-    modules += [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    modules = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.conv, mkldnn.rnn]
+    modules.append(mkldnn.matmul)  # type: ignore[attr-defined]  is there from torch 2.9 on
     before = [module.fp32_precision for module in modules]
     try:
         for module in modules:

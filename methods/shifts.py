@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,10 +118,7 @@ class _Tangents:
         """
         shifts = torch.cat([_units(self._chance, which), self._chance[None]])
         with torch.no_grad(), refusals():
-            values, tangents = torch.func.vmap(
-                lambda shift: torch.func.jvp(self._slopes, (self._zeros[self._first],), (shift,))
-            )(shifts)
-        slopes, (_, features) = tangents
+            values, (slopes, (_, features)) = torch.func.vmap(self._along)(shifts)
         if not self._left:
             self._compare(values[1][0][0], [batch[0] for batch in values[0]])
             self._whole = [tangent[-1] for tangent in (*slopes, *features)]
@@ -143,6 +141,9 @@ class _Tangents:
         size = sum(float(plain.norm()) for plain in self._plain)
         if not distance <= TOLERANCE[self._network.precision] * size:
             raise Refused(f"the loss's gradient under torch's transforms is off by {distance / size:.1e}")
+
+    def _along(self, shift: Tensor) -> Any:
+        return torch.func.jvp(self._slopes, (self._zeros[self._first],), (shift,))
 
     def _slopes(self, shift: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, list[Tensor]]]:
         own, after = self._first, self._zeros[self._first + 1 : self._last + 1]
@@ -174,9 +175,10 @@ def write_blocks(network: Network, plan: Plan, certificate: Certificate, out: Te
     fixed = plan.fixed - plan.wide.keys()
     plan.reasons |= plan.wide
     uses = uses_of(network, fixed)
-    for name in {name for use in uses if use.tied for name in use.names} if out is not None else ():
-        out[network.span[name]] = 0
-        out[:, network.span[name]] = 0
+    if out is not None:
+        for name in {name for use in uses if use.tied for name in use.names}:
+            out[network.span[name]] = 0
+            out[:, network.span[name]] = 0
     for first, use in enumerate(uses):
         tangents, after = _Tangents(network, fixed, uses, first, len(uses) - 1, certificate), uses[first:]
         samples, positions, outputs = use.slope.shape
@@ -184,8 +186,9 @@ def write_blocks(network: Network, plan: Plan, certificate: Certificate, out: Te
         each = use.slope.element_size() * samples * positions * 8 * moved
         for which in torch.arange(outputs, device=use.slope.device).split(min(max(int(memory / each), 1), outputs)):
             slopes, features = tangents(which)
-            for other, slope, feature in zip(after, slopes, [None, *features], strict=True) if out is not None else ():
-                write(out, use, other, int(which[0]), slope, feature)
+            if out is not None:
+                for other, slope, feature in zip(after, slopes, [None, *features], strict=True):
+                    write(out, use, other, int(which[0]), slope, feature)
         if tangents.mixed():
             plan.refuse(use.names, MIXED)
 
