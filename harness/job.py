@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from harness.record.names import problem_name
+
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ALLOCATORS = ("default", "tuned")
 PASSES = ("time", "exact", "process", "agreement")
@@ -99,7 +101,8 @@ class Job:
     def key(self) -> str:
         """A name for the cell, readable and unique: the same for the same job, and only then."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
-        return re.sub(r"[^A-Za-z0-9_-]", "_", f"{self.problem}-{self.method}-{self.quantity}-{digest}")
+        name = problem_name(self.problem, self.problem_target)
+        return re.sub(r"[^A-Za-z0-9_-]", "_", f"{name}-{self.method}-{self.quantity}-{digest}")
 
     def fields(self) -> dict[str, Any]:
         """The job as the record stores it."""

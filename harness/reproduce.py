@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import record
+from harness.record.names import CUSTOM, problem_name
 
 OURS = ("harness", "methods")  # packages whose source is copied; all others are imported
 
@@ -206,6 +207,12 @@ def _tops(module: str) -> dict[str, tuple[ast.stmt, str]]:
     return found
 
 
+def _names(seen: Mapping[str, Any]) -> list[str | None]:
+    """What a record's problem may be called, a custom one first by the path of its function."""
+    problem, target = seen["problem"], seen["problem_target"]
+    return [target, problem_name(problem, target), problem] if problem == CUSTOM else [problem, target]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the script for one record; the exit status."""
     parser = argparse.ArgumentParser(
@@ -213,14 +220,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Print a script that shows what a record found, without the harness.",
     )
     parser.add_argument("record", metavar="RECORD", help="a record.json, or a run folder or baseline with --of")
-    parser.add_argument("--of", nargs=2, metavar=("PROBLEM", "METHOD"), help="which record of many")
+    parser.add_argument("--of", nargs=2, metavar=("PROBLEM", "METHOD"),
+                        help="which record of many: a row of conf/problem, or the name or path of a function")  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         records = record.records(Path(options.record))
         if options.of:
-            records = [seen for seen in records if [seen["problem"], seen["method"]] == options.of]
+            problem, method = options.of
+            records = [seen for seen in records if seen["method"] == method and problem in _names(seen)]
         if len(records) != 1:
-            some = "; ".join(sorted({f"{seen['problem']} {seen['method']}" for seen in records})[:5])
+            some = "; ".join(sorted({f"{_names(seen)[0]} {seen['method']}" for seen in records})[:5])
             raise ReproduceError(f"{len(records)} records match; name one with --of PROBLEM METHOD ({some or 'none'})")
         print(script(records[0]), end="")
     except (record.RecordError, ReproduceError, OSError) as error:

@@ -172,6 +172,8 @@ def ordered(cells: Sequence[tuple[str, Cell]]) -> list[tuple[str, Cell]]:
 def _not_composed(overrides: Sequence[str], error: Exception, output: Path) -> None:
     """Record a cell whose configuration is at fault, with those job fields that its overrides name."""
     pairs = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    targets = {"problem_target": "problem._target_", "target": "method._target_"}
+    pairs |= {name: pairs[key] for name, key in targets.items() if key in pairs}
     named = {field.name for field in record.FIELDS if field.type == "str"}
     named -= {"problem_options", "method_options", "measure", "status"}
     seen: dict[str, Any] = {name: value for name, value in pairs.items() if name in named}

@@ -19,6 +19,7 @@ ALLOWED = {
     "compare": {"compare", "job", "launch", "record", "report"},
     "launch": {"client", "job", "record"},
     "client": {"job"},
+    "job": {"record"},
     "server": {"worker"},
     "worker": {
         "advice",

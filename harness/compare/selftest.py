@@ -30,9 +30,10 @@ from scipy import stats
 
 from harness import record
 from harness.compare.confirm import confirm
-from harness.compare.verdicts import ALARMS, IDENTITY, canonical, compare
+from harness.compare.verdicts import ALARMS, compare
 from harness.job import QUANTITIES, Job
 from harness.launch import Launcher
+from harness.record.identity import ASKED, canonical
 
 ROUNDS = 10
 CONFIRM_S = 300.0  # of each comparison, as in conf/sweep/nightly.yaml
@@ -86,9 +87,9 @@ def selftest(runs: int, load: float, cells: Path | None = None) -> int:
         jobs = _jobs(cells or _nightly(root / "cells"))
         _copy(root / "same" / METHODS)
         for name, ratio in SLOWER.items():
-            _copy(root / "worse" / _package(name), ratio)
+            _copy(root / _folder(name) / METHODS, ratio)
         for name, (operator, _) in EXACT.items():
-            _copy(root / "worse" / _package(name), 1.0, operator)
+            _copy(root / _folder(name) / METHODS, 1.0, operator)
         for number in range(runs):
             folder, worse = root / str(number), jobs[number % len(jobs)]
             took_s = _measure(launcher, root, folder, jobs, worse, number)
@@ -136,14 +137,13 @@ def _measure(launcher: Launcher, root: Path, folder: Path, jobs: Sequence[Job], 
     return took_s
 
 
-def _package(name: str) -> str:
-    """The name of the package in which the methods are worse in this way."""
-    return f"{METHODS}_{re.sub('[^0-9a-z]+', '_', name)}"
+def _folder(name: str) -> str:
+    """The name of the folder whose methods are worse in this way."""
+    return re.sub("[^0-9a-z]+", "_", name)
 
 
 def _made_worse(job: Job, name: str, root: Path) -> Job:
-    target = job.target.replace(METHODS, _package(name), 1)
-    return replace(job, code=str(root / "worse"), target=target)
+    return replace(job, code=str(root / _folder(name)))
 
 
 def _nightly(folder: Path) -> Path:
@@ -198,14 +198,14 @@ def _exact_is_found(launcher: Launcher, root: Path, folder: Path, worse: Job, na
 
 def _is(job: Job, cell: Job) -> bool:
     """Whether it is of this cell, in whatever round, by whatever code and passes."""
-    return replace(job, round=cell.round, code=cell.code, target=cell.target, passes=cell.passes).key == cell.key
+    return replace(job, round=cell.round, code=cell.code, passes=cell.passes).key == cell.key
 
 
 def _of(verdicts: DataFrame, cell: Job) -> Series:
     """Which of the verdicts are on this cell."""
     own = cell.fields()
     same = [verdicts[name].map(lambda value, name=name: canonical(name, value)) == canonical(name, own[name])
-            for name in IDENTITY]  # fmt: skip
+            for name in ASKED]  # fmt: skip
     return pandas.concat(same, axis=1).all(axis=1)
 
 

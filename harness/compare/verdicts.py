@@ -10,9 +10,8 @@ Bonferroni over the looks).
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,16 @@ import numpy
 import pandas
 from pandas import DataFrame, Series
 
+from harness.compare.matching import named
 from harness.compare.times import holm, processes_needed, times
 from harness.record import COUNTERS
-from harness.report.rows import plain, prepared
+from harness.record.identity import ASKED
 
 FAMILY = 0.01  # chance of any false alarm in a comparison
 GUARD = 1.10  # a slowdown smaller than this is none, unless the guard is set
 DISPATCHED = ("operations", "flops")  # those that do not depend on a GPU's libraries and their workspaces
 ERROR_GREW = 10.0  # an error larger by this factor, though tolerated, is a change of the computation
 
-# What makes a cell; its rounds, and the code and the interpreter that ran it, are what is compared.
-IDENTITY = ["problem", "problem_options", "method", "method_options", "quantity", "vectors", "subset", "device",
-            "dtype", "threads", "allocator", "seed"]  # fmt: skip
 MACHINE = ["cpu", "cores", "gpu", "driver", "governor", "platform"]
 # What must be the same for times to compare: the least of many calls is less than that of few.
 TIMED_ALIKE = [*MACHINE, "measure"]
@@ -49,7 +46,7 @@ def compare(
 ) -> DataFrame:
     """One row a cell that both frames (of `harness.record.load`) hold, the worst first.
 
-    Columns: IDENTITY, `cell` (its name), `verdict` (of VERDICTS), `reason`, `ratio`, `low`, `high`, `p` (Holm's, over
+    Columns: ASKED, `cell` (its name), `verdict` (of VERDICTS), `reason`, `ratio`, `low`, `high`, `p` (Holm's, over
     all cells), `base_s` and `candidate_s` (medians, s), `base_processes` and `candidate_processes`, `base_paths` and
     `candidate_paths` (the files of their records), `in_turn` (whether these were measured in turn).
 
@@ -57,7 +54,7 @@ def compare(
     candidate alone is broken if it failed with an error; all others that one frame alone has are named in
     `.attrs["notes"]`, as is what else to know; `.attrs["skipped"]` are both frames'.
     """
-    sides = [dict(list(_named(frame).groupby("key", sort=False))) for frame in (base, candidate)]
+    sides = [dict(list(frame.groupby("key", sort=False))) for frame in named(base, candidate)]
     rows = [_facts(sides[0][key], sides[1][key], allow) for key in sides[0] if key in sides[1]]
     known = [row["p"] for row in rows if not math.isnan(row["p"])]
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
@@ -68,7 +65,7 @@ def compare(
     for own in new:
         reason = f"not in the baseline, and error: {_standing(own)['message']}"
         rows.append(_row(own.head(0), own) | {"verdict": "broken", "reason": reason})
-    found = DataFrame(rows, columns=[*IDENTITY, "cell", "verdict", "reason", "ratio", "low", "high", "p", "base_s",
+    found = DataFrame(rows, columns=[*ASKED, "cell", "verdict", "reason", "ratio", "low", "high", "p", "base_s",
                                      "candidate_s", "base_processes", "candidate_processes", "base_paths",
                                      "candidate_paths", "in_turn"])  # fmt: skip
     place = found["verdict"].map(VERDICTS.index)
@@ -121,7 +118,7 @@ def _of_time(row: dict[str, Any], guard: float, level: float, cells: int) -> tup
 def _row(base: DataFrame, candidate: DataFrame) -> dict[str, Any]:
     """A cell's row as far as it is known without comparing."""
     first = candidate.iloc[0]
-    return {name: first[name] for name in [*IDENTITY, "cell"]} | {
+    return {name: first[name] for name in [*ASKED, "cell"]} | {
         "base_paths": list(base["path"]), "candidate_paths": list(candidate["path"]),
         "base_processes": len(base), "candidate_processes": len(candidate), "ratio": math.nan, "low": math.nan,
         "high": math.nan, "p": math.nan, "base_s": math.nan, "candidate_s": math.nan, "in_turn": True,
@@ -234,24 +231,3 @@ def _beside(base: DataFrame, candidate: DataFrame, apart: int) -> list[str]:
 def _process_times(side: DataFrame) -> list[float]:
     right = side[side["status"] == "ok"]
     return [float(value) for value in right["fastest_s"].fillna(right["first_s"]).dropna() if value > 0]
-
-
-def _named(frame: DataFrame) -> DataFrame:
-    """The frame with columns `key`, equal for rows of the same cell, and `cell`, its name."""
-    keys: list[Hashable] = [
-        tuple(map(canonical, IDENTITY, row)) for row in frame[IDENTITY].itertuples(index=False, name=None)
-    ]
-    shown = prepared(frame)
-    size = shown["params"].map(lambda params: "" if pandas.isna(params) else f" P={params:.0f}")
-    told = shown["problem"] + size + ", " + shown["label"] + ", " + shown["quantity"] + ", " + shown["dtype"]
-    names = (told + ", " + shown["device"]).map(plain)
-    return frame.assign(key=pandas.Series(keys, index=frame.index, dtype="object"), cell=names.to_numpy())
-
-
-def canonical(column: str, value: Any) -> str:
-    """The same text for the same value, whatever its type in a frame and the order of options."""
-    if column.endswith("_options") and isinstance(value, str):
-        return json.dumps(json.loads(value), sort_keys=True)
-    if pandas.isna(value):
-        return "none"
-    return f"{value:.0f}" if pandas.api.types.is_number(value) else str(value)

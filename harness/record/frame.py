@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.record.checks import RecordError, options
+from harness.record.checks import RecordError
 from harness.record.files import entries, unlinked
+from harness.record.names import method_labels, problem_names
 from harness.record.schema import FIELDS, NAMES
 
 if TYPE_CHECKING:
@@ -66,17 +66,7 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     on_cpu = frame["device"] == "cpu"
     starved = on_cpu & (frame["sampling_cpu_s"] < 0.9 * frame["sampling_wall_s"])
     frame["contended"] = starved | (frame["cpu_pressure"] > 0.1)
-    frame["label"] = _labels(frame)
+    frame["problem_name"] = problem_names(frame)
+    frame["label"] = method_labels(frame)
     return frame
 
-
-def _labels(frame: pandas.DataFrame) -> pandas.Series:
-    """The method's name; where its rows differ in options, those options too: `vmap_hvp chunk_size=8`."""
-    labels = frame["method"].astype("object").copy()
-    for method, rows in frame.groupby("method"):
-        found = [options(text) for text in rows["method_options"]]
-        differing = [key for key in dict.fromkeys(key for option in found for key in option)
-                     if len({json.dumps(option.get(key)) for option in found}) > 1]  # fmt: skip
-        for index, option in zip(rows.index, found, strict=True):
-            labels[index] = " ".join([str(method), *(f"{key}={option.get(key)}" for key in differing)])
-    return labels

@@ -83,7 +83,7 @@ def write(
     sized = frame["tensor_peak_bytes"].notna().any()
     drawn = {name: getattr(figures, name)(frame, medium) for name in FIGURES
              if timed.any() and (sized or "memory" not in name)}  # fmt: skip
-    if frame["problem"].nunique() > 1:
+    if frame["problem_name"].nunique() > 1:
         texts["coverage.md"] = verdicts.table(frame)
         drawn["coverage"] = cases.coverage(frame, medium)
     if grown := growth.growth(frame, memory_gb):
@@ -95,7 +95,7 @@ def write(
         texts |= {"speedups.md": speedups.markdown(found, frame, baseline),
                   "speedups.tex": speedups.tables(found, frame, baseline)}  # fmt: skip
         drawn["speedup_against_size"] = speedups.speedup_against_size(frame, baseline, medium)
-    if frame["problem"].nunique() <= pairs.PANELS and pairs.comparable(frame):
+    if frame["problem_name"].nunique() <= pairs.PANELS and pairs.comparable(frame):
         drawn["disagreement"] = pairs.disagreement(frame, medium)
 
     out.mkdir(parents=True, exist_ok=True)

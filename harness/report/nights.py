@@ -10,10 +10,10 @@ import pandas
 from pandas import DataFrame, Series
 
 from harness.record import COUNTERS, SIDES
+from harness.record.identity import ENVIRONMENT, METHOD, PROBLEM
 from harness.report.rows import CELL, interval, plain, prepared, setting
 
 FEWEST = 5  # nights of one cell from which on there is a history to show
-ENVIRONMENT = ("torch", "machine", "packages")  # what may change from night to night under the same cell
 IDENTITY = [column for column in CELL if column not in ENVIRONMENT]
 
 
@@ -42,7 +42,8 @@ def histories(frame: DataFrame) -> list[History]:
     does not know its environment is taken to have had that of its night, or of the night before.
     """
     rows = _recurring(prepared(frame)).sort_values(["date", "night", "started"], kind="stable")
-    telling = [column for column in IDENTITY[4:] if rows[column].nunique(dropna=False) > 1]
+    named = (*PROBLEM, *METHOD, "quantity")
+    telling = [column for column in IDENTITY if column not in named and rows[column].nunique(dropna=False) > 1]
     return [_history(group, telling) for _, group in rows.groupby(IDENTITY, dropna=False)]
 
 

@@ -11,21 +11,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from harness.record.identity import PROBLEM
 from harness.report.canvas import RC, caption, empty
 from harness.report.marks import safe
 from harness.report.medium import SCREEN, Medium
 from harness.report.rows import differing, environment, plain, prepared, setting
 
 # Rows whose results should agree.
-SAME = [
-    "problem",
-    "problem_options",
-    "quantity",
-    "vectors",
-    "subset",
-    "seed",
-    "params",
-]
+SAME = [*PROBLEM, "quantity", "vectors", "subset", "seed", "params"]
 PANELS = 9  # that are drawn
 NAME_LETTERS = 40  # of a way, in a line
 LETTER_IN, BAR_IN = 0.045, 0.8  # width of one; of the bar of colours

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
+from harness.record.identity import METHOD, SAMPLED
 from harness.report.canvas import canvas, caption, drawing, empty, plain_numbers
 from harness.report.marks import LINE, safe, styles
 from harness.report.medium import SCREEN, Medium
@@ -25,7 +26,7 @@ def ratios(frame: DataFrame) -> DataFrame:
     out.
     """
     rows = prepared(frame)
-    where = [column for column in CELL if column not in ("label", "limit_s", "measure", "packages")]
+    where = [column for column in CELL if column not in (*METHOD, *SAMPLED, "packages")]
     cells = rows.groupby([*where, "label"], dropna=False)
     right = cells["status"].agg(lambda seen: bool(seen.eq("ok").all()))
     times = cells["median_s"].median()

@@ -11,7 +11,8 @@ import pandas
 from pandas import DataFrame, Series
 
 from harness import findings
-from harness.record import plain
+from harness.record import identity, plain
+from harness.record.names import filled
 
 # Job fields and facts of which each value is a group of its own; a second name is the column that already tells
 # one value from another most of the time (each interpreter has its torch, each device its machine).
@@ -22,10 +23,8 @@ SETTINGS = {
 
 COMMIT = "commit "  # before the commit of a folder `code`
 
-# What makes a cell: rows that agree in these are the same cell, run in different processes.
-CELL = ["problem", "problem_options", "label", "quantity", "vectors", "subset", "device", "dtype", "threads",
-        "allocator", "seed", "interpreter", "code", "torch", "packages", "machine", "limit_s", "memory_limit",
-        "measure"]  # fmt: skip
+# What makes a cell: prepared rows that agree in these are the same cell, run in different processes.
+CELL = ["memory_limit" if name == "memory_limit_gb" else name for name in identity.CELL]
 MEASURES = [
     "params", "median_s", "first_s", "gradients", "tensor_peak_bytes", "tensor_peak_outputs", "process_peak_bytes",
     "process_peak_outputs", "relative_error", "gemm_equivalents", "write_multiples",
@@ -37,10 +36,11 @@ VERDICT = ["status", "message", "traceback", "warning"]  # of one process, and o
 def prepared(frame: DataFrame) -> DataFrame:
     """A copy of a frame of `harness.record.load`, made fit to group and show.
 
-    Null names become "?". What is null where a cell failed early (P, the problem's builder, torch, packages, machine)
-    is taken from the rows of the same problem, method, interpreter or device where those agree, and what is measured
-    ONCE from the other processes of the cell. `problem` and `quantity` get what tells their rows apart other than by
-    size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). `machine` is the GPU, or else the CPU with its cores,
+    Null names become "?". What is null where a cell failed early (P, the functions of problem and method, torch,
+    packages, machine) is taken from the rows of the same problem, method, interpreter or device where those agree, and
+    what is measured ONCE from the other processes of the cell. `problem` is the problem's name, and it and `quantity`
+    get what tells their rows apart other than by size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). JSON
+    has its keys in order. `machine` is the GPU, or else the CPU with its cores,
     `memory_limit` the limit as text, `code` own, or of a folder of that name `commit 1a2b3c4d` or its path. `warning`
     is what the atlas knows against the row, `cell` the number of its cell, `commits` how many commits of the harness
     itself ran that.
@@ -54,11 +54,15 @@ def prepared(frame: DataFrame) -> DataFrame:
     limit = rows["memory_limit_gb"].map("{:g} GB".format, na_action="ignore").astype("object").fillna("none")
     rows["memory_limit"] = limit.where(composed, "?")
     rows["machine"] = rows["gpu"].astype("object").fillna(_processors(rows))
-    rows["params"] = _filled(rows, "params", ["problem", "problem_options", "subset"])
-    rows["problem_target"] = _filled(rows, "problem_target", ["problem"])
-    rows["torch"] = _filled(rows, "torch", ["interpreter"])
-    rows["packages"] = _filled(rows, "packages", ["method", "interpreter"])
-    rows["machine"] = _filled(rows, "machine", ["device"])
+    for column in identity.JSON:
+        rows[column] = rows[column].map(identity.ordered, na_action="ignore")
+    rows["problem_target"] = filled(rows, "problem_target", ["problem"])
+    rows["target"] = filled(rows, "target", ["method", "quantity"])
+    rows["params"] = filled(rows, "params", [*identity.PROBLEM, "subset"])
+    rows["torch"] = filled(rows, "torch", ["interpreter"])
+    rows["packages"] = filled(rows, "packages", ["method", "interpreter"])
+    rows["machine"] = filled(rows, "machine", ["device"])
+    rows["problem"] = rows["problem_name"].astype("object").fillna("?")
     rows["problem"] = _problems(rows)
     rows["warning"] = Series([findings.warning(seen) for seen in rows.to_dict("records")], dtype="object")
     hvp = rows["quantity"] == "hvp"
@@ -68,7 +72,7 @@ def prepared(frame: DataFrame) -> DataFrame:
         rows.loc[telling, "quantity"] += told.astype("object")
     rows["cell"] = rows.groupby(CELL, dropna=False).ngroup()
     for column in ONCE:
-        rows[column] = rows[column].where(rows["status"] != "ok", _filled(rows, column, ["cell", "commit"]))
+        rows[column] = rows[column].where(rows["status"] != "ok", filled(rows, column, ["cell", "commit"]))
     rows["commits"] = rows["commit"].where(rows["code"] == "own").groupby(rows["cell"]).transform("nunique")
     return rows
 
@@ -182,20 +186,9 @@ def escaped(text: str) -> str:
     return re.sub(r"([@#])(?=\w)", r"\1&#8203;", marked)
 
 
-def _filled(rows: DataFrame, column: str, by: list[str]) -> Series:
-    """The column, its gaps filled where all rows with the same `by` agree on one value."""
-    known: dict[Hashable, Any] = {}
-    keys = Series(list(rows[by].astype("str").itertuples(index=False, name=None)), index=rows.index)
-    for key, values in rows[column].groupby(keys):
-        distinct = values.dropna().unique()
-        known[key] = distinct[0] if len(distinct) == 1 else None
-    gaps = rows[column].isna()
-    return rows[column].mask(gaps, keys[gaps].map(known).astype(rows[column].dtype))
-
-
 def _codes(rows: DataFrame) -> Series:
     """Whose code ran each row: `commit 1a2b3c4d`, the path of a folder that is at no commit, or own."""
-    commit, dirty = _filled(rows, "commit", ["code"]), _filled(rows, "dirty", ["code"])
+    commit, dirty = filled(rows, "commit", ["code"]), filled(rows, "dirty", ["code"])
     clean = commit.notna() & ~dirty.eq(True)
     codes = (COMMIT + commit.astype("object").str[:8]).where(clean, rows["code"])
     return codes.where(rows["code"].notna(), "own")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
+from harness.record.identity import PROBLEM
 from harness.report import latex
 from harness.report.canvas import canvas, caption, drawing, outer_labels, plain_numbers
 from harness.report.marks import BAR, LINE, MARKER, safe, styles
@@ -34,7 +35,7 @@ def speedups(frame: DataFrame, baseline: str) -> DataFrame:
     if baseline not in labels:
         raise ValueError(f"baseline {baseline} is no method of these records; they have {', '.join(labels)}")
     keys = ["problem", "quantity", *differing(rows)]
-    cell = [*keys, "problem_options", "params"]
+    cell = [*keys, *PROBLEM[1:], "params"]
     right = rows.groupby([*cell, "label"], dropna=False)["status"].transform(lambda seen: seen.eq("ok").all())
     found = []
     for _, group in rows[right & (rows["median_s"] > 0)].groupby(cell, dropna=False):

@@ -159,7 +159,7 @@ def terminal(frame: DataFrame, console: Console | None = None) -> None:
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    if len(frame) > MANY and frame["problem"].nunique() > 1:
+    if len(frame) > MANY and frame["problem_name"].nunique() > 1:
         _print_totals(frame, console)
         _print_summary(frame, console)
         return
@@ -194,7 +194,7 @@ def terminal(frame: DataFrame, console: Console | None = None) -> None:
 
 def _print_totals(frame: DataFrame, console: Console) -> None:
     counts = totals(verdicts(frame)).T
-    table = Table(title=f"{len(frame)} rows on {frame['problem'].nunique()} problems", title_justify="left", box=None)
+    table = Table(title=f"{len(frame)} rows on {frame['problem_name'].nunique()} problems", title_justify="left", box=None)
     table.add_column("way", overflow="fold")
     for verdict in counts.columns:
         table.add_column(verdict, justify="right")

@@ -1,0 +1,99 @@
+"""What the problems and methods of a table of records are called: short, and different where they are."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.record.checks import options
+
+if TYPE_CHECKING:
+    import pandas
+
+CUSTOM = "custom"  # the row of conf/problem whose name says nothing: its function's does
+
+
+def problem_name(problem: str, target: str | None) -> str:
+    """What one problem is called: by its row of conf/problem, and a custom one by its function."""
+    return target.rpartition(".")[2] if problem == CUSTOM and target else problem
+
+
+def problem_names(frame: pandas.DataFrame) -> pandas.Series:
+    """The name of each row's problem; where others have that name, with what of the function's path tells them apart.
+
+    A row of conf/problem keeps its name beside a custom function that has the same one.
+    """
+    targets = filled(frame, "problem_target", ["problem"])
+    known = [(str(problem), target if isinstance(target, str) else None)
+             for problem, target in zip(frame["problem"], targets, strict=True)]  # fmt: skip
+    names = _told_apart(set(known))
+    return frame["problem"].mask(frame["problem"].notna(), [names[problem] for problem in known])
+
+
+def _told_apart(problems: Collection[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
+    """The name of each problem, given by its row of conf/problem and its function's path."""
+    called: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
+    for problem, target in problems:
+        called[problem_name(problem, target)].append((problem, target))
+    names: dict[tuple[str, str | None], str] = {}
+    for name, same in called.items():
+        ends = endings({target for _, target in same if target}, least=2)
+        rows = sum(problem != CUSTOM and target is not None for problem, target in same)
+        for problem, target in same:
+            names[problem, target] = name
+            if target is not None and problem == CUSTOM and len(same) > 1:
+                names[problem, target] = ends[target]
+            elif target is not None and problem != CUSTOM and rows > 1:
+                names[problem, target] = f"{name} {ends[target]}"
+    return names
+
+
+def method_labels(frame: pandas.DataFrame) -> pandas.Series:
+    """The method's name; where its rows differ in function or options, these too: `vmap_hvp chunk_size=8`.
+
+    Its functions differ where one quantity is computed by several. A path's last part tells nothing where it is the
+    quantity.
+    """
+    targets = filled(frame, "target", ["method", "quantity"])
+    labels = frame["method"].astype("object").copy()
+    for (method, quantity), rows in frame.groupby(["method", "quantity"]):
+        paths = targets[rows.index].dropna().str.removesuffix(f".{quantity}")
+        ends = endings(set(paths))
+        if len(ends) > 1:
+            labels[paths.index] = [f"{method} {ends[path]}" for path in paths]
+    for _, rows in frame.groupby("method"):
+        found = [options(text) for text in rows["method_options"]]
+        differing = [key for key in dict.fromkeys(key for option in found for key in option)
+                     if len({json.dumps(option.get(key), sort_keys=True) for option in found}) > 1]  # fmt: skip
+        for index, option in zip(rows.index, found, strict=True):
+            labels[index] = " ".join([str(labels[index]), *(f"{key}={option.get(key)}" for key in differing)])
+    return labels
+
+
+def endings(paths: Collection[str], least: int = 1) -> dict[str, str]:
+    """Of each dotted path the shortest end, of `least` parts or more, that no other has: `a.x.f`, `b.x.f` and `g`."""
+    parts = {path: path.split(".") for path in paths}
+    found = {}
+    for path, own in parts.items():
+        others = [other for name, other in parts.items() if name != path]
+        sizes = (size for size in range(least, len(own)) if all(other[-size:] != own[-size:] for other in others))
+        found[path] = ".".join(own[-next(sizes, len(own)) :])
+    return found
+
+
+def filled(frame: pandas.DataFrame, column: str, by: Sequence[str]) -> pandas.Series:
+    """The column, its gaps filled where all rows with the same `by` agree on one value.
+
+    A record of a cell that failed early lacks some fields, and one of an old schema others.
+    """
+    import pandas
+
+    known: dict[Hashable, Any] = {}
+    keys = pandas.Series(list(frame[list(by)].astype("str").itertuples(index=False, name=None)), index=frame.index)
+    for key, values in frame[column].groupby(keys):
+        distinct = values.dropna().unique()
+        known[key] = distinct[0] if len(distinct) == 1 else None
+    gaps = frame[column].isna()
+    return frame[column].mask(gaps, keys[gaps].map(known).astype(frame[column].dtype))
