@@ -220,8 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Print a script that shows what a record found, without the harness.",
     )
     parser.add_argument("record", metavar="RECORD", help="a record.json, or a run folder or baseline with --of")
-    parser.add_argument("--of", nargs=2, metavar=("PROBLEM", "METHOD"),
-                        help="which record of many: a row of conf/problem, or the name or path of a function")  # fmt: skip
+    which = "which record of many; PROBLEM is a row of conf/problem, or the name or path of a custom one's function"
+    parser.add_argument("--of", nargs=2, metavar=("PROBLEM", "METHOD"), help=which)
     options = parser.parse_args(arguments)
     try:
         records = record.records(Path(options.record))

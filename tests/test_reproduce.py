@@ -69,6 +69,19 @@ def test_the_command_line_prints_one_record_or_says_which_there_are(tmp_path, ru
     assert "absent does not exist" in capsys.readouterr().err
 
 
+def test_a_custom_problem_is_named_by_its_function(tmp_path, capsys) -> None:
+    for number, path in enumerate(("harness.problems.zoo.layers.layer", "nowhere.other")):
+        entry = {"status": "ok", "quantity": "hessian", "problem": "custom", "method": "m", "problem_target": path,
+                 "problem_options": json.dumps(CASES["layer"][1]), "target": "methods.func_hessian.hessian",
+                 "method_options": "{}", "seed": 0}  # fmt: skip
+        record.write(entry, tmp_path / str(number) / "record.json")
+    for name in ("layer", "harness.problems.zoo.layers.layer"):
+        assert reproduce.main([str(tmp_path), "--of", name, "m"]) == 0
+        assert "def layer(" in capsys.readouterr().out
+    assert reproduce.main([str(tmp_path), "--of", "custom", "m"]) == 2
+    assert "(harness.problems.zoo.layers.layer m; nowhere.other m)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -30,8 +30,9 @@ def named(base: DataFrame, candidate: DataFrame) -> tuple[DataFrame, DataFrame]:
     parts = zip(asked, sampled, several, strict=True)
     keys = Series([(what, how if apart else None) for what, how, apart in parts], index=both.index, dtype="object")
     cells = _names(shown, keys)
-    return tuple(frame.assign(key=keys[part].to_numpy(), cell=cells[part].to_numpy())
-                 for frame, part in ((base, of_base), (candidate, ~of_base)))  # fmt: skip
+    told = DataFrame({"key": keys, "cell": cells})
+    first, second = told[of_base].set_index(base.index), told[~of_base].set_index(candidate.index)
+    return base.join(first), candidate.join(second)
 
 
 def _canonical(rows: DataFrame, columns: tuple[str, ...]) -> Series:

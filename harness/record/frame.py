@@ -69,4 +69,3 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     frame["problem_name"] = problem_names(frame)
     frame["label"] = method_labels(frame)
     return frame
-

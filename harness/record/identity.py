@@ -37,9 +37,7 @@ def canonical(column: str, value: Any) -> str:
         return ordered(value) if column in JSON else value
     if pandas.isna(value):
         return "none"
-    if pandas.api.types.is_number(value) and value == int(value):
-        return str(int(value))
-    return str(value)
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def ordered(text: str) -> str:

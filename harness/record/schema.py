@@ -146,7 +146,11 @@ DERIVED = (
     ("gradients", "gradients", "median_s over the median of gradient_s"),
     ("tensor_peak_outputs", "outputs", "tensor_peak_bytes over output_bytes"),
     ("process_peak_outputs", "outputs", "process_peak_bytes over output_bytes"),
-    ("problem_name", "", "the problem, a custom one by its function's name, with what tells it from others of that name"),
+    (
+        "problem_name",
+        "",
+        "the problem, a custom one by its function's name, with what tells others of that name apart",
+    ),
     ("label", "", "the method, and what of its function and options differs among rows of that method"),
     ("path", "", "the file the record came from"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas
@@ -140,8 +140,17 @@ def differing_options(options: Series) -> Series:
 
 def setting(column: str, value: Any) -> str:
     """One setting's value as text: some speak for themselves, others need their name."""
-    text = "?" if pandas.isna(value) else f"{value:g}" if pandas.api.types.is_number(value) else plain(value)
+    text = as_text(value)
     return text if column in ("dtype", "device", "machine") or text.startswith(COMMIT) else f"{column} {text}"
+
+
+def as_text(value: Any) -> str:
+    """A name, or a number of whatever type, whole ones with all their digits; `?` where there is none."""
+    if pandas.isna(value):
+        return "?"
+    if isinstance(value, float):  # numpy's too
+        return f"{value:.0f}" if value.is_integer() else f"{value:.6f}".rstrip("0")
+    return plain(value)
 
 
 def environment(rows: DataFrame) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pandas
 from pandas import DataFrame, Series
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +11,7 @@ from harness.record import FIELDS
 from harness.report.rows import (
     CELL,
     SETTINGS,
+    as_text,
     counted,
     differing,
     differing_options,
@@ -73,7 +71,7 @@ def readable(frame: DataFrame) -> DataFrame:
     rows["measure"] = differing_options(rows["measure"])
     shown = DataFrame(index=rows.index)
     for column in _telling(rows):
-        shown[GROUPS.get(column, column)] = rows[column].map(_asked)
+        shown[GROUPS.get(column, column)] = rows[column].map(as_text)
     shown["status"] = rows["status"].where(rows["warning"].isna(), rows["status"] + UNSAFE)
     gap = rows["status"].where(rows["status"] != "ok", "-")
     for heading, column, written in MEASURED:
@@ -98,15 +96,6 @@ def _telling(rows: DataFrame) -> list[str]:
         if column not in found and (rows.groupby(found, dropna=False)[column].nunique(dropna=False) > 1).any():
             found.append(column)
     return [*found, *differing(rows, ["processes"])]
-
-
-def _asked(value: Any) -> str:
-    """A name, or a number of whatever type."""
-    if pandas.isna(value):
-        return "?"
-    if pandas.api.types.is_number(value):
-        return f"{value:.6f}".rstrip("0").rstrip(".")
-    return plain(value)
 
 
 def csv(frame: DataFrame) -> str:
@@ -194,7 +183,8 @@ def terminal(frame: DataFrame, console: Console | None = None) -> None:
 
 def _print_totals(frame: DataFrame, console: Console) -> None:
     counts = totals(verdicts(frame)).T
-    table = Table(title=f"{len(frame)} rows on {frame['problem_name'].nunique()} problems", title_justify="left", box=None)
+    title = f"{len(frame)} rows on {frame['problem_name'].nunique()} problems"
+    table = Table(title=title, title_justify="left", box=None)
     table.add_column("way", overflow="fold")
     for verdict in counts.columns:
         table.add_column(verdict, justify="right")
