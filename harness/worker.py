@@ -32,6 +32,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from harness import advice, agreement, clock, counters, environment, fingerprint, limits, memory
+from harness.explained import explained
+from harness.heard import Listener
 from harness.job import Job
 from harness.problems import Problem, networks
 from harness.problems.problem import ProblemError, build, check, subset
@@ -62,6 +64,7 @@ class Cell:
     problem: Problem
     vectors: Tensor | None  # (P, k) for an hvp
     call: Callable[[], Any]  # the measured call
+    offered: dict[str, Any]  # what a method may ask for, by name
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +91,7 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
     What is known is written step by step, without a status until the end, for the case that a call never returns.
     """
     seen: dict[str, Any] = {}
+    heard = Listener()
     try:
         asked = Job.from_dict(job)
         _device(asked.device)
@@ -105,6 +109,7 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
                      "samples": _length(cell.problem.inputs)}  # fmt: skip
             if part == asked.passes[0]:
                 seen["operators"] = ", ".join(fingerprint.operators(cell.problem.loss, cell.problem.theta))
+                seen |= heard.fields()
             write_json(seen, Path(result))
             for fields in PARTS[part](cell):
                 seen |= fields | {"worked_s": time.perf_counter() - began}
@@ -116,6 +121,7 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
     except (Exception, SystemExit) as error:
         status, message = advice.explain(error)
         seen |= {"status": status, "message": message, "traceback": "".join(traceback.format_exception(error))}
+    seen |= heard.fields() if part == job["passes"][0] else {}
     write_json({"status": "ok"} | seen, Path(result))
 
 
@@ -190,7 +196,7 @@ def bind(job: Job, problem: Problem) -> Cell:
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         shown = ", ".join(options) or "none"
         raise MethodError(f"method.{unknown[0]} is no option of {job.target}; its options are: {shown}")
-    return Cell(job, problem, vectors, lambda: function(**asked, **job.method_options))
+    return Cell(job, problem, vectors, lambda: function(**asked, **job.method_options), offered)
 
 
 def _function(job: Job) -> Callable[..., Any]:
@@ -333,7 +339,9 @@ def _agreement(cell: Cell) -> Fields:
     truth = reference(exact, vectors, job.measure, job.seed + 2, job.quantity)
     hessian = reference(exact, None, job.measure, job.seed + 2) if job.quantity == "ggn" else None
     seen = agreement.compare(result, job.quantity, truth, hessian)
-    yield seen | ({} if seen["nonfinite"] else {"sketch": fingerprint.sketch(tensors)})
+    yield {"status": "ok"} | seen | ({} if seen["nonfinite"] else {"sketch": fingerprint.sketch(tensors)})
+    module = inspect.getmodule(inspect.unwrap(_function(job)))  # a verdict stands if explaining never ends
+    yield {"explained": explained(module, cell.offered | {"quantity": job.quantity})}
 
 
 def _surroundings(cell: Cell) -> dict[str, Any]:

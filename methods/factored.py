@@ -38,6 +38,7 @@ from methods.products import close, drawn, slices
 from methods.shifts import PRODUCTS, Plan, refusals, write_blocks, write_diagonal
 
 ROWS = 64  # backward passes of a row at once
+USUAL = PRODUCTS  # what `explain` says of a parameter that needs no rows
 
 Criterion = Callable[..., Tensor]
 Fallback = Literal["rows", "error"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 OLDEST = 2  # schema that is still read: later ones only added fields
 
 SKETCH = 32  # entries of a sketch
@@ -110,6 +110,8 @@ FIELDS = (
         "sketch", "list[float]", "", "32 random linear functions of the result, the same for all results of its shape"
     ),
     Field("operators", "str", "", "operators of the loss's graph, with which of their inputs depend on the parameters"),
+    Field("warnings", "str", "", "what Python and torch warned of while the loss was evaluated and the method called"),
+    Field("explained", "str", "", "parameters that the method does otherwise than it is meant to, and why, if it says"),
     # Where.
     Field("torch", "str", "", "torch version"),
     Field("python", "str", "", "Python version"),

@@ -46,6 +46,7 @@ MEANINGS = {
     "peak (MiB)": "peak: tensor memory above the start",
     "error": "error: Frobenius distance from the reference over its norm",
     "unsafe": "unsafe: wrong elsewhere under the same operators",
+    "warned": "warned: torch warned that the result may be wrong",
     "contended": "contended: another process wanted the processor",
 }
 WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
@@ -192,5 +193,5 @@ def _column(texts: Series) -> str:
 def _note(row: Series) -> str:
     """What is to be known of a row, in words; nothing where it is right and calm."""
     status = "" if row["status"] == "ok" else WORDS.get(row["status"], row["status"])
-    words = (status, "unsafe" if pandas.notna(row["warning"]) else "", "contended" if row["contended"] else "")
-    return ", ".join(filter(None, words))
+    marks = {"unsafe": pandas.notna(row["warning"]), "warned": row["doubted"], "contended": row["contended"]}
+    return ", ".join(filter(None, [status, *(word for word, holds in marks.items() if holds)]))

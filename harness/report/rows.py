@@ -30,6 +30,8 @@ MEASURES = [
     "process_peak_outputs", "relative_error", "gemm_equivalents", "write_multiples",
 ]  # fmt: skip
 ONCE = ["tensor_peak_bytes", "relative_error"]  # drawn, and measured in few of a cell's processes, or one
+# Words of a warning that the result may not be what was meant.
+DOUBT = "incorrect|wrong|silently|unexpected|undefined behavio|not be correct|unreliable|inaccurate"
 VERDICT = ["status", "message", "traceback", "warning"]  # of one process, and of no other
 
 
@@ -42,8 +44,8 @@ def prepared(frame: DataFrame) -> DataFrame:
     get what tells their rows apart other than by size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). JSON
     has its keys in order. `machine` is the GPU, or else the CPU with its cores,
     `memory_limit` the limit as text, `code` own, or of a folder of that name `commit 1a2b3c4d` or its path. `warning`
-    is what the atlas knows against the row, `cell` the number of its cell, `commits` how many commits of the harness
-    itself ran that.
+    is what the atlas knows against the row, `doubted` whether it was warned that its result may be wrong, `cell` the
+    number of its cell, `commits` how many commits of the harness itself ran that.
     """
     rows = frame.reset_index(drop=True)
     for column in ("problem", "quantity", "label", "device", "dtype", "allocator"):
@@ -65,6 +67,7 @@ def prepared(frame: DataFrame) -> DataFrame:
     rows["problem"] = rows["problem_name"].astype("object").fillna("?")
     rows["problem"] = _problems(rows)
     rows["warning"] = Series([findings.warning(seen) for seen in rows.to_dict("records")], dtype="object")
+    rows["doubted"] = rows["warnings"].fillna("").str.contains(DOUBT, case=False, regex=True)
     hvp = rows["quantity"] == "hvp"
     several = hvp & (rows.loc[hvp, "vectors"].nunique() > 1)
     for column, telling in (("vectors", several), ("subset", rows["subset"].notna())):

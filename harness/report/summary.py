@@ -40,6 +40,7 @@ def summary(frame: DataFrame) -> list[Section]:
     sections = (
         Section("Fastest", fastest(rows)) if timed else Section("Right most often", right(cells)),
         Section("Silently wrong", wrong(cells)),
+        Section("Warned that results may be wrong", doubted(cells)),
         Section("Failed", failed(cells)),
         Section("Measured on", [f"{environment(rows)}.", *_when(rows)]),
     )
@@ -148,6 +149,13 @@ def wrong(cells: DataFrame) -> list[str]:
         ways = listed(list(set(unsafe["label"])))
         told.append(f"{len(unsafe)} rows are right here but unsafe, wrong elsewhere under the same operators: {ways}.")
     return told
+
+
+def doubted(cells: DataFrame) -> list[str]:
+    """Warnings that the result may be wrong, with the problems on which they were heard; the most frequent first."""
+    found = cells[cells["doubted"]].groupby("warnings")["problem"]
+    told = sorted(((plain(text), problems) for text, problems in found), key=lambda pair: -len(pair[1]))
+    return [f"{len(problems)} rows on {listed(list(set(problems.map(plain))))}: {text}" for text, problems in told]
 
 
 def failed(cells: DataFrame) -> list[str]:

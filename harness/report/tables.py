@@ -55,6 +55,7 @@ SOMETIMES = (
 )  # fmt: skip
 CONTENDED = " *"  # behind a time
 UNSAFE = ", unsafe"  # behind the status of a row that the atlas warns of
+WARNED = ", warned"  # and of one that was warned that its result may be wrong
 NUMBERS = {"P", "from", "to", *(heading for heading, *_ in (*MEASURED, *SOMETIMES))}
 GROUPS = {"problem": "problem", "params": "P", "quantity": "quantity", "label": "method", "device": "device",
           "dtype": "dtype"}  # fmt: skip
@@ -73,6 +74,7 @@ def readable(frame: DataFrame) -> DataFrame:
     for column in _telling(rows):
         shown[GROUPS.get(column, column)] = rows[column].map(as_text)
     shown["status"] = rows["status"].where(rows["warning"].isna(), rows["status"] + UNSAFE)
+    shown["status"] += rows["doubted"].map({True: WARNED, False: ""})
     gap = rows["status"].where(rows["status"] != "ok", "-")
     for heading, column, written in MEASURED:
         shown[heading] = rows[column].map(written, na_action="ignore").astype("object").fillna(gap)
@@ -84,7 +86,7 @@ def readable(frame: DataFrame) -> DataFrame:
         place = list(shown.columns).index("time") + 1
         shown.insert(place, "from", rows["low_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
         shown.insert(place + 1, "to", rows["high_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
-    said = rows[["warning", "message"]].astype("object").fillna("")
+    said = rows[["warning", "warnings", "explained", "message"]].astype("object").fillna("")
     shown["message"] = said.apply(lambda texts: "; ".join(filter(None, texts)), axis=1).map(plain)
     return shown
 
@@ -130,12 +132,14 @@ def meanings(shown: DataFrame) -> str:
     intervals = "from, to: 95 % interval of the time's median over processes, below six their range. "
     intervals = intervals if "from" in shown else ""
     sometimes = "".join(f"; {heading}: {meaning}" for heading, _, _, meaning in SOMETIMES if heading in shown)
+    warned = shown["status"].str.endswith(WARNED).any()
+    doubt = "warned: Python or torch warned that the result may be wrong; the message says of what. " if warned else ""
     contended = shown["time"].str.endswith(CONTENDED).any()
     contention = "A time with * was measured under contention." if contended else ""
     return f"""time: median of the calls after the first; gradients: time over that of one gradient; peak: tensor memory
 above the start, in MiB and as a multiple of the result's size; process: resident memory above the start; GEMMs: time
 over that of N P^2 FLOPs at the machine's GEMM rate; writes: time over that of writing the result; error: Frobenius
-distance from the reference over its norm{sometimes}. {intervals}{contention}"""
+distance from the reference over its norm{sometimes}. {intervals}{doubt}{contention}"""
 
 
 def terminal(frame: DataFrame, console: Console | None = None) -> None:
