@@ -2,8 +2,7 @@
 
 A method's module may offer `explain`, which asks for what it wants by name, as the method's quantities do, and for
 `quantity`; it returns a text for the name of each parameter, or raises ValueError for a quantity that it says nothing
-of. Where the module has a text USUAL, that is what `explain`
-says of those that are done as the method is meant to do them.
+of. Where the module has a text USUAL, that is what `explain` says of those that are done as the method is meant to.
 """
 
 from __future__ import annotations

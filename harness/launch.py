@@ -68,6 +68,14 @@ class Launcher:
             return folder / "record.json"
         return self.run(job, output)
 
+    def asks(self, job: Job, folder: Path) -> dict[str, Any]:
+        """`asks`, the names of what the job's method takes, read in a process like the cell's; or why it cannot be had.
+
+        In that case `status` and `message` say why; the process's log is left in the folder.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        return self._ask(job, "identity", folder)
+
     def _run(self, job: Job, folder: Path, attempt: int) -> Path:
         record.write_json(asdict(job), folder / "job.json")
         began = time.perf_counter()

@@ -103,6 +103,8 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
             began = time.perf_counter()
         if part in (asked.passes[0], "identity"):  # the same in every pass of a cell
             seen |= _provenance(asked)
+        if part == "identity":
+            seen["asks"] = list(inspect.signature(_function(asked)).parameters)
         if part in PARTS:
             cell = _prepare(asked)
             seen |= {"params": cell.problem.theta.numel(), "whole_params": cell.problem.whole,

@@ -1,8 +1,12 @@
-"""Advice: lines are followed right, the ways are ranked, and bad input is told."""
+"""Advice: lines are followed right, methods are ranked and judged on the whole problem, and bad input is told."""
+
+import dataclasses
+import io
 
 import pytest
+from rich.console import Console
 
-from harness import advise
+from harness import advise, expectation
 
 
 @pytest.mark.parametrize(
@@ -17,7 +21,7 @@ from harness import advise
     ],
 )
 def test_the_line_or_the_power_law_is_followed(points, size, value) -> None:
-    assert advise.expected(points, size) == pytest.approx(value)
+    assert expectation.expected(points, size) == pytest.approx(value)
 
 
 def test_ways_are_ranked_and_the_unfit_named(tmp_path) -> None:
@@ -36,6 +40,7 @@ def test_ways_are_ranked_and_the_unfit_named(tmp_path) -> None:
     assert found["factored"].call == "methods.factored.hessian(model, criterion, inputs, targets)"
     assert found["create_graph_rows"].error < 1e-12
     assert found["create_graph_rows"].peak_bytes > 0
+    assert all(way.whole for way in ways[:3])
 
 
 def test_the_command_line(capsys) -> None:
@@ -48,3 +53,59 @@ def test_the_command_line(capsys) -> None:
     assert "much" in capsys.readouterr().err
     assert advise.main(["memory_gb=-1"]) == 2
     assert "memory_gb=-1 must be a positive number" in capsys.readouterr().err
+
+
+def on_whole(job, kind="flat", target="methods.create_graph_rows.hessian", **changes):
+    """A job on one of the networks, of 85 parameters."""
+    return job(problem="custom", problem_target="tests.whole.network", problem_options={"kind": kind}, target=target,
+               method=target.split(".")[-1], **changes)  # fmt: skip
+
+
+def test_what_fails_on_the_whole_problem_is_not_recommended(job, tmp_path) -> None:
+    names = ("raises_beyond", "wrong_beyond", "decorated", "assigned", "called")
+    chosen = [on_whole(job, target=f"tests.whole.{name}") for name in names]
+    ways = advise.ranked([*chosen, on_whole(job)], tmp_path)
+    best, *others = ways
+    assert (best.method, best.status, best.judged, best.params, best.whole) == ("hessian", "ok", 85, 85, True)
+    assert {way.method: way.status for way in others} == {
+        "raises_beyond": "error", "wrong_beyond": "wrong", "decorated": "error", "assigned": "error", "called": "error",
+    }  # fmt: skip
+    assert all(way.time_s is None for way in others)
+    assert all("is no network of mine" in way.message for way in others if way.call.endswith("inputs, targets)"))
+    assert sum(way.call.endswith("(model, criterion, inputs, targets)") for way in others) == 3
+
+
+def test_networks_are_judged_whole_by_what_looks_at_their_layers(job, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(advise, "TOP", 4)
+    chosen = [on_whole(job, kind, "methods.factored.diagonal", quantity="diagonal")
+              for kind in ("flat", "slope", "cubic")]  # fmt: skip
+    chosen.append(on_whole(job, "slope", "methods.create_graph_rows.diagonal", quantity="diagonal"))
+    for way in advise.ranked(chosen, tmp_path):
+        if way.time_s is not None:
+            assert way.whole
+            assert way.error < 1e-10
+
+
+def test_what_cannot_be_afforded_is_judged_in_few_parameters_and_says_so(job) -> None:
+    way = expectation.Advice("a", "a(loss)", "ok", None, time_s=1.0, peak_bytes=1e6, error=0.0, judged=64, params=85)
+    for dear in ({"time_s": 31.0}, {"peak_bytes": 1e18}):
+        unlike = dataclasses.replace(way, **dear)
+        assert expectation.judged_whole(None, unlike, on_whole(job), None) is unlike, "nothing is launched"
+    console = Console(file=io.StringIO(), width=120)
+    advise.show([way, dataclasses.replace(way, method="b", judged=85, whole=True)], None, console)
+    assert "64 of 85" in console.file.getvalue()
+    assert "whole" in console.file.getvalue()
+
+
+def test_a_method_that_cannot_be_found_says_so(job, launcher, tmp_path) -> None:
+    for target, words in (("nowhere.hessian", "nowhere.hessian cannot be imported"),
+                          ("tests.whole.nothing", "has no function nothing")):  # fmt: skip
+        way = expectation.expect(launcher, on_whole(job, target=target), tmp_path)
+        assert words in way.message
+        assert way.time_s is None
+
+
+def test_problems_of_few_parameters_are_judged_in_all_of_them(job, launcher, tmp_path) -> None:
+    few = job(problem_options={"inputs": 2, "width": 2, "outputs": 2, "batch": 4}, passes=("time",))
+    way = expectation.expect(launcher, few, tmp_path)
+    assert (way.status, way.judged, way.params) == ("ok", 12, 12)
