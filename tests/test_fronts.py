@@ -61,6 +61,14 @@ def test_chunk_sizes_are_joined_in_their_order(frame_of):  # noqa: F811
                     "all": pytest.approx((64, 5)), "auto": pytest.approx((32, 7))}  # fmt: skip
 
 
+def test_the_chunk_sizes_of_two_functions_are_not_joined(frame_of):  # noqa: F811
+    records = [point("mine", memory, time, target=f"{module}.hessian", method_options=json.dumps({"chunk_size": chunk}))
+               for module, factor in (("a", 1), ("b", 10)) for chunk, memory, time in
+               ((1, factor, 9 * factor), (2, 2 * factor, 4 * factor))]  # fmt: skip
+    chains = lines(report.time_against_memory(frame_of(records)), fronts.CHAIN)
+    assert sorted(len(chain) for chain in chains) == [2, 2]
+
+
 def test_ways_that_failed_alike_share_a_line(frame_of):  # noqa: F811
     records = [point("right", 1, 1), *(failed("oom", f"way{number}", params=133) for number in range(10)),
                failed("timeout", "slow", params=133)]  # fmt: skip

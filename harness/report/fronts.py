@@ -82,8 +82,8 @@ def _points(rows: DataFrame) -> DataFrame:
     """
     options = [json.loads(text) if isinstance(text, str) else {} for text in rows["method_options"]]
     chunks = [option.pop("chunk_size", "") for option in options]
-    chains = [json.dumps([method, option], sort_keys=True)
-              for method, option in zip(rows["method"].map(str), options, strict=True)]  # fmt: skip
+    methods = zip(*(rows[name].map(str) for name in ("method", "target")), options, strict=True)
+    chains = [json.dumps(method, sort_keys=True) for method in methods]
     rows = rows.assign(chain=chains, chunk=[WHOLE if chunk is None else str(chunk) for chunk in chunks])
     rows["whole"] = rows["status"].eq("ok").groupby([rows["label"], rows["params"]]).transform("all")
     drawn = rows[rows["drawn"]]
