@@ -10,12 +10,18 @@ LONGEST = 320  # characters of one warning
 MOST = 1200  # of all of them
 FOLDERS = r"(?<![\w:/.])/(?:[^\s/'\"()]+/)+"  # of an absolute path, which leave the name of a file
 ORIGIN = r"\s*\(Triggered internally at [^)]*\)"  # where in torch's own source
+# Warnings that say nothing of a result, and why they are raised.
+HARMLESS = (
+    r"get_attr Node with no underlying reference",  # torch.func.linearize traces what its user did not write
+    r"Full backward hook is firing",  # since the inputs are data and need no gradient: backpack's hooks
+)
 
 
 class Listener:
     """Hears Python's warnings from now on, torch's among them; they are shown as before.
 
-    What the filters leave out is not heard: by default deprecations, and what the same line has said before.
+    What the filters leave out is not heard: by default deprecations, and what the same line has said before. Nor is
+    what is HARMLESS.
     """
 
     def __init__(self) -> None:
@@ -30,7 +36,8 @@ class Listener:
             file: TextIO | None = None,
             line: str | None = None,
         ) -> None:
-            self._heard[told(message, category)] = None
+            if not re.search("|".join(HARMLESS), str(message)):
+                self._heard[told(message, category)] = None
             shown(message, category, filename, lineno, file, line)
 
         warnings.showwarning = hear

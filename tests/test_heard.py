@@ -69,6 +69,12 @@ def test_all_warnings_have_an_end_and_are_shown_as_before(monkeypatch):
     assert len(heard.fields()["warnings"]) == MOST
 
 
+def test_what_the_projects_own_methods_are_warned_of_is_no_message(run):
+    seen = run(target="methods.vmap_hvp.hessian", method_options={"composition": "linearize", "chunk_size": 64},
+               passes=("agreement",))  # fmt: skip
+    assert (seen["status"], seen["warnings"]) == ("ok", None)
+
+
 def module(explain, **names):
     return types.SimpleNamespace(explain=explain, **names)
 
