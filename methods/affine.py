@@ -140,7 +140,8 @@ class _Shifted(TorchFunctionMode):
     def _result(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if function in _REWRITTEN:
             return _REWRITTEN[function](*args, **kwargs)
-        call = _AFFINE[function](self._samples, *args, **kwargs) if function in _AFFINE else None
+        seen = function in _AFFINE and torch.is_grad_enabled()
+        call = _AFFINE[function](self._samples, *args, **kwargs) if seen else None
         if call is None or not self._fixed.intersection((id(call.weight), id(call.bias))):
             return function(*args, **kwargs)
         held = {name: value if name == "input" else self._held(value) for name, value in kwargs.items()}
@@ -254,8 +255,8 @@ class Network:
         return value
 
     def _buffers(self) -> dict[str, Tensor]:
-        """Copies of those that a call may change."""
-        return {name: buffer.clone() for name, buffer in self._model.named_buffers()} if self._model.training else {}
+        """Copies, since a call may change them, in training or not."""
+        return {name: buffer.clone() for name, buffer in self._model.named_buffers()}
 
     def owners(self, call: Call) -> set[str]:
         """The parameters of a call."""

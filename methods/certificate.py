@@ -57,6 +57,11 @@ class Certificate:
                 "with model.float() and inputs of that type, and convert the result"
             )
         loss = network.plain()
+        if not loss.requires_grad:
+            raise ValueError(
+                "the loss does not depend on the model's trainable parameters: is it computed under no_grad, from "
+                ".detach() or from numbers (.item(), torch.tensor)?"
+            )
         self._gradient = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
         self.value = loss.detach()
         self.gradient = torch.cat([slope.flatten() for slope in self._gradient])  # (P,), with its graph
@@ -66,7 +71,7 @@ class Certificate:
 
     def has_value(self, loss: Tensor) -> bool:
         """Whether a loss is the plain one, up to rounding errors of terms that may cancel in it."""
-        terms = max(abs(float(self.value)), float(self.gradient.detach().norm()) * float(self._network.theta.norm()))
+        terms = max(abs(float(self.value)), _norm(self.gradient.detach()) * _norm(self._network.theta))
         return abs(float(loss.detach()) - float(self.value)) <= TOLERANCE[self._network.precision] * terms
 
     def product(self, vector: Tensor, names: Iterable[str] | None = None) -> Tensor:
@@ -96,10 +101,13 @@ class Certificate:
                 f"double backward through the plain loss gives {int((~true.isfinite()).sum())} of {len(true)} entries "
                 "that are not finite: no Hessian can be checked at this point"
             )
-        failed = self.far(found, true)
-        if not failed:
-            return {}
-        return self.far(found, true, self._noise(self.vector, true, product))
+        return self.differing(found, self.vector, true, product)
+
+    def differing(
+        self, found: Tensor, vector: Tensor, true: Tensor, product: Callable[[Tensor], Tensor]
+    ) -> dict[str, float]:
+        """Those in whose rows `found` (P,) is not `true`, the product of `vector` (P,), beyond rounding errors."""
+        return self.far(found, true) and self.far(found, true, self._noise(vector, true, product))
 
     def _noise(self, vector: Tensor, true: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
         """Rounding errors (P,) of a product: they show where that of a sum is not the sum of the products."""
@@ -107,18 +115,23 @@ class Certificate:
         return (true - product(vector - part) - product(part)).abs()
 
     def check_symmetry(self, vector: Tensor, product: Tensor) -> None:
-        """Raise CertificateError unless u . H w is w . H u, for a vector w (P,), its product and a random u."""
-        other = self.product(self.vector)
+        """Raise CertificateError unless u . H w is w . H u, for a vector w (P,), its product and a random u.
+
+        H u is taken from another evaluation of the loss, so that a gradient which is drawn at random is seen too.
+        """
+        again = Certificate(self._network)
+        other = again.product(self.vector)
         one, two = (float(x.double() @ y.double()) for x, y in ((self.vector, product), (vector, other)))
-        size = float(product.norm()) + ROUNDING * float(vector.norm()) * float(other.norm())
+        size = _norm(product) + ROUNDING * _norm(vector) * _norm(other)
         allowed = TOLERANCE[self._network.precision] * size
         if abs(one - two) > allowed:
-            noise = self._noise(vector, product, self.product) + self._noise(self.vector, other, self.product)
-            allowed = max(allowed, NOISE * float(noise.norm() * (vector.norm() + self.vector.norm())))
+            noise = self._noise(vector, product, self.product) + self._noise(self.vector, other, again.product)
+            allowed = max(allowed, NOISE * _norm(noise) * (_norm(vector) + _norm(self.vector)))
         if not abs(one - two) <= allowed:
             raise CertificateError(
                 f"the second derivative of the loss is not symmetric: u . H w is {one:.6g} and w . H u {two:.6g} for "
-                "two vectors; a custom Function whose backward is another function's gradient can be the cause"
+                "two vectors; a gradient that differs from call to call can be the cause, or a custom Function whose "
+                "backward is another function's gradient"
             )
 
     def far(self, found: Tensor, true: Tensor, noise: Tensor | None = None) -> dict[str, float]:
@@ -135,6 +148,11 @@ class Certificate:
             if not distance <= allowed:
                 failed[name] = distance / size if size else distance
         return failed
+
+
+def _norm(x: Tensor) -> float:
+    """In float64, where squares of float32 neither overflow nor vanish."""
+    return float(x.double().norm())
 
 
 @contextlib.contextmanager

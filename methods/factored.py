@@ -39,6 +39,7 @@ from methods.shifts import PRODUCTS, Plan, refusals, write_blocks, write_diagona
 
 ROWS = 64  # backward passes of a row at once
 USUAL = PRODUCTS  # what `explain` says of a parameter that needs no rows
+DRAWS = 20  # evaluations of a loss that draws random numbers, before it counts as deterministic
 
 Criterion = Callable[..., Tensor]
 Fallback = Literal["rows", "error"]
@@ -158,12 +159,12 @@ def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vecto
         raise ValueError(f"vectors are {tuple(vectors.shape)}; they must be ({len(network.theta)}, k), one a column")
     with full_precision():
         certificate = Certificate(network)
-        _check_deterministic(network, certificate, network.loss((), lambda place, z: z)[0])
+        _check_deterministic(network, certificate)
         weights = drawn(vectors[0])
         combined = vectors @ weights  # (P,)
         result = _products(certificate.gradient, network, vectors.T).T
         true = certificate.product(combined)
-        if certificate.far(result @ weights, true):
+        if certificate.differing(result @ weights, combined, true, certificate.product):
             warnings.warn("batched products are not those of single passes; each takes a pass", FallbackWarning, 2)
             result = torch.stack([certificate.product(vector) for vector in vectors.unbind(1)], dim=1)
         certificate.check_symmetry(combined, true)
@@ -202,8 +203,8 @@ def _check(fallback: str) -> None:
 
 
 def _allowed(reasons: Mapping[str, str], fallback: str, fewer: Mapping[str, str]) -> None:
-    """Raise FallbackError where rows are not wanted, and taken for another reason than that they are `fewer`."""
-    slow = {name: reason for name, reason in reasons.items() if name not in fewer}
+    """Raise FallbackError where rows are not wanted, and taken for another reason than that they cost less."""
+    slow = {name: reason for name, reason in reasons.items() if fewer.get(name) != reason}
     if fallback == "error" and slow:
         told = "; ".join(f"{name}: {reason}" for name, reason in slow.items())
         raise FallbackError(f"fallback='error', and these would take a backward pass for each row: {told}")
@@ -230,21 +231,30 @@ def _distrusted(failed: Mapping[str, float], alone: set[str], fallback: str) -> 
     return set(failed)
 
 
-def _check_deterministic(network: Network, certificate: Certificate, loss: Tensor) -> bool:
-    """Whether a loss as it was watched is the plain one; raises ValueError where that differs from call to call."""
-    if certificate.has_value(loss):
-        return True
-    again = network.plain()
-    if certificate.has_value(again):
-        return False
-    raise ValueError(
-        f"the loss is not deterministic: {float(certificate.value)} and {float(again)} at the same parameters; call "
-        "model.eval(), or fix what is drawn"
-    )
+def _check_deterministic(network: Network, certificate: Certificate) -> None:
+    """Raise ValueError where another evaluation of the loss has another value.
+
+    One that draws random numbers is evaluated `DRAWS` times: few units may be dropped alike twice.
+    """
+    before = _generator(network.theta)
+    loss, _ = network.loss((), lambda place, z: z)
+    draws = not torch.equal(_generator(network.theta), before)
+    for _ in range(DRAWS if draws else not certificate.has_value(loss)):
+        if not certificate.has_value(again := network.plain()):
+            raise ValueError(
+                f"the loss is not deterministic: {float(certificate.value)} and {float(again)} at the same parameters; "
+                "call model.eval(), or fix what is drawn"
+            )
+
+
+def _generator(like: Tensor) -> Tensor:
+    """The state of torch's random generator on a tensor's device."""
+    return torch.cuda.get_rng_state(like.device) if like.is_cuda else torch.get_rng_state()
 
 
 def _plan(network: Network, certificate: Certificate, write: Callable[[Plan], None]) -> Plan:
     """Which parameters are done by products; `write` does them, and leaves to rows what turns out not to fit."""
+    _check_deterministic(network, certificate)
     try:
         plan = _entering(network, certificate)
     except Refused as refused:
@@ -261,14 +271,13 @@ def _entering(network: Network, certificate: Certificate) -> Plan:
     """The parameters that only enter affine maps, and those of them whose rows are fewer than shifts of the outputs.
 
     A parameter that enters elsewhere too is taken if what that adds to its rows is diagonal, as with a penalty. Raises
-    Refused, and ValueError for a loss that is not deterministic.
+    Refused.
     """
     with refusals():
         loss, calls, shifts = network.traced(network.params)
-    same = _check_deterministic(network, certificate, loss)
     if network.precision != network.theta.dtype:
         raise Refused(f"the loss computes in {network.precision} within")
-    if not same:
+    if not certificate.has_value(loss):
         raise Refused("the loss has another value when its operations are watched")
     affine, shifted, inputs = set(), Counter(), {}
     for call in calls:
@@ -283,8 +292,10 @@ def _entering(network: Network, certificate: Certificate) -> Plan:
         if shifted[name] >= inputs[name]
     }
     elsewhere, diagonals = _elsewhere(network, loss, shifts)
+    idle = network.params.keys() - affine - elsewhere - diagonals.keys()
+    wide |= dict.fromkeys(idle, "the loss's slope in it is constant, so that its rows are zero")
     reasons = dict.fromkeys(
-        network.params.keys() - affine, "it enters no Linear, Conv1d, Conv2d or Embedding that can be shifted"
+        network.params.keys() - affine - idle, "it enters no Linear, Conv1d, Conv2d or Embedding that can be shifted"
     )
     reasons |= dict.fromkeys(affine & elsewhere, "it also enters other than through its affine map")
     return Plan(affine - elsewhere, wide, diagonals, reasons)

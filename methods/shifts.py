@@ -61,7 +61,7 @@ class Plan:
     """Which parameters are done by matrix products, and why the others are not."""
 
     fixed: set[str] = field(default_factory=set)  # only enter affine maps: by products unless a reason says otherwise
-    wide: dict[str, str] = field(default_factory=dict)  # of them those whose rows are fewer than shifts, as it is said
+    wide: dict[str, str] = field(default_factory=dict)  # those whose rows cost less than shifts, or nothing, and why
     penalty: dict[str, Tensor] = field(default_factory=dict)  # what is on their diagonals beside that
     reasons: dict[str, str] = field(default_factory=dict)  # why parameters take rows
     blocks: list[frozenset[str]] = field(default_factory=list)  # parameters of the blocks whose diagonals are done
@@ -137,8 +137,8 @@ class _Tangents:
     def _compare(self, value: Tensor, slopes: Sequence[Tensor]) -> None:
         if not self._certificate.has_value(value):
             raise Refused(f"the loss under torch's transforms is {float(value):.6g}, not {self._certificate.value:.6g}")
-        distance = sum(float((found - plain).norm()) for found, plain in zip(slopes, self._plain, strict=True))
-        size = sum(float(plain.norm()) for plain in self._plain)
+        distance = sum(float((x - y).double().norm()) for x, y in zip(slopes, self._plain, strict=True))
+        size = sum(float(plain.double().norm()) for plain in self._plain)
         if not distance <= TOLERANCE[self._network.precision] * size:
             raise Refused(f"the loss's gradient under torch's transforms is off by {distance / size:.1e}")
 

@@ -1,0 +1,51 @@
+"""Random networks: what `methods.factored` returns is right, or it warns or raises; it is never wrong in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests import random_criteria, random_layers, random_networks
+from tests.random_networks import Spec, specs
+from tests.random_outcomes import outcomes
+
+QUICK = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+@QUICK
+@given(specs())
+def test_random_networks_are_right_or_refused(spec: Spec) -> None:
+    assert not [outcome for outcome in outcomes(spec) if outcome.how == "FAILED"]
+
+
+@pytest.mark.slow
+def test_five_hundred_random_networks() -> None:
+    """Prints what became of them: shown with -s."""
+    met, failed = Counter[str](), []
+    table = Counter[tuple[str, str, str]]()
+
+    @settings(QUICK, max_examples=500)
+    @given(specs())
+    def collect(spec: Spec) -> None:
+        met.update(set(spec.ingredients))
+        for outcome in outcomes(spec):
+            kind = outcome.text.split(":")[0] if outcome.how == "refused" else ""
+            table[outcome.quantity, str(spec.dtype).removeprefix("torch."), f"{outcome.how} {kind}".strip()] += 1
+            if outcome.how == "FAILED":
+                failed.append((outcome, spec))
+
+    collect()
+    for (quantity, dtype, how), count in sorted(table.items()):
+        print(f"{quantity:10s} {dtype:10s} {how:30s} {count:4d}")
+    every = {*random_layers.BLOCKS, *random_criteria.OF_CLASSES, *random_criteria.OF_REALS, *random_criteria.PENALTIES}
+    every |= {*random_networks.FLAT_INPUTS, *random_networks.SEQUENCE_INPUTS}
+    print("never met:", sorted(every - met.keys()))
+    assert not failed, "\n".join(f"{outcome} {spec}" for outcome, spec in failed)
