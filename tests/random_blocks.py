@@ -41,7 +41,9 @@ class Meaning:
         self._at += 1
         return self._held[self._at - 1]
 
-    def teacher(self, function: Callable[[Tensor], Tensor], x: Tensor, mode: Callable[[], Any] = torch.no_grad) -> Tensor:
+    def teacher(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, mode: Callable[[], Any] = torch.no_grad
+    ) -> Tensor:
         """function(x), computed without gradients."""
         if self.exact:
             return self.held(function(x))

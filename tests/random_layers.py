@@ -43,9 +43,7 @@ PLAIN = {
     "spare": lambda d, _: Block(lambda m, x: m.a(x).tanh(), a=L(d, d), b=L(d, d)),
     "magnified": lambda d, _: Block(lambda m, x: (100 * m.a(x)).tanh(), a=L(d, d)),
     "shrunk": lambda d, _: Block(lambda m, x: 1e-3 * m.a(x).tanh(), a=L(d, d)),
-    "tied_transposed": lambda d, _: Block(
-        lambda m, x: functional.linear(m.a(x).tanh(), m.a.weight.T), a=L(d, d + 1)
-    ),
+    "tied_transposed": lambda d, _: Block(lambda m, x: functional.linear(m.a(x).tanh(), m.a.weight.T), a=L(d, d + 1)),
     "parallel": lambda d, _: Block(lambda m, x: m.a(x).tanh() * m.a(x.sin()), a=L(d, d)),
 }
 WEIGHTS = {
