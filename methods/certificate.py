@@ -57,6 +57,8 @@ class Certificate:
                 "with model.float() and inputs of that type, and convert the result"
             )
         loss = network.plain()
+        if not loss.isfinite():
+            raise CertificateError(f"the loss is {float(loss.detach())}: no Hessian can be checked at this point")
         if not loss.requires_grad:
             raise ValueError(
                 "the loss does not depend on the model's trainable parameters: is it computed under no_grad, from "
@@ -91,22 +93,22 @@ class Certificate:
         return result
 
     def failing(self, found: Tensor, product: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The parameters in whose rows `found` (P,) is not `product(self.vector)`, with their relative distance.
-
-        Raises CertificateError where the product is not finite.
-        """
+        """The parameters in whose rows `found` (P,) is not `product(self.vector)`, with their relative distance."""
         true = product(self.vector)
-        if not true.isfinite().all():
-            raise CertificateError(
-                f"double backward through the plain loss gives {int((~true.isfinite()).sum())} of {len(true)} entries "
-                "that are not finite: no Hessian can be checked at this point"
-            )
         return self.differing(found, self.vector, true, product)
 
     def differing(
         self, found: Tensor, vector: Tensor, true: Tensor, product: Callable[[Tensor], Tensor]
     ) -> dict[str, float]:
-        """Those in whose rows `found` (P,) is not `true`, the product of `vector` (P,), beyond rounding errors."""
+        """Those in whose rows `found` (P,) is not `true`, the product of `vector` (P,), beyond rounding errors.
+
+        Raises CertificateError where that is not finite.
+        """
+        if not true.isfinite().all():
+            raise CertificateError(
+                f"double backward through the plain loss gives {int((~true.isfinite()).sum())} of {len(true)} entries "
+                "that are not finite: no Hessian can be checked at this point"
+            )
         return self.far(found, true) and self.far(found, true, self._noise(vector, true, product))
 
     def _noise(self, vector: Tensor, true: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:

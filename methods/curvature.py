@@ -85,8 +85,10 @@ def write_diagonal(
     Into `product` (P,) goes what the blocks of these uses, of which that is the diagonal, make of `vector` (P,). The
     place is len(uses) where the outputs are no tensor (N, ...), are many, or do not alone lead to the loss.
     """
+    if not uses:
+        return 0
     outputs, maps, shifts = network.traced_outputs(fixed)
-    samples = len(uses[0].slope) if uses else 0
+    samples = len(uses[0].slope)
     if (
         not isinstance(outputs, Tensor)
         or not outputs.dim()

@@ -240,7 +240,8 @@ def _check_deterministic(network: Network, certificate: Certificate) -> None:
     loss, _ = network.loss((), lambda place, z: z)
     draws = not torch.equal(_generator(network.theta), before)
     for _ in range(DRAWS if draws else not certificate.has_value(loss)):
-        if not certificate.has_value(again := network.plain()):
+        again = network.plain().detach()
+        if not certificate.has_value(again):
             raise ValueError(
                 f"the loss is not deterministic: {float(certificate.value)} and {float(again)} at the same parameters; "
                 "call model.eval(), or fix what is drawn"

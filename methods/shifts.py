@@ -25,7 +25,8 @@ MIXED = "samples depend on each other"
 # What torch says where an operation has no rule for a transform, and what that means.
 _REFUSALS = (
     (
-        r"functorch transforms|saved tensor hooks|inside of a function being transformed|doesn't have storage",
+        r"functorch transforms|saved tensor hooks|inside of a function being transformed|doesn't have storage"
+        r"|would mutate a captured Tensor",
         "torch's transforms cannot see into an operation",
     ),
     (r"forward AD|forward-mode|forward mode|decomposition for", "torch has no forward mode of an operation"),

@@ -165,7 +165,9 @@ SEQUENCES = {
     "pooled": lambda d, _: Block(
         lambda m, x: functional.max_pool1d(m.a(x).mT, 3, stride=1, padding=1).mT, a=L(d, d)
     ),
-    "averaged": lambda d, _: Block(lambda m, x: functional.avg_pool1d(m.a(x).tanh(), 1) * x.mean(1)[:, None], a=L(d, d)),
+    "averaged": lambda d, _: Block(
+        lambda m, x: functional.avg_pool1d(m.a(x).mT, 3, stride=1, padding=1).mT.tanh(), a=L(d, d)
+    ),
     "attention": lambda d, _: Block(parts.attention, a=L(d, d), b=L(d, d, bias=False), c=L(d, d)),
     "fused_attention": lambda d, _: Block(parts.fused_attention, a=L(d, 3 * d)),
     "heads": lambda d, _: Block(lambda m, x: x + m.a(x, x, x)[0], a=_heads(d)),
