@@ -160,12 +160,26 @@ def _squared_error(input: Tensor, target: Tensor, *options: Any, reduction: str 
     return {"mean": squares.mean, "sum": squares.sum, "none": lambda: squares}[reduction]()
 
 
+def _huber(
+    input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
+) -> Tensor:
+    if weight is not None:
+        return functional.huber_loss(input, target, reduction, delta, weight)
+    distance = (input - target).abs()
+    losses = torch.where(distance <= delta, distance.square() / 2, delta * (distance - delta / 2))
+    return {"mean": losses.mean, "sum": losses.sum, "none": lambda: losses}[reduction]()
+
+
 def _weight_norm(direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
     return direction * (length / torch.norm_except_dim(direction, 2, dim))
 
 
-# Of the first torch has no jvp of the gradient, of the second a wrong double backward (torch 2.13).
-_REWRITTEN = {functional.mse_loss: _squared_error, vars(torch)["_weight_norm"]: _weight_norm}
+# Of the losses torch has no jvp of the gradient, of weight_norm a wrong double backward (torch 2.13).
+_REWRITTEN = {
+    functional.mse_loss: _squared_error,
+    functional.huber_loss: _huber,
+    vars(torch)["_weight_norm"]: _weight_norm,
+}
 
 # What torch's transforms cannot take, or take wrongly without a word (torch 2.13), and so is not tried. A gradient
 # within the forward pass would not see the parameters that are held.

@@ -86,6 +86,40 @@ class Case:
         return [p for p in self.model.parameters() if p.requires_grad]
 
 
+def _over_edges(model: Model, edges: Tensor, x: Tensor) -> Tensor:
+    y = model.stem(x)
+    return y.index_add(0, edges[1], y[edges[0]]).tanh()
+
+
+def _padded(model: Model, tokens: Tensor) -> Tensor:
+    """Embeddings, of which that of the padding is held."""
+    weight = model.stem.weight
+    if not model.meaning.exact:
+        return functional.embedding(tokens, weight, padding_idx=0)
+    return functional.embedding(tokens, torch.cat([model.meaning.held(weight[:1]), weight[1:]]))
+
+
+# (model, *inputs) -> state (N, d) or (N, T, d)
+STATES: dict[str, Callable[..., Tensor]] = {
+    "vector": lambda model, x: model.stem(x),
+    "raw": lambda model, x: x,
+    "with_gradient": lambda model, x: x,
+    "single": lambda model, x: model.stem(x)[None],
+    "pair": lambda model, x, scale: model.stem(x) * scale,
+    "dict": lambda model, x: model.stem(x["features"]) * x["mask"],
+    "graph": lambda model, adjacency, x: adjacency @ model.stem(x),
+    "edges": _over_edges,
+    "leading": lambda model, shift, x: model.stem(x) + shift,
+    "sequence": lambda model, x: model.stem(x),
+    "positions": lambda model, times, x: model.stem(x) * times[:, None],
+    "time_first": lambda model, x: model.stem(x).tanh().cumsum(0).transpose(0, 1),
+    "tokens": lambda model, x: model.stem(x),
+    "padded": _padded,
+    "bag": lambda model, x: model.stem(x)[:, None],
+    "image": lambda model, x: model.stem(x).flatten(2).mT,
+}
+
+
 class Model(nn.Module):
     """A stem for the inputs, blocks, and a head."""
 
@@ -106,37 +140,7 @@ class Model(nn.Module):
         self.head = nn.Linear(d, {"column": 1, "flat": 1}.get(spec.head, 3))
 
     def forward(self, *inputs: Any) -> Any:
-        return self._out(self.blocks(self._state(*inputs)))
-
-    def _state(self, x: Any, other: Any = None) -> Tensor:
-        kind = self.spec.inputs
-        if kind in ("raw", "with_gradient"):
-            return x
-        if kind == "single":
-            return self.stem(x)[None]
-        if kind == "image":
-            return self.stem(x).flatten(2).mT
-        if kind == "time_first":
-            return self.stem(x).tanh().cumsum(0).transpose(0, 1)
-        if kind == "dict":
-            return self.stem(x["features"]) * x["mask"]
-        if kind == "graph":
-            return x @ self.stem(other)
-        if kind == "edges":
-            y = self.stem(other)
-            return y.index_add(0, x[1], y[x[0]]).tanh()
-        if kind == "padded":
-            weight = self.stem.weight
-            if not self.meaning.exact:
-                return functional.embedding(x, weight, padding_idx=0)
-            return functional.embedding(x, torch.cat([self.meaning.held(weight[:1]), weight[1:]]))
-        if kind == "bag":
-            return self.stem(x)[:, None]
-        if kind == "leading":
-            return self.stem(other) + x
-        if kind == "positions":
-            return self.stem(other) * x[:, None]
-        return self.stem(x) if other is None else self.stem(x) * other
+        return self._out(self.blocks(STATES[self.spec.inputs](self, *inputs)))
 
     def _out(self, x: Tensor) -> Any:
         kind, mean = self.spec.head, x if x.dim() == 2 else x.mean(1)
@@ -164,7 +168,8 @@ def specs(draw: st.DrawFn) -> Spec:
     chance = draw(st.randoms(use_true_random=True))
     inputs = chance.choice(FLAT_INPUTS + SEQUENCE_INPUTS)
     flat = inputs in FLAT_INPUTS
-    blocks = chance.choice([PLAIN, PLAIN | WEIGHTS, BLOCKS])
+    of_sequences = [] if flat else [SEQUENCES, SEQUENCES]
+    blocks = chance.choice([PLAIN, PLAIN | WEIGHTS, BLOCKS, BLOCKS, *of_sequences])
     names = tuple(chance.choices(sorted(blocks.keys() - (SEQUENCES if flat else {})), k=chance.randint(1, 3)))
     penalty = chance.choice([*PENALTIES, *["none"] * 15])
     if penalty.startswith("kept"):

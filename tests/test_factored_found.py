@@ -165,3 +165,15 @@ def test_fallback_error_is_for_rows_that_cost_more() -> None:
     assert torch.allclose(factored.hessian(twice, squares, X, None, fallback="error"), rows(twice), atol=1e-14)
     with pytest.raises(FallbackError, match="enters several affine maps"):
         factored.diagonal(twice, squares, X, None, fallback="error")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_huber_loss_takes_no_rows(reduction: str) -> None:
+    """Torch has no forward mode of its gradient; here some outputs are within delta of the targets, and some beyond."""
+    model = Net(lambda net, x: net.first(x).tanh())
+    loss = nn.HuberLoss(reduction=reduction, delta=0.4)
+
+    def huber(outputs, targets):
+        return loss(outputs, torch.zeros_like(outputs))
+
+    assert torch.allclose(factored.hessian(model, huber, X, None, fallback="error"), rows(model, huber), atol=1e-14)
