@@ -47,5 +47,5 @@ def test_five_hundred_random_networks() -> None:
         print(f"{quantity:10s} {dtype:10s} {how:30s} {count:4d}")
     every = {*random_layers.BLOCKS, *random_criteria.OF_CLASSES, *random_criteria.OF_REALS, *random_criteria.PENALTIES}
     every |= {*random_networks.FLAT_INPUTS, *random_networks.SEQUENCE_INPUTS}
-    assert not every - met.keys(), "ingredients that no network had"
+    assert not (unmet := every - met.keys()), f"ingredients that no network had: {unmet}"
     assert not failed, "\n".join(f"{outcome} {spec}" for outcome, spec in failed)
