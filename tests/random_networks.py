@@ -169,7 +169,7 @@ def specs(draw: st.DrawFn) -> Spec:
     inputs = chance.choice(FLAT_INPUTS + SEQUENCE_INPUTS)
     flat = inputs in FLAT_INPUTS
     of_sequences = [] if flat else [SEQUENCES, SEQUENCES]
-    blocks = chance.choice([PLAIN, PLAIN | WEIGHTS, BLOCKS, BLOCKS, *of_sequences])
+    blocks = chance.choice([PLAIN, PLAIN | WEIGHTS, *[BLOCKS] * 3, *of_sequences])
     names = tuple(chance.choices(sorted(blocks.keys() - (SEQUENCES if flat else {})), k=chance.randint(1, 3)))
     penalty = chance.choice([*PENALTIES, *["none"] * 15])
     if penalty.startswith("kept"):
