@@ -22,7 +22,7 @@ NETWORK = networks.mlp(inputs=4, width=6, outputs=3, batch=16)
 
 
 def judge(result, problem, measure=FULL, quantity="hessian", vectors=None):
-    return agreement.compare(result, quantity, reference(problem, vectors, measure, seed=0))
+    return agreement.compare(result, quantity, reference(problem, vectors, measure, 0, quantity))
 
 
 def test_the_closed_form_is_the_reference_where_there_is_one() -> None:
