@@ -42,12 +42,13 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
     parts: Sequence[Tensor] = result if quantity == "block_diagonal" else [result]
     tensors = [tensor.detach().to("cpu") for tensor in parts]
     reported = tensors if estimate is None else [*tensors, estimate.standard_error.detach().to("cpu")]
+    inner = truth.inner(tensors[0].dtype)
     fields: dict[str, Any] = {
         "reference": truth.kind,
         "reference_error": truth.error,
         "probes": _probes(truth, quantity),
         "compared": 1.0 if quantity == "hvp" else len(truth.columns) / len(truth.values),
-        "inner_dtype": None if truth.inner_dtype is None else _name(truth.inner_dtype),
+        "inner_dtype": None if inner is None else _name(inner),
         "requires_grad": any(tensor.requires_grad for tensor in parts),
         "nonfinite": sum(int((~torch.isfinite(part)).sum()) for tensor in reported for part in tensor.split(BLOCK)),
         "tolerance": _tolerance(truth, tensors[0].dtype),
@@ -58,9 +59,9 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
         share = f"{fields['nonfinite']} of {sum(t.numel() for t in reported)} entries are NaN or infinite"
         return fields | {"status": "nonfinite", "message": f"{share}; compare dtype=float64 and another method"}
     if truth.kind == "central_differences" and not truth.confirmed:
-        inner = "" if truth.inner_dtype is None else f", or the {fields['inner_dtype']} within the loss"
-        message = f"central differences give no truth at this point (their own error is {truth.error:.0e}): a kink"
-        return fields | {"status": "error", "message": f"{message}{inner}?"}
+        cause = "a kink" if truth.inner_dtype is None else f"the {_name(truth.inner_dtype)} within the loss"
+        message = f"central differences give no truth at this point (their own error is {truth.error:.0e}): {cause}?"
+        return fields | {"status": "error", "message": message}
     if quantity == "block_diagonal":
         fields |= _compare_blocks(tensors, truth)
     else:
@@ -94,8 +95,9 @@ def _probes(truth: Reference, quantity: str) -> int | None:
 def _tolerance(truth: Reference, dtype: torch.dtype) -> float:
     """Largest relative error that is right: that of the dtype, or of what limits the loss or the reference itself."""
     limits = [TOLERANCE[dtype]]
-    if truth.inner_dtype is not None:
-        limits.append(TOLERANCE.get(truth.inner_dtype, 4 * torch.finfo(truth.inner_dtype).eps))
+    inner = truth.inner(dtype)
+    if inner is not None:
+        limits.append(TOLERANCE.get(inner, 4 * torch.finfo(inner).eps))
     if truth.kind == "central_differences":
         limits += [DIFFERENCES_TOLERANCE, 10 * truth.error if truth.confirmed else 0.0]
     return max(limits) * truth.scale.slack
@@ -133,7 +135,7 @@ def _remarks(fields: dict[str, Any], truth: Reference, quantity: str) -> Iterato
             f"the true values are all zero up to rounding, so errors are relative to {truth.scale.size:.1e}, the size "
             "of what cancels or of |gradient| / rms(theta)"
         )
-    if truth.inner_dtype is not None:
+    if fields["inner_dtype"] is not None:
         yield f"the loss computes in {fields['inner_dtype']} within, which limits the precision of its derivatives"
     if truth.scale.slack > 1:
         yield f"terms cancel: rounding is amplified, and the tolerance is {truth.scale.slack:.0e} times the usual one"

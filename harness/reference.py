@@ -19,6 +19,7 @@ from torch import Tensor
 from harness import differences
 from harness.job import Measure
 from harness.problems import Problem, ProblemError
+from harness.truth.leaving import watch
 from harness.truth.products import CHUNK, Apply, Products, of_ggn, of_hessian, of_matrix, of_vectors
 from harness.truth.slope import Departure, Settled, settle
 from harness.truth.zero import Scale, scale_of
@@ -46,7 +47,8 @@ class Reference:
     row_sizes: Tensor | None = None  # (c,) for quantity=diagonal: the largest entries of these rows of R
     blocks: tuple[tuple[Tensor, Tensor], ...] | None = None  # for quantity=block_diagonal: directions, products (size, k)
     scale: Scale = Scale()  # what errors are relative to where the truth is zero
-    inner_dtype: torch.dtype | None = None  # the coarsest precision within the loss, if below float64
+    inner_dtype: torch.dtype | None = None  # the coarsest precision within the loss in float64, if below
+    inner_of_float32: torch.dtype | None = None  # the same of the loss in float32, which autocast treats differently
     departure: Departure | None = None  # of the gradient from the slope of the loss
 
     @property
@@ -55,6 +57,10 @@ class Reference:
         if self.blocks is not None:
             return torch.cat([products.flatten() for _, products in self.blocks])
         return next(known for known in (self.products, self.diagonal, self.values) if known is not None)
+
+    def inner(self, dtype: torch.dtype) -> torch.dtype | None:
+        """The coarsest precision within the loss for parameters of this dtype, if below it."""
+        return self.inner_dtype if dtype == torch.float64 else self.inner_of_float32
 
     @property
     def doubt(self) -> float:
@@ -100,7 +106,8 @@ def reference(
     generator = torch.Generator().manual_seed(seed)
     kind, error, products = _truth(settled, by_differences, quantity, generator)
     known = _known(products, problem.sizes, vectors, measure, generator, quantity)
-    truth = Reference(kind, error, **known, inner_dtype=settled.seen.inner_dtype, departure=settled.departure)
+    inner = {"inner_dtype": settled.seen.inner_dtype, "inner_of_float32": _inner_of_float32(problem)}
+    truth = Reference(kind, error, **known, **inner, departure=settled.departure)
     return _scaled(truth, settled, products, quantity)
 
 
@@ -123,6 +130,11 @@ def _truth(
     if error > doubt > spread and not settled.trusted and not gradient_is_wrong:
         return "central_differences", spread, of_vectors(by_steps(step), params)
     return kind, error, products
+
+
+def _inner_of_float32(problem: Problem) -> torch.dtype | None:
+    single = problem.to("cpu", torch.float32)
+    return watch(single.loss, single.theta).inner_dtype
 
 
 def _by_autograd(settled: Settled, quantity: str) -> tuple[Products, Callable[[float], Apply]]:
