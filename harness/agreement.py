@@ -77,7 +77,7 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
         fields |= _judge_estimate(fields, tensors[0], reported[1], truth)
     if truth.departure is not None and not truth.departure.right and truth.kind != "central_differences":
         fields |= _by_wrong_gradient(fields)
-    remarks = [fields["message"], *_remarks(fields, truth, quantity)]
+    remarks = [fields["message"], *_remarks(fields, truth, quantity, tensors[0].dtype)]
     return fields | {"message": "; ".join(filter(None, remarks)) or None}
 
 
@@ -106,7 +106,8 @@ def _tolerance(truth: Reference, dtype: torch.dtype) -> float:
 def _verdict(fields: dict[str, Any], dtype: torch.dtype, truth: Reference) -> dict[str, Any]:
     error, limit = fields["relative_error"], fields["tolerance"]
     if error > limit:
-        source = f"{truth.kind} in float64, itself {truth.error:.0e} from central differences"
+        known = "with an estimated error of {}" if truth.kind == "central_differences" else "itself {} from differences"
+        source = f"{truth.kind} in float64, {known.format(f'{truth.error:.0e}')}"
         message = f"relative error {error:.1e}; {_name(dtype)} is right up to {limit:.0e} (reference: {source})"
         return {"status": "wrong", "message": message}
     return {"status": "ok", "message": None}
@@ -115,9 +116,9 @@ def _verdict(fields: dict[str, Any], dtype: torch.dtype, truth: Reference) -> di
 def _judge_estimate(fields: dict[str, Any], value: Tensor, error: Tensor, truth: Reference) -> dict[str, Any]:
     assert truth.diagonal is not None
     off = value[truth.columns].to(torch.float64) - truth.diagonal
-    size = truth.scale.size if truth.scale.zero else float(truth.diagonal.norm())
+    size = truth.scale.sizes.get(value.dtype, float(truth.diagonal.norm()))
     expected = error[truth.columns].to(torch.float64)
-    return estimates.judge(off, expected, size, fields["estimate_probes"], fields["tolerance"], truth.scale.zero)
+    return estimates.judge(off, expected, truth.diagonal, fields["estimate_probes"], fields["tolerance"], size)
 
 
 def _by_wrong_gradient(fields: dict[str, Any]) -> dict[str, Any]:
@@ -128,21 +129,21 @@ def _by_wrong_gradient(fields: dict[str, Any]) -> dict[str, Any]:
     return {"status": "error", "message": f"{message}, so nothing says whether the result is right"}
 
 
-def _remarks(fields: dict[str, Any], truth: Reference, quantity: str) -> Iterator[str]:
+def _remarks(fields: dict[str, Any], truth: Reference, quantity: str, dtype: torch.dtype) -> Iterator[str]:
     """What else is to be said of a row."""
     if truth.scale.zero:
         yield (
-            f"the true values are all zero up to rounding, so errors are relative to {truth.scale.size:.1e}, the size "
-            "of what cancels or of |gradient| / rms(theta)"
+            "the true values are all zero up to rounding, so errors are relative to "
+            f"{truth.scale.sizes[dtype]:.1e}, the size of |gradient| / rms(theta) or of what cancels"
         )
     if fields["inner_dtype"] is not None:
         yield f"the loss computes in {fields['inner_dtype']} within, which limits the precision of its derivatives"
     if truth.scale.slack > 1:
         yield f"terms cancel: rounding is amplified, and the tolerance is {truth.scale.slack:.0e} times the usual one"
-    if not truth.confirmed:
+    if not truth.confirmed and truth.departure is None:
         yield (
-            f"central differences do not confirm the reference (distance {truth.error:.0e}): a kink, or the edge of the "
-            "loss's domain?"
+            f"central differences do not confirm the reference (distance {truth.error:.0e}): a kink, or the edge of "
+            "the loss's domain?"
         )
     if truth.departure is not None:
         yield truth.departure.message
@@ -157,13 +158,14 @@ def _remarks(fields: dict[str, Any], truth: Reference, quantity: str) -> Iterato
 
 
 def _compare_matrix(found: Tensor, truth: Reference) -> dict[str, Any]:
+    zero = truth.scale.sizes.get(found.dtype)
     rows = found[truth.columns].to(torch.float64)  # (c, P); R is symmetric, so its columns are its rows
     if truth.directions is None or truth.products is None:
-        relative = _distance(rows, truth.values.T, truth)
+        relative = _distance(rows, truth.values.T, zero)
     else:
         blocks = [block.to(torch.float64) @ truth.directions for block in found.split(BLOCK)]
-        relative = _distance(torch.cat(blocks), truth.products, truth)
-    worst = _worst((rows - truth.values.T).abs(), truth.values.T.abs().amax(1, keepdim=True), truth)
+        relative = _distance(torch.cat(blocks), truth.products, zero)
+    worst = _worst((rows - truth.values.T).abs(), truth.values.T.abs().amax(1, keepdim=True), zero)
     uneven = sum(
         float((rows.to(torch.float64) - columns.T.to(torch.float64)).square().sum())
         for rows, columns in zip(found.split(BLOCK), found.split(BLOCK, dim=1), strict=True)
@@ -175,14 +177,16 @@ def _compare_matrix(found: Tensor, truth: Reference) -> dict[str, Any]:
 def _compare_diagonal(found: Tensor, truth: Reference) -> dict[str, Any]:
     assert truth.diagonal is not None
     assert truth.row_sizes is not None
+    zero = truth.scale.sizes.get(found.dtype)
     entries = found[truth.columns].to(torch.float64)
-    worst = _worst((entries - truth.diagonal).abs(), truth.row_sizes, truth)
-    return {"relative_error": _distance(entries, truth.diagonal, truth), "worst_error": worst}
+    worst = _worst((entries - truth.diagonal).abs(), truth.row_sizes, zero)
+    return {"relative_error": _distance(entries, truth.diagonal, zero), "worst_error": worst}
 
 
 def _compare_blocks(found: Sequence[Tensor], truth: Reference) -> dict[str, Any]:
     """Each block by its products with the directions, and in the known columns as far as these lie in it."""
     assert truth.blocks is not None
+    zero = truth.scale.sizes.get(found[0].dtype)
     starts = itertools.accumulate((len(block) for block in found), initial=0)
     products, worsts, uneven, size = [], [0.0], 0.0, 0.0
     for block, start, (directions, _) in zip(found, starts, truth.blocks, strict=False):
@@ -190,30 +194,31 @@ def _compare_blocks(found: Sequence[Tensor], truth: Reference) -> dict[str, Any]
         inside = (truth.columns >= start) & (truth.columns < start + len(block))
         columns, true = block[:, truth.columns[inside] - start], truth.values[start : start + len(block), inside]
         if true.numel():
-            worsts.append(_worst((columns - true).abs(), true.abs().amax(0), truth))
+            worsts.append(_worst((columns - true).abs(), true.abs().amax(0), zero))
         products.append((block @ directions).flatten())
         uneven += float((block - block.T).square().sum())
         size += float(block.square().sum())
-    relative = _distance(torch.cat(products), truth.compared, truth)
+    relative = _distance(torch.cat(products), truth.compared, zero)
     asymmetry = math.sqrt(uneven / size) if size else 0.0
     return {"relative_error": relative, "worst_error": max(worsts), "asymmetry": asymmetry}
 
 
 def _compare_hvp(found: Tensor, truth: Reference) -> dict[str, Any]:
     assert truth.products is not None
+    zero = truth.scale.sizes.get(found.dtype)
     products = found.to(torch.float64)
-    worst = _worst((products - truth.products).abs(), truth.products.abs().amax(0), truth)
-    return {"relative_error": _distance(products, truth.products, truth), "worst_error": worst}
+    worst = _worst((products - truth.products).abs(), truth.products.abs().amax(0), zero)
+    return {"relative_error": _distance(products, truth.products, zero), "worst_error": worst}
 
 
-def _worst(errors: Tensor, scales: Tensor, truth: Reference) -> float:
-    """Largest error over its scale; where a scale is zero, over the largest of all; over the truth's if all are."""
-    if truth.scale.zero or not bool(scales.any()):
-        return float(errors.max()) / (truth.scale.size or 1.0)
+def _worst(errors: Tensor, scales: Tensor, zero: float | None) -> float:
+    """Largest error over its scale; where a scale is zero, over the largest of all, or what `zero` errors are over."""
+    if zero is not None or not bool(scales.any()):
+        return float(errors.max()) / (zero or 1.0)
     return float((errors / torch.where(scales > 0, scales, scales.max())).max())
 
 
-def _distance(found: Tensor, true: Tensor, truth: Reference) -> float:
-    """Frobenius distance over the norm of what is true; over the truth's scale where that is zero."""
-    size = truth.scale.size if truth.scale.zero else float(true.norm())
+def _distance(found: Tensor, true: Tensor, zero: float | None) -> float:
+    """Frobenius distance over the norm of what is true; where that is zero, over what errors are relative to then."""
+    size = float(true.norm()) if zero is None else zero
     return float((found - true).norm()) / (size or 1.0)

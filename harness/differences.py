@@ -67,7 +67,8 @@ def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, fl
             return result, math.inf
         columns = _from_values(_value(loss), point)
         result = torch.stack([column for column, _ in columns], dim=1)
-    error = math.sqrt(sum(error**2 for _, error in columns))
+    rounding = torch.finfo(point.dtype).eps * float(gradient(point).norm()) / (FIRST * scale(point))
+    error = math.sqrt(sum(max(error, rounding) ** 2 for _, error in columns))
     size = float(result.norm())
     if size <= 10 * error < CONSISTENT:
         return torch.zeros_like(result), 0.0

@@ -1,9 +1,9 @@
 """What leaves autograd's graph while a loss is computed, and in which precision the loss is computed.
 
-A loss is called once under a mode that sees every call of torch. A *stop* holds a part of the loss constant and says so
-(`.detach()`, `.data`, `torch.no_grad()`); a *cut* loses the graph on the way (`torch.tensor([...])` of tensors,
-`.item()`, `float()`, `.tolist()`, `.numpy()`, `torch.autograd.grad` without create_graph). What torch does not show to a
-mode goes unseen: `torch.nn.Parameter(x)`, and what a `torch.autograd.Function` does within its forward.
+A loss is called once under a mode that sees every call of torch. A *stop* holds a part of the loss constant and says
+so (`.detach()`, `.data`, `torch.no_grad()`); a *cut* loses the graph on the way (`torch.tensor([...])` of tensors,
+`.item()`, `float()`, `.tolist()`, `.numpy()`, `torch.autograd.grad` without create_graph). Unseen are
+`torch.nn.Parameter(x)`, which torch does not show to a mode, and what a `torch.autograd.Function` does in its forward.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ STOP, CUT = "stop", "cut"
 STOPS = (Tensor.detach, torch.detach, Tensor.detach_, torch.detach_, Tensor.data.__get__)  # type: ignore[attr-defined]
 # Calls whose result depends on the shape of a tensor alone.
 SHAPES = ("_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
-INNER = ("torch", "contextlib", "harness.truth", "harness.differences", "harness.reference")  # modules of no user's line
+LIKE = ("to", "type_as", "view_as", "expand_as", "reshape_as")  # only the first argument's values count
+INNER = (
+    "torch",
+    "contextlib",
+    "harness.truth",
+    "harness.differences",
+    "harness.reference",
+)  # modules of no user's line
 
 
 @dataclass
@@ -86,12 +93,13 @@ class _Mode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        attached = any(leaf.requires_grad for leaf in given)
+        name = getattr(func, "__name__", "")
+        attached = any(leaf.requires_grad for leaf in (given[:1] if name in LIKE else given))
         result = func(*args, **(kwargs or {}))
         if func is torch._C._set_grad_enabled:
             self.off = not args[0]
             return result
-        if getattr(func, "__name__", "").endswith(SHAPES):
+        if name.endswith(SHAPES):
             return result
         self.look(func, given, attached, result)
         kind = self._kind(func, result) if attached else None
@@ -122,7 +130,7 @@ class _Recorder(_Mode):
         self._sources = WeakIdKeyDictionary()  # tensors made from what left the graph -> from which of it
 
     def look(self, func: Callable[..., Any], given: list[Tensor], attached: bool, result: Any) -> None:
-        sources = {index for leaf in given for index in self._sources.get(leaf, ())}
+        sources = {index for leaf in given for index in self._sources.get(leaf) or ()}
         if not attached and not sources:
             return
         for leaf in tree_leaves(result):
@@ -158,7 +166,7 @@ class _Holder(_Mode):
         before = next(self._left, None)
         if before is None or before.kind not in self._kinds:
             return result
-        if isinstance(result, Tensor) and args and result is args[0]:  # in place
+        if args and result is args[0] and getattr(func, "__name__", "").endswith("_"):  # in place
             return result.copy_(before.value)
         return _copied(before.value)
 
@@ -178,7 +186,7 @@ def _name(func: Callable[..., Any]) -> str:
     name = resolve_name(func) or getattr(func, "__name__", "torch")
     if func is torch.autograd.grad:
         return "torch.autograd.grad without create_graph=True"
-    return {"torch.Tensor.data.__get__": "torch.Tensor.data", "torch.Tensor.__float__": "float"}.get(name, name)
+    return {"torch.Tensor.data.__get__": "torch.Tensor.data", "torch.Tensor.__float__": "float()"}.get(name, name)
 
 
 def _line() -> str:

@@ -25,9 +25,9 @@ Apply = Callable[[Tensor], Tensor]  # v -> R v, (P,) -> (P,)
 class Products:
     """V -> R V, (P, k) -> (P, k), for a symmetric matrix R.
 
-    `apply(vectors, batched)` gives R v for one vector (P,), or, batched, for each row of (k, P) by torch's vmap. vmap is
-    silently wrong for some operators, so each batch is compared with a single product in one random combination of its
-    vectors, which sees an error in any of them; from the first that differs or raises on, vectors are done one by one.
+    `apply(vectors, batched)` gives R v for one vector (P,), or, batched, for each row of (k, P) by torch's vmap. vmap
+    is silently wrong for some operators, so each batch is compared with a single product in one random combination of
+    its vectors, which sees an error in any of them. From the first that differs or raises, vectors are done one by one.
     """
 
     def __init__(self, apply: Callable[[Tensor, bool], Tensor], params: int, batched: bool = True) -> None:
@@ -52,7 +52,7 @@ class Products:
         return self(units)
 
     def _chunk(self, vectors: Tensor) -> Tensor:
-        if self._batched and vectors.shape[1] > 1:
+        if self._batched and vectors.shape[1] > 1 and vectors.dtype == torch.float64:
             found = self._at_once(vectors)
             if found is not None:
                 return found
@@ -160,9 +160,9 @@ def _one_vector(problem: Problem) -> tuple[Apply, Apply]:
 def _tensors(value: Any) -> Iterator[Tensor]:
     """The tensors of real numbers in nested outputs."""
     for leaf in tree_leaves(value):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            yield leaf
-        elif _is_dataclass(leaf):
+        if isinstance(leaf, Tensor):
+            yield from [leaf] if leaf.is_floating_point() else []
+        elif dataclasses.is_dataclass(leaf):
             for entry in dataclasses.fields(leaf):
                 yield from _tensors(getattr(leaf, entry.name))
 
@@ -171,18 +171,14 @@ def _with_tensors(value: Any, tensors: Iterator[Tensor]) -> Any:
     """Nested outputs with these in place of their tensors of real numbers."""
 
     def put(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return next(tensors)
-        if _is_dataclass(leaf):
-            names = [entry.name for entry in dataclasses.fields(leaf)]
-            return dataclasses.replace(leaf, **{name: _with_tensors(getattr(leaf, name), tensors) for name in names})
-        return leaf
+        if isinstance(leaf, Tensor):
+            return next(tensors) if leaf.is_floating_point() else leaf
+        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+            return leaf
+        names = [entry.name for entry in dataclasses.fields(leaf)]
+        return dataclasses.replace(leaf, **{name: _with_tensors(getattr(leaf, name), tensors) for name in names})
 
     return tree_map(put, value)
-
-
-def _is_dataclass(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def _detached(function: Apply) -> Apply:
@@ -202,11 +198,10 @@ def _gradient(function: Apply) -> Apply:
 
 def _backward(of: Tensor, in_: Tensor, vectors: Tensor, batched: bool) -> Tensor:
     """The derivative of `of . vector` in `in_`, or of each row of `vectors`; zero where `of` is constant."""
-    if not of.requires_grad:
-        return vectors.new_zeros(*vectors.shape[:-1], len(in_))
-    return torch.autograd.grad(
-        of, in_, vectors, retain_graph=True, materialize_grads=True, is_grads_batched=batched
-    )[0]
+    found = None
+    if of.requires_grad:
+        (found,) = torch.autograd.grad(of, in_, vectors, retain_graph=True, allow_unused=True, is_grads_batched=batched)
+    return vectors.new_zeros(*vectors.shape[:-1], len(in_)) if found is None else found
 
 
 def _difference(function: Apply, point: Tensor, vector: Tensor, step: float) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import]
 
 
 class Estimate(NamedTuple):
@@ -39,8 +40,8 @@ def contract(
     """What is wrong with the kind of thing a method returned; None if it is as asked.
 
     A tensor; for a block-diagonal a tuple of them, one for each of `sizes`; a random estimate comes with its
-    `standard_error` of the same shape and its number of `probes` (`methods.hutchinson.Estimate`). That a result requires
-    grad is no fault of its values, and is judged with them.
+    `standard_error` of the same shape and its number of `probes` (`methods.hutchinson.Estimate`). That a result
+    requires grad is no fault of its values, which are judged.
     """
     params = theta.numel()
     products = () if vectors is None else tuple(vectors.shape)
@@ -53,15 +54,15 @@ def contract(
         "hvp": [products],
         "block_diagonal": blocks,
     }[quantity]
-    result = plain(result)
-    if quantity == "block_diagonal" and not (isinstance(result, tuple | list) and len(result) == len(sizes)):
-        found = f"{len(result)} of them" if isinstance(result, tuple | list) else type(result).__name__
+    stripped: Any = plain(result)
+    if quantity == "block_diagonal" and not (isinstance(stripped, tuple | list) and len(stripped) == len(sizes)):
+        found = f"{len(stripped)} of them" if isinstance(stripped, tuple | list) else type(stripped).__name__
         return f"returned {found}; block_diagonal is a tuple of {len(sizes)} tensors, one for each parameter tensor"
-    tensors: Any = result if quantity == "block_diagonal" else [result]
-    if is_estimate(result):
-        tensors, shapes = [result.value, result.standard_error], shapes * 2
-        if not isinstance(result.probes, int) or isinstance(result.probes, bool) or result.probes < 1:
-            return f"returned an estimate from {result.probes!r} probes; it must be a whole number of at least 1"
+    tensors: Any = stripped if quantity == "block_diagonal" else [stripped]
+    if isinstance(stripped, Estimate):
+        tensors, shapes = [stripped.value, stripped.standard_error], shapes * 2
+        if type(stripped.probes) is not int or stripped.probes < 1:
+            return f"returned an estimate from {stripped.probes!r} probes; it must be a whole number of at least 1"
     for found, shape in zip(tensors, shapes, strict=True):
         fault = _tensor_fault(found, shape, quantity, theta)
         if fault is not None:
@@ -75,7 +76,7 @@ def _tensor_fault(result: Any, shape: tuple[int, ...], quantity: str, theta: Ten
         return f"returned {name}, not a tensor"
     if _dispatches(result):
         return f"returned a {name}, whose numbers its own __torch_dispatch__ makes up: return a plain torch.Tensor"
-    if torch._C._functorch.is_functorch_wrapped_tensor(result):
+    if is_functorch_wrapped_tensor(result):
         return "returned a tensor from within a torch.func transform that has ended: return what the transform returns"
     if result.is_nested or result.layout != torch.strided or result.is_quantized:
         kind = "nested" if result.is_nested else "quantised" if result.is_quantized else str(result.layout)

@@ -1,10 +1,10 @@
 """The plain loss as judge: is the gradient its slope, and where it is not, what does that look like?
 
-Autograd does not differentiate what left its graph. Where a part of the loss is held constant on purpose (`.detach()` in
-a focal loss, the target of temporal differences, a teacher under `torch.no_grad()`), that is what is meant; where the
-graph was cut by accident (`torch.tensor([...])` of tensors, `.item()`), every derivative is wrong, and all methods agree.
-Both show in the loss's values along a random direction, and are told apart by what explains the difference: with those
-values held constant, the loss's slope must be the gradient.
+Autograd does not differentiate what left its graph. Where a part of the loss is held constant on purpose (`.detach()`
+in a focal loss, the target of temporal differences, a teacher under `torch.no_grad()`), that is what is meant. Where
+the graph was cut by accident (`torch.tensor([...])` of tensors, `.item()`), every derivative is wrong, and all methods
+agree. Both show in the loss's values along a random direction, and are told apart by what explains the difference: with
+those values held constant, the loss's slope must be the gradient.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Departure:
         """What was found and how to say what is meant."""
         what = "the gradient is not the slope of the loss" if self.slope else "the curvature is not that of the loss"
         met = ", ".join(self.met[:3]) + (f" and {len(self.met) - 3} more" if len(self.met) > 3 else "")
+        met = met or "nothing that the harness can see"
         found = f"{what} (off by {self.slope or self.curvature:.1%})"
         if self.stated:
             return f"{found}, and problem.stop_gradient=false says that no part of it is held constant; met: {met}"
@@ -77,7 +78,7 @@ class Settled:
     held: frozenset[str]  # kinds of what left the graph that are constant
     seen: Seen  # of the loss as it was given
     departure: Departure | None
-    trusted: bool  # autograd's products are the truth, whatever differences say: a backward of its own is meant
+    trusted: bool  # autograd's products are the truth, whatever differences say: its gradient is meant
 
 
 def settle(problem: Problem, stated: bool | None) -> Settled:
@@ -90,7 +91,8 @@ def settle(problem: Problem, stated: bool | None) -> Settled:
     loss, theta = problem.loss, problem.theta
     seen = watch(loss, theta)
     if stated:
-        return _settled(problem, seen, {STOP, CUT}, None, bool(seen.own_backward))
+        fixed = _settled(problem, seen, {STOP, CUT}, None, trusted=False)
+        return replace(fixed, trusted=_departures(fixed.problem.loss, theta, seen)[0] > 0)
     slope, curvature = _departures(loss, theta, seen)
     look, met = _look(loss, theta, seen, slope) if slope or curvature else (None, ())
     if look is None:
