@@ -140,7 +140,7 @@ def _remarks(fields: dict[str, Any], truth: Reference, quantity: str, dtype: tor
         yield f"the loss computes in {fields['inner_dtype']} within, which limits the precision of its derivatives"
     if truth.scale.slack > 1:
         yield f"terms cancel: rounding is amplified, and the tolerance is {truth.scale.slack:.0e} times the usual one"
-    if not truth.confirmed and truth.departure is None:
+    if not (truth.confirmed or truth.trusted or truth.departure):
         yield (
             f"central differences do not confirm the reference (distance {truth.error:.0e}): a kink, or the edge of "
             "the loss's domain?"

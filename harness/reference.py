@@ -48,6 +48,7 @@ class Reference:
     inner_dtype: torch.dtype | None = None  # the coarsest precision within the loss in float64, if below
     inner_of_float32: torch.dtype | None = None  # the same of the loss in float32, which autocast treats differently
     departure: Departure | None = None  # of the gradient from the slope of the loss
+    trusted: bool = False  # autograd is the truth whatever differences say: a gradient that is not the slope is meant
 
     @property
     def compared(self) -> Tensor:
@@ -108,6 +109,7 @@ def reference(
         inner_dtype=settled.seen.inner_dtype,
         inner_of_float32=_inner_of_float32(problem),
         departure=settled.departure,
+        trusted=settled.trusted,
     )
     return _scaled(truth, settled, products, quantity)
 
