@@ -77,8 +77,7 @@ def scale_of(problem: Problem, size: float, products_of: ProductsOf | None, erro
 def _rounding(problem: Problem, products_of: ProductsOf, dtype: torch.dtype) -> float:
     """Frobenius norm of the rounding of the matrix in a dtype.
 
-    Of two opposite moves the lesser change counts, as one of them may cross a kink. In a coarser dtype it is the matrix
-    itself, which was found to be zero in float64.
+    Of two opposite moves the lesser change counts, as one of them may cross a kink.
     """
     generator = torch.Generator().manual_seed(0)
     cast = problem if dtype == torch.float64 else problem.to("cpu", dtype)
@@ -89,10 +88,9 @@ def _rounding(problem: Problem, products_of: ProductsOf, dtype: torch.dtype) -> 
 
     vectors, moves, turns = drawn(len(theta), DIRECTIONS), drawn(len(theta)), drawn(len(theta), DIRECTIONS)
     exact = products_of(cast)(vectors)
-    if dtype != torch.float64:
-        return float(exact.to(torch.float64).square().sum(0).mean().sqrt())
     changes = []
     for step in (unit, -unit):
         moved = replace(cast, theta=theta + step * scale(theta) * moves)
-        changes.append((products_of(moved)(vectors * (1 + step * turns)) - exact).square().sum(0))
+        change = products_of(moved)(vectors * (1 + step * turns)) - exact
+        changes.append(change.to(torch.float64).square().sum(0))
     return float(torch.minimum(*changes).mean().sqrt())
