@@ -1,4 +1,4 @@
-"""Products with the true matrix: batched ones that are checked, the GGN of several outputs, whole diagonals and blocks."""
+"""Products with the true matrix: batched and checked, of the GGN of several outputs; whole diagonals and blocks."""
 
 import dataclasses
 from dataclasses import dataclass

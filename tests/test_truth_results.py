@@ -103,7 +103,7 @@ REFUSED = {
 @pytest.mark.parametrize(("result", "word"), REFUSED.values(), ids=REFUSED.keys())
 def test_other_things_are_refused_in_plain_words(result, word) -> None:
     assert word in str(agreement.contract(agreement.plain(result()), "hessian", NETWORK.theta, None))
-    blocks = (result(),) + tuple(torch.eye(size).double() for size in NETWORK.sizes[1:])
+    blocks = (result(), *(torch.eye(size).double() for size in NETWORK.sizes[1:]))
     assert agreement.contract(agreement.plain(blocks), "block_diagonal", NETWORK.theta, None, NETWORK.sizes)
 
 
