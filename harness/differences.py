@@ -7,9 +7,11 @@ steps cross spoils only those.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +21,26 @@ FIRST = 0.05  # the longest of them, times the root mean square of the point
 ENOUGH = 1e-12  # relative error at which no shorter step is tried
 PAIRS_UP_TO = 40  # parameters up to which the Hessian can be had from the loss alone
 CONSISTENT = 1e-6  # relative distance from differences of the loss at which those of the gradient are believed
+CURVATURE = 4  # times FIRST: the longest step of second differences
+
+
+@dataclass(frozen=True)
+class Line:
+    """A loss along a line through a point, from its values: derivatives with estimates of their errors."""
+
+    slope: float
+    slope_error: float
+    jump: float  # of the slope at the point, as at a kink; 0 but for rounding where the loss is smooth
+    curvature: float
+    curvature_error: float
+
+    def slopes(self, found: float, consistent: float = CONSISTENT) -> bool:
+        """Whether `found` may be the slope: that of either side, or one between, where the point is a kink."""
+        return abs(found - self.slope) <= max(consistent * abs(self.slope), 10 * self.slope_error, self.jump)
+
+    def curves(self, found: float, consistent: float = CONSISTENT) -> bool:
+        """Whether `found` may be the second derivative."""
+        return abs(found - self.curvature) <= max(consistent * abs(self.curvature), 10 * self.curvature_error)
 
 
 def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, float]:
@@ -34,31 +56,51 @@ def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, fl
         at = at.detach().requires_grad_()
         return torch.autograd.grad(loss(at), at)[0]
 
-    def value(at: Tensor) -> Tensor:
-        with torch.no_grad():
-            return loss(at).reshape(1)
-
     units = torch.eye(len(point), dtype=point.dtype)
     direction = torch.randn(len(point), generator=torch.Generator().manual_seed(0), dtype=point.dtype)
-    slope, slope_error = along(value, point, direction)
-    curvature, curvature_error = _mixed(value, point, direction, direction)
+    seen = line(loss, point, direction)
     columns = [along(gradient, point, unit) for unit in units]
     result = torch.stack([column for column, _ in columns], dim=1)
-    if not (_agree(gradient(point) @ direction, slope, slope_error)
-            and _agree(direction @ result @ direction, curvature, curvature_error)):  # fmt: skip
+    slope, curvature = float(gradient(point) @ direction), float(direction @ result @ direction)
+    if not (seen.slopes(slope) and seen.curves(curvature)):
         if len(point) > PAIRS_UP_TO:
             return result, math.inf
-        columns = _from_values(value, point)
+        columns = _from_values(_value(loss), point)
         result = torch.stack([column for column, _ in columns], dim=1)
-    error = math.sqrt(sum(error**2 for _, error in columns))
+    rounding = torch.finfo(point.dtype).eps * float(gradient(point).norm()) / (FIRST * scale(point))
+    error = math.sqrt(sum(max(error, rounding) ** 2 for _, error in columns))
     size = float(result.norm())
     if size <= 10 * error < CONSISTENT:
         return torch.zeros_like(result), 0.0
     return result, error / size if math.isfinite(size) and size else math.inf
 
 
-def _agree(found: Tensor, true: Tensor, error: float) -> bool:
-    return bool((found - true).abs() <= max(CONSISTENT * float(true.abs()), 10 * error))
+def line(loss: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> Line:
+    """What values of `loss` say about it along a line through `point`, by steps of at most 5 % of its coordinates.
+
+    The errors are no less than what rounding of the loss makes of the longest steps.
+    """
+    value = functools.cache(lambda step: _value(loss)(point + step * direction))
+    size = scale(point)
+    rounding = torch.finfo(point.dtype).eps * abs(float(value(0.0)))
+
+    def first(step: float) -> Tensor:
+        return (value(step) - value(-step)) / (2 * step)
+
+    def second(step: float) -> Tensor:
+        return (value(step) - 2 * value(0.0) + value(-step)) / step**2
+
+    slope, slope_error = extrapolated(first, FIRST * size)
+    curvature, curvature_error = extrapolated(second, CURVATURE * FIRST * size)
+    shortest = FIRST * size / 2 ** (LEVELS - 1)
+    jump = 2 * shortest * (second(shortest) - second(2 * shortest))  # curvature cancels, of order step^3 remains
+    return Line(
+        slope=float(slope),
+        slope_error=max(slope_error, rounding / (FIRST * size)),
+        jump=abs(float(jump)),
+        curvature=float(curvature),
+        curvature_error=max(curvature_error, 4 * rounding / (CURVATURE * FIRST * size) ** 2),
+    )
 
 
 def along(function: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> tuple[Tensor, float]:
@@ -89,7 +131,12 @@ def extrapolated(estimate: Callable[[float], Tensor], step: float) -> tuple[Tens
 
 def scale(point: Tensor) -> float:
     """The root mean square of a point, or 1 at zero."""
-    return float(point.square().mean().sqrt()) or 1.0
+    return float(point.detach().square().mean().sqrt()) or 1.0
+
+
+def _value(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The values (1,) of a loss, called with parameters that require grad as autograd calls it."""
+    return lambda at: loss(at.detach().requires_grad_()).detach().reshape(1)
 
 
 def _from_values(value: Callable[[Tensor], Tensor], point: Tensor) -> list[tuple[Tensor, float]]:
@@ -109,7 +156,7 @@ def _mixed(value: Callable[[Tensor], Tensor], point: Tensor, first: Tensor, seco
 
     def estimate(step: float) -> Tensor:
         ahead, aside = step * first, step * second
-        return (value(point + ahead + aside) - value(point + ahead - aside) - value(point - ahead + aside)
-                + value(point - ahead - aside)) / (4 * step**2)  # fmt: skip
+        outer = value(point + ahead + aside) + value(point - ahead - aside)
+        return (outer - value(point + ahead - aside) - value(point - ahead + aside)) / (4 * step**2)
 
-    return extrapolated(estimate, 4 * FIRST * scale(point))
+    return extrapolated(estimate, CURVATURE * FIRST * scale(point))

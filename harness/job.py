@@ -43,7 +43,7 @@ class Job:
 
     problem: str  # row of conf/problem
     problem_target: str  # dotted path of the builder
-    problem_options: dict[str, Any]
+    problem_options: dict[str, Any]  # of the builder, and `stop_gradient` where the user states it
     method: str  # row of conf/method
     target: str  # dotted path of the measured function
     method_options: dict[str, Any]
@@ -77,6 +77,8 @@ class Job:
             raise JobError(f"{', '.join(unknown)}: no such key; the keys are {', '.join(sorted(known))}")
         _check(config)
         problem_options, problem_target = _target(config, "problem", problem)
+        if _stated(problem_options) is None:
+            problem_options.pop("stop_gradient", None)
         method_options, target = _target(config, "method", method)
         return cls(
             problem=problem,
@@ -96,6 +98,16 @@ class Job:
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
         """The job that `asdict` gave."""
         return cls(**{**values, "passes": tuple(values["passes"]), "measure": Measure(**values["measure"])})
+
+    @property
+    def stop_gradient(self) -> bool | None:
+        """Whether what leaves the loss's graph is meant to be constant; None where the user does not say."""
+        return _stated(self.problem_options)
+
+    @property
+    def builder_options(self) -> dict[str, Any]:
+        """What the problem's builder is called with."""
+        return {key: value for key, value in self.problem_options.items() if key != "stop_gradient"}
 
     @property
     def key(self) -> str:
@@ -148,6 +160,16 @@ def _target(config: Mapping[str, Any], group: str, name: str) -> tuple[dict[str,
             "an importable function by its dotted path"
         )
     return {key: value for key, value in chosen.items() if key != "_target_"}, target
+
+
+def _stated(problem_options: Mapping[str, Any]) -> bool | None:
+    stated = problem_options.get("stop_gradient")
+    if stated is not None and not isinstance(stated, bool):
+        raise JobError(
+            f"problem.stop_gradient={stated} must be true (what leaves the loss's graph is constant), false (it is a "
+            "fault) or null (not said)"
+        )
+    return stated
 
 
 def _passes(asked: Any) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The truth that results are compared with, in float64 on the CPU.
 
 The closed form, or products through autograd that central differences have confirmed; never torch.func.hessian, which
-is wrong under LayerNorm.
+is wrong under LayerNorm. Whether autograd differentiates the loss at all is `harness.truth.slope`'s question.
 """
 
 from __future__ import annotations
@@ -9,22 +9,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from harness.differences import hessian as hessian_by_differences
+from harness import differences
 from harness.job import Measure
-from harness.problems import Problem
-from harness.problems.problem import ProblemError
+from harness.problems import Problem, ProblemError
+from harness.truth.known import known_values
+from harness.truth.leaving import watch
+from harness.truth.products import Apply, Products, of_ggn, of_hessian, of_matrix, of_vectors
+from harness.truth.slope import Departure, Settled, settle
+from harness.truth.zero import Scale, scale_of
 
 DOUBTFUL = 1e-6  # a reference farther than this from central differences is doubted
+UNITS = 1e4  # the same in units of the precision within the loss, where this is coarser than float64
+LOOSEST = 1e-2  # of central differences that are the reference themselves
 STEPS = (1e-3, 1e-4, 1e-5)  # of central differences, times the root mean square of what is stepped from
 CHECKED = 4  # directions in which the reference is checked
 LARGE = 10**6  # parameters from which on it is checked in one
-
-Apply = Callable[[Tensor], Tensor]  # v -> R v, (P,) -> (P,)
 
 
 @dataclass(frozen=True)
@@ -34,64 +38,140 @@ class Reference:
     kind: str  # closed_form, double_backward or central_differences
     error: float  # relative distance of R from central differences, in a few directions
     columns: Tensor  # (c,) indices of the columns that are known; all of them for a small problem
-    values: Tensor  # (P, c) those columns
-    directions: Tensor | None  # (P, k) Gaussian, or the vectors of an hvp; None where all columns are known
-    products: Tensor | None  # (P, k) R times directions
+    values: Tensor  # (P, c) those columns; (P, 0) for a diagonal
+    directions: Tensor | None = None  # (P, k) Gaussian, or the vectors of an hvp; None where all columns are known
+    products: Tensor | None = None  # (P, k) R times directions
+    diagonal: Tensor | None = None  # (c,) for quantity=diagonal: the entries of `columns`
+    row_sizes: Tensor | None = None  # (c,) for quantity=diagonal: the largest entries of these rows of R
+    blocks: tuple[tuple[Tensor, Tensor], ...] | None = None  # for block_diagonal: directions, products (size, k)
+    scale: Scale = field(default_factory=Scale)  # what errors are relative to where the truth is zero
+    inner_dtype: torch.dtype | None = None  # the coarsest precision within the loss in float64, if below
+    inner_of_float32: torch.dtype | None = None  # the same of the loss in float32, which autocast treats differently
+    departure: Departure | None = None  # of the gradient from the slope of the loss
+    trusted: bool = False  # autograd is the truth whatever differences say: a gradient that is not the slope is meant
+
+    @property
+    def compared(self) -> Tensor:
+        """The true values that a result's are compared with."""
+        if self.blocks is not None:
+            return torch.cat([products.flatten() for _, products in self.blocks])
+        return next(known for known in (self.products, self.diagonal, self.values) if known is not None)
+
+    def inner(self, dtype: torch.dtype) -> torch.dtype | None:
+        """The coarsest precision within the loss for parameters of this dtype, if below it."""
+        return self.inner_dtype if dtype == torch.float64 else self.inner_of_float32
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether central differences confirm the reference, or are it."""
+        limit = _doubtful(self.inner_dtype)
+        return self.error <= (min(limit, LOOSEST) if self.kind == "central_differences" else limit)
 
 
 def reference(
-    problem: Problem, vectors: Tensor | None, measure: Measure, seed: int, quantity: str = "hessian"
+    problem: Problem,
+    vectors: Tensor | None,
+    measure: Measure,
+    seed: int,
+    quantity: str = "hessian",
+    stop_gradient: bool | None = None,
 ) -> Reference:
     """The reference for a problem on the CPU in float64: the GGN for quantity=ggn, else the Hessian.
 
-    `vectors` (P, k) for an hvp, else None. Up to `measure.full_up_to` parameters every column is computed; above,
-    `measure.rows` random ones, but two of every parameter tensor at least, and the products with `measure.probes`
-    Gaussian directions. Where they disagree with central differences that do not depend on the step, autograd itself is
-    wrong (or the closed form), and central differences are taken. Where those do depend on the step, as at a kink, they
-    say nothing, and the reference stays, unconfirmed. With `measure.truth=differences` every column of a Hessian is
-    from central differences alone (`harness.differences`).
+    `vectors` (P, k) for an hvp, else None. Up to `measure.full_up_to` parameters every column is computed. Above:
+    - for a matrix `measure.rows` random columns, but two of every parameter tensor at least, and the products with
+      `measure.probes` Gaussian directions, which see every entry;
+    - for blocks the same columns, and such directions of each block;
+    - for a diagonal every entry, or as many, in random order, as can be had in ten seconds.
+
+    Where autograd's products disagree with central differences that do not depend on the step, autograd itself is wrong
+    (or the closed form), and central differences are taken. Where those do depend on the step, as at a kink, they say
+    nothing, and the reference stays, unconfirmed. With `measure.truth=differences` every column of a Hessian is from
+    central differences alone (`harness.differences`).
+
+    `stop_gradient` is what the user states of the parts that left the graph: constant (True), or not (False).
     """
     params = problem.theta.numel()
-    if measure.truth == "differences" and quantity != "ggn":
-        if params > measure.full_up_to:
-            raise ProblemError(
-                f"measure.truth=differences takes about ten gradients a parameter, and there are {params}; take a "
-                f"smaller problem, measure.truth=autograd, or raise measure.full_up_to={measure.full_up_to}"
-            )
-        values, error = hessian_by_differences(problem.loss, problem.theta)
-        products = None if vectors is None else values @ vectors
-        return Reference("central_differences", error, torch.arange(params), values, vectors, products)
+    by_differences = measure.truth == "differences" and quantity != "ggn"
+    if by_differences and params > measure.full_up_to:
+        raise ProblemError(
+            f"measure.truth=differences takes about ten gradients a parameter, and there are {params}; take a smaller "
+            f"problem, measure.truth=autograd, or raise measure.full_up_to={measure.full_up_to}"
+        )
+    settled = settle(problem, stop_gradient)
     generator = torch.Generator().manual_seed(seed)
-    columns = torch.arange(0) if vectors is not None else torch.arange(params)
-    directions = vectors
-    if vectors is None and params > measure.full_up_to:
-        columns = _spread(problem.sizes, measure.rows, generator)
-        directions = torch.randn(params, measure.probes, generator=generator, dtype=torch.float64)
+    kind, error, products = _truth(settled, by_differences, quantity, generator)
+    known = known_values(products, problem.sizes, vectors, measure, generator, quantity)
+    truth = Reference(
+        kind,
+        error,
+        **known,
+        inner_dtype=settled.seen.inner_dtype,
+        inner_of_float32=_inner_of_float32(problem),
+        departure=settled.departure,
+        trusted=settled.trusted,
+    )
+    return _scaled(truth, settled, products, quantity)
 
-    kind, apply, differences = "double_backward", *(_ggn(problem) if quantity == "ggn" else _hessian(problem))
+
+def _truth(
+    settled: Settled, by_differences: bool, quantity: str, generator: torch.Generator
+) -> tuple[str, float, Products]:
+    """The kind of the reference, its distance from central differences, and its products."""
+    problem, params = settled.problem, settled.problem.theta.numel()
+    gradient_is_wrong = settled.departure is not None and not settled.departure.right
+    if gradient_is_wrong:
+        by_differences = params <= differences.PAIRS_UP_TO
+    if by_differences and quantity != "ggn" and not settled.trusted:
+        values, error = differences.hessian(problem.loss, problem.theta)
+        return "central_differences", error, of_matrix(values)
+    kind, (products, by_steps) = "double_backward", _by_autograd(settled, quantity)
     if problem.hessian is not None and quantity != "ggn":
-        kind, apply = "closed_form", problem.hessian().to(torch.float64).mv
-    error, spread, step = _checked(apply, differences, params, generator)
-    if error > DOUBTFUL > spread:
-        kind, error, apply = "central_differences", spread, differences(step)
-    values = torch.zeros(params, len(columns), dtype=torch.float64)
-    for place, column in enumerate(columns):
-        values[:, place] = apply(torch.zeros(params, dtype=torch.float64).index_fill_(0, column, 1.0))
-    products = None if directions is None else torch.stack([apply(v) for v in directions.unbind(1)], dim=1)
-    return Reference(kind, error, columns, values, directions, products)
+        kind, products = "closed_form", of_matrix(problem.hessian().to(torch.float64))
+    error, spread, step = _checked(products.one, by_steps, params, generator)
+    if error > _doubtful(settled.seen.inner_dtype) > spread and not settled.trusted and not gradient_is_wrong:
+        return "central_differences", spread, of_vectors(by_steps(step), params)
+    return kind, error, products
 
 
-def _spread(sizes: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
-    """About `count` indices of parameters, sorted: two of every tensor, so that none goes unseen; the rest anywhere."""
-    params = sum(sizes)
-    starts = itertools.accumulate(sizes, initial=0)
-    own = [start + torch.randperm(size, generator=generator)[:2] for start, size in zip(starts, sizes, strict=False)]
-    anywhere = torch.randperm(params, generator=generator)[: max(0, count - 2 * len(sizes))]
-    return torch.cat([*own, anywhere]).unique()
+def _doubtful(inner_dtype: torch.dtype | None) -> float:
+    """The distance from central differences from which on a reference is doubted."""
+    return DOUBTFUL if inner_dtype is None else max(DOUBTFUL, UNITS * torch.finfo(inner_dtype).eps)
+
+
+def _inner_of_float32(problem: Problem) -> torch.dtype | None:
+    single = problem.to("cpu", torch.float32)
+    return watch(single.loss, single.theta).inner_dtype
+
+
+def _by_autograd(settled: Settled, quantity: str) -> tuple[Products, Callable[[float], Apply]]:
+    return of_ggn(settled.problem, settled.held) if quantity == "ggn" else of_hessian(settled.problem)
+
+
+def _scaled(truth: Reference, settled: Settled, products: Products, quantity: str) -> Reference:
+    """The reference with its scale; with zeros in place of values that are zero up to rounding."""
+    params = products.params
+    if params > LARGE:
+        return truth
+    drawn = [some for some, _ in truth.blocks or ()] if truth.directions is None else [truth.directions]
+    weight = math.sqrt(sum(float(some.square().sum()) for some in drawn) / params) if drawn else 1.0
+    probes = torch.randn(params, CHECKED, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    error = truth.error * (float(products(probes).norm()) / math.sqrt(CHECKED) or 1.0)  # of the whole matrix, absolute
+    differenced = truth.kind == "central_differences"
+    products_of = None if differenced else lambda at: _by_autograd(replace(settled, problem=at), quantity)[0]
+    scale = scale_of(settled.problem, float(truth.compared.norm()) / (weight or 1.0), products_of, error)
+    scale = scale.times(weight or 1.0)
+    if not scale.zero:
+        return replace(truth, scale=scale)
+    zeros = {name: None if (known := getattr(truth, name)) is None else torch.zeros_like(known)
+             for name in ("values", "products", "diagonal")}  # fmt: skip
+    blocks = None if truth.blocks is None else tuple((some, torch.zeros_like(known)) for some, known in truth.blocks)
+    error = min(truth.error, error / (scale.sizes[torch.float64] or 1.0))
+    return replace(truth, **zeros, blocks=blocks, scale=scale, error=error)
 
 
 def _checked(
-    apply: Apply, differences: Callable[[float], Apply], params: int, generator: torch.Generator
+    apply: Apply, by_steps: Callable[[float], Apply], params: int, generator: torch.Generator
 ) -> tuple[float, float, float]:
     """Distance of `apply` from the nearest central differences; the least spread between two steps; its finer step."""
     errors, spreads, size = [0.0] * len(STEPS), [0.0] * (len(STEPS) - 1), 0.0
@@ -99,7 +179,7 @@ def _checked(
     for _ in range(count):
         direction = torch.randn(params, generator=generator, dtype=torch.float64)
         exact = apply(direction)
-        estimates = [differences(step)(direction) for step in STEPS]
+        estimates = [by_steps(step)(direction) for step in STEPS]
         size += float(exact.square().sum())
         for index, estimate in enumerate(estimates):
             errors[index] += float((estimate - exact).square().sum())
@@ -113,82 +193,3 @@ def _checked(
 
 def _nan_last(value: float) -> float:
     return math.inf if math.isnan(value) else value
-
-
-def _rms(values: Tensor) -> float:
-    return float(values.detach().square().mean().sqrt()) or 1.0
-
-
-def _hessian(problem: Problem) -> tuple[Apply, Callable[[float], Apply]]:
-    """Products with the Hessian through one gradient's graph, and by central differences of a given step."""
-    theta = problem.theta.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(problem.loss(theta), theta, create_graph=True)
-
-    def apply(vector: Tensor) -> Tensor:
-        return _backward(gradient, theta, vector)
-
-    slope = _gradient(problem.loss)
-    return apply, lambda step: lambda v: _difference(slope, problem.theta, v, step * _rms(problem.theta))
-
-
-def _ggn(problem: Problem) -> tuple[Apply, Callable[[float], Apply]]:
-    """Products with J^T L J: J by reverse mode twice (the double-backward trick), L through the criterion's gradient.
-
-    By central differences: those of the outputs for J, and of the criterion's gradient for L.
-    """
-    outputs_of, criterion = problem.outputs, problem.criterion
-    assert outputs_of is not None
-    assert criterion is not None
-    theta = problem.theta.detach().requires_grad_()
-    outputs = outputs_of(theta)
-    dummy = torch.zeros_like(outputs, requires_grad=True)
-    (pulled,) = torch.autograd.grad(outputs, theta, dummy, create_graph=True)
-    predicted = outputs.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(criterion(predicted, problem.targets), predicted, create_graph=True)
-
-    def pull(cotangent: Tensor) -> Tensor:
-        return torch.autograd.grad(outputs, theta, cotangent, retain_graph=True)[0]
-
-    def apply(vector: Tensor) -> Tensor:
-        return pull(_backward(slope, predicted, _backward(pulled, dummy, vector)))
-
-    slope_of = _gradient(lambda predicted: criterion(predicted, problem.targets))
-
-    def without_graph(theta: Tensor) -> Tensor:
-        return outputs_of(theta).detach()
-
-    def differences(step: float) -> Apply:
-        def by_steps(vector: Tensor) -> Tensor:
-            pushed = _difference(without_graph, problem.theta, vector, step * _rms(problem.theta))
-            scale = _rms(pushed)
-            return scale * pull(_difference(slope_of, predicted.detach(), pushed / scale, step * _rms(predicted)))
-
-        return by_steps
-
-    return apply, differences
-
-
-def _gradient(function: Apply) -> Apply:
-    """The gradient of a scalar function, as a function of the point."""
-
-    def gradient(point: Tensor) -> Tensor:
-        point = point.detach().requires_grad_()
-        return torch.autograd.grad(function(point), point)[0]
-
-    return gradient
-
-
-def _backward(of: Tensor, in_: Tensor, vector: Tensor) -> Tensor:
-    """The derivative of `of . vector` in `in_`; zero where `of` is constant."""
-    if not of.requires_grad:
-        return torch.zeros_like(in_)
-    return torch.autograd.grad(of, in_, vector, retain_graph=True, materialize_grads=True)[0]
-
-
-def _difference(function: Apply, point: Tensor, vector: Tensor, step: float) -> Tensor:
-    """Derivative along `vector` by central differences of two steps, extrapolated (Richardson; error step^4)."""
-
-    def central(step: float) -> Tensor:
-        return (function(point + step * vector) - function(point - step * vector)) / (2 * step)
-
-    return (4 * central(step / 2) - central(step)) / 3

@@ -44,6 +44,7 @@ def script(seen: Mapping[str, Any]) -> str:
     builder = source.add(seen["problem_target"])
     method = source.add(seen["target"])
     options = json.loads(seen["problem_options"])
+    options.pop("stop_gradient", None)  # what is meant by the loss, and no option of its builder
     if "seed" in _parameters(builder):
         options.setdefault("seed", seen["seed"])
     built = _built(seen["problem_target"], options)

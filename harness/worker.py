@@ -138,7 +138,7 @@ def _prepare(job: Job) -> Cell:
     device = _begin(job)
     if job.memory_limit_gb is not None:
         memory.limit(job.memory_limit_gb, device)
-    builder_options = dict(job.problem_options)
+    builder_options = job.builder_options
     with contextlib.suppress(ImportError, AttributeError, ValueError, TypeError):
         if "seed" in inspect.signature(pkgutil.resolve_name(job.problem_target)).parameters:
             builder_options.setdefault("seed", job.seed)
@@ -320,7 +320,7 @@ def _process(cell: Cell) -> Fields:
 def _agreement(cell: Cell) -> Fields:
     job, theta = cell.job, cell.problem.theta
     before = _surroundings(cell)
-    result = cell.call()
+    result = agreement.plain(cell.call())
     fault = agreement.contract(result, job.quantity, theta, cell.vectors, cell.problem.sizes)
     if fault is not None:
         yield {"status": "wrong", "message": f"{job.target} {fault}"}
@@ -338,8 +338,10 @@ def _agreement(cell: Cell) -> Fields:
     yield {"output_bytes": sum(tensor.numel() * tensor.element_size() for tensor in held)}
     exact = cell.problem.to("cpu", torch.float64)
     vectors = None if cell.vectors is None else cell.vectors.to("cpu", torch.float64)
-    truth = reference(exact, vectors, job.measure, job.seed + 2, job.quantity)
-    hessian = reference(exact, None, job.measure, job.seed + 2) if job.quantity == "ggn" else None
+    truth = reference(exact, vectors, job.measure, job.seed + 2, job.quantity, job.stop_gradient)
+    hessian = None
+    if job.quantity == "ggn":
+        hessian = reference(exact, None, job.measure, job.seed + 2, stop_gradient=job.stop_gradient)
     seen = agreement.compare(result, job.quantity, truth, hessian)
     yield {"status": "ok"} | seen | ({} if seen["nonfinite"] else {"sketch": fingerprint.sketch(tensors)})
     module = inspect.getmodule(inspect.unwrap(_function(job)))  # a verdict stands if explaining never ends

@@ -22,7 +22,7 @@ NETWORK = networks.mlp(inputs=4, width=6, outputs=3, batch=16)
 
 
 def judge(result, problem, measure=FULL, quantity="hessian", vectors=None):
-    return agreement.compare(result, quantity, reference(problem, vectors, measure, seed=0))
+    return agreement.compare(result, quantity, reference(problem, vectors, measure, 0, quantity))
 
 
 def test_the_closed_form_is_the_reference_where_there_is_one() -> None:
@@ -197,10 +197,14 @@ def test_the_ggn_and_its_distance_from_the_hessian(measure: Measure, task: str) 
 
 
 def test_an_estimate_is_judged_by_its_own_standard_error() -> None:
+    """Errors across the true diagonal; those along it, and more, in test_truth_estimates.py."""
     true = hessian(NETWORK.loss, NETWORK.theta).diagonal()
-    error = 0.1 * true.norm() / len(true) ** 0.5 * torch.ones_like(true)  # of relative norm 0.1
-    for factor, status in ((0.0, "ok"), (3.9, "ok"), (4.1, "wrong")):
-        seen = judge(Estimate(true + factor * error, error, 30), NETWORK, quantity="diagonal")
+    error = 0.1 * true.norm() / len(true) ** 0.5 * torch.ones_like(true)
+    noise = torch.randn(len(true), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    across = noise - (noise @ true) / (true @ true) * true
+    across *= error.norm() / across.norm()
+    for factor, status in ((1.0, "ok"), (3.9, "ok"), (4.1, "wrong")):
+        seen = judge(Estimate(true + factor * across, error, 30), NETWORK, quantity="diagonal")
         assert seen["status"] == status
         assert seen["relative_error"] == pytest.approx(0.1 * factor, abs=1e-12)
         assert (seen["standard_error"], seen["estimate_probes"]) == (pytest.approx(0.1), 30)
@@ -248,7 +252,7 @@ def test_contract() -> None:
     for result, quantity in ((torch.ones(3, 2), "hessian"), (torch.ones(3, 3), "diagonal"), (torch.ones(3, 3), "hvp")):
         assert "returned shape" in str(agreement.contract(result, quantity, theta, vectors))
     assert "torch.float64" in str(agreement.contract(torch.ones(3, 3).double(), "hessian", theta, None))
-    assert "result.detach()" in str(agreement.contract(torch.ones(3, 3, requires_grad=True), "hessian", theta, None))
+    assert agreement.contract(torch.ones(3, 3, requires_grad=True), "hessian", theta, None) is None, "judged, and said"
     assert "NoneType" in str(agreement.contract(None, "hessian", theta, None))
     assert "tuple, not a tensor" in str(agreement.contract((torch.ones(3, 3),), "hessian", theta, None))
     assert "on meta" in str(agreement.contract(torch.ones(3, 3, device="meta"), "hessian", theta, None))

@@ -45,6 +45,16 @@ def test_a_configuration_becomes_a_job_and_back() -> None:
     assert Job.from_dict(json.loads(json.dumps(asdict(job)))) == job
 
 
+@pytest.mark.parametrize("stated", [True, False, None])
+def test_what_is_stated_of_a_stop_gradient_is_part_of_the_cell_and_no_option_of_the_builder(stated) -> None:
+    said = CONFIG | {"problem": CONFIG["problem"] | {"stop_gradient": stated}}
+    plain, job = Job.from_config(CONFIG, "mine", "yours"), Job.from_config(said, "mine", "yours")
+    assert (job.stop_gradient, job.builder_options) == (stated, {"width": 3})
+    assert (job.key == plain.key) == (stated is None)
+    assert ("stop_gradient" in job.fields()["problem_options"]) == (stated is not None)
+    assert Job.from_dict(json.loads(json.dumps(asdict(job)))) == job
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -57,6 +67,7 @@ def test_a_configuration_becomes_a_job_and_back() -> None:
         ({"measure": CONFIG["measure"] | {"truth": "guess"}}, "choose one of autograd, differences"),
         ({"threads": "two"}, "threads=two"),
         ({"seed": -1}, "seed=-1"),
+        ({"problem": CONFIG["problem"] | {"stop_gradient": "yes"}}, "problem.stop_gradient=yes must be true"),
         ({"dtype": "float8"}, "choose one of float64, float32"),
         ({"allocator": "jemalloc"}, "choose one of default, tuned"),
         ({"quantity": "trace"}, "choose one of hessian, diagonal, block_diagonal, hvp, ggn"),

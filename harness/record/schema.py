@@ -98,6 +98,11 @@ FIELDS = (
     Field("reference", "str", "", "closed_form, double_backward or central_differences, in float64 on the CPU"),
     Field("reference_error", "float", "relative", "its distance from central differences, or these ones' own error"),
     Field("probes", "int", "count", "directions that were compared; null where every entry was"),
+    Field(
+        "compared", "float", "share", "of the result's rows, or of a diagonal's entries, that were compared one by one"
+    ),
+    Field("inner_dtype", "str", "", "coarsest precision within the loss; null where none is below dtype"),
+    Field("requires_grad", "bool", "", "whether the result requires grad, and so keeps its graph in memory"),
     Field("relative_error", "float", "relative", "Frobenius distance from the reference over its Frobenius norm"),
     Field("worst_error", "float", "relative", "largest entry's error over the largest entry of its reference row"),
     Field("asymmetry", "float", "relative", "Frobenius norm of H - H^T over that of H"),

@@ -1,0 +1,1 @@
+"""Whether a result is right: what the loss says itself, the true values, and what a result must be."""

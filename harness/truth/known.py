@@ -1,0 +1,89 @@
+"""The true values that a result of each quantity is compared with, from products with the true matrix."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.job import Measure
+from harness.truth.products import CHUNK, Products
+
+DIAGONAL_S = 10.0  # time in which the entries of a long diagonal are computed, in random order
+
+
+def known_values(
+    products: Products,
+    sizes: Sequence[int],
+    vectors: Tensor | None,
+    measure: Measure,
+    generator: torch.Generator,
+    quantity: str,
+) -> dict[str, Any]:
+    """The fields of a `harness.reference.Reference` that hold true values; what they are stands there."""
+    nothing = torch.arange(0)
+    if vectors is not None:
+        values = products.columns(nothing)
+        return {"columns": nothing, "values": values, "directions": vectors, "products": products(vectors)}
+    small = products.params <= measure.full_up_to
+    columns = torch.arange(products.params) if small else _spread(sizes, measure.rows, generator)
+    if quantity == "diagonal":
+        return _diagonal(products, columns, generator)
+    known: dict[str, Any] = {"columns": columns, "values": products.columns(columns)}
+    if quantity == "block_diagonal":
+        blocks = _whole(known["values"], sizes) if small else _probed(products, sizes, measure.probes, generator)
+        return known | {"blocks": tuple(blocks)}
+    if small:
+        return known
+    directions = torch.randn(products.params, measure.probes, generator=generator, dtype=torch.float64)
+    return known | {"directions": directions, "products": products(directions)}
+
+
+def _diagonal(products: Products, columns: Tensor, generator: torch.Generator) -> dict[str, Any]:
+    """These entries of the diagonal, and as many others, in random order, as time allows: mostly all of them."""
+    others = torch.ones(products.params, dtype=torch.bool).index_fill_(0, columns, False).nonzero()[:, 0]
+    order = torch.cat([columns, others[torch.randperm(len(others), generator=generator)]])
+    entries, row_sizes, done, began = [], [], 0, time.monotonic()
+    for some in order.split(CHUNK):
+        if done >= len(columns) and time.monotonic() - began > DIAGONAL_S:
+            break
+        values = products.columns(some)
+        entries.append(values[some, torch.arange(len(some))])
+        row_sizes.append(values.abs().amax(0))
+        done += len(some)
+    return {
+        "columns": order[:done],
+        "values": torch.zeros(products.params, 0, dtype=torch.float64),
+        "diagonal": torch.cat(entries),
+        "row_sizes": torch.cat(row_sizes),
+    }
+
+
+def _whole(values: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each block, the unit vectors and the block itself."""
+    for start, size in zip(itertools.accumulate(sizes, initial=0), sizes, strict=False):
+        yield torch.eye(size, dtype=torch.float64), values[start : start + size, start : start + size]
+
+
+def _probed(
+    products: Products, sizes: Sequence[int], count: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each block, Gaussian directions (size, count) and their products with it, which see every entry of it."""
+    for start, size in zip(itertools.accumulate(sizes, initial=0), sizes, strict=False):
+        directions = torch.randn(size, count, generator=generator, dtype=torch.float64)
+        whole = torch.zeros(products.params, count, dtype=torch.float64)
+        whole[start : start + size] = directions
+        yield directions, products(whole)[start : start + size]
+
+
+def _spread(sizes: Sequence[int], count: int, generator: torch.Generator) -> Tensor:
+    """About `count` indices of parameters, sorted: two of every tensor, so that none goes unseen; the rest anywhere."""
+    params = sum(sizes)
+    starts = itertools.accumulate(sizes, initial=0)
+    own = [start + torch.randperm(size, generator=generator)[:2] for start, size in zip(starts, sizes, strict=False)]
+    anywhere = torch.randperm(params, generator=generator)[: max(0, count - 2 * len(sizes))]
+    return torch.cat([*own, anywhere]).unique()
