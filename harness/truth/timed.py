@@ -1,0 +1,52 @@
+"""Whether what was timed is what was checked: results of the time pass against that of the agreement pass.
+
+It needs no torch: the passes are other processes, whose sketches and numbers (`harness.measure.witness`) are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+APART = 3.0  # times the tolerance: two right results may be 2 apart, and a sketch knows a distance to some 12 %
+STRAY = 10.0  # the same for a single number, which varies as a normal variable of that standard deviation
+NOTHING = 1e-3  # a norm below this part of the tolerance is rounding about zero, and is compared absolutely
+
+
+def verdict(checked: Mapping[str, Any], timed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`status` and `message` where a timed result is another than the checked one; else nothing.
+
+    `checked` is a record with an agreement pass (`sketch`, `tolerance`, `status`), `timed` what a `Witness` told.
+    A result is another if it is farther from the checked one than three times what is tolerated, relative to the norm.
+    For a random estimate the tolerance is that of its standard errors.
+    """
+    sketch, tolerance = checked.get("sketch"), checked.get("tolerance")
+    if timed is None or sketch is None or tolerance is None or checked["status"] != "ok":
+        return {}
+    norm = math.hypot(*sketch)
+    scale = norm if norm > NOTHING * tolerance else 1.0
+    for which in ("first", "last"):
+        distance = _distance(timed[which], sketch) / scale
+        if not distance <= APART * tolerance:
+            return _wrong(f"the {which} timed call", distance, tolerance)
+    products = timed["products"]
+    strays = [_distance([product], products[:1]) / scale for product in products]
+    wrong = [stray for stray in strays if not stray <= STRAY * tolerance]
+    if wrong:
+        return _wrong(f"{len(wrong)} of {len(products)} timed calls", max(wrong), tolerance)
+    return {}
+
+
+def _distance(one: Sequence[float | None], other: Sequence[float | None]) -> float:
+    """Infinite where a number is None, as one that is not finite is written."""
+    known = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    return math.hypot(*(a - b for a, b in known)) if len(known) == len(one) else math.inf
+
+
+def _wrong(which: str, distance: float, tolerance: float) -> dict[str, Any]:
+    message = (
+        f"{which} returned another result than the call that was checked, about {distance:.1e} away, relative to its "
+        f"norm ({tolerance:.0e} is tolerated); so its times are not those of a right result"
+    )
+    return {"status": "wrong", "message": message}
