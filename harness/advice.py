@@ -83,7 +83,7 @@ LONGEST_TRACE = 20_000  # and of a traceback, from its end
 def explain(error: BaseException) -> tuple[str, str]:
     """Status and message of a failure: the error's own words, then what to do about it where that is known."""
     words = text(error)
-    said = f"{type(error).__name__}: {words}".strip().split("\n\n")[0]
+    said = (f"{type(error).__name__}: {words}" if words else type(error).__name__).split("\n\n")[0].strip()
     if isinstance(error, MemoryError):
         return "oom", f"{said}. {_KNOWN[-1][2]}"
     for status, pattern, remedy in _KNOWN:

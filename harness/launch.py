@@ -94,18 +94,19 @@ class Launcher:
                 break
         if self._closed:
             raise LaunchError(f"{folder.name} was interrupted")
-        seen.pop("timed", None)
+        told = seen.pop("timed", {})
+        if seen["status"] == "ok":
+            seen |= timed.verdict(seen, told)
         seen["cell_s"] = time.perf_counter() - began
         record.write(job.fields() | seen, folder / "record.json")
         return folder / "record.json"
 
     def _agreement(self, job: Job, folder: Path, seen: Mapping[str, Any]) -> dict[str, Any]:
-        """Add the fields of the agreement pass, and judge by it what was timed."""
+        """Add the fields of the agreement pass, once there is a reference."""
         truth = self._truth(job, folder)
         if isinstance(truth, dict):
             return _merge(job, seen, "reference", truth)
-        judged = _merge(job, seen, "agreement", self._ask(job, "agreement", folder, truth))
-        return judged | timed.verdict(judged, seen.get("timed"))
+        return _merge(job, seen, "agreement", self._ask(job, "agreement", folder, truth))
 
     def _truth(self, job: Job, folder: Path) -> Path | dict[str, Any]:
         """The file of the reference, computed once by a process that has seen no method; or why there is none."""
@@ -165,8 +166,10 @@ def _merge(job: Job, seen: Mapping[str, Any], part: str, fields: dict[str, Any])
         said = [f"{said[0]}, so not all its columns are filled; raise limit_s to have them"]
     elif status == "timeout" and part == "time" and _stuck(job, fields):
         slowest = max(fields["times_s"])
-        said = [f"{said[0]}: the timed calls took {slowest:.1e} s, but one with other values in theta did not end, so "
-                "that those looked up what had been computed before"]  # fmt: skip
+        said = [
+            f"{said[0]}: the timed calls took {slowest:.1e} s, but one with other values in theta did not end, so that "
+            "those looked up what had been computed before"
+        ]
     elif status == "timeout" and part == "time" and fields.get("first_s") is not None:
         status = seen["status"]
         said = [f"{said[0]} after the first call, whose time stands for all; raise limit_s to have more"]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,8 +35,8 @@ from methods.ravel import ravel
 
 STEP = 0.03  # of a move, times the root mean square of theta
 CALLS = 3  # at as many points, of which the fastest counts
-PAIRS = 5  # further points at which a suspicion of the times must hold, every time
-RATIO = 3.0  # slower than this is far slower: a machine under load slows the second call of a pair alike
+PAIRS = 7  # further points at which a suspicion of the times must hold, every time
+RATIO = 3.0  # slower than this is far slower
 FLOOR_S = 1e-4  # and by this at least: less may be memory that the processor's caches have lost
 LONGEST_S = 20.0  # calls that take longer are not made again
 CHANGED = 1e-3  # relative change of the true result that a right method shows,
@@ -62,18 +63,23 @@ def fault(cell: Cell, times_s: list[float], last: float | None, left_s: float) -
                 return None
             try:
                 seen = clock.timed(cell.call, cell.device)
+                value = product(seen.result)
             except Exception as error:
                 return _raised(cell, error)
-            value = product(seen.result)
             fresh.append(seen.wall_s)
             del seen
             if value == last and _truth_changed(cell, move):
                 return _stale(cell)
             last = value
-    if min(fresh) <= RATIO * slowest + FLOOR_S:
+    usual = statistics.median(times_s)
+    if not _far(min(fresh), usual) or min(fresh) * 2 * PAIRS > left_s / 2:
         return None
-    pairs = _pairs(cell, min(fresh) * 2 * PAIRS * RATIO <= left_s)
-    return _kept(cell, times_s, pairs) if pairs else None
+    pairs = _pairs(cell, usual)
+    return _kept(cell, times_s, *pairs) if pairs is not None else None
+
+
+def _far(time_s: float, usual_s: float) -> bool:
+    return time_s > RATIO * usual_s + FLOOR_S
 
 
 def _raised(cell: Cell, error: Exception) -> Fault:
@@ -87,39 +93,37 @@ def _raised(cell: Cell, error: Exception) -> Fault:
 def _stale(cell: Cell) -> Fault:
     message = (
         f"{cell.job.target} returned the same result, to the last bit, when theta and the model's parameters had moved "
-        "and the true result with them: what it returns is kept from an earlier call (a cache), so neither its results "
-        "nor its times can be used"
+        "and the true result with them: what it returns is kept from an earlier call (a cache) or does not depend on "
+        "its arguments, so neither its results nor its times can be used"
     )
     return {"status": "wrong", "message": message}
 
 
-def _kept(cell: Cell, times_s: list[float], pairs: list[tuple[float, float]]) -> Fault:
-    first, second = min(first for first, _ in pairs), max(second for _, second in pairs)
+def _kept(cell: Cell, times_s: list[float], first_s: float, second_s: float) -> Fault:
     message = (
-        f"{cell.job.target} keeps its results (a cache): the timed calls took at most {max(times_s):.1e} s, but "
-        f"{first:.1e} s at a point where it had not been, and {second:.1e} s when called there once more; so its times "
-        "are not those of computing"
+        f"{cell.job.target} keeps its results (a cache): the timed calls took {statistics.median(times_s):.1e} s, but "
+        f"{first_s:.1e} s at a point where it had not been, and {second_s:.1e} s when called there once more; so its "
+        "times are not those of computing"
     )
     return {"status": "error", "message": message}
 
 
-def _pairs(cell: Cell, affordable: bool) -> list[tuple[float, float]]:
-    """Times of a first and of a second call at each of PAIRS fresh points; none unless the first is far slower at all.
+def _pairs(cell: Cell, usual_s: float) -> tuple[float, float] | None:
+    """The least times of a first and of a second call at fresh points; None unless every first is far slower.
 
-    Before both the same is done: the loss and its gradient, and as much memory written.
+    Slower than the samples and than the fastest second call. Before both calls the same is done: the loss and its
+    gradient. A machine under load would have to slow each of the first calls, but not each of the second ones.
     """
-    pairs: list[tuple[float, float]] = []
-    for _ in range(PAIRS if affordable else 1):
+    firsts, seconds = [], []
+    for _ in range(PAIRS):
         with moved(cell.problem):
-            times = []
-            for _ in range(2):
+            for times in (firsts, seconds):
                 if not _prepared(cell.problem):
-                    return []
+                    return None
                 times.append(clock.timed(cell.call, cell.device).wall_s)
-        if times[0] <= RATIO * times[1] + FLOOR_S:
-            return []
-        pairs.append((times[0], times[1]))
-    return pairs
+        if not _far(firsts[-1], usual_s):
+            return None
+    return (min(firsts), min(seconds)) if _far(min(firsts), min(seconds)) else None
 
 
 def _prepared(problem: Problem) -> bool:

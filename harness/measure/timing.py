@@ -51,9 +51,11 @@ def _calls(cell: Cell, watch: Watch, began: float) -> Fields:
     if waited is not None and now is not None:
         seen["cpu_pressure"] = (now - waited) / (first_s + sum(samples.warmup_s) + samples.sampling_wall_s)
     yield seen | {"gpu_before": gpu, "gpu_after": _gpu(cell)} | counters.compilation()
-    yield watch.fault(cell) or witness.fields()
+    yield watch.fault(cell) or {}
+    told = witness.fields()
+    yield {"timed": told}
     left_s = cell.job.limit_s - (time.monotonic() - began)
-    yield fresh.fault(cell, samples.times_s, witness.number, left_s) or {}
+    yield {"timed": {"fault": fresh.fault(cell, samples.times_s, witness.number, left_s)} | told}
 
 
 def _gradient_s(cell: Cell) -> list[float]:

@@ -35,18 +35,28 @@ class Witness:
         self._checkable = True
 
     def see(self, result: Any) -> None:
-        """Take a result, which is held until the next `release`."""
-        cell, self._calls = self._cell, self._calls + 1
-        fault = agreement.contract(result, cell.job.quantity, cell.problem.theta, cell.vectors, cell.problem.sizes)
+        """Take the result of one call, or of the last in a block; it is held until the next `release`."""
+        self._calls += 1
+        if not self._checkable or self._fault is not None:
+            return
+        fault = self._read(result)
         if fault is not None and self._calls == 1:
             self._checkable = False  # the agreement pass will say so
-        elif fault is not None and self._checkable and self._fault is None:
-            self._fault = f"{fault}, in call {self._calls} of those that are timed"
-        if fault is None and self._checkable:
-            self._last = result
-            self._products.append(product(result))
-            if self._first is None:
-                self._first = fingerprint.sketch(tensors_of(result))
+        elif fault is not None:
+            self._fault = f"{fault}, in sample {self._calls - 1} of those that are timed, though not in its first call"
+
+    def _read(self, result: Any) -> str | None:
+        """Keep what is kept of a result; what is wrong with it, or None."""
+        cell = self._cell
+        try:
+            fault = agreement.contract(result, cell.job.quantity, cell.problem.theta, cell.vectors, cell.problem.sizes)
+            if fault is None:
+                self._products.append(product(result))
+                self._first = self._first or fingerprint.sketch(tensors_of(result))
+                self._last = result
+        except Exception as error:
+            fault = f"returned what cannot be read: {type(error).__name__}"
+        return fault
 
     def release(self) -> None:
         """Free the last result, outside the clock."""
@@ -61,14 +71,18 @@ class Witness:
         return self._products[-1] if steady else None
 
     def fields(self) -> dict[str, Any]:
-        """What `harness.truth.timed` wants to know of the results; the last one is freed."""
+        """What `harness.truth.timed` wants to know of the results; the last one is freed.
+
+        Numbers that are not finite are None, as in a record.
+        """
         if self._fault is not None:
-            return {"status": "wrong", "message": f"{self._cell.job.target} {self._fault}"}
+            return {"fault": {"status": "wrong", "message": f"{self._cell.job.target} {self._fault}"}}
         if self._first is None or self._last is None:
             return {}
         last = fingerprint.sketch(tensors_of(self._last))
         self.release()
-        return {"timed": {"first": self._first, "last": last, "products": self._products}}
+        told = {"first": self._first, "last": last, "products": self._products}
+        return {key: [entry if math.isfinite(entry) else None for entry in entries] for key, entries in told.items()}
 
 
 def tensors_of(result: Any) -> list[Tensor]:

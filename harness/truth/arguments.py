@@ -41,8 +41,7 @@ def volatile(cell: Cell) -> set[str]:
 def _modules(cell: Cell) -> Iterator[tuple[str, nn.Module]]:
     for root, module in (("", cell.problem.model), ("criterion", cell.problem.criterion)):
         if isinstance(module, nn.Module):
-            for path, part in module.named_modules(prefix=root):
-                yield path, part
+            yield from module.named_modules(prefix=root)
 
 
 def _module(path: str, module: nn.Module) -> dict[str, Any]:

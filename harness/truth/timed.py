@@ -14,16 +14,22 @@ STRAY = 10.0  # the same for a single number, which varies as a normal variable 
 NOTHING = 1e-3  # a norm below this part of the tolerance is rounding about zero, and is compared absolutely
 
 
-def verdict(checked: Mapping[str, Any], timed: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`status` and `message` where a timed result is another than the checked one; else nothing.
+def verdict(seen: Mapping[str, Any], timed: Mapping[str, Any]) -> dict[str, Any]:
+    """`status` and `message` where what was timed cannot be believed; else nothing.
 
-    `checked` is a record with an agreement pass (`sketch`, `tolerance`, `status`), `timed` what a `Witness` told.
-    A result is another if it is farther from the checked one than three times what is tolerated, relative to the norm.
-    For a random estimate the tolerance is that of its standard errors.
+    `seen` are the fields of a record, `timed` what the time pass told of its results. A result is another one if it is
+    farther from the checked one than three times what is tolerated, relative to the norm. For a random estimate the
+    tolerance is that of its standard errors. A fault that the time pass itself has found (`fault`: a result of another
+    kind, a cache) comes last, since it matters only where the result that was checked is right.
     """
-    sketch, tolerance = checked.get("sketch"), checked.get("tolerance")
-    if timed is None or sketch is None or tolerance is None or checked["status"] != "ok":
-        return {}
+    sketch, tolerance = seen.get("sketch"), seen.get("tolerance")
+    differs = {}
+    if sketch is not None and tolerance is not None and "first" in timed:
+        differs = _compared(sketch, tolerance, timed)
+    return differs or timed.get("fault") or {}
+
+
+def _compared(sketch: Sequence[float], tolerance: float, timed: Mapping[str, Any]) -> dict[str, Any]:
     norm = math.hypot(*sketch)
     scale = norm if norm > NOTHING * tolerance else 1.0
     for which in ("first", "last"):

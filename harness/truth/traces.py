@@ -1,9 +1,8 @@
 """The state of a process that a call could change and must not: one small reader for each part of it.
 
-Read before and after, what differs is a trace, under the reader's name. What torch or another library sets by itself on
-first use is left out, so that it raises no alarm: added lines of the list of warnings filters but those that match
-everything, operators that torch registers for itself, daemon threads of libraries. Not seen: memory that is kept, files,
-processes, and whatever is changed and put back during the call.
+Read before and after, what differs is a trace, under the reader's name. Left out is what libraries set by themselves on
+first use, such as filters for their own warnings. Not seen: memory that is kept, files, child processes, and whatever
+is changed and put back within the call.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 TIMERS = {"alarm": signal.ITIMER_REAL, "virtual timer": signal.ITIMER_VIRTUAL, "profiling timer": signal.ITIMER_PROF}
+WITH_THREADS = ("tqdm.", "torch.", "jax.", "jaxlib.")  # libraries that start threads of their own
 ENOUGH = 1000  # frames, for what the harness still has to do
 
 
@@ -39,16 +39,24 @@ def _flushes_denormal() -> bool:
 
 def _filters_for_all() -> list[tuple[str, str]]:
     """The warnings filters that match every message of every module: a library's own are narrower."""
-    return [(action, kind.__name__) for action, text, kind, module, _ in warnings.filters
-            if text is None and module is None and kind in (Warning, UserWarning, RuntimeWarning)]  # fmt: skip
+    return [
+        (action, kind.__name__)
+        for action, text, kind, module, _ in warnings.filters
+        if text is None and module is None and kind in (Warning, UserWarning, RuntimeWarning)
+    ]
 
 
 def _threads() -> dict[str, bool]:
-    return {f"the thread {thread.name}": True for thread in threading.enumerate()}
+    """Python's threads but for those that a library keeps for itself, known by the module of what they run."""
+    named = {
+        f"the thread {thread.name}": getattr(thread, "_target", None) or type(thread)
+        for thread in threading.enumerate()
+    }
+    return {name: True for name, runs in named.items() if not str(runs.__module__).startswith(WITH_THREADS)}
 
 
 def _handlers() -> dict[str, Any]:
-    return {f"the handler of {number.name}": signal.getsignal(number) for number in signal.Signals}
+    return {f"the handler of {number.name}": (signal.getsignal(number),) for number in signal.Signals}
 
 
 def _streams() -> dict[str, Any]:
@@ -66,8 +74,11 @@ def _streams() -> dict[str, Any]:
 
 
 def _resource_limits() -> dict[str, Any]:
-    return {f"the limit {name}": resource.getrlimit(getattr(resource, name))
-            for name in dir(resource) if name.startswith("RLIMIT_")}  # fmt: skip
+    return {
+        f"the limit {name}": resource.getrlimit(getattr(resource, name))
+        for name in dir(resource)
+        if name.startswith("RLIMIT_")
+    }
 
 
 def _autocast() -> dict[str, Any]:
@@ -79,10 +90,16 @@ def _autocast() -> dict[str, Any]:
 
 def _backends() -> dict[str, Any]:
     """Torch's switches for its libraries."""
-    switches = {"cudnn": ("enabled", "benchmark", "deterministic", "allow_tf32"), "mkldnn": ("enabled", "deterministic"),
-                "opt_einsum": ("enabled", "strategy")}  # fmt: skip
-    seen = {f"torch.backends.{name}.{switch}": getattr(getattr(torch.backends, name), switch)
-            for name, own in switches.items() for switch in own}  # fmt: skip
+    switches = {
+        "cudnn": ("enabled", "benchmark", "deterministic", "allow_tf32"),
+        "mkldnn": ("enabled", "deterministic"),
+        "opt_einsum": ("enabled", "strategy"),
+    }
+    seen = {
+        f"torch.backends.{name}.{switch}": getattr(getattr(torch.backends, name), switch)
+        for name, own in switches.items()
+        for switch in own
+    }
     kernels = ("flash", "mem_efficient", "math", "cudnn")
     seen |= {f"{kernel} attention": getattr(torch.backends.cuda, f"{kernel}_sdp_enabled")() for kernel in kernels}
     matmul = torch.backends.cuda.matmul
@@ -92,8 +109,11 @@ def _backends() -> dict[str, Any]:
 
 def _global_hooks() -> dict[str, Any]:
     module = torch.nn.modules.module
-    return {f"torch's {name.removeprefix('_')}": tuple(map(id, getattr(module, name).values()))
-            for name in dir(module) if name.startswith("_global") and name.endswith("hooks")}  # fmt: skip
+    return {
+        f"torch's {name.removeprefix('_')}": tuple(map(id, getattr(module, name).values()))
+        for name in dir(module)
+        if name.startswith("_global") and name.endswith("hooks")
+    }
 
 
 def _numpy() -> dict[str, Any]:
@@ -138,7 +158,7 @@ SINGLE: dict[str, Callable[[], Any]] = {
     "the number of torch dispatch modes": torch._C._len_torch_dispatch_stack,
     "the level of torch.func's transforms": torch._C._functorch.maybe_current_level,  # pyright: ignore[reportAttributeAccessIssue]
     "the level of forward-mode differentiation": lambda: torch.autograd.forward_ad._current_level,
-    "hooks for saved tensors": lambda: torch._C._autograd._top_saved_tensors_default_hooks(False),
+    "hooks for saved tensors": lambda: torch._C._autograd._top_saved_tensors_default_hooks(False),  # pyright: ignore[reportAttributeAccessIssue]
     "the fast path of attention": torch.backends.mha.get_fastpath_enabled,
     # Python
     "Python's random state": random.getstate,
@@ -159,13 +179,19 @@ SINGLE: dict[str, Callable[[], Any]] = {
 }
 
 SEVERAL: tuple[Callable[[], Mapping[str, Any]], ...] = (
-    _autocast, _backends, _gpus, _global_hooks, _handlers, _streams, _resource_limits,
-)  # fmt: skip
+    _autocast,
+    _backends,
+    _gpus,
+    _global_hooks,
+    _handlers,
+    _streams,
+    _resource_limits,
+)
 
 # What importing a library may set for itself, so that it is read again once the method's module is there.
 SET_ON_IMPORT: tuple[Callable[[], Mapping[str, Any]], ...] = (
     lambda: {"warnings.filters": _filters_for_all()},
-    lambda: {f"the environment variable {name}": value for name, value in os.environ.items()},
+    lambda: {f"the environment variable {name}": (value,) for name, value in os.environ.items()},  # shown nowhere
     lambda: {"sys.path": list(sys.path)},
     _threads,
     _numpy,

@@ -60,8 +60,10 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 def _shown(old: Any, new: Any) -> str:
     if old is MISSING or new is MISSING:
         return " (added)" if old is MISSING else " (removed)"
-    short = all(isinstance(value, bool | int | float | str | torch.dtype | torch.device) and len(str(value)) < 60
-                for value in (old, new))  # fmt: skip
+    short = all(
+        isinstance(value, bool | int | float | str | torch.dtype | torch.device) and len(str(value)) < 60
+        for value in (old, new)
+    )
     return f" ({old}, now {new})" if short else ""
 
 
