@@ -54,7 +54,7 @@ def wrong_dtype(loss, theta):
 
 
 def attached(loss, theta):
-    return torch.func.jacfwd(torch.func.grad(loss))(theta.requires_grad_())
+    return torch.func.jacfwd(torch.func.grad(loss))(theta.clone().requires_grad_())
 
 
 def nothing(loss, theta):

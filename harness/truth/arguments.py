@@ -47,7 +47,7 @@ def _modules(cell: Cell) -> Iterator[tuple[str, nn.Module]]:
 def _module(path: str, module: nn.Module) -> dict[str, Any]:
     """The parameters and buffers of one module by their names, and its mode, hooks and kind."""
     label, dotted = path or "model", f"{path}." if path else ""
-    seen: dict[str, Any] = {f"{label}.training": module.training, f"the module {label}": id(module)}
+    seen: dict[str, Any] = {f"{label}.training": module.training, f"the module {label}": (id(module),)}
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
         if tensor is not None:
             seen |= _tensor(dotted + name, tensor)

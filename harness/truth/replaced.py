@@ -46,7 +46,9 @@ def replaced(before: dict[str, Namespace]) -> list[str]:
 
 
 def _of_torch(function: Any) -> bool:
-    """Whether a function was written in torch, and so was whatever it wraps."""
+    """Whether a class or a function was written in torch, and so was whatever it wraps."""
+    if isinstance(function, type):
+        return function.__module__.split(".")[0] == "torch"
     code = getattr(function, "__code__", None)
     wrapped = getattr(function, "__wrapped__", None)
     return code is not None and code.co_filename.startswith(TORCH) and (wrapped is None or _of_torch(wrapped))

@@ -16,10 +16,12 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 TIMERS = {"alarm": signal.ITIMER_REAL, "virtual timer": signal.ITIMER_VIRTUAL, "profiling timer": signal.ITIMER_PROF}
 WITH_THREADS = ("tqdm.", "torch.", "jax.", "jaxlib.")  # libraries that start threads of their own
@@ -57,6 +59,12 @@ def _threads() -> dict[str, bool]:
 
 def _handlers() -> dict[str, Any]:
     return {f"the handler of {number.name}": (signal.getsignal(number),) for number in signal.Signals}
+
+
+def _environment() -> dict[str, Any]:
+    """The environment, but for what torch.compile sets; values in a tuple, since a message must not show them."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHINDUCTOR_", "TRITON_"))}
+    return {f"the environment variable {name}": (value,) for name, value in own.items()}
 
 
 def _streams() -> dict[str, Any]:
@@ -130,18 +138,20 @@ def _gpus() -> dict[str, Any]:
     return {f"the random number generator of cuda:{index}": torch.cuda.get_rng_state(index) for index in range(count)}
 
 
-# What `settle` resets, so it is read first.
+# What hinders reading, and so is read first.
 PERILS: dict[str, Callable[[], Any]] = {
     "the recursion limit": sys.getrecursionlimit,
     "the umask": _umask,
     **{f"a pending {name}": lambda timer=timer: signal.getitimer(timer)[0] > 0 for name, timer in TIMERS.items()},
+    "the number of torch function modes": torch._C._len_torch_function_stack,
+    "the number of torch dispatch modes": torch._C._len_torch_dispatch_stack,
+    "the default device": torch.get_default_device,  # a mode too
 }
 
 SINGLE: dict[str, Callable[[], Any]] = {
     # Torch
     "the global random number generator": torch.get_rng_state,
     "the default dtype": torch.get_default_dtype,
-    "the default device": torch.get_default_device,
     "the number of threads": torch.get_num_threads,
     "the number of interoperator threads": torch.get_num_interop_threads,
     "grad mode": torch.is_grad_enabled,
@@ -154,8 +164,6 @@ SINGLE: dict[str, Callable[[], Any]] = {
     "the precision of float32 products": torch.get_float32_matmul_precision,
     "multithreaded backward": torch.autograd.is_multithreading_enabled,
     "flushing of denormal numbers": _flushes_denormal,
-    "the number of torch function modes": torch._C._len_torch_function_stack,
-    "the number of torch dispatch modes": torch._C._len_torch_dispatch_stack,
     "the level of torch.func's transforms": torch._C._functorch.maybe_current_level,  # pyright: ignore[reportAttributeAccessIssue]
     "the level of forward-mode differentiation": lambda: torch.autograd.forward_ad._current_level,
     "hooks for saved tensors": lambda: torch._C._autograd._top_saved_tensors_default_hooks(False),  # pyright: ignore[reportAttributeAccessIssue]
@@ -191,7 +199,7 @@ SEVERAL: tuple[Callable[[], Mapping[str, Any]], ...] = (
 # What importing a library may set for itself, so that it is read again once the method's module is there.
 SET_ON_IMPORT: tuple[Callable[[], Mapping[str, Any]], ...] = (
     lambda: {"warnings.filters": _filters_for_all()},
-    lambda: {f"the environment variable {name}": (value,) for name, value in os.environ.items()},  # shown nowhere
+    _environment,
     lambda: {"sys.path": list(sys.path)},
     _threads,
     _numpy,
@@ -215,7 +223,15 @@ def read_after() -> dict[str, Any]:
     """What `read` gives, taken after a call that may have made reading itself dangerous."""
     perils = {name: _tried(reader) for name, reader in PERILS.items()}
     settle()
-    return read() | perils
+    with unhindered():
+        return read() | perils
+
+
+@contextmanager
+def unhindered() -> Iterator[None]:
+    """Torch without the modes that a method has left on, whose code would run instead."""
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
+        yield
 
 
 def settle() -> None:

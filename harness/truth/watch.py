@@ -35,11 +35,12 @@ class Watch:
         Nothing may be computed with torch after a fault: its state is not to be relied on.
         """
         state = traces.read_after()
-        try:
-            state |= arguments.read(cell, self._volatile)
-        except BaseException as error:
-            state["the arguments"] = f"cannot be read: {type(error).__name__}"
-        names = [f"{name} (replaced)" for name in replaced(self._functions)] + differences(self._state, state)
+        with traces.unhindered():
+            try:
+                state |= arguments.read(cell, self._volatile)
+            except BaseException as error:
+                state["the arguments"] = f"cannot be read: {type(error).__name__}"
+            names = differences(self._state, state) + [f"{name} (replaced)" for name in replaced(self._functions)]
         if not names:
             return None
         shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
