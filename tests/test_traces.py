@@ -148,8 +148,8 @@ def test_a_state_that_hinders_reading_is_named_and_undone() -> None:
     (gone,) = in_child(into_a_folder_that_is_gone)
     assert "the working directory" in gone
     assert "FileNotFoundError" in gone
-    file = tempfile.mktemp()  # noqa: S306
-    in_child(lambda: os.umask(0o777), lambda: open(file, "w").close())  # noqa: PTH123, SIM115
+    file = tempfile.mktemp()
+    in_child(lambda: os.umask(0o777), lambda: open(file, "w").close())  # noqa: PTH123
     assert os.stat(file).st_mode & 0o600 == 0o600  # noqa: PTH116
     os.unlink(file)  # noqa: PTH108
 

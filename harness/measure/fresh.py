@@ -134,7 +134,7 @@ def _prepared(problem: Problem) -> bool:
         (gradient,) = torch.autograd.grad(value, theta)
     except RuntimeError:  # outside the loss's domain
         return False
-    return math.isfinite(float(value)) and bool(torch.isfinite(gradient).all())
+    return math.isfinite(float(value.detach())) and bool(torch.isfinite(gradient).all())
 
 
 @contextmanager
@@ -175,9 +175,13 @@ def _truth_changed(cell: Cell, move: Tensor) -> bool:
         )
     except (RuntimeError, ValueError):  # no truth to be had there
         return False
-    one, other = (_seen_of(cell, vectors, truth.products) for truth in (before, after))
+    assert before.products is not None
+    assert after.products is not None
+    change = after.products - before.products
+    if cell.job.quantity in ("diagonal", "block_diagonal"):
+        change = change * (vectors != 0)  # the entries that belong to it
     enough = max(CHANGED, ROUNDINGS * torch.finfo(cell.problem.theta.dtype).eps)
-    return float((one - other).norm()) > enough * (float(one.norm()) or 1.0)
+    return float(change.norm()) > enough * float(before.products.norm())
 
 
 def _looked_at(cell: Cell) -> Tensor:
@@ -194,9 +198,3 @@ def _looked_at(cell: Cell) -> Tensor:
     if cell.job.quantity == "block_diagonal":
         return torch.block_diag(*(part[:, None] for part in vector.split(list(cell.problem.sizes))))
     return vector[:, None]
-
-
-def _seen_of(cell: Cell, vectors: Tensor, products: Tensor | None) -> Tensor:
-    """Of the products those entries that belong to the quantity."""
-    assert products is not None
-    return products * (vectors != 0) if cell.job.quantity in ("diagonal", "block_diagonal") else products

@@ -63,8 +63,13 @@ def _handlers() -> dict[str, Any]:
 
 def _environment() -> dict[str, Any]:
     """The environment, but for what torch.compile sets; values in a tuple, since a message must not show them."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHINDUCTOR_", "TRITON_"))}
+    own = {name: value for name, value in os.environ.items() if "TORCHINDUCTOR" not in name and "TRITON" not in name}
     return {f"the environment variable {name}": (value,) for name, value in own.items()}
+
+
+def _of_inductor(entry: str) -> bool:
+    """Whether a folder is one in which torch.compile keeps its code."""
+    return "torchinductor" in entry or entry.startswith(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or "\0")
 
 
 def _streams() -> dict[str, Any]:
@@ -200,7 +205,7 @@ SEVERAL: tuple[Callable[[], Mapping[str, Any]], ...] = (
 SET_ON_IMPORT: tuple[Callable[[], Mapping[str, Any]], ...] = (
     lambda: {"warnings.filters": _filters_for_all()},
     _environment,
-    lambda: {"sys.path": list(sys.path)},
+    lambda: {"sys.path": [entry for entry in sys.path if not _of_inductor(entry)]},
     _threads,
     _numpy,
 )
