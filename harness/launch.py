@@ -94,9 +94,9 @@ class Launcher:
                 break
         if self._closed:
             raise LaunchError(f"{folder.name} was interrupted")
-        told = seen.pop("timed", {})
+        told, numbers = seen.pop("timed", {}), seen.pop("numbers", None)
         if seen["status"] == "ok":
-            seen |= timed.verdict(seen, told)
+            seen |= timed.verdict(seen, told, numbers)
         seen["cell_s"] = time.perf_counter() - began
         record.write(job.fields() | seen, folder / "record.json")
         return folder / "record.json"

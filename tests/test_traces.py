@@ -2,165 +2,55 @@
 
 import dataclasses
 import functools
-import gc
 import importlib
 import json
-import logging
-import os
-import random
-import resource
-import signal
+import subprocess
 import sys
-import tempfile
-import threading
 import time
-import traceback
-import warnings
 
 import numpy
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import agreement, worker
 from harness.binding import bind
 from harness.problems import Problem, from_function, from_network, networks
-from harness.truth import traces
 from harness.truth.replaced import replaced, snapshot
-from harness.truth.watch import Watch, differences, same
-from tests.conftest import JOB
-
-for module in (*worker.LAZY, "torch._inductor.config"):  # as the server does, lest every child does it
-    importlib.import_module(module)
+from harness.truth.watch import Watch, same
+from tests.changes import CHANGES
+from tests.conftest import JOB, ROOT
 
 
-def in_child(change, then=lambda: None) -> list[str]:
-    """Names of the traces that a change leaves, in a fork, which keeps them to itself."""
-    done, told = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            before = traces.read()
-            change()
-            after = traces.read_after()
-            with traces.unhindered():
-                found = differences(before, after)
-            then()
-            os.write(told, json.dumps(found).encode())
-        except BaseException:
-            os.write(told, json.dumps([traceback.format_exc()]).encode())
-        os._exit(0)
-    os.close(told)
-    with os.fdopen(done) as stream:
-        text = stream.read()
-    os.waitpid(child, 0)
-    return json.loads(text)
-
-
-def into_a_folder_that_is_gone() -> None:
-    folder = tempfile.mkdtemp()
-    os.chdir(folder)
-    os.rmdir(folder)  # noqa: PTH106
-
-
-class Mode(torch.overrides.TorchFunctionMode):
-    """A mode under which every function of torch raises."""
-
-    def __torch_function__(self, *_):
-        raise NotImplementedError
-
-
-class Dispatch(TorchDispatchMode):
-    """The same for its operators."""
-
-    def __torch_dispatch__(self, *_):
-        raise NotImplementedError
-
-
-KEPT = []  # contexts that were entered: they end with their object
-
-
-def enter(context) -> None:
-    KEPT.append(context)
-    context.__enter__()
-
-
-CHANGES = {
-    "the default dtype": lambda: torch.set_default_dtype(torch.float64),
-    "the default device": lambda: torch.set_default_device("meta"),
-    "the number of torch function modes": lambda: enter(Mode()),
-    "the number of torch dispatch modes": lambda: enter(Dispatch()),
-    "grad mode": lambda: torch.set_grad_enabled(False),
-    "inference mode": lambda: enter(torch.inference_mode()),
-    "anomaly detection": lambda: torch.autograd.set_detect_anomaly(True),
-    "deterministic algorithms": lambda: torch.use_deterministic_algorithms(True),
-    "deterministic algorithms, warnings only": lambda: torch.use_deterministic_algorithms(True, warn_only=True),
-    "torch.backends.cudnn.benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", True),
-    "torch.backends.mkldnn.enabled": lambda: torch.backends.mkldnn.set_flags(False),
-    "flash attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
-    "the precision of float32 products": lambda: torch.set_float32_matmul_precision("medium"),
-    "flushing of denormal numbers": lambda: torch.set_flush_denormal(True),
-    "autocast on cpu": lambda: enter(torch.autocast("cpu")),
-    "the global random number generator": lambda: torch.rand(1),
-    "hooks for saved tensors": lambda: enter(torch.autograd.graph.save_on_cpu()),
-    "the level of forward-mode differentiation": lambda: enter(torch.autograd.forward_ad.dual_level()),
-    "torch's global_forward_hooks": lambda: nn.modules.module.register_module_forward_hook(lambda *_: None),
-    "torch's global_backward_pre_hooks": lambda: nn.modules.module.register_module_full_backward_pre_hook(print),
-    "Python's random state": random.random,
-    "numpy's random state": lambda: numpy.random.rand(),
-    "numpy's error handling": lambda: numpy.seterr(all="raise"),
-    "garbage collection": lambda: (gc.disable if gc.isenabled() else gc.enable)(),
-    "the thresholds of garbage collection": lambda: gc.set_threshold(1),
-    "the recursion limit": lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 1),
-    "sys.setprofile": lambda: sys.setprofile(lambda *_: None),
-    "sys.path": lambda: sys.path.append("elsewhere"),
-    "sys.stdout": lambda: setattr(sys, "stdout", None),
-    "sys.stderr": lambda: sys.stderr.close(),
-    "the descriptor 0": lambda: os.close(0),
-    "warnings.filters": lambda: warnings.simplefilter("error"),
-    "logging.disable": lambda: logging.disable(logging.INFO),
-    "the working directory": lambda: os.chdir("/"),
-    "the umask": lambda: os.umask(0o777),
-    "the nice value": lambda: os.nice(1),
-    "the session": os.setsid,
-    "the limit RLIMIT_CORE": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
-    "the handler of SIGTERM": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
-    "the handler of SIGUSR1": lambda: signal.signal(signal.SIGUSR1, lambda *_: None),
-    "a pending alarm": lambda: signal.alarm(100),
-    "a pending profiling timer": lambda: signal.setitimer(signal.ITIMER_PROF, 100),
-    "the environment variable A_NEW_ONE": lambda: os.environ.update(A_NEW_ONE="1"),
-    "the environment variable PATH": lambda: os.environ.pop("PATH"),
-    "the thread idle": lambda: threading.Thread(target=time.sleep, args=(9,), name="idle", daemon=True).start(),
-}
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict[str, list[str]]:
+    """What is found of each change; a file `written` under a closed umask lies beside."""
+    folder = tmp_path_factory.mktemp("changes")
+    command = [sys.executable, "-m", "tests.changes", str(folder / "written")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    return json.loads(done.stdout) | {"mode": [oct((folder / "written").stat().st_mode)]}
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_of_the_process_is_named(name: str) -> None:
-    found = in_child(CHANGES[name])
-    assert any(entry == name or entry.startswith(f"{name} (") for entry in found), found
-    assert len(found) <= 4, found
+def test_a_change_of_the_process_is_named(found, name: str) -> None:
+    assert any(entry == name or entry.startswith(f"{name} (") for entry in found[name]), found[name]
+    assert len(found[name]) <= 4
 
 
-def test_a_state_that_hinders_reading_is_named_and_undone() -> None:
-    deep = in_child(lambda: sys.setrecursionlimit(60 + len(traceback.extract_stack())))
-    assert [entry.split(" (")[0] for entry in deep] == ["the recursion limit"]
-    (gone,) = in_child(into_a_folder_that_is_gone)
+def test_a_state_that_hinders_reading_is_named_and_undone(found) -> None:
+    assert [entry.split(" (")[0] for entry in found["lower the limit"]] == ["the recursion limit"]
+    (gone,) = found["into a folder that is gone"]
     assert "the working directory" in gone
     assert "FileNotFoundError" in gone
-    file = tempfile.mktemp()
-    in_child(lambda: os.umask(0o777), lambda: open(file, "w").close())  # noqa: PTH123
-    assert os.stat(file).st_mode & 0o600 == 0o600  # noqa: PTH116
-    os.unlink(file)  # noqa: PTH108
+    assert int(found["mode"][0], 8) & 0o400, "what is written after a closed umask can be read"
 
 
-def test_environment_variables_are_named_without_their_values() -> None:
-    (found,) = in_child(lambda: os.environ.update(PATH="a secret"))
-    assert found == "the environment variable PATH"
+def test_environment_variables_are_named_without_their_values(found) -> None:
+    assert found["a secret in the environment"] == ["the environment variable PATH"]
 
 
-def test_reading_changes_nothing() -> None:
-    assert in_child(lambda: None) == []
+def test_reading_changes_nothing(found) -> None:
+    assert found["nothing"] == []
 
 
 # What a method is given
@@ -340,6 +230,8 @@ def test_a_change_of_the_arguments_is_named(function) -> None:
 
 @pytest.mark.parametrize("target", ["vmap_hvp", "create_graph_rows", "func_hessian", "factored", "autograd_functional"])
 def test_the_methods_leave_nothing(target: str) -> None:
+    for module in worker.LAZY:  # as the server does
+        importlib.import_module(module)
     for problem in (networks.mlp(width=3, batch=4), networks.cnn(channels=2, image=4, batch=2)):
         assert fault(f"methods.{target}.hessian", problem) is None
 

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from harness import advice, clock
 from harness.binding import Cell
-from harness.measure.witness import product, signs
+from harness.fingerprint import signs
+from harness.measure.witness import number
 from harness.problems import Problem
 from harness.reference import reference
 from methods.ravel import ravel
@@ -50,7 +51,7 @@ Fault = dict[str, Any]  # `status` and `message` of a record
 def fault(cell: Cell, times_s: list[float], last: float | None, left_s: float) -> Fault | None:
     """`status` and `message` where something is wrong with what was timed, else None.
 
-    `times_s` are the samples, `last` the number of the last result (`Witness.number`), `left_s` what is left of the
+    `times_s` are the samples, `last` the number of the last result (`Witness.last`), `left_s` what is left of the
     pass's time limit. At a point where the loss or its gradient is not finite nothing is asked of the method.
     """
     slowest = max(times_s)
@@ -63,7 +64,7 @@ def fault(cell: Cell, times_s: list[float], last: float | None, left_s: float) -
                 return None
             try:
                 seen = clock.timed(cell.call, cell.device)
-                value = product(seen.result)
+                value = number(seen.result)
             except Exception as error:
                 return _raised(cell, error)
             fresh.append(seen.wall_s)
@@ -145,7 +146,8 @@ def moved(problem: Problem) -> Iterator[Tensor]:
     """
     theta, model = problem.theta, problem.model
     size = STEP * (float(theta.double().square().mean().sqrt()) or 1.0)
-    move = size * signs(theta.numel(), secrets.randbelow(2**31), theta.dtype, theta.device)
+    anywhere = torch.Generator().manual_seed(secrets.randbelow(2**31))
+    move = size * signs((theta.numel(),), anywhere, theta.dtype, theta.device)
     parameters = {} if model is None else {name: p for name, p in model.named_parameters() if p.requires_grad}
     saved, kept = theta.clone(), {name: p.detach().clone() for name, p in parameters.items()}
     try:
@@ -189,12 +191,13 @@ def _looked_at(cell: Cell) -> Tensor:
     count = cell.problem.theta.numel()
     if cell.vectors is not None:
         return cell.vectors.to("cpu", torch.float64)
+    generator = torch.Generator().manual_seed(0)
     if cell.job.quantity == "diagonal":
-        chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:COORDINATES]
+        chosen = torch.randperm(count, generator=generator)[:COORDINATES]
         units = torch.zeros(count, len(chosen), dtype=torch.float64)
         units[chosen, torch.arange(len(chosen))] = 1.0
         return units
-    vector = signs(count, 0, torch.float64, torch.device("cpu"))
+    vector = signs((count,), generator, torch.float64, torch.device("cpu"))
     if cell.job.quantity == "block_diagonal":
         return torch.block_diag(*(part[:, None] for part in vector.split(list(cell.problem.sizes))))
     return vector[:, None]

@@ -55,7 +55,7 @@ def _calls(cell: Cell, watch: Watch, began: float) -> Fields:
     told = witness.fields()
     yield {"timed": told}
     left_s = cell.job.limit_s - (time.monotonic() - began)
-    yield {"timed": {"fault": fresh.fault(cell, samples.times_s, witness.number, left_s)} | told}
+    yield {"timed": {"fault": fresh.fault(cell, samples.times_s, witness.last, left_s)} | told}
 
 
 def _gradient_s(cell: Cell) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,22 +12,21 @@ from harness import agreement, fingerprint
 from harness.binding import Cell
 
 STEADY = 0.01  # change of that number, over the norm, that leaves it the same result
-BLOCK = 2**22  # entries of a half-precision result that are converted at once
 
 
 class Witness:
     """Sees the results of timed calls; `fields` tells the launcher of them (`harness.truth.timed` judges).
 
-    Of the first and of the last result it keeps the sketch, of every one a number: s^T R t with random signs s and t,
-    for a vector s . d. A result that is off by E, in the Frobenius norm, changes that number by E times a
-    variable of mean 0 and variance 1, and so goes unseen below a hundredth of E once in 100. Of calls in a block only
-    the last result is seen.
+    Of the first and of the last result it keeps 32 numbers, of every one a single one: s^T R t with random signs s and
+    t (`harness.fingerprint.bilinear`). A result that is off by E, in the Frobenius norm, changes that number by E times
+    a variable of mean 0 and variance 1: by less than E / 100 once in 100. Of calls in a block only the last result is
+    seen.
     """
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        self._first: list[float] | None = None  # sketch
-        self._last: Any = None  # result
+        self._first: list[float] | None = None  # numbers of the first result
+        self._held: Any = None  # the last result
         self._products: list[float] = []
         self._fault: str | None = None
         self._calls = 0
@@ -51,19 +49,19 @@ class Witness:
         try:
             fault = agreement.contract(result, cell.job.quantity, cell.problem.theta, cell.vectors, cell.problem.sizes)
             if fault is None:
-                self._products.append(product(result))
-                self._first = self._first or fingerprint.sketch(tensors_of(result))
-                self._last = result
+                self._products.append(number(result))
+                self._first = self._first or fingerprint.bilinear(tensors_of(result))
+                self._held = result
         except Exception as error:
             fault = f"returned what cannot be read: {type(error).__name__}"
         return fault
 
     def release(self) -> None:
         """Free the last result, outside the clock."""
-        self._last = None
+        self._held = None
 
     @property
-    def number(self) -> float | None:
+    def last(self) -> float | None:
         """The number of the last result; None where the results differ among themselves, or cannot be judged."""
         if self._first is None or self._fault is not None:
             return None
@@ -77,9 +75,9 @@ class Witness:
         """
         if self._fault is not None:
             return {"fault": {"status": "wrong", "message": f"{self._cell.job.target} {self._fault}"}}
-        if self._first is None or self._last is None:
+        if self._first is None or self._held is None:
             return {}
-        last = fingerprint.sketch(tensors_of(self._last))
+        last = fingerprint.bilinear(tensors_of(self._held))
         self.release()
         told = {"first": self._first, "last": last, "products": self._products}
         return {key: [entry if math.isfinite(entry) else None for entry in entries] for key, entries in told.items()}
@@ -92,23 +90,7 @@ def tensors_of(result: Any) -> list[Tensor]:
     return list(result) if isinstance(result, tuple | list) else [result]
 
 
-def product(result: Any) -> float:
-    """The number s^T R t of a result with fixed random signs; of several tensors their sum."""
+def number(result: Any) -> float:
+    """One number of a result, by which it is told from another."""
     with torch.no_grad():
-        return sum(_product(tensor.detach(), place) for place, tensor in enumerate(tensors_of(result)))
-
-
-def _product(tensor: Tensor, place: int) -> float:
-    matrix = tensor.reshape(len(tensor), -1)
-    exact = matrix.dtype in (torch.float64, torch.float32)
-    kind = matrix.dtype if exact else torch.float32
-    left, right = (signs(size, 2 * place + side, kind, tensor.device) for side, size in enumerate(matrix.shape))
-    rows: Sequence[Tensor] = [matrix] if exact else matrix.split(max(1, BLOCK // matrix.shape[1]))
-    sums = torch.cat([part.to(kind) @ right for part in rows])
-    return float(left @ sums)
-
-
-def signs(size: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Random signs (size,), the same for the same seed."""
-    drawn = torch.randint(2, (size,), generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
-    return (2 * drawn - 1).to(device, dtype)
+        return fingerprint.bilinear(tensors_of(result), 1)[0]

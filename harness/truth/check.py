@@ -14,7 +14,7 @@ from harness.truth.watch import Watch
 
 
 def judged(cell: Cell, watch: Watch, truth: Truth) -> Iterator[dict[str, Any]]:
-    """The agreement fields of a record; `status` and `message` among them unless all is well.
+    """The agreement fields of a record, and the `numbers` of the result, which those that were timed must have too.
 
     A fault in what was left behind comes first, since it may have changed what a comparison computes with.
     """
@@ -34,4 +34,6 @@ def judged(cell: Cell, watch: Watch, truth: Truth) -> Iterator[dict[str, Any]]:
     tensors = held[:1] if agreement.is_estimate(result) else held
     yield {"output_bytes": sum(tensor.numel() * tensor.element_size() for tensor in held)}
     seen = agreement.compare(result, job.quantity, truth.of, truth.hessian)
-    yield seen | ({} if seen["nonfinite"] else {"sketch": fingerprint.sketch(tensors)})
+    if not seen["nonfinite"]:
+        seen |= {"sketch": fingerprint.sketch(tensors), "numbers": fingerprint.bilinear(tensors)}
+    yield seen

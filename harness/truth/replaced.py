@@ -5,7 +5,10 @@ A method that replaces `torch.autograd.grad` or `time.perf_counter` changes what
 
 from __future__ import annotations
 
+import operator
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,34 +18,53 @@ import torch
 ROOTS = {"torch", "numpy", "harness"} | set(sys.stdlib_module_names)
 # Where a module of torch keeps what it has loaded or compiled on first use.
 PRIVATE = ("torch._dynamo", "torch._inductor", "torch.fx", "torch.utils._sympy", "torch._C", "importlib", "linecache")
-
 TORCH = str(Path(torch.__file__).parent)
 
 Namespace = dict[str, Any]
 
 
-def snapshot() -> dict[str, Namespace]:
-    """The callables of each namespace by its dotted name: of modules, of torch.Tensor, and of the layers of torch.nn.
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies of namespaces, by the dotted names of their modules and classes."""
 
-    37,000 references, in some 20 ms.
+    modules: dict[str, Namespace]
+    classes: dict[type, tuple[str, Namespace]]
+
+
+def snapshot() -> Snapshot:
+    """What modules hold, and torch.Tensor, the layers of torch.nn and the classes that they inherit from."""
+    named = {"torch.Tensor": torch.Tensor, "torch.autograd.Function": torch.autograd.Function}
+    named |= {f"torch.nn.{name}": kind for name, kind in vars(torch.nn).items() if isinstance(kind, type)}
+    bases = {base: f"{base.__module__}.{base.__name__}" for kind in named.values() for base in kind.__mro__}
+    names = bases | {kind: name for name, kind in named.items()}
+    modules = {name: dict(vars(module)) for name, module in _modules().items()}
+    return Snapshot(modules, {kind: (name, dict(vars(kind))) for kind, name in names.items() if kind is not object})
+
+
+def replaced(before: Snapshot) -> list[str]:
+    """Dotted names of functions and classes that are other objects now, or are gone; sorted.
+
+    What was added is left out, unless it hides what a class inherits, and what torch puts in the place of its own, as
+    torch.compile does with torch.jit.trace.
     """
-    seen = {name: _callables(module.__dict__) for name, module in _modules().items()}
-    return seen | {name: _callables(_resolved(kind)) for name, kind in _classes().items()}
-
-
-def replaced(before: dict[str, Namespace]) -> list[str]:
-    """Dotted names of what was there and is another object now, or is gone; sorted.
-
-    What was added is left out, and what torch puts in the place of its own, as torch.compile does with torch.jit.trace.
-    """
-    modules, classes = _modules(), _classes()
-    found = []
-    for name, functions in before.items():
-        kind = classes.get(name)
-        now = _resolved(kind) if kind is not None else vars(modules[name]) if name in modules else functions
-        changed = [key for key, value in functions.items() if now.get(key) is not value]
-        found += [f"{name}.{key}" for key in changed if not _of_torch(now.get(key))]
+    modules, found = _modules(), []
+    for name, held in before.modules.items():
+        now = vars(modules[name]) if name in modules else held
+        found += [f"{name}.{key}" for key in _changed(held, now)]
+    for kind, (name, held) in before.classes.items():
+        now = vars(kind)
+        added = [key for key in now if key not in held] if len(now) != len(held) else []
+        hiding = [key for key in added if any(key in vars(base) for base in kind.__mro__[1:])]
+        found += [f"{name}.{key}" for key in (*_changed(held, now), *hiding)]
     return sorted(found)
+
+
+def _changed(held: Namespace, now: Mapping[str, Any]) -> list[str]:
+    """Names of callables that are others now."""
+    if len(held) == len(now) and all(map(operator.is_, held.values(), now.values())):
+        return []  # as nearly always, and fast: a dict keeps its order
+    changed = [key for key, value in held.items() if now.get(key) is not value and callable(value)]
+    return [key for key in changed if not _of_torch(now.get(key))]
 
 
 def _of_torch(function: Any) -> bool:
@@ -55,31 +77,7 @@ def _of_torch(function: Any) -> bool:
 
 
 def _modules() -> dict[str, ModuleType]:
+    loaded = {name: module for name, module in list(sys.modules.items()) if isinstance(module, ModuleType)}
     return {
-        name: module
-        for name, module in list(sys.modules.items())
-        if isinstance(module, ModuleType) and name.split(".")[0] in ROOTS and not name.startswith(PRIVATE)
+        name: module for name, module in loaded.items() if name.split(".")[0] in ROOTS and not name.startswith(PRIVATE)
     }
-
-
-def _classes() -> dict[str, type]:
-    own = {
-        "torch.Tensor": torch.Tensor,
-        "torch.nn.Module": torch.nn.Module,
-        "torch.nn.Parameter": torch.nn.Parameter,
-        "torch.autograd.Function": torch.autograd.Function,
-    }
-    layers = {f"torch.nn.{name}": kind for name, kind in vars(torch.nn).items() if isinstance(kind, type)}
-    return layers | own
-
-
-def _resolved(kind: type) -> Namespace:
-    """A class's attributes with the inherited ones, as they are found when they are looked up."""
-    seen: Namespace = {}
-    for base in reversed(kind.__mro__):
-        seen |= vars(base)
-    return seen
-
-
-def _callables(namespace: Any) -> Namespace:
-    return {key: value for key, value in namespace.items() if callable(value)}

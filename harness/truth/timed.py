@@ -1,6 +1,6 @@
 """Whether what was timed is what was checked: results of the time pass against that of the agreement pass.
 
-It needs no torch: the passes are other processes, whose sketches and numbers (`harness.measure.witness`) are compared.
+It needs no torch: the passes are other processes, whose numbers (`harness.fingerprint.bilinear`) are compared.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-APART = 3.0  # times the tolerance: two right results may be 2 apart, and a sketch knows a distance to some 12 %
+APART = 3.0  # times the tolerance: two right results may be 2 apart, and 32 numbers know a distance to some 12 %
 STRAY = 10.0  # the same for a single number, which varies as a normal variable of that standard deviation
 NOTHING = 1e-3  # a norm below this part of the tolerance is rounding about zero, and is compared absolutely
 
 
-def verdict(seen: Mapping[str, Any], timed: Mapping[str, Any]) -> dict[str, Any]:
+def verdict(seen: Mapping[str, Any], timed: Mapping[str, Any], numbers: Sequence[float] | None) -> dict[str, Any]:
     """`status` and `message` where what was timed cannot be believed; else nothing.
 
-    `seen` are the fields of a record, `timed` what the time pass told of its results. A result is another one if it is
-    farther from the checked one than three times what is tolerated, relative to the norm. For a random estimate the
-    tolerance is that of its standard errors. A fault that the time pass itself has found (`fault`: a result of another
-    kind, a cache) comes last, since it matters only where the result that was checked is right.
+    `seen` are the fields of a record, `timed` what the time pass told of its results, `numbers` what the agreement pass
+    told of the one that it checked. A result is another one if it is farther from that than three times what is
+    tolerated, relative to the norm; for a random estimate the tolerance is that of its standard errors. A fault that
+    the time pass itself has found (`fault`: a result of another kind, a cache) comes last, since it matters only where
+    the result that was checked is right.
     """
-    sketch, tolerance = seen.get("sketch"), seen.get("tolerance")
     differs = {}
-    if sketch is not None and tolerance is not None and "first" in timed:
-        differs = _compared(sketch, tolerance, timed)
+    if numbers is not None and seen.get("tolerance") is not None and "first" in timed:
+        differs = _compared(numbers, seen["tolerance"], timed)
     return differs or timed.get("fault") or {}
 
 
-def _compared(sketch: Sequence[float], tolerance: float, timed: Mapping[str, Any]) -> dict[str, Any]:
-    norm = math.hypot(*sketch)
+def _compared(numbers: Sequence[float], tolerance: float, timed: Mapping[str, Any]) -> dict[str, Any]:
+    norm = math.hypot(*numbers)
     scale = norm if norm > NOTHING * tolerance else 1.0
     for which in ("first", "last"):
-        distance = _distance(timed[which], sketch) / scale
+        distance = _distance(timed[which], numbers) / scale
         if not distance <= APART * tolerance:
             return _wrong(f"the {which} timed call", distance, tolerance)
     products = timed["products"]
