@@ -84,7 +84,7 @@ class Server:
         except BrokenPipeError:
             pass  # the server is gone: there will be no answer
         answer = self._read()
-        seen: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
+        seen = _written(result)
         result.unlink(missing_ok=True)
         if "status" in seen:
             return seen
@@ -135,6 +135,15 @@ def _environment(threads: int, allocator: str) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "KINETO_LOG_LEVEL": "5",
     }  # fmt: skip
+
+
+def _written(result: Path) -> dict[str, Any]:
+    """What a pass has written; nothing where there is no file, or the method has written something else into it."""
+    try:
+        seen = json.loads(result.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return seen if isinstance(seen, dict) else {}
 
 
 def _crash(part: str, answer: Mapping[str, Any], log: Path) -> dict[str, Any]:

@@ -135,6 +135,15 @@ def half_a_pair(loss, theta):
     raise ValueError("\ud800 \x1b[31m")
 
 
+def overwrites_its_result(loss, theta):
+    frame = sys._getframe()
+    while not isinstance(frame.f_locals.get("result"), str):
+        frame = frame.f_back
+    with open(frame.f_locals["result"], "w") as stream:  # noqa: PTH123
+        stream.write("{ not json")
+    os._exit(0)
+
+
 def another_each_time() -> Problem:
     point = torch.full((3,), 1 + time.time() % 1, dtype=torch.float64)
     return from_function(lambda x: (x**4).sum(), point)
