@@ -105,7 +105,7 @@ CHANGES = {
     "numpy's error handling": lambda: numpy.seterr(all="raise"),
     "garbage collection": lambda: (gc.disable if gc.isenabled() else gc.enable)(),
     "the thresholds of garbage collection": lambda: gc.set_threshold(1),
-    "the recursion limit": lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 1),
+    "the recursion limit": lambda: sys.setrecursionlimit(900),
     "sys.setprofile": lambda: sys.setprofile(lambda *_: None),
     "sys.path": lambda: sys.path.append("elsewhere"),
     "sys.stdout": lambda: setattr(sys, "stdout", None),
@@ -138,6 +138,7 @@ def close_the_umask_and_write(file: str) -> None:
 
 OTHERS = {
     "nothing": lambda: None,
+    "raise the limit": lambda: sys.setrecursionlimit(2000),
     "lower the limit": lower_the_limit,
     "into a folder that is gone": into_a_folder_that_is_gone,
     "a secret in the environment": lambda: os.environ.update(PATH="a secret"),

@@ -49,8 +49,8 @@ def test_environment_variables_are_named_without_their_values(found) -> None:
     assert found["a secret in the environment"] == ["the environment variable PATH"]
 
 
-def test_reading_changes_nothing(found) -> None:
-    assert found["nothing"] == []
+def test_reading_changes_nothing_and_what_torch_does_is_no_trace(found) -> None:
+    assert found["nothing"] == found["raise the limit"] == []
 
 
 # What a method is given

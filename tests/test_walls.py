@@ -49,7 +49,7 @@ ALLOWED = {
         "reference",
         "truth",
     },
-    "truth": {"agreement", "binding", "fingerprint", "job", "problems", "reference", "truth"},
+    "truth": {"agreement", "binding", "counters", "fingerprint", "job", "problems", "reference", "truth"},
     "clock": {"job"},
     "limits": {"clock"},
     "agreement": {"reference"},

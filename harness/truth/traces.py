@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from harness import counters
+
 TIMERS = {"alarm": signal.ITIMER_REAL, "virtual timer": signal.ITIMER_VIRTUAL, "profiling timer": signal.ITIMER_PROF}
 WITH_THREADS = ("tqdm.", "torch.", "jax.", "jaxlib.")  # libraries that start threads of their own
 ENOUGH = 1000  # frames, for what the harness still has to do
@@ -49,12 +51,15 @@ def _filters_for_all() -> list[tuple[str, str]]:
 
 
 def _threads() -> dict[str, bool]:
-    """Python's threads but for those that a library keeps for itself, known by the module of what they run."""
-    named = {
-        f"the thread {thread.name}": getattr(thread, "_target", None) or type(thread)
-        for thread in threading.enumerate()
-    }
-    return {name: True for name, runs in named.items() if not str(runs.__module__).startswith(WITH_THREADS)}
+    """Python's threads but for those that a library keeps for itself, known by the module of what they run.
+
+    The pool in which torch.compile compiles is known by there being compiled code only.
+    """
+    threads = threading.enumerate()
+    if counters.compilation():
+        threads = [thread for thread in threads if not thread.name.startswith("ThreadPoolExecutor")]
+    runs = {thread.name: getattr(thread, "_target", None) or type(thread) for thread in threads}
+    return {f"the thread {name}": True for name, run in runs.items() if not run.__module__.startswith(WITH_THREADS)}
 
 
 def _handlers() -> dict[str, Any]:
@@ -65,11 +70,6 @@ def _environment() -> dict[str, Any]:
     """The environment, but for what torch.compile sets; values in a tuple, since a message must not show them."""
     own = {name: value for name, value in os.environ.items() if "TORCHINDUCTOR" not in name and "TRITON" not in name}
     return {f"the environment variable {name}": (value,) for name, value in own.items()}
-
-
-def _of_inductor(entry: str) -> bool:
-    """Whether a folder is one in which torch.compile keeps its code."""
-    return "torchinductor" in entry or entry.startswith(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or "\0")
 
 
 def _streams() -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _gpus() -> dict[str, Any]:
 
 # What hinders reading, and so is read first.
 PERILS: dict[str, Callable[[], Any]] = {
-    "the recursion limit": sys.getrecursionlimit,
+    "the recursion limit": lambda: min(sys.getrecursionlimit(), ENOUGH),  # torch.compile raises it
     "the umask": _umask,
     **{f"a pending {name}": lambda timer=timer: signal.getitimer(timer)[0] > 0 for name, timer in TIMERS.items()},
     "the number of torch function modes": torch._C._len_torch_function_stack,
@@ -205,7 +205,7 @@ SEVERAL: tuple[Callable[[], Mapping[str, Any]], ...] = (
 SET_ON_IMPORT: tuple[Callable[[], Mapping[str, Any]], ...] = (
     lambda: {"warnings.filters": _filters_for_all()},
     _environment,
-    lambda: {"sys.path": [entry for entry in sys.path if not _of_inductor(entry)]},
+    lambda: {"sys.path": [entry for entry in sys.path if "-packages" not in entry]},  # setuptools adds one there
     _threads,
     _numpy,
 )
