@@ -59,7 +59,8 @@ def _threads() -> dict[str, bool]:
     if counters.compilation():
         threads = [thread for thread in threads if not thread.name.startswith("ThreadPoolExecutor")]
     runs = {thread.name: getattr(thread, "_target", None) or type(thread) for thread in threads}
-    return {f"the thread {name}": True for name, run in runs.items() if not run.__module__.startswith(WITH_THREADS)}
+    modules = {name: str(getattr(run, "__module__", None)) for name, run in runs.items()}
+    return {f"the thread {name}": True for name, module in modules.items() if not module.startswith(WITH_THREADS)}
 
 
 def _handlers() -> dict[str, Any]:
