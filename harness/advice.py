@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 # (status, pattern in the message, what to do); the first that matches counts.
 _KNOWN = (
@@ -75,12 +76,39 @@ _KNOWN = (
 )  # fmt: skip
 
 
+LONGEST = 4_000  # characters of a message that are kept,
+LONGEST_TRACE = 20_000  # and of a traceback, from its end
+
+
 def explain(error: BaseException) -> tuple[str, str]:
     """Status and message of a failure: the error's own words, then what to do about it where that is known."""
-    said = f"{type(error).__name__}: {error}".strip().split("\n\n")[0]
+    words = text(error)
+    said = (f"{type(error).__name__}: {words}" if words else type(error).__name__).split("\n\n")[0].strip()
     if isinstance(error, MemoryError):
         return "oom", f"{said}. {_KNOWN[-1][2]}"
     for status, pattern, remedy in _KNOWN:
-        if re.search(pattern, str(error), re.IGNORECASE):
+        if re.search(pattern, words, re.IGNORECASE):
             return status, f"{said} -> {remedy}"
     return "unsupported" if isinstance(error, NotImplementedError) else "error", said
+
+
+def text(error: BaseException) -> str:
+    """An exception's text, however it behaves: at most LONGEST characters, those that cannot be printed as escapes."""
+    try:
+        whole = str(error)
+    except BaseException as unreadable:
+        return f"(its text cannot be had: {type(unreadable).__name__})"
+    cut = f" ... ({len(whole):,} characters)" if len(whole) > LONGEST else ""
+    return _printable(whole[:LONGEST]) + cut
+
+
+def trace(error: BaseException) -> str:
+    """An exception's traceback, its last LONGEST_TRACE characters, as `text` has them."""
+    try:
+        return _printable("".join(traceback.format_exception(error))[-LONGEST_TRACE:])
+    except BaseException as unreadable:
+        return f"(its traceback cannot be had: {type(unreadable).__name__})"
+
+
+def _printable(words: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in words)

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.job import PASSES, Job
+from harness.job import Job
 
-BESIDE_S = 60.0  # time limit of what is no part of a cell: limits and identity
+BESIDE_S = {"limits": 60.0, "identity": 60.0}  # time limits of what is no part of a cell
 
 # glibc's settings that keep freed memory instead of returning it: no page faults on the next call.
 TUNED = {
@@ -66,13 +66,17 @@ class Server:
         """Whether it can still be asked."""
         return self._process.poll() is None
 
-    def ask(self, job: Job, part: str, folder: Path) -> dict[str, Any]:
-        """Run one pass; its fields of the record, or the status that its process's end stands for."""
+    def ask(self, job: Job, part: str, folder: Path, truth: Path | None = None) -> dict[str, Any]:
+        """Run one pass; its fields of the record, or the status that its process's end stands for.
+
+        `truth` is the file that the pass `reference` writes and that `agreement` reads.
+        """
         result = folder / f"{part}.json"
         result.unlink(missing_ok=True)
         request = {"job": asdict(job), "part": part, "result": str(result.resolve()),
                    "log": str((folder / "log.txt").resolve()),
-                   "limit_s": job.limit_s if part in PASSES else BESIDE_S}  # fmt: skip
+                   "truth": None if truth is None else str(truth),
+                   "limit_s": BESIDE_S.get(part, job.limit_s)}  # fmt: skip
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -80,7 +84,7 @@ class Server:
         except BrokenPipeError:
             pass  # the server is gone: there will be no answer
         answer = self._read()
-        seen: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
+        seen = _written(result)
         result.unlink(missing_ok=True)
         if "status" in seen:
             return seen
@@ -131,6 +135,15 @@ def _environment(threads: int, allocator: str) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "KINETO_LOG_LEVEL": "5",
     }  # fmt: skip
+
+
+def _written(result: Path) -> dict[str, Any]:
+    """What a pass has written; nothing where there is no file, or the method has written something else into it."""
+    try:
+        seen = json.loads(result.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return seen if isinstance(seen, dict) else {}
 
 
 def _crash(part: str, answer: Mapping[str, Any], log: Path) -> dict[str, Any]:

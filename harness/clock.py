@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -32,32 +33,85 @@ class Samples:
     fields = asdict
 
 
+class Timed(NamedTuple):
+    """What a call took, and what the last one of a block returned."""
+
+    wall_s: float
+    event_s: float | None  # by CUDA events
+    result: Any
+
+
+class Watcher(Protocol):
+    """Sees what each sample returned, outside the clock; holds it until the next is taken, if at all."""
+
+    def see(self, result: Any) -> None:
+        """Take the result of a sample, of a block the last one."""
+
+    def release(self) -> None:
+        """Let go of it."""
+
+
+class _Sampler:
+    """Times calls, shows their results to a watcher, and knows what that cost."""
+
+    def __init__(self, call: Callable[[], object], device: torch.device, watcher: Watcher | None) -> None:
+        self._call, self._device, self._watcher = call, device, watcher
+        self.times: list[float] = []
+        self.events: list[float] = []
+        self.beside = [0.0, 0.0]  # wall and processor time of the watcher
+
+    def release(self) -> None:
+        """Let the watcher free the last result."""
+        if self._watcher is not None:
+            self._watcher.release()
+
+    def sample(self, calls: int) -> float:
+        """Take a sample; its seconds a call."""
+        self.release()
+        wall, event, result = timed(self._call, self._device, calls)
+        self.times.append(wall)
+        if event is not None:
+            self.events.append(event)
+        if self._watcher is not None:
+            began, cpu = time.perf_counter(), time.process_time()
+            self._watcher.see(result)
+            self.beside[0] += time.perf_counter() - began
+            self.beside[1] += time.process_time() - cpu
+        return wall
+
+
 def sample(
-    call: Callable[[], object], device: torch.device, measure: Measure, budget_s: float, first_s: float
+    call: Callable[[], object],
+    device: torch.device,
+    measure: Measure,
+    budget_s: float,
+    first_s: float,
+    watcher: Watcher | None = None,
 ) -> Samples:
     """Time a call until the median is known to `measure.precision`, or `budget_s` or `max_samples` is reached.
 
     `first_s` is what the first call took, which is not counted. A call that alone takes more than the budget needs no
     warm-up after it: the second is then a sample. At least `measure.min_samples` samples are taken, whatever they cost.
-    A result is freed outside the clock, but for all results of a block except the last.
+    A result is freed outside the clock, but for all results of a block except the last. The time of the watcher counts
+    neither as sampling nor in the budget.
     """
     warm_up: list[float] = []
-    times: list[float] = []
-    events: list[float] = []
+    taken = _Sampler(call, device, watcher)
+    times = taken.times
     began, cpu = time.perf_counter(), time.process_time()
-    if first_s > budget_s:  # all calls are as slow, or only the first was: the second tells
-        wall, event = timed(call, device)
-        slow = wall > budget_s
-        (times if slow else warm_up).append(wall)
-        events += [event] if slow and event is not None else []
+    if first_s > budget_s and taken.sample(calls=1) <= budget_s:  # only the first was slow: the second tells
+        warm_up.append(times.pop())
+        taken.events.clear()
+        taken.release()
     calm = bool(times)
     while not calm and sum(warm_up) < WARM_UP_SHARE * budget_s:
-        warm_up.append(timed(call, device)[0])
+        warm_up.append(timed(call, device).wall_s)
         calm = len(warm_up) > 1 and warm_up[-1] > CALM * min(warm_up[:-1])
     spent = sum(warm_up) + sum(times)
     calls = max(1, math.ceil(BLOCK_S / min([first_s, *warm_up, *times])))
     if not times:
         began, cpu = time.perf_counter(), time.process_time()
+        taken.beside = [0.0, 0.0]
     ended = "maximum"
     while len(times) < max(measure.max_samples, measure.min_samples):
         if len(times) >= measure.min_samples:
@@ -67,13 +121,10 @@ def sample(
             if spent >= budget_s:
                 ended = "budget"
                 break
-        wall, event = timed(call, device, calls)
-        times.append(wall)
-        spent += wall * calls
-        if event is not None:
-            events.append(event)
-    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-    return Samples(warm_up, times, events or None, calls, ended, wall, cpu)
+        spent += taken.sample(calls) * calls
+    wall = time.perf_counter() - began - taken.beside[0]
+    cpu = time.process_time() - cpu - taken.beside[1]
+    return Samples(warm_up, times, taken.events or None, calls, ended, wall, cpu)
 
 
 def known_to(times: list[float]) -> float:
@@ -89,7 +140,7 @@ def known_to(times: list[float]) -> float:
     return (ordered[-1 - low] - ordered[low]) / 2 / statistics.median(ordered)
 
 
-def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> tuple[float, float | None]:
+def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> Timed:
     """Seconds a call, over `calls` of them, from an idle device to an idle device; by CUDA events too on a GPU."""
     on_gpu = device.type == "cuda"
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2)) if on_gpu else (None, None)
@@ -97,15 +148,15 @@ def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> t
     start = time.perf_counter()
     if begin is not None:
         begin.record()
+    result = None
     for _ in range(calls):
         result = call()
     if end is not None:
         end.record()
     synchronize(device)
     wall = (time.perf_counter() - start) / calls
-    del result
     event = begin.elapsed_time(end) / 1e3 / calls if begin is not None and end is not None else None
-    return wall, event
+    return Timed(wall, event, result)
 
 
 def synchronize(device: torch.device) -> None:

@@ -1,7 +1,8 @@
-"""What is kept of a result and a loss, small enough for a record: a sketch, and the operators of its derivatives."""
+"""What is kept of a result and a loss, small enough for a record: numbers, and the operators of its derivatives."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -34,6 +35,32 @@ def sketch(tensors: Sequence[Tensor]) -> list[float]:
         sums = torch.arange(SKETCHES)[:, None] + torch.arange(SKETCHES)
         total.index_add_(0, (sums % SKETCHES).flatten(), both.flatten())
     return total.tolist()
+
+
+def bilinear(tensors: Sequence[Tensor], count: int = SKETCHES) -> list[float]:
+    """`count` numbers s^T R t of a result R with random signs s and t, the same for all results of its shape.
+
+    For two results the sum of the squared differences estimates |A - B|_F^2 without bias, as that of `sketch` does, but
+    at the cost of reading the result once: a product with `count` vectors, in its own precision (float32 for half).
+    Of a vector s . d, of several tensors the sum.
+    """
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(count, dtype=torch.float64)
+    for tensor in tensors:
+        matrix = tensor.detach().reshape(len(tensor), -1)
+        exact = matrix.dtype in (torch.float64, torch.float32)
+        kind = matrix.dtype if exact else torch.float32
+        left, right = (signs((count, size), generator, kind, matrix.device) for size in matrix.shape)
+        rows = len(matrix) if exact else max(1, ENTRIES // matrix.shape[1])
+        parts = zip(left.split(rows, dim=1), matrix.split(rows), strict=True)
+        products = sum(signed @ part.to(kind) for signed, part in parts)  # (count, columns)
+        total += (products * right).sum(1).to("cpu", torch.float64)
+    return (total / math.sqrt(count)).tolist()
+
+
+def signs(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Random signs, drawn on the CPU."""
+    return (2 * torch.randint(2, shape, generator=generator, dtype=torch.int8) - 1).to(device, dtype)
 
 
 def _place_and_sign(drawn: Tensor) -> tuple[Tensor, Tensor]:

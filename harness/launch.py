@@ -7,8 +7,10 @@ from another, whatever the child. So every round has servers of its own: only th
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,6 +21,11 @@ from typing import Any
 from harness import record
 from harness.client import LaunchError, Server
 from harness.job import Job
+from harness.truth import timed
+
+# What the reference of a cell does not depend on: the same is used for every method and round.
+BESIDE_TRUTH = ("problem", "method", "target", "method_options", "round", "passes")
+STUCK = 30  # times the slowest sample: a call that has not ended by then computes what those did not
 
 
 class Launcher:
@@ -31,6 +38,8 @@ class Launcher:
     def __init__(self) -> None:
         self._servers: dict[tuple[str, str | None, int, str], tuple[int, Server]] = {}  # with the latest round
         self._rates: dict[tuple[str | None, int, str, str, str], dict[str, Any]] = {}
+        self._truths: dict[str, Path | dict[str, Any]] = {}  # files of references, or why there is none
+        self._files = tempfile.TemporaryDirectory(prefix="harness-references-")
         self._closed = False
 
     def __enter__(self) -> Launcher:
@@ -40,6 +49,7 @@ class Launcher:
         self._closed = True
         for _round, server in list(self._servers.values()):
             server.close()
+        self._files.cleanup()
 
     def run(self, job: Job, output: Path) -> Path:
         """Run one cell and write record.json, with job.json and the child's log, into a new folder of `output`.
@@ -84,18 +94,40 @@ class Launcher:
         if "time" in job.passes:
             seen |= self._limits(job, folder)
         for part in job.passes:
-            seen = _merge(seen, part, self._ask(job, part, folder))
+            if part == "agreement":
+                seen = self._agreement(job, folder, seen)
+            else:
+                seen = _merge(job, seen, part, self._ask(job, part, folder))
             if seen["status"] != "ok":
                 break
         if self._closed:
             raise LaunchError(f"{folder.name} was interrupted")
+        told, numbers = seen.pop("timed", {}), seen.pop("numbers", None)
+        if seen["status"] == "ok":
+            seen |= timed.verdict(seen, told, numbers)
         seen["cell_s"] = time.perf_counter() - began
         record.write(job.fields() | seen, folder / "record.json")
         return folder / "record.json"
 
-    def _ask(self, job: Job, part: str, folder: Path) -> dict[str, Any]:
+    def _agreement(self, job: Job, folder: Path, seen: Mapping[str, Any]) -> dict[str, Any]:
+        """Add the fields of the agreement pass, once there is a reference."""
+        truth = self._truth(job, folder)
+        if isinstance(truth, dict):
+            return _merge(job, seen, "reference", truth)
+        return _merge(job, seen, "agreement", self._ask(job, "agreement", folder, truth))
+
+    def _truth(self, job: Job, folder: Path) -> Path | dict[str, Any]:
+        """The file of the reference, computed once by a process that has seen no method; or why there is none."""
+        key = json.dumps({name: value for name, value in asdict(job).items() if name not in BESIDE_TRUTH})
+        if key not in self._truths:
+            path = Path(self._files.name, f"{len(self._truths)}.pt")
+            seen = self._ask(job, "reference", folder, path)
+            self._truths[key] = path if seen["status"] == "ok" else seen
+        return self._truths[key]
+
+    def _ask(self, job: Job, part: str, folder: Path, truth: Path | None = None) -> dict[str, Any]:
         try:
-            return self._server(job).ask(job, part, folder)
+            return self._server(job).ask(job, part, folder, truth)
         except LaunchError as error:
             return {"status": "error", "message": str(error)}
 
@@ -133,21 +165,34 @@ def _claim(output: Path, key: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def _merge(seen: Mapping[str, Any], part: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _merge(job: Job, seen: Mapping[str, Any], part: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Add a pass's fields; where memory or counters only ran out of time, that costs columns, not the row."""
     said = [fields.get("message")]
     status = fields["status"]
     if status == "timeout" and part in ("exact", "process"):
         status = seen["status"]
         said = [f"{said[0]}, so not all its columns are filled; raise limit_s to have them"]
+    elif status == "timeout" and part == "time" and _stuck(job, fields):
+        slowest = max(fields["times_s"])
+        said = [
+            f"{said[0]}: the timed calls took {slowest:.1e} s, but one with other values in theta did not end, so that "
+            "those looked up what had been computed before"
+        ]
     elif status == "timeout" and part == "time" and fields.get("first_s") is not None:
         status = seen["status"]
         said = [f"{said[0]} after the first call, whose time stands for all; raise limit_s to have more"]
     elif status == "timeout":
-        said = [f"{said[0]}; raise limit_s, or take a smaller problem or a faster method"]
+        slow = "a smaller problem" if part == "reference" else "a smaller problem or a faster method"
+        said = [f"{said[0]}; raise limit_s, or take {slow}"]
     message = "; ".join(filter(None, [seen.get("message"), *said])) or None
     worked = seen.get("worked_s", 0.0) + fields.get("worked_s", 0.0)
     return {**seen, **fields, "status": status, "message": message, "worked_s": worked}
+
+
+def _stuck(job: Job, fields: Mapping[str, Any]) -> bool:
+    """Whether the time ran out in a call after the samples that took far longer than any of them."""
+    times = fields.get("times_s")
+    return bool(times) and job.limit_s - fields["worked_s"] > STUCK * max(times)
 
 
 def point_latest(output: Path) -> None:

@@ -31,5 +31,5 @@ def _least(call: Callable[[], object], device: torch.device) -> float:
     call()
     times: list[float] = []
     while len(times) < REPEATS and sum(times) < BUDGET_S:
-        times.append(timed(call, device)[0])
+        times.append(timed(call, device).wall_s)
     return min(times)

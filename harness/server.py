@@ -3,7 +3,7 @@
 Run by `harness.launch` as the main module, with the interpreter, thread count and allocator of the cells it
 serves in its environment. A request is one line of JSON on stdin,
 
-    {"job": {...}, "part": "time", "result": "PATH", "log": "PATH", "limit_s": 60}
+    {"job": {...}, "part": "time", "result": "PATH", "log": "PATH", "truth": null, "limit_s": 60}
 
 and is answered by one line on stdout once the child is gone: {"exit_code", "signal", "timed_out"}. The child
 and whatever it started are killed at the limit, and when stdin closes: however the harness ends, nothing outlives it.
@@ -12,6 +12,7 @@ The server itself never runs a tensor operation, so that it has no threads when 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -96,11 +97,12 @@ def _run(request: dict[str, Any]) -> None:
         os.dup2(log, 2)
         from harness import worker
 
-        worker.run(request["job"], request["part"], request["result"])
+        worker.run(request["job"], request["part"], request["result"], request["truth"])
         code = 0
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(BaseException):  # it may be closed, or gone
+                stream.flush()
         os._exit(code)
 
 

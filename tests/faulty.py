@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import torch
@@ -54,26 +55,11 @@ def wrong_dtype(loss, theta):
 
 
 def attached(loss, theta):
-    return torch.func.jacfwd(torch.func.grad(loss))(theta.requires_grad_())
+    return torch.func.jacfwd(torch.func.grad(loss))(theta.clone().requires_grad_())
 
 
 def nothing(loss, theta):
     return None
-
-
-def vectors_in_place(loss, theta, vectors):
-    vectors /= vectors.norm(dim=0)
-    return torch.func.jacfwd(torch.func.grad(loss))(theta) @ vectors
-
-
-def inputs_in_place(loss, theta, inputs):
-    inputs.mul_(2)
-    return torch.func.jacfwd(torch.func.grad(loss))(theta)
-
-
-def targets_in_place(loss, theta, targets):
-    targets.zero_()
-    return torch.func.jacfwd(torch.func.grad(loss))(theta)
 
 
 def half_a_second(loss, theta):
@@ -87,35 +73,88 @@ def theta_in_place(loss, theta):
     return result
 
 
-def theta_requires_grad(loss, theta):
-    result = torch.func.jacfwd(torch.func.grad(loss))(theta)
-    theta.requires_grad_()
-    return result
-
-
-def model_grad(model, criterion, inputs, targets, loss, theta):
-    criterion(model(inputs), targets).backward()
-    return torch.func.jacfwd(torch.func.grad(loss))(theta)
-
-
-def global_random_state(loss, theta):
-    torch.randn(1)
-    return torch.func.jacfwd(torch.func.grad(loss))(theta)
-
-
-def default_dtype(loss, theta):
-    torch.set_default_dtype(torch.float64)
-    return torch.func.jacfwd(torch.func.grad(loss))(theta)
-
-
-def thread_count(loss, theta):
-    torch.set_num_threads(2)
-    return torch.func.jacfwd(torch.func.grad(loss))(theta)
-
-
 def one_gigabyte(loss, theta):
     torch.ones(1 << 30, dtype=torch.uint8)
     return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+_calls = []
+
+
+def right_once(loss, theta):
+    _calls.append(1)
+    right = torch.func.jacfwd(torch.func.grad(loss))(theta)
+    return right if len(_calls) == 1 else torch.zeros_like(right)
+
+
+def right_and_hooked(model, loss, theta):
+    result = torch.func.jacfwd(torch.func.grad(loss))(theta)
+    model.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return result
+
+
+def theta_in_later_calls(loss, theta):
+    _calls.append(1)
+    result = torch.func.jacfwd(torch.func.grad(loss))(theta)
+    theta.add_(1e-9 * (len(_calls) > 1))
+    return result
+
+
+def depth_lowered(loss, theta):
+    result = torch.func.jacfwd(torch.func.grad(loss))(theta)
+    sys.setrecursionlimit(60)
+    return result
+
+
+def umask_closed(loss, theta):
+    os.umask(0o777)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def every_descriptor_closed(loss, theta):
+    os.closerange(0, 4096)
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def interrupts(loss, theta):
+    raise KeyboardInterrupt
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        return str(1 / 0)
+
+    __repr__ = __str__
+
+
+def unprintable(loss, theta):
+    raise Unprintable
+
+
+def half_a_pair(loss, theta):
+    raise ValueError("\ud800 \x1b[31m")
+
+
+def overwrites_its_result(loss, theta):
+    frame = sys._getframe()
+    while not isinstance(frame.f_locals.get("result"), str):
+        frame = frame.f_back
+    with open(frame.f_locals["result"], "w") as stream:  # noqa: PTH123
+        stream.write("{ not json")
+    os._exit(0)
+
+
+def another_each_time() -> Problem:
+    point = torch.full((3,), 1 + time.time() % 1, dtype=torch.float64)
+    return from_function(lambda x: (x**4).sum(), point)
+
+
+def slow_loss() -> Problem:
+    def loss(x):
+        time.sleep(0.1)
+        return (x**4).sum()
+
+    return from_function(loss, torch.ones(3, dtype=torch.float64))
 
 
 def no_operation(loss, theta):

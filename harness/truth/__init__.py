@@ -1,1 +1,1 @@
-"""Whether a result is right: what the loss says itself, the true values, and what a result must be."""
+"""Whether a result is right, by what the loss says itself, and whether the call left everything as it found it."""

@@ -1,0 +1,203 @@
+"""Whether the timed calls computed at all: calls at points where the method has not been, after the samples.
+
+A method may keep results: by the identity of what it is given, by a hash of it, in memory or on disk. So theta and the
+network's parameters are moved together, in place, and the method is called there.
+
+- A result that is the same to the last bit, where the true one has changed, is stale: the method's result is wrong
+  anywhere but where it was first called.
+- Calls that take far longer than those that were timed, and far longer than a second call at the same point, were not
+  computed when they were timed.
+
+Not found: results that are kept where the true ones are constant in theta, by the identity of theta alone; a cache
+that saves less than two thirds of a call or less than FLOOR_S; one that computes again only in a new process; and
+anything about a method whose calls take longer than LONGEST_S, or for which the time limit leaves no room.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness import advice, clock
+from harness.binding import Cell
+from harness.fingerprint import signs
+from harness.measure.witness import number
+from harness.problems import Problem
+from harness.reference import reference
+from methods.ravel import ravel
+
+STEP = 0.03  # of a move, times the root mean square of theta
+CALLS = 3  # at as many points, of which the fastest counts
+PAIRS = 7  # further points at which a suspicion of the times must hold, every time
+RATIO = 3.0  # slower than this is far slower
+FLOOR_S = 1e-4  # and by this at least: less may be memory that the processor's caches have lost
+LONGEST_S = 20.0  # calls that take longer are not made again
+CHANGED = 1e-3  # relative change of the true result that a right method shows,
+ROUNDINGS = 16  # and as many units in the last place of theta's dtype
+COORDINATES = 16  # of a diagonal, whose true change is looked at
+
+
+Fault = dict[str, Any]  # `status` and `message` of a record
+
+
+def fault(cell: Cell, times_s: list[float], last: float | None, left_s: float) -> Fault | None:
+    """`status` and `message` where something is wrong with what was timed, else None.
+
+    `times_s` are the samples, `last` the number of the last result (`Witness.last`), `left_s` what is left of the
+    pass's time limit. At a point where the loss or its gradient is not finite nothing is asked of the method.
+    """
+    slowest = max(times_s)
+    if last is None or slowest > LONGEST_S or slowest * 2 * CALLS > left_s:
+        return None
+    fresh: list[float] = []
+    for _ in range(CALLS if slowest <= cell.job.measure.budget_s else 1):
+        with moved(cell.problem) as move:
+            if not _prepared(cell.problem):
+                return None
+            try:
+                seen = clock.timed(cell.call, cell.device)
+                value = number(seen.result)
+            except Exception as error:
+                return _raised(cell, error)
+            fresh.append(seen.wall_s)
+            del seen
+            if value == last and _truth_changed(cell, move):
+                return _stale(cell)
+            last = value
+    usual = statistics.median(times_s)
+    if not _far(min(fresh), usual) or min(fresh) * 2 * PAIRS > left_s / 2:
+        return None
+    pairs = _pairs(cell, usual)
+    return _kept(cell, times_s, *pairs) if pairs is not None else None
+
+
+def _far(time_s: float, usual_s: float) -> bool:
+    return time_s > RATIO * usual_s + FLOOR_S
+
+
+def _raised(cell: Cell, error: Exception) -> Fault:
+    message = (
+        f"{cell.job.target} raised when theta and the model's parameters had moved a little, in place, where the loss "
+        f"and its gradient are finite: {advice.explain(error)[1]}"
+    )
+    return {"status": "error", "message": message}
+
+
+def _stale(cell: Cell) -> Fault:
+    message = (
+        f"{cell.job.target} returned the same result, to the last bit, when theta and the model's parameters had moved "
+        "and the true result with them: what it returns is kept from an earlier call (a cache) or does not depend on "
+        "its arguments, so neither its results nor its times can be used"
+    )
+    return {"status": "wrong", "message": message}
+
+
+def _kept(cell: Cell, times_s: list[float], first_s: float, second_s: float) -> Fault:
+    message = (
+        f"{cell.job.target} keeps its results (a cache): the timed calls took {statistics.median(times_s):.1e} s, but "
+        f"{first_s:.1e} s at a point where it had not been, and {second_s:.1e} s when called there once more; so its "
+        "times are not those of computing"
+    )
+    return {"status": "error", "message": message}
+
+
+def _pairs(cell: Cell, usual_s: float) -> tuple[float, float] | None:
+    """The least times of a first and of a second call at fresh points; None unless every first is far slower.
+
+    Slower than the samples and than the fastest second call. Before both calls the same is done: the loss and its
+    gradient. A machine under load would have to slow each of the first calls, but not each of the second ones.
+    """
+    firsts, seconds = [], []
+    for _ in range(PAIRS):
+        with moved(cell.problem):
+            for times in (firsts, seconds):
+                if not _prepared(cell.problem):
+                    return None
+                times.append(clock.timed(cell.call, cell.device).wall_s)
+        if not _far(firsts[-1], usual_s):
+            return None
+    return (min(firsts), min(seconds)) if _far(min(firsts), min(seconds)) else None
+
+
+def _prepared(problem: Problem) -> bool:
+    """Whether the loss and its gradient can be had and are finite at theta."""
+    try:
+        theta = problem.theta.detach().clone().requires_grad_()
+        value = problem.loss(theta)
+        (gradient,) = torch.autograd.grad(value, theta)
+    except RuntimeError:  # outside the loss's domain
+        return False
+    return math.isfinite(float(value.detach())) and bool(torch.isfinite(gradient).all())
+
+
+@contextmanager
+def moved(problem: Problem) -> Iterator[Tensor]:
+    """Move theta and the model's parameters by random signs, and put them back bit by bit; gives the move (P,).
+
+    The signs are not those of the job's seed, since a cache on disk would know the points of the process before.
+    """
+    theta, model = problem.theta, problem.model
+    size = STEP * (float(theta.double().square().mean().sqrt()) or 1.0)
+    anywhere = torch.Generator().manual_seed(secrets.randbelow(2**31))
+    move = size * signs((theta.numel(),), anywhere, theta.dtype, theta.device)
+    parameters = {} if model is None else {name: p for name, p in model.named_parameters() if p.requires_grad}
+    saved, kept = theta.clone(), {name: p.detach().clone() for name, p in parameters.items()}
+    try:
+        with torch.no_grad():
+            theta.add_(move)
+            if model is not None:
+                for name, value in ravel(model)[1](theta).items():
+                    parameters[name].copy_(value)
+        yield move
+    finally:
+        with torch.no_grad():
+            theta.copy_(saved)
+            for name, value in kept.items():
+                parameters[name].copy_(value)
+
+
+def _truth_changed(cell: Cell, move: Tensor) -> bool:
+    """Whether what the method was asked for is another where theta has moved: true for no quadratic loss."""
+    exact = cell.problem.to("cpu", torch.float64)
+    vectors = _looked_at(cell)
+    measure = replace(cell.job.measure, truth="autograd")
+    points = [cell.problem.theta.double().cpu() - shift for shift in (move.double().cpu(), 0.0)]
+    try:
+        before, after = (
+            reference(replace(exact, theta=point, hessian=None), vectors, measure, cell.job.seed, cell.job.quantity)
+            for point in points
+        )
+    except (RuntimeError, ValueError):  # no truth to be had there
+        return False
+    assert before.products is not None
+    assert after.products is not None
+    change = after.products - before.products
+    if cell.job.quantity in ("diagonal", "block_diagonal"):
+        change = change * (vectors != 0)  # the entries that belong to it
+    enough = max(CHANGED, ROUNDINGS * torch.finfo(cell.problem.theta.dtype).eps)
+    return float(change.norm()) > enough * float(before.products.norm())
+
+
+def _looked_at(cell: Cell) -> Tensor:
+    """Vectors (P, k) whose products show the quantity: a diagonal needs unit vectors, blocks one vector each."""
+    count = cell.problem.theta.numel()
+    if cell.vectors is not None:
+        return cell.vectors.to("cpu", torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    if cell.job.quantity == "diagonal":
+        chosen = torch.randperm(count, generator=generator)[:COORDINATES]
+        units = torch.zeros(count, len(chosen), dtype=torch.float64)
+        units[chosen, torch.arange(len(chosen))] = 1.0
+        return units
+    vector = signs((count,), generator, torch.float64, torch.device("cpu"))
+    if cell.job.quantity == "block_diagonal":
+        return torch.block_diag(*(part[:, None] for part in vector.split(list(cell.problem.sizes))))
+    return vector[:, None]

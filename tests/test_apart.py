@@ -1,0 +1,115 @@
+"""The judge is out of the method's reach: the reference has a process of its own, and whatever is raised is a row."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import advice, worker
+from harness.launch import Launcher
+from harness.problems import networks
+from harness.problems.problem import ProblemError
+from harness.truth import apart
+from tests.conftest import JOB
+
+CHECKED = ("agreement",)
+
+
+@pytest.mark.parametrize("passes", [("time", "agreement"), CHECKED])
+def test_a_module_that_replaces_what_would_judge_it(run, passes) -> None:
+    """Ten times the right result, compared with ten times the right reference, would be right."""
+    seen = run(target="tests.patching.hessian", passes=passes)
+    assert seen["status"] in ("error", "wrong")
+    assert "torch.autograd.grad (replaced)" in seen["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "words"),
+    [
+        ("right_once", "wrong", "the last timed call returned another result than the call that was checked"),
+        ("right_and_hooked", "error", "changed model._forward_hooks (added)"),
+        ("theta_in_later_calls", "error", "changed theta;"),
+        ("depth_lowered", "error", "the recursion limit"),
+        ("umask_closed", "error", "the umask"),
+        ("every_descriptor_closed", "error", "the descriptor 1"),
+        ("overwrites_its_result", "crashed", "the time pass ended with exit status 0, without a result"),
+        ("interrupts", "error", "KeyboardInterrupt"),
+        ("unprintable", "error", "Unprintable: (its text cannot be had: ZeroDivisionError)"),
+        ("half_a_pair", "error", r"ValueError: \ud800 \x1b[31m"),
+    ],
+)
+def test_a_hostile_method_is_a_row(run, method: str, status: str, words: str) -> None:
+    seen = run(target=f"tests.faulty.{method}", passes=("time", "agreement"))
+    assert (seen["status"], words in seen["message"]) == (status, True), seen["message"]
+
+
+def test_one_reference_for_all_methods_and_rounds(job, tmp_path: Path, monkeypatch) -> None:
+    asked = []
+
+    def ask(job, part, folder, truth=None):
+        asked.append((part, truth))
+        return {"status": "error" if job.seed == 2 and part == "reference" else "ok", "message": None}
+
+    with Launcher() as launcher:
+        monkeypatch.setattr(launcher, "_ask", ask)
+        for changes in (
+            {},
+            {"target": "methods.vmap_hvp.hessian"},
+            {"round": 1},
+            {"seed": 1},
+            {"seed": 2},
+            {"seed": 2},
+        ):
+            launcher.run(job(passes=CHECKED, **changes), tmp_path)
+        files = Path(launcher._files.name)
+        assert files.is_dir()
+    assert not files.exists()
+    of = [truth.name for _, truth in asked]
+    assert [part for part, _ in asked] == ["reference", *["agreement"] * 3, "reference", "agreement", "reference"]
+    assert of == ["0.pt"] * 4 + ["1.pt"] * 2 + ["2.pt"], "one that has failed is not tried again"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"problem_target": "tests.faulty.another_each_time"}, "the problem is another one each time that it is built"),
+        ({"problem_target": "tests.faulty.slow_loss", "limit_s": 1.5}, "the reference pass took longer than limit_s=1"),
+    ],
+)
+def test_without_a_reference_the_row_says_why(run, changes, words: str) -> None:
+    seen = run(passes=CHECKED, problem_options={}, **changes)
+    assert seen["status"] in ("error", "timeout")
+    assert words in seen["message"]
+
+
+def test_a_reference_that_raises_is_no_fault_of_the_method() -> None:
+    seen = worker._failure(NotImplementedError("the derivative for f is not implemented"), "reference")
+    assert seen["status"] == "error"
+    assert seen["message"].startswith("the reference, which results are compared with, cannot be computed: NotImpl")
+    assert worker._failure(NotImplementedError("no"), "agreement")["status"] == "unsupported"
+    assert "None of them" in worker._failure(ProblemError("None of them"), "reference")["message"]
+
+
+def test_the_truth_is_that_of_the_problem(tmp_path: Path) -> None:
+    problem = networks.mlp(inputs=3, width=3, outputs=2, batch=4).to("cpu", torch.float32)
+    for quantity in ("hessian", "hvp", "ggn"):
+        apart.compute(dataclasses.replace(JOB, quantity=quantity), problem, tmp_path / "truth.pt")
+        truth = apart.load(tmp_path / "truth.pt")
+        apart.require_same_point(truth, problem)
+        assert (truth.hessian is None) == (quantity != "ggn")
+        assert (truth.of.directions is None) == (quantity != "hvp")
+        for other in (
+            networks.mlp(seed=1, inputs=3, width=3, outputs=2, batch=4),  # other parameters
+            networks.mlp(inputs=3, width=3, outputs=2, batch=4, activation="gelu").to("cpu", torch.float32),
+        ):
+            with pytest.raises(ProblemError, match="another one each time"):
+                apart.require_same_point(truth, other)
+
+
+def test_texts_are_cut_and_printable() -> None:
+    assert advice.text(ValueError("x" * 10**6)).endswith("xx ... (1,000,000 characters)")
+    assert len(advice.trace(ValueError("x" * 10**6))) <= advice.LONGEST_TRACE
+    assert advice.text(ValueError("a\x00b\udcff\nä")) == "a\\x00b\\udcff\nä"
+    assert advice.explain(MemoryError())[1].startswith("MemoryError. The method does not fit")
+    assert advice.explain(GeneratorExit()) == ("error", "GeneratorExit")
