@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,18 +29,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from harness import advice, agreement, clock, counters, environment, fingerprint, limits, memory
 from harness.explained import explained
 from harness.heard import Listener
 from harness.job import Job
-from harness.problems import Problem, networks
-from harness.problems.problem import ProblemError, build, check, subset
+from harness.problems import Problem, ProblemError, attention, build, check, networks, subset, tensors_of
 from harness.record import write_json
 from harness.reference import reference
 
 # Modules that torch imports on the first call of a transform: 1 to 2 s that belong to no method.
+PLAIN = ("loss", "theta", "sizes")  # what every problem has; what else a method may ask for is a network's
 LAZY = ("torch._dynamo", "torch._decomp.decompositions_for_jvp", "torch.profiler")
 
 
@@ -96,6 +95,7 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
         asked = Job.from_dict(job)
         _device(asked.device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        attention.use_math()
         seen |= environment.describe(asked.device, asked.code)
         if part == "limits":
             seen |= limits.measure(_begin(asked), getattr(torch, asked.dtype))
@@ -111,6 +111,7 @@ def run(job: dict[str, Any], part: str, result: str) -> None:
                      "samples": _length(cell.problem.inputs)}  # fmt: skip
             if part == asked.passes[0]:
                 seen["operators"] = ", ".join(fingerprint.operators(cell.problem.loss, cell.problem.theta))
+                seen["attention"] = attention.met(cell.problem.loss, cell.problem.theta)
                 seen |= heard.fields()
             write_json(seen, Path(result))
             for fields in PARTS[part](cell):
@@ -163,11 +164,7 @@ def _device(name: str) -> torch.device:
 
 def _length(inputs: Any) -> int | None:
     """N, the length of the first tensor among the inputs."""
-    if isinstance(inputs, Mapping):
-        inputs = tuple(inputs.values())
-    if isinstance(inputs, tuple | list):
-        return next((length for length in map(_length, inputs) if length is not None), None)
-    return len(inputs) if isinstance(inputs, Tensor) and inputs.dim() else None
+    return next((len(tensor) for tensor in tensors_of(inputs) if tensor.dim()), None)
 
 
 def bind(job: Job, problem: Problem) -> Cell:
@@ -187,7 +184,7 @@ def bind(job: Job, problem: Problem) -> Cell:
                "sizes": problem.sizes}  # fmt: skip
     parameters = inspect.signature(function).parameters
     asked = {name: offered[name] for name in parameters if name in offered}
-    absent = [name for name, value in asked.items() if value is None]
+    absent = [name for name in asked if (vectors if name == "vectors" else problem.model) is None and name not in PLAIN]
     if absent:
         raise Unsupported(
             f"{job.target} asks for {', '.join(absent)}, which problem={job.problem} with quantity={job.quantity} does "
@@ -363,7 +360,7 @@ def _surroundings(cell: Cell) -> dict[str, Any]:
         seen["the GPU's random number generator"] = torch.cuda.get_rng_state(cell.device)
     given = {"vectors": cell.vectors, "inputs": problem.inputs, "targets": problem.targets, "data": problem.data}
     for name, value in given.items():
-        leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        leaves = tensors_of(value)
         seen |= {f"{name}[{place}]" if len(leaves) > 1 else name: leaf.clone() for place, leaf in enumerate(leaves)}
     if problem.model is not None:
         for name, p in problem.model.named_parameters():
