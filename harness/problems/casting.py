@@ -33,7 +33,7 @@ def cast(value: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
     to `dtype`; integers and booleans keep theirs. Inputs that require a gradient do so in the copy; a tensor that has a
     history, as an activation that a module keeps, is detached. Objects and memory that are shared stay shared.
 
-    Not seen: tensors that belong to a class, or that only code in C knows.
+    Not seen: tensors that belong to a class that is no module, or that only code in C knows.
     """
     walk = _Walk(device, dtype)
     data = walk.dumped(value)
@@ -85,7 +85,7 @@ class _Walk(pickle.Pickler):
         super().__init__(self._buffer, protocol=4)
         self.left_out: list[Any] = []
         self._places: dict[int, int] = {}
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._search = device, dtype, closures.Search()
 
     def dumped(self, value: Any) -> bytes:
         """The pickle of an object."""
@@ -96,27 +96,37 @@ class _Walk(pickle.Pickler):
         """The place in `left_out` of a tensor, or of what is kept; None for what is walked through."""
         if isinstance(value, _Kept):
             value = value.value
-        elif not isinstance(value, Tensor) and not _is_kept(value):
+        elif not isinstance(value, Tensor) and not self._is_kept(value):
             return None
         if id(value) not in self._places:
             self._places[id(value)] = len(self.left_out)
             self.left_out.append(value)
         return self._places[id(value)]
 
+    def _is_kept(self, value: Any) -> bool:
+        """Whether a value has no tensors within it, or none that could be replaced."""
+        if isinstance(value, types.FunctionType):
+            return not self._search.finds_tensors(value)
+        if isinstance(value, types.BuiltinFunctionType):
+            return value.__self__ is None or isinstance(value.__self__, types.ModuleType | type)
+        if isinstance(value, type | types.ModuleType | types.CodeType):
+            return True
+        return closures.is_torchs_own(value) and not isinstance(value, nn.Module | torch.Generator)
+
     def reducer_override(self, value: Any) -> Any:
         """How an object is taken apart and put together again, as `object.__reduce__` has it."""
         if isinstance(value, types.FunctionType):
-            return closures.reduced(value, _Kept)
+            return closures.reduced(value, self._search, _Kept)
         if isinstance(value, types.CellType):
             return types.CellType, ()  # filled with what the function closes over
         if isinstance(value, types.MethodType):
             return types.MethodType, (value.__func__, value.__self__)
         if isinstance(value, weakref.ref):
-            return _value_of, (_Kept(value),) if value() is None else (weakref.ref(value()),)
+            return (_value_of, (_Kept(value),)) if value() is None else (weakref.ref, (value(),))
         if isinstance(value, torch.jit.ScriptModule | torch.fx.GraphModule):
             return _value_of, (_Kept(copy.deepcopy(value).to(self._device, self._dtype)),)
         if isinstance(value, nn.Module):
-            state = vars(value) | closures.methods(value)
+            state = vars(value) | closures.of_class(value, self._search)
             return copyreg.__newobj__, (type(value),), state, None, None, _set_vars  # type: ignore[attr-defined]
         reduce = copyreg.dispatch_table.get(type(value))
         try:
@@ -136,17 +146,6 @@ class _Rebuilt(pickle.Unpickler):
     def persistent_load(self, place: Any) -> Any:
         """What stands for what was left out."""
         return self._left_out[place]
-
-
-def _is_kept(value: Any) -> bool:
-    """Whether a value has no tensors within it, or none that could be replaced."""
-    if isinstance(value, types.FunctionType):
-        return not closures.holds_tensors(value)
-    if isinstance(value, types.BuiltinFunctionType):
-        return value.__self__ is None or isinstance(value.__self__, types.ModuleType | type)
-    if isinstance(value, type | types.ModuleType | types.CodeType):
-        return True
-    return closures.is_torchs_own(value) and not isinstance(value, nn.Module | torch.Generator)
 
 
 def _value_of(value: Any) -> Any:

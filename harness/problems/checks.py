@@ -138,19 +138,20 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 def _evaluated(problem: Problem, theta: Tensor) -> Any:
     """The loss; raises ProblemError where torch refuses it for a tensor of another dtype than the parameters'."""
-    with _Watched() as watched:
-        try:
+    watched = _Watched()
+    try:
+        with watched:
             return problem.loss(theta)
-        except RuntimeError as error:
-            others = [x for x in watched.last if x.dtype != theta.dtype and x.is_floating_point()]
-            if not others or not re.search("dtype|same type|scalar type|data type", str(error)):
-                raise
-            shown = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in others)
-            raise ProblemError(
-                f"in {watched.name} the loss uses a tensor that is not in the parameters' {theta.dtype}: {shown} "
-                f"({error}); it was not found when the problem was cast, since it is made while the loss is computed or "
-                "belongs to a class: make it a buffer of the model, or data, or convert it there with .to(x.dtype)"
-            ) from error
+    except RuntimeError as error:
+        others = [x for x in watched.last if x.dtype != theta.dtype and x.is_floating_point()]
+        if not others or not re.search("dtype|same type|scalar type|data type", str(error)):
+            raise
+        shown = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in others)
+        raise ProblemError(
+            f"in {watched.name} the loss uses a tensor that is not in the parameters' {theta.dtype}: {shown} ({error}); "
+            "it was not found when the problem was cast, since it is made while the loss is computed or belongs to a "
+            "class: make it a buffer of the model, or data, or convert it there with .to(x.dtype)"
+        ) from error
 
 
 class _Watched(TorchFunctionMode):

@@ -18,13 +18,13 @@ from harness.problems.errors import ProblemError
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, torch.dtype, torch.device)
 
 
-def reduced(function: types.FunctionType, kept: Callable[[Any], Any]) -> Any:
+def reduced(function: types.FunctionType, search: Search, kept: Callable[[Any], Any]) -> Any:
     """How a function is taken apart and put together again, as `object.__reduce__` has it; `kept` marks what is kept.
 
     A function that names tensors among the globals of its module gets a copy of these globals. Raises ProblemError
     where it also assigns to one, which the rest of the module would then not see.
     """
-    named = {name: value for name, value in sorted(_globals(function).items()) if holds_tensors(value, {id(function)})}
+    named = {name: value for name, value in sorted(_globals(function).items()) if search.finds_tensors(value)}
     if named and any(step.opname == "STORE_GLOBAL" for step in dis.get_instructions(function)):
         raise ProblemError(
             f"{function.__qualname__} uses {', '.join(named)} of its module, which must be cast with the problem, and "
@@ -56,29 +56,47 @@ def _filled(function: types.FunctionType, state: dict[str, Any]) -> None:
     function.__globals__.update(state["globals"])
 
 
-def methods(module: nn.Module) -> dict[str, types.MethodType]:
-    """The methods of a module's class, torch's own apart, that hold tensors: those that its copy needs of its own."""
-    found: dict[str, types.MethodType] = {}
+def of_class(module: nn.Module, search: Search) -> dict[str, Any]:
+    """What a module has from its class, torch's own classes apart, that holds tensors, as attributes of its own.
+
+    Its copy needs these: methods that close over tensors or name them among their module's globals, and tensors that
+    belong to the class. Special methods are left out, since Python does not look for these in an instance.
+    """
+    found: dict[str, Any] = {}
     for kind in type(module).__mro__:
         if kind.__module__.split(".")[0] == "torch" or kind is object:
             continue
         for name, value in vars(kind).items():
-            if isinstance(value, types.FunctionType) and name not in vars(module) and name not in found:
-                if name.startswith("__") or not holds_tensors(value):
-                    continue
+            if name in found or name in vars(module) or name.startswith("__") or not search.finds_tensors(value):
+                continue
+            if isinstance(value, types.FunctionType):
                 found[name] = types.MethodType(value, module)
+            elif not hasattr(type(value), "__get__"):
+                found[name] = value
     return found
 
 
-def holds_tensors(value: Any, seen: set[int] | None = None) -> bool:
-    """Whether tensors or networks are reached from a value through containers, functions and attributes."""
-    if isinstance(value, Tensor | nn.Module):
-        return True
-    seen = set() if seen is None else seen
-    if isinstance(value, PLAIN) or id(value) in seen or is_torchs_own(value):
-        return False
-    seen.add(id(value))
-    return any(holds_tensors(part, seen) for part in _parts(value))
+class Search:
+    """Looks for tensors and networks, through containers, functions and attributes; remembers where there are none."""
+
+    def __init__(self) -> None:
+        self._empty: set[int] = set()
+
+    def finds_tensors(self, value: Any) -> bool:
+        """Whether tensors or networks are reached from a value."""
+        seen: set[int] = set()
+        found = self._reaches(value, seen)
+        if not found:
+            self._empty |= seen
+        return found
+
+    def _reaches(self, value: Any, seen: set[int]) -> bool:
+        if isinstance(value, Tensor | nn.Module):
+            return True
+        if isinstance(value, PLAIN) or id(value) in self._empty or id(value) in seen or is_torchs_own(value):
+            return False
+        seen.add(id(value))
+        return any(self._reaches(part, seen) for part in _parts(value))
 
 
 def is_torchs_own(value: Any) -> bool:
