@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from harness.problems.casting import same
+from harness.problems.casting import same, tensors_of
 from harness.problems.errors import ProblemError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ ROUNDING = 64  # units in the last place that the loss, computed in two ways, ma
 def check(problem: Problem) -> None:
     """Raise ProblemError unless the loss is a finite, deterministic scalar of its parameters alone, without traces."""
     theta = problem.theta.detach().requires_grad_()
-    value = _evaluated(problem, theta)
+    watched = _Watched(), _Watched()
+    value = _evaluated(problem, theta, watched[0])
     if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() != 0:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ProblemError(
@@ -43,7 +44,7 @@ def check(problem: Problem) -> None:
     (gradient,) = torch.autograd.grad(value, theta, allow_unused=True)
     if gradient is None:
         raise ProblemError("the loss does not depend on its parameters: its gradient in them is None")
-    again = problem.loss(theta)
+    again = _evaluated(problem, theta, watched[1])
     if not torch.allclose(value, again, rtol=1e-6):
         raise ProblemError(
             f"the loss is not deterministic: {value.item()} and {again.item()} at the same parameters; call "
@@ -56,6 +57,7 @@ def check(problem: Problem) -> None:
             "must have no side effects"
         )
     _check_gradient_is_not_asked_for(problem, value)
+    _check_no_other_network(problem, *watched)
     check_elsewhere(problem)
 
 
@@ -70,6 +72,24 @@ def _check_gradient_is_not_asked_for(problem: Problem, value: Tensor) -> None:
             f"the loss is {value.item()} where its parameters require a gradient, and {held.item()} where they do not, "
             "as within a transform of torch.func; do not ask for p.requires_grad or torch.is_grad_enabled() in it, "
             "leave out frozen parameters by name"
+        )
+
+
+def _check_no_other_network(problem: Problem, first: _Watched, second: _Watched) -> None:
+    """Raise ProblemError where the loss uses parameters, the same in two calls, that the problem does not hold.
+
+    They are then those of a network that was not cast with it, perhaps the very one that the problem is a copy of.
+    """
+    lasting = [p for p in first.parameters.values() if id(p) in second.parameters]
+    if not lasting or problem.plain is None:
+        return
+    held = {id(tensor) for tensor in tensors_of(problem.plain)}
+    others = [f"{tuple(p.shape)} {p.dtype}" for p in lasting if id(p) not in held]
+    if others:
+        raise ProblemError(
+            f"the loss uses parameters {', '.join(others)} of a network that is not found from the problem, and so was "
+            "not cast with it, as one that a functools.cache or a class keeps; use the problem's own model, or give the "
+            "other one as an attribute, through a closure or as data"
         )
 
 
@@ -136,9 +156,8 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return bool(torch.isclose(one.detach().to(other), other.detach(), rtol=tolerance, atol=tolerance, equal_nan=True))
 
 
-def _evaluated(problem: Problem, theta: Tensor) -> Any:
+def _evaluated(problem: Problem, theta: Tensor, watched: _Watched) -> Any:
     """The loss; raises ProblemError where torch refuses it for a tensor of another dtype than the parameters'."""
-    watched = _Watched()
     try:
         with watched:
             return problem.loss(theta)
@@ -155,14 +174,16 @@ def _evaluated(problem: Problem, theta: Tensor) -> Any:
 
 
 class _Watched(TorchFunctionMode):
-    """Remembers the last function of torch that was called, and its tensors."""
+    """Remembers the last function of torch that was called, with its tensors, and all parameters that were met."""
 
     def __init__(self) -> None:
         super().__init__()
         self.name = ""
         self.last: list[Tensor] = []
+        self.parameters: dict[int, torch.nn.Parameter] = {}  # by id, each kept alive
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.name = getattr(function, "__name__", "torch")
         self.last = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.parameters |= {id(x): x for x in self.last if isinstance(x, torch.nn.Parameter)}
         return function(*args, **(kwargs or {}))
