@@ -10,9 +10,9 @@ _KNOWN = (
         "unsupported",
         r"scaled_dot_product|flash_attention|efficient_attention|_native_multi_head_attention|"
         r"_transformer_encoder_layer_fwd",
-        "torch's fused attention cannot be differentiated twice, by any method: put `with "
-        "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):` around the call that computes the Hessian, "
-        "and torch.backends.mha.set_fastpath_enabled(False) before it.",
+        "torch's fused attention cannot be differentiated twice, by any method: write `with "
+        "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):` around the call that computes the "
+        "Hessian, and torch.backends.mha.set_fastpath_enabled(False) before it.",
     ),
     (
         "error",

@@ -58,9 +58,7 @@ def loss_of(
         H = hessian(lambda theta: loss(unravel(theta)), theta)
     """
     positional, named = arguments(model, inputs)
-    return lambda parameters: evaluated(
-        model, parameters, lambda: criterion(model(*positional, **named), targets)
-    )
+    return lambda parameters: evaluated(model, parameters, lambda: criterion(model(*positional, **named), targets))
 
 
 def evaluated(model: nn.Module, parameters: Mapping[str, Tensor], function: Callable[..., Any], *given: Any) -> Any:
@@ -90,8 +88,8 @@ def _copies(module: nn.Module) -> dict[str, Tensor]:
 def own_loss(outputs: Any, targets: Any = None) -> Tensor:
     """The criterion of a network that computes its loss itself, say from labels among its inputs.
 
-    The loss is the output, where that is a tensor, its entry or attribute `loss`, or the first entry of a tuple or list.
-    Raises ValueError where there is none.
+    The loss is the output, where that is a tensor, its entry or attribute `loss`, or the first entry of a tuple or
+    list. Raises ValueError where there is none.
     """
     found = outputs
     if isinstance(outputs, Mapping):
@@ -105,6 +103,6 @@ def own_loss(outputs: Any, targets: Any = None) -> Tensor:
     shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     raise ValueError(
         f"without a criterion the model must compute its loss itself, a tensor of shape () or an output with an entry "
-        f"`loss`; its output is {type(outputs).__name__}, the loss in it {shown}: give a criterion, or labels among the "
-        "inputs"
+        f"`loss`; its output is {type(outputs).__name__}, the loss in it {shown}: give a criterion, or labels among "
+        "the inputs"
     )

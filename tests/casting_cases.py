@@ -231,7 +231,9 @@ CASES = {
     "module": lambda: classes(criterion=nn.CrossEntropyLoss(weight=WEIGHT)),
     "global": lambda: classes(OfGlobal()),
     "global_network": lambda: from_function(lambda x: NETWORK(x).square().sum(), torch.ones(2, 3)),
-    "global_in_function": lambda: from_function(lambda x: (x @ mixed() * HELD["scale"][0]).square().sum(), torch.eye(3)),
+    "global_in_function": lambda: from_function(
+        lambda x: (x @ mixed() * HELD["scale"][0]).square().sum(), torch.eye(3)
+    ),
     "class_of_closure": class_of_closure,
     "recursive": recursive,
     "closed_over_network": forces,

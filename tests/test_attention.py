@@ -1,7 +1,5 @@
 """Attention: every method works where it is computed from matrix products; elsewhere the first advice is to do so."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import nn
@@ -21,24 +19,6 @@ WAYS = {
     "func": func_hessian.hessian,
     "vmap": vmap_hvp.hessian,
 }
-
-
-@pytest.fixture
-def by_products() -> Iterator[None]:
-    """Attention from matrix products, as in a process that measures; torch's settings are restored."""
-    cuda, fast = torch.backends.cuda, torch.backends.mha.get_fastpath_enabled()
-    before = [
-        cuda.flash_sdp_enabled(),
-        cuda.mem_efficient_sdp_enabled(),
-        cuda.cudnn_sdp_enabled(),
-        cuda.math_sdp_enabled(),
-    ]
-    attention.use_math()
-    yield
-    setters = [cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp, cuda.enable_math_sdp]
-    for setter, value in zip(setters, before, strict=True):
-        setter(value)
-    torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class Direct(nn.Module):

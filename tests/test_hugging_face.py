@@ -1,4 +1,4 @@
-"""Hugging Face's models with random weights, as people give them: batches as dicts, labels inside, outputs as objects."""
+"""Hugging Face's models with random weights: batches as dicts, labels inside, outputs as objects."""
 
 import pytest
 import torch
@@ -7,10 +7,8 @@ from torch.nn import functional as F
 from harness.problems import attention, check, from_network, subset
 from methods import create_graph_rows, vmap_hvp
 from tests.oracles import central_differences, distance
-from tests.test_attention import by_products
 
 transformers = pytest.importorskip("transformers", reason="pip install '.[hf]'")
-__all__ = ["by_products"]
 
 TOKENS = torch.tensor([[1, 4, 2, 6], [3, 3, 5, 0]])
 PADDED = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])

@@ -1,4 +1,4 @@
-"""Problems as people have them: without targets, with their own loss, with dicts, nested parameters and several outputs."""
+"""Problems as people have them: without targets, their own loss, dicts, nested parameters, several outputs."""
 
 import collections
 import dataclasses

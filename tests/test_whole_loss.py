@@ -64,8 +64,9 @@ def closing(penalty):
 def to_old(model):
     """Elastic weight consolidation: a pull towards where the parameters were."""
     old = {name: p.detach() + 0.3 for name, p in model.named_parameters()}
-    return lambda outputs, targets: F.cross_entropy(outputs, targets) + 0.1 * sum(
-        (p - old[name]).square().sum() for name, p in model.named_parameters()
+    return lambda outputs, targets: (
+        F.cross_entropy(outputs, targets)
+        + 0.1 * sum((p - old[name]).square().sum() for name, p in model.named_parameters())
     )
 
 
@@ -162,12 +163,15 @@ def test_what_keeps_the_tensors_themselves_is_told_to_take_them_from_the_model(m
     before = [p.detach().clone() for p in model.parameters()]
     problem = from_network(model, made(model, x), x, y)
     for built in (problem, problem.to("cpu", D), problem.to("cpu", torch.float32)):
-        with pytest.raises(ProblemError, match=r"elsewhere too.*must take them from the model, as model.parameters\(\)"):
+        with pytest.raises(
+            ProblemError, match=r"elsewhere too.*must take them from the model, as model.parameters\(\)"
+        ):
             check(built)
     assert all(torch.equal(p, then) for p, then in zip(model.parameters(), before, strict=True))
 
 
 W = torch.ones(3, dtype=D)
+VIEW = W.view(1, 3)[0]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,7 @@ W = torch.ones(3, dtype=D)
     [
         lambda w: (w * W).square().sum(),
         lambda w: w.square().sum() + W.sum(),
-        lambda w, w_=W.view(-1): (w**2 * w_[0]).sum(),
+        lambda w, view=VIEW: (w**2 * view[0]).sum(),
     ],
 )
 def test_an_objective_that_closes_over_its_parameters_is_told_to_take_its_argument(objective) -> None:

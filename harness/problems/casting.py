@@ -50,7 +50,7 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors, sparse and nested ones too, have the same layout, dtype, shape and entries; NaN equals NaN."""
+    """Whether two tensors, sparse or nested too, have the same layout, dtype, shape and entries; NaN equals NaN."""
     kinds = [(t.layout, t.dtype, t.device, t.is_nested) for t in (one, other)]
     if kinds[0] != kinds[1]:
         return False

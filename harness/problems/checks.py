@@ -88,8 +88,8 @@ def _check_no_other_network(problem: Problem, first: _Watched, second: _Watched)
     if others:
         raise ProblemError(
             f"the loss uses parameters {', '.join(others)} of a network that is not found from the problem, and so was "
-            "not cast with it, as one that a functools.cache or a class keeps; use the problem's own model, or give the "
-            "other one as an attribute, through a closure or as data"
+            "not cast with it, as one that a functools.cache or a class keeps; use the problem's own model, or give "
+            "the other one as an attribute, through a closure or as data"
         )
 
 
@@ -167,9 +167,9 @@ def _evaluated(problem: Problem, theta: Tensor, watched: _Watched) -> Any:
             raise
         shown = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in others)
         raise ProblemError(
-            f"in {watched.name} the loss uses a tensor that is not in the parameters' {theta.dtype}: {shown} ({error}); "
-            "it was not found when the problem was cast, since it is made while the loss is computed or belongs to a "
-            "class: make it a buffer of the model, or data, or convert it there with .to(x.dtype)"
+            f"in {watched.name} the loss uses a tensor that is not in the parameters' {theta.dtype}: {shown} ({error})"
+            "; it was not found when the problem was cast, since it is made while the loss is computed or belongs to "
+            "a class: make it a buffer of the model, or data, or convert it there with .to(x.dtype)"
         ) from error
 
 

@@ -23,9 +23,9 @@ __all__ = ["Criterion", "Problem", "ProblemError", "build", "check", "from_funct
 Criterion = Callable[..., Tensor]  # (outputs, targets) -> ()
 
 RETURNED = (
-    "it must return (model, criterion, inputs, targets), (model, criterion, inputs) without targets, with criterion=None "
-    "where the model computes its loss itself; or (objective, parameters) or (objective, parameters, data); or a Problem "
-    "from harness.problems.from_network or from_function"
+    "it must return (model, criterion, inputs, targets), or (model, criterion, inputs) where there are no targets, with "
+    "None as the criterion where the model computes its loss itself; or (objective, parameters), or (objective, "
+    "parameters, data); or a Problem from harness.problems.from_network or from_function"
 )
 
 
@@ -67,7 +67,7 @@ def from_network(
 
     Raises ProblemError for a class of a loss instead of an instance, and for parameters that cannot be flattened.
     """
-    criterion = _completed(criterion, targets)
+    criterion = completed(criterion, targets)
     theta, unravel = _raveled(model)
     whole = loss_of(model, criterion, inputs, targets)
 
@@ -129,7 +129,7 @@ def _raveled(parameters: Parameters) -> tuple[Tensor, Callable[[Tensor], Any]]:
         raise ProblemError(str(error)) from error
 
 
-def _completed(criterion: Criterion | None, targets: Any) -> Criterion:
+def completed(criterion: Criterion | None, targets: Any) -> Criterion:
     """A criterion of (outputs, targets), for one of the outputs alone or for none."""
     if criterion is None:
         return own_loss
@@ -186,12 +186,11 @@ def _from_tuple(built: tuple[Any, ...]) -> Any:
     """The problem of a tuple that a builder returned; the tuple itself where it is none."""
     if is_network(built):
         return from_network(*built)
-    if len(built) == 2 and callable(built[0]):
-        return from_function(*built)
-    if len(built) == 3 and callable(built[0]):
-        data = built[2]
-        return from_function(built[0], built[1], tuple(data) if isinstance(data, tuple | list) else (data,))
-    return built
+    if len(built) not in (2, 3) or not callable(built[0]):
+        return built
+    objective, parameters, *rest = built
+    several = bool(rest) and isinstance(rest[0], tuple | list)
+    return from_function(objective, parameters, tuple(rest[0] if several else rest))
 
 
 def returned(target: str, options: Mapping[str, Any]) -> Any:
