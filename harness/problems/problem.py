@@ -23,8 +23,8 @@ __all__ = ["Criterion", "Problem", "ProblemError", "build", "check", "from_funct
 Criterion = Callable[..., Tensor]  # (outputs, targets) -> ()
 
 RETURNED = (
-    "it must return (model, criterion, inputs, targets), or (model, criterion, inputs) where there are no targets, with "
-    "None as the criterion where the model computes its loss itself; or (objective, parameters), or (objective, "
+    "it must return (model, criterion, inputs, targets), or (model, criterion, inputs) where there are no targets, "
+    "with None as the criterion where the model computes its loss itself; or (objective, parameters), or (objective, "
     "parameters, data); or a Problem from harness.problems.from_network or from_function"
 )
 
