@@ -112,7 +112,7 @@ def test_no_attention_is_met_where_there_is_none() -> None:
 
 
 def test_a_process_that_measures_uses_it_and_says_so(run) -> None:
-    seen = run(problem_target=f"{__name__}.of_builder", problem_options={}, passes=("agreement",))
+    seen = run(problem_target="tests.test_attention.of_builder", problem_options={}, passes=("agreement",))
     assert (seen["status"], seen["attention"]) == ("ok", "math"), seen["message"]
 
 

@@ -290,7 +290,7 @@ def test_a_builder_of_a_function(builder) -> None:
 
 def test_a_builder_of_neither_is_told_what_to_return() -> None:
     with pytest.raises(
-        ProblemError, match=r"returned tuple; it must return \(model, criterion, inputs, targets\), \(mod"
+        ProblemError, match=r"returned tuple; it must return \(model, criterion, inputs, targets\), or \(mod"
     ):
         build(f"{__name__}.no_problem", {})
 
