@@ -8,6 +8,14 @@ import traceback
 # (status, pattern in the message, what to do); the first that matches counts.
 _KNOWN = (
     (
+        "unsupported",
+        r"scaled_dot_product|flash_attention|efficient_attention|_native_multi_head_attention|"
+        r"_transformer_encoder_layer_fwd",
+        "torch's fused attention cannot be differentiated twice, by any method: write `with "
+        "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):` around the call that computes the "
+        "Hessian, and torch.backends.mha.set_fastpath_enabled(False) before it.",
+    ),
+    (
         "error",
         r"does not require grad and does not have a grad_fn",
         "The gradient was computed without a graph of its own, so it cannot be differentiated again: pass "
@@ -40,8 +48,7 @@ _KNOWN = (
     (
         "unsupported",
         r"derivative for .* is not implemented|not implemented for .*double backward|trying to differentiate twice",
-        "An operation here cannot be differentiated twice in torch; for attention use "
-        "torch.nn.attention.sdpa_kernel(SDPBackend.MATH).",
+        "An operation here cannot be differentiated twice in torch: replace it by one that can, or by its formula.",
     ),
     (
         "unsupported",

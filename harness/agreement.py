@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.problems import casting
 from harness.reference import Reference
 from harness.truth import estimates
 from harness.truth.results import contract, is_estimate, plain
@@ -25,9 +26,9 @@ BLOCK = 1024  # rows of a result converted to float64 at once
 
 
 def same(value: Any, other: Any) -> bool:
-    """Whether two values are the same, tensors bit by bit."""
+    """Whether two values are the same, tensors entry by entry."""
     if isinstance(value, Tensor) and isinstance(other, Tensor):
-        return torch.equal(value, other)
+        return casting.same(value, other)
     return value is other or (not isinstance(value, Tensor) and not isinstance(other, Tensor) and value == other)
 
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from harness.job import Job
 from harness.problems import Problem
 
+EVERY = ("loss", "theta", "sizes")  # problem has these; what else a method may ask for is a network's
+
 
 class MethodError(ValueError):
     """The method's path or options lead nowhere."""
@@ -66,7 +68,7 @@ def bind(job: Job, problem: Problem) -> Cell:
                "sizes": problem.sizes}  # fmt: skip
     parameters = inspect.signature(function).parameters
     asked = {name: offered[name] for name in parameters if name in offered}
-    absent = [name for name, value in asked.items() if value is None]
+    absent = [name for name in asked if (vectors if name == "vectors" else problem.model) is None and name not in EVERY]
     if absent:
         raise Unsupported(
             f"{job.target} asks for {', '.join(absent)}, which problem={job.problem} with quantity={job.quantity} does "

@@ -21,6 +21,16 @@ from harness.record.names import CUSTOM, problem_name
 OURS = ("harness", "methods")  # packages whose source is copied; all others are imported
 
 
+# What stands in a script for the functions that make a problem: only what they are given is used there.
+STUBS = {
+    "harness.problems.problem.Problem": "Problem = tuple",
+    "harness.problems.problem.from_network": """def from_network(model, criterion, inputs, targets=None, hessian=None):
+    return model, criterion, inputs, targets""",
+    "harness.problems.problem.from_function": """def from_function(objective, parameters, data=(), hessian=None):
+    return objective, parameters, data""",
+}
+
+
 class ReproduceError(ValueError):
     """No script can be written for a record."""
 
@@ -49,35 +59,14 @@ def script(seen: Mapping[str, Any]) -> str:
         options.setdefault("seed", seen["seed"])
     built = _built(seen["problem_target"], options)
     called = f"{builder.name}({', '.join(f'{key}={_argument(value, source)}' for key, value in options.items())})"
-    if isinstance(built, tuple):
-        source.add("methods.ravel.ravel")
-        if seen["problem_target"].split(".")[0] not in OURS:  # ours are drawn in float64
-            source.add("harness.problems.problem.double")
-            called = f"torch.utils._pytree.tree_map(double, {called})"
-    if isinstance(built, tuple) and len(built) == 4:
-        setup = f"""model, criterion, inputs, targets = {called}
-theta, unravel = ravel(model)
-
-
-def loss(theta):
-    state = unravel(theta)
-    if model.training:
-        state |= {{name: buffer.clone() for name, buffer in model.named_buffers()}}
-    return criterion(torch.func.functional_call(model, state, inputs), targets)
-"""
-    elif isinstance(built, tuple):
-        setup = f"""objective, parameters, *data = {called}
-theta, unravel = ravel(parameters)
-
-
-def loss(theta):
-    return objective(unravel(theta){", *data[0]" if len(built) == 3 else ""})
-"""
-    else:
-        setup = f"""problem = {called}.to("cpu", torch.float64)
-loss, theta = problem.loss, problem.theta
-model, criterion, inputs, targets = problem.model, problem.criterion, problem.inputs, problem.targets
-"""
+    if seen["problem_target"].split(".")[0] not in OURS:  # ours are drawn in float64
+        source.add("harness.problems.problem.double")
+        called = f"torch.utils._pytree.tree_map(double, {called})"
+    setup = _of_network(built, called, source) if _is_network(built) else _of_function(built, called)
+    source.add("methods.ravel.ravel")
+    if seen.get("attention"):
+        source.add("harness.problems.attention.use_math")
+        setup = f"use_math()\n{setup}"
     offered = ("loss", "theta", "model", "criterion", "inputs", "targets")
     given = [f"{name}={name}" for name in _parameters(method) if name in offered]
     given += [f"{key}={value!r}" for key, value in json.loads(seen["method_options"]).items()]
@@ -110,6 +99,44 @@ def _built(target: str, options: Mapping[str, Any]) -> Any:
         return returned(target, options)
     except Exception as error:  # of whatever kind: it is the user's own code
         raise ReproduceError(f"{target} was called with {dict(options)} and raised {error}") from error
+
+
+def _is_network(built: Any) -> bool:
+    from harness.problems.problem import is_network  # which imports torch
+
+    return is_network(built) if isinstance(built, tuple) else built.model is not None
+
+
+def _of_network(built: Any, called: str, source: _Source) -> str:
+    """The lines that define loss and theta, for a builder of a network."""
+    source.add("methods.calls.loss_of")
+    criterion, *targets = built[1:2] + built[3:] if isinstance(built, tuple) else (built.criterion, built.targets)
+    completed = ""
+    if criterion is None or targets in ([], [None]):
+        source.add("harness.problems.problem.completed")
+        completed = "criterion = completed(criterion, targets)\n"
+    return f"""model, criterion, inputs, *targets = {called}
+targets = targets[0] if targets else None
+{completed}theta, unravel = ravel(model)
+whole = loss_of(model, criterion, inputs, targets)
+
+
+def loss(theta):
+    return whole(unravel(theta))
+"""
+
+
+def _of_function(built: Any, called: str) -> str:
+    """The lines that define loss and theta, for a builder of a function."""
+    given = built[2] if isinstance(built, tuple) and len(built) == 3 else ()
+    data = "data[0]" if not isinstance(given, tuple | list) else "*(data[0] if data else ())"
+    return f"""objective, parameters, *data = {called}
+theta, unravel = ravel(parameters)
+
+
+def loss(theta):
+    return objective(unravel(theta), {data})
+"""
 
 
 def _argument(value: Any, source: _Source) -> str:
@@ -149,10 +176,15 @@ class _Source:
     def add(self, path: str) -> Any:
         """Take in what a dotted path of ours names, with all that it uses; its syntax tree."""
         module, _, name = path.rpartition(".")
+        if path in STUBS:
+            self._definitions[name] = (module, STUBS[path])
+            return ast.parse(STUBS[path]).body[0]
         tops = _tops(module)
         if name not in tops:
             raise ReproduceError(f"{path} is not defined in the source of {module}; scripts copy what is")
         node, text = tops[name]
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in OURS:
+            return self.add(f"{node.module}.{name}")
         if name in self._definitions:
             if self._definitions[name][0] != module:
                 raise ReproduceError(f"both {module} and {self._definitions[name][0]} define {name}")

@@ -16,21 +16,19 @@ import inspect
 import pkgutil
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
 
 from harness import advice, clock, counters, environment, fingerprint, limits, memory
 from harness.binding import Cell, MethodError, Unsupported, asks, bind, provenance
 from harness.heard import Listener
 from harness.job import Job
 from harness.measure.timing import timing
-from harness.problems import Problem, networks
-from harness.problems.problem import ProblemError, build, check, subset
+from harness.problems import Problem, ProblemError, attention, build, check, networks, subset, tensors_of
 from harness.record import write_json
 from harness.truth import apart, traces
 from harness.truth.check import judged
@@ -69,6 +67,7 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
         asked = Job.from_dict(job)
         _device(asked.device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        attention.use_math()
         seen |= environment.describe(asked.device, asked.code)
         if part == "limits":
             seen |= limits.measure(_begin(asked), getattr(torch, asked.dtype))
@@ -117,7 +116,8 @@ def _measured(job: Job, part: str, truth: str | None, heard: Listener) -> Fields
     first = part == job.passes[0]  # what is the same in every pass of a cell is told by the first
     yield {"params": problem.theta.numel(), "whole_params": problem.whole, "samples": _length(problem.inputs)}
     if first:
-        yield {"operators": ", ".join(fingerprint.operators(problem.loss, problem.theta))} | heard.fields()
+        operators = ", ".join(fingerprint.operators(problem.loss, problem.theta))
+        yield {"operators": operators, "attention": attention.met(problem.loss, problem.theta)} | heard.fields()
     known = None if truth is None else apart.load(Path(truth))
     if known is not None:
         apart.require_same_point(known, problem)
@@ -175,11 +175,7 @@ def _device(name: str) -> torch.device:
 
 def _length(inputs: Any) -> int | None:
     """N, the length of the first tensor among the inputs."""
-    if isinstance(inputs, Mapping):
-        inputs = tuple(inputs.values())
-    if isinstance(inputs, tuple | list):
-        return next((length for length in map(_length, inputs) if length is not None), None)
-    return len(inputs) if isinstance(inputs, Tensor) and inputs.dim() else None
+    return next((len(tensor) for tensor in tensors_of(inputs) if tensor.dim()), None)
 
 
 def _warm_up(cell: Cell) -> None:

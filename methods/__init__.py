@@ -8,7 +8,7 @@ Every module works without the harness: `from methods.vmap_hvp import hessian`. 
 - `hvp(loss, theta, vectors, **options) -> (P, k)`, with `vectors` of shape (P, k)
 - `ggn(model, criterion, inputs, targets, **options) -> (P, P)`, the generalised Gauss-Newton matrix
 
-where `loss` maps a flat (P,) tensor to a scalar. `methods.ravel.ravel` flattens a module's parameters, or a tuple
-or dict of tensors, to such a `theta`. What several modules share is in `chunks` (one-hot rows, chunk sizes) and in
-`blocks`.
+where `loss` maps a flat (P,) tensor to a scalar. `methods.ravel.ravel` flattens a module's parameters, or tensors in
+tuples, lists and dicts, to such a `theta`; `methods.calls.loss_of` makes a network's loss. What several
+modules share is in `chunks` (one-hot rows, chunk sizes) and in `blocks`.
 """

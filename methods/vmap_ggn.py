@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, jvp, vjp
+from torch.func import grad, jvp, vjp
 
+from methods.calls import call
 from methods.chunks import batched, matrix
 from methods.ravel import ravel
 
@@ -31,7 +32,7 @@ def ggn(
     theta, unravel = ravel(model)
 
     def outputs(theta: Tensor) -> Tensor:
-        return functional_call(model, unravel(theta), inputs)
+        return call(model, unravel(theta), inputs)
 
     predicted, pull = vjp(outputs, theta)  # type: ignore[misc]  two values without has_aux
     curve = vjp(grad(lambda z: criterion(z, targets)), predicted)[1]

@@ -13,6 +13,7 @@ import torch
 from harness import record
 from harness.job import PASSES, Job, Measure
 from harness.launch import Launcher
+from harness.problems import attention
 
 torch.set_num_threads(1)  # two on a shared machine make loops over small tensors several times slower
 
@@ -83,3 +84,21 @@ def harness(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, capture_output=True, text=True, timeout=300, **{"cwd": ROOT, **options})
 
     return call
+
+
+@pytest.fixture
+def by_products() -> Iterator[None]:
+    """Attention from matrix products, as in a process that measures; torch's settings are restored."""
+    cuda, fast = torch.backends.cuda, torch.backends.mha.get_fastpath_enabled()
+    before = [
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.cudnn_sdp_enabled(),
+        cuda.math_sdp_enabled(),
+    ]
+    attention.use_math()
+    yield
+    setters = [cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp, cuda.enable_math_sdp]
+    for setter, value in zip(setters, before, strict=True):
+        setter(value)
+    torch.backends.mha.set_fastpath_enabled(fast)

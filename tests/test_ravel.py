@@ -1,11 +1,15 @@
 """Flattening and back."""
 
+import collections
+import types
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
 from methods.ravel import ravel
 
@@ -81,10 +85,64 @@ def test_a_module_is_taken_in_the_order_of_its_named_parameters() -> None:
 
 @pytest.mark.parametrize(
     "parameters",
-    [(), {}, nn.Tanh(), torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.complex64), torch.ones(0),
-     (torch.ones(2), torch.ones(2, dtype=torch.float64)), (torch.ones(2), torch.ones(2, device="meta")),
-     nn.Linear(2, 2).requires_grad_(False)],
-)  # fmt: skip
+    [
+        (),
+        {},
+        torch.ones(2, dtype=torch.int64),
+        torch.ones(0),
+        (torch.ones(2), torch.ones(2, dtype=torch.float64)),
+        (torch.ones(2), torch.ones(2, device="meta")),
+        torch.eye(2).to_sparse(),
+    ],
+)
 def test_what_cannot_be_flattened_is_refused(parameters) -> None:
     with pytest.raises(ValueError, match="must be real floating-point tensors of one dtype on one device; found"):
         ravel(parameters)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        (nn.Tanh(), "no parameters that require a gradient, the model has none"),
+        (nn.Linear(2, 2).requires_grad_(False), "all 6 are frozen: call model.requires_grad_(True)"),
+        (nn.LazyLinear(2), "call the model once on its inputs"),
+        (nn.Sequential(nn.Linear(2, 3), nn.LazyLinear(2)), "call the model once on its inputs"),
+        (nn.LazyConv1d(2, 1), "call the model once on its inputs"),
+        (nn.Linear(2, 2, dtype=torch.complex64), "make torch.view_as_real(p), of shape (2, 2, 2), the parameter"),
+        ({"a": torch.ones(2), "b": [torch.ones(3, dtype=torch.complex128)]}, "of shape (3, 2), the parameter"),
+        (torch.ones((), dtype=torch.complex64), "parameters must be real, found () torch.complex64"),
+        ([torch.ones(2), 0.3], "found float: make a number a tensor of shape ()"),
+        ({"w": torch.ones(2), "name": "tanh"}, "found str"),
+        ([(torch.ones(2), {1, 2})], "found set"),
+    ],
+)
+def test_what_is_refused_is_told_what_to_write(parameters, words: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        ravel(parameters)
+    assert words in str(error.value)
+
+
+Layer = collections.namedtuple("Layer", "weight bias")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        [(torch.randn(2, 3), torch.randn(3)), (torch.randn(3, 1), torch.randn(1))],
+        {"encoder": {"w": torch.randn(2), "b": torch.randn(())}, "decoder": [torch.randn(1, 2)]},
+        collections.OrderedDict(first=Layer(torch.randn(2, 2), torch.randn(2)), second=Layer(torch.randn(2), None)),
+        ({"a": [torch.randn(1), (torch.randn(2),)]}, torch.randn(())),
+        types.MappingProxyType({"a": torch.randn(2), "b": torch.randn(3)}),
+    ],
+)
+def test_a_nested_structure_comes_back_as_it_was(parameters) -> None:
+    theta, unravel = ravel(parameters)
+    every = tree_leaves(dict(parameters) if hasattr(parameters, "keys") else parameters)
+    leaves = [leaf for leaf in every if leaf is not None]
+    assert torch.equal(theta, torch.cat([leaf.flatten() for leaf in leaves]))
+    found = unravel(theta)
+    assert type(found) is (dict if isinstance(parameters, types.MappingProxyType) else type(parameters))
+    assert [leaf.shape for leaf in tree_leaves(found) if leaf is not None] == [leaf.shape for leaf in leaves]
+    if isinstance(parameters, collections.OrderedDict):
+        assert found["second"].bias is None
+        assert torch.equal(found["first"].weight, parameters["first"].weight)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness import record, reproduce
+from harness.problems import from_function
 
 ZOO = "harness.problems.zoo"
 CASES = {
@@ -31,6 +32,54 @@ def weighted_cubes(x, weights):
     return (weights * x**3).sum() + x.prod() ** 2
 
 
+def one_tensor():
+    """A function whose data is one tensor."""
+    return weighted_cubes, torch.tensor([0.5, -1.0]), torch.tensor([2.0, 3.0])
+
+
+def made():
+    """A problem of a function."""
+    return from_function(weighted_cubes, torch.tensor([0.5, -1.0]), (torch.tensor([2.0, 3.0]),))
+
+
+def line():
+    """A layer of three outputs."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3), torch.nn.Tanh())
+
+
+def penalised():
+    """A network with a penalty on its parameters within the criterion."""
+    model = line()
+
+    def criterion(outputs, targets):
+        return (outputs - targets).square().mean() + model[0].weight.pow(4).sum()
+
+    return model, criterion, torch.ones(4, 2), torch.ones(4, 3)
+
+
+def without_targets():
+    """A loss of the outputs alone."""
+    return line(), lambda outputs: outputs.square().sum(), torch.ones(4, 2)
+
+
+class Summed(torch.nn.Module):
+    """Computes its loss itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = line()
+
+    def forward(self, x):
+        """The sum of its squared outputs."""
+        return self.inner(x).square().sum()
+
+
+def summed():
+    """A network that computes its loss itself."""
+    return Summed(), None, {"x": torch.ones(4, 2)}
+
+
 def run(folder, seen):
     """What the script says, in an interpreter that does not see the harness."""
     (folder / "script.py").write_text(reproduce.script(seen))
@@ -50,6 +99,15 @@ def test_a_script_finds_what_its_record_found(tmp_path, run_record, name, target
         return
     printed = float(re.search("differences: (.*)", said)[1])
     assert printed == pytest.approx(error, rel=0.05) if error > 1e-6 else printed < 1e-6
+
+
+@pytest.mark.usefixtures("by_products")
+@pytest.mark.parametrize("builder", [penalised, without_targets, summed, one_tensor, made])
+def test_a_script_has_the_loss_that_the_harness_has(job, capsys, builder) -> None:
+    cell = job(problem_target=f"{__name__}.{builder.__name__}", problem_options={})
+    seen = cell.fields() | {"status": "ok", "torch": torch.__version__, "relative_error": None, "attention": "math"}
+    exec(reproduce.script(seen), {"__name__": "script"})
+    assert float(re.search("differences: (.*)", capsys.readouterr().out)[1]) < 1e-6
 
 
 @pytest.fixture

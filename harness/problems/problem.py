@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from methods.ravel import ravel
+from harness.problems.casting import cast
+from harness.problems.checks import check, check_elsewhere
+from harness.problems.errors import ProblemError
+from harness.problems.subset import subset
+from methods.calls import call, loss_of, own_loss
+from methods.ravel import Parameters, leaves_of, ravel
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["Criterion", "Problem", "ProblemError", "build", "check", "from_function", "from_network", "subset"]
 
+Criterion = Callable[..., Tensor]  # (outputs, targets) -> ()
 
-class ProblemError(ValueError):
-    """A problem cannot be built from its options, or is none whose Hessian can be asked for."""
+RETURNED = (
+    "it must return (model, criterion, inputs, targets), or (model, criterion, inputs) where there are no targets, "
+    "with None as the criterion where the model computes its loss itself; or (objective, parameters), or (objective, "
+    "parameters, data); or a Problem from harness.problems.from_network or from_function"
+)
 
 
 @dataclass(frozen=True)
@@ -30,158 +38,159 @@ class Problem:
     sizes: tuple[int, ...]  # of the parameter tensors that theta is made of, in its order
     to: Callable[[torch.device | str, torch.dtype], Problem]  # the same problem on another device, in another dtype
     model: torch.nn.Module | None = None
-    outputs: Callable[[Tensor], Tensor] | None = None  # (P,) -> the model's outputs
+    outputs: Callable[[Tensor], Any] | None = None  # (P,) -> the model's outputs
     criterion: Criterion | None = None
     inputs: Any = None
     targets: Any = None
     whole: int | None = None  # parameters of the problem that this one is a `subset` of
     data: tuple[Any, ...] = ()  # what the objective of a function needs beside its parameters
     hessian: Callable[[], Tensor] | None = None  # () -> (P, P), the closed form at theta
+    leaves: tuple[Tensor, ...] = ()  # the user's parameter tensors, which theta is a copy of; none of a `subset`
+    plain: Callable[[], Tensor] | None = None  # () -> (), the loss as the user computes it, at what the leaves now hold
 
 
 def from_network(
     model: torch.nn.Module,
-    criterion: Criterion,
+    criterion: Criterion | None,
     inputs: Any,
-    targets: Any,
+    targets: Any = None,
     hessian: Callable[[Any, Any], Tensor] | None = None,
 ) -> Problem:
     """The problem of `criterion(model(inputs), targets)` in the model's trainable parameters.
 
-    `theta` is in the order of `model.named_parameters()`. Inputs and targets may be tensors, tuples, lists or dicts
-    of them; a tuple of inputs is given to the model as its arguments. `hessian(model, inputs)` is the closed form
-    (P, P), where one is known.
+    `theta` is in the order of `model.named_parameters()`. Inputs and targets may be tensors, or tuples, lists, dicts or
+    objects of them. A tuple of inputs is given to the model as its arguments; a dict as `model(**inputs)` where the
+    model's `forward` names all of its keys, else as its one argument. Without a criterion the model computes its loss
+    itself: its output, or an entry `loss` of it. A criterion of one argument is given the outputs alone where there are
+    no targets. A penalty on the model's parameters within the criterion is part of the loss. `hessian(model, inputs)`
+    is the closed form (P, P), where one is known.
+
+    Raises ProblemError for a class of a loss instead of an instance, and for parameters that cannot be flattened.
     """
-    theta, unravel = ravel(model)
-
-    def outputs(theta: Tensor) -> Tensor:
-        return _call(model, unravel(theta), inputs)
-
-    def loss(theta: Tensor) -> Tensor:
-        return criterion(outputs(theta), targets)
+    criterion = completed(criterion, targets)
+    theta, unravel = _raveled(model)
+    whole = loss_of(model, criterion, inputs, targets)
 
     def to(device: torch.device | str, dtype: torch.dtype) -> Problem:
-        moved = copy.deepcopy(criterion) if isinstance(criterion, torch.nn.Module) else criterion
-        if isinstance(moved, torch.nn.Module):
-            moved = moved.to(device, dtype)
-        cast_inputs, cast_targets = _cast((inputs, targets), device, dtype)
-        return from_network(copy.deepcopy(model).to(device, dtype), moved, cast_inputs, cast_targets, hessian)
+        return from_network(*cast((model, criterion, inputs, targets, hessian), device, dtype))
 
-    closed_form = None if hessian is None else lambda: hessian(model, inputs)
-    sizes = _sizes(unravel(theta))
-    return Problem(loss, theta, sizes, to, model, outputs, criterion, inputs, targets, hessian=closed_form)
+    leaves = tuple(leaves_of(model))
+    return Problem(
+        lambda theta: whole(unravel(theta)),
+        theta,
+        tuple(leaf.numel() for leaf in leaves),
+        to,
+        model,
+        lambda theta: call(model, unravel(theta), inputs),
+        criterion,
+        inputs,
+        targets,
+        hessian=None if hessian is None else lambda: hessian(model, inputs),
+        leaves=leaves,
+        plain=lambda: criterion(call(model, {}, inputs), targets),
+    )
 
 
 def from_function(
     objective: Callable[..., Tensor],
-    parameters: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
+    parameters: Parameters,
     data: tuple[Any, ...] = (),
     hessian: Callable[..., Tensor] | None = None,
 ) -> Problem:
-    """The problem of `objective(parameters, *data)`, a scalar, in a tensor, or a tuple or dict of tensors.
+    """The problem of `objective(parameters, *data)`, a scalar, in a tensor, or tensors in tuples, lists and dicts.
 
-    What the objective needs beside its parameters comes as `data`, not through a closure, so that it can be cast
-    to another dtype or device with them. `hessian(parameters, *data)` is the closed form (P, P), where one is known.
+    What the objective needs beside its parameters, networks too, comes best as `data`; what it closes over is cast to
+    another dtype or device as well. `hessian(parameters, *data)` is the closed form (P, P), where one is known.
+
+    Raises ProblemError for parameters that cannot be flattened.
     """
-    theta, unravel = ravel(parameters)
+    theta, unravel = _raveled(parameters)
 
     def to(device: torch.device | str, dtype: torch.dtype) -> Problem:
-        cast_parameters, cast_data = _cast((parameters, data), device, dtype)
-        return from_function(objective, cast_parameters, cast_data, hessian)
+        return from_function(*cast((objective, parameters, data, hessian), device, dtype))
 
-    closed_form = None if hessian is None else lambda: hessian(unravel(theta), *data)
-    sizes = _sizes(unravel(theta))
-    return Problem(lambda theta: objective(unravel(theta), *data), theta, sizes, to, data=data, hessian=closed_form)
-
-
-def subset(problem: Problem, count: int, seed: int) -> Problem:
-    """The problem in `count` of its parameters, drawn at random; the others stay where they are.
-
-    Its Hessian is a principal submatrix of the whole one, and each of its columns costs what one of the whole does.
-    `sizes` says how many are of each parameter tensor. Raises ProblemError where there are fewer parameters.
-    """
-    whole = problem.theta
-    if not 1 <= count <= len(whole):
-        raise ProblemError(f"subset={count} must be between 1 and the number of parameters, {len(whole)}")
-    index = (
-        torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].sort().values.to(whole.device)
-    )
-    ends = torch.tensor(problem.sizes, device=whole.device).cumsum(0)
-    sizes = torch.bincount(torch.searchsorted(ends, index, right=True), minlength=len(ends)).tolist()
-    outputs, closed_form, model = problem.outputs, problem.hessian, problem.model
-
-    def embed(theta: Tensor) -> Tensor:
-        return whole.index_put((index,), theta)
-
-    return replace(
-        problem,
-        loss=lambda theta: problem.loss(embed(theta)),
-        theta=whole[index],
-        whole=len(whole),
-        sizes=tuple(size for size in sizes if size),
-        to=lambda device, dtype: subset(problem.to(device, dtype), count, seed),
-        model=None if model is None else _Subset(model, whole[index], embed),
-        outputs=None if outputs is None else lambda theta: outputs(embed(theta)),
-        hessian=None if closed_form is None else lambda: closed_form()[index][:, index],
+    leaves = tuple(leaves_of(parameters))
+    return Problem(
+        lambda theta: objective(unravel(theta), *data),
+        theta,
+        tuple(leaf.numel() for leaf in leaves),
+        to,
+        data=data,
+        hessian=None if hessian is None else lambda: hessian(unravel(theta), *data),
+        leaves=leaves,
+        plain=lambda: objective(unravel(torch.cat([leaf.reshape(-1) for leaf in leaves])), *data),
     )
 
 
-class _Subset(torch.nn.Module):
-    """A network with some of its parameters as one vector, the others fixed."""
-
-    def __init__(self, model: torch.nn.Module, theta: Tensor, embed: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.theta = torch.nn.Parameter(theta.clone())
-        self._model, self._embed, (_, self._unravel) = [model], embed, ravel(model)  # in a list: no part of this module
-
-    def forward(self, *inputs: Any) -> Any:
-        """What the network makes of its inputs."""
-        return _call(self._model[0], self._unravel(self._embed(self.theta)), inputs)
+def _raveled(parameters: Parameters) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    try:
+        return ravel(parameters)
+    except ValueError as error:
+        raise ProblemError(str(error)) from error
 
 
-def _call(model: torch.nn.Module, parameters: dict[str, Tensor], inputs: Any) -> Any:
-    """What the network makes of inputs with these parameters; what it writes in train mode it writes into copies."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()} if model.training else {}
-    return torch.func.functional_call(model, parameters | buffers, inputs)
+def completed(criterion: Criterion | None, targets: Any) -> Criterion:
+    """A criterion of (outputs, targets), for one of the outputs alone or for none."""
+    if criterion is None:
+        return own_loss
+    if isinstance(criterion, type):
+        name = criterion.__name__
+        raise ProblemError(f"the criterion is the class {name}, not a loss: give an instance of it, {name}()")
+    if targets is not None or _takes(criterion, 2):
+        return criterion
+    alone = criterion
+    return lambda outputs, _targets=None: alone(outputs)
 
 
-def _sizes(parameters: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tuple[int, ...]:
-    if isinstance(parameters, Tensor):
-        return (parameters.numel(),)
-    leaves = parameters.values() if isinstance(parameters, Mapping) else parameters
-    return tuple(leaf.numel() for leaf in leaves)
-
-
-def _cast(value: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to(device, dtype if value.is_floating_point() else value.dtype)
-    if isinstance(value, Mapping):
-        return {key: _cast(entry, device, dtype) for key, entry in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
-        return type(value)(*(_cast(entry, device, dtype) for entry in value))
-    if isinstance(value, tuple | list):
-        return type(value)(_cast(entry, device, dtype) for entry in value)
-    return value
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function takes so many positional arguments; True where its signature is not known."""
+    try:
+        signature = inspect.signature(function.forward if isinstance(function, torch.nn.Module) else function)
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def build(target: str, options: Mapping[str, Any]) -> Problem:
     """Call the builder at a dotted path with its options.
 
-    A tuple of four is taken as `from_network`'s arguments, one of two or three as `from_function`'s.
+    A tuple that begins with a model and a criterion is taken as `from_network`'s arguments, any other one of two or
+    three as `from_function`'s.
 
-    Raises ProblemError where the path leads nowhere, the options do not fit or the result is no problem.
+    Raises ProblemError where the path leads nowhere, the options do not fit, the result is no problem, or its loss
+    reads its parameters where they cannot be replaced (`check_elsewhere`; where it can be called before it is cast).
     """
     built = returned(target, options)
-    if isinstance(built, tuple) and len(built) == 4:
-        built = from_network(*built)
-    elif isinstance(built, tuple) and len(built) in (2, 3):
-        built = from_function(*built)
+    if isinstance(built, tuple):
+        built = _from_tuple(built)
     if not isinstance(built, Problem):
-        raise ProblemError(
-            f"{target} returned {type(built).__name__}; it must return (model, criterion, inputs, targets), or "
-            "(objective, parameters), or a Problem from harness.problems.from_network or from_function"
-        )
+        raise ProblemError(f"{target} returned {type(built).__name__}; {RETURNED}")
+    check_elsewhere(built)
     return built
+
+
+def is_network(built: Any) -> bool:
+    """Whether what a builder returned are the arguments of `from_network`."""
+    return (
+        isinstance(built, tuple)
+        and len(built) in (3, 4)
+        and isinstance(built[0], torch.nn.Module)
+        and (built[1] is None or callable(built[1]))
+    )
+
+
+def _from_tuple(built: tuple[Any, ...]) -> Any:
+    """The problem of a tuple that a builder returned; the tuple itself where it is none."""
+    if is_network(built):
+        return from_network(*built)
+    if len(built) not in (2, 3) or not callable(built[0]):
+        return built
+    objective, parameters, *rest = built
+    several = bool(rest) and isinstance(rest[0], tuple | list)
+    return from_function(objective, parameters, tuple(rest[0] if several else rest))
 
 
 def returned(target: str, options: Mapping[str, Any]) -> Any:
@@ -207,38 +216,3 @@ def double(value: Any) -> Any:
     if isinstance(value, torch.nn.Module):
         return value.double()
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def check(problem: Problem) -> None:
-    """Raise ProblemError unless the loss is a finite, deterministic scalar that depends on its parameters."""
-    theta = problem.theta.detach().requires_grad_()
-    value = problem.loss(theta)
-    if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() != 0:
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ProblemError(
-            f"the loss must be a scalar (a tensor of shape ()), found {shape}; reduce it, say by .mean()"
-        )
-    if not value.requires_grad:
-        raise ProblemError(
-            "the loss does not depend on its parameters: no gradient leads back from it to them; compute it from the "
-            "parameters it is given (no .detach(), .item(), torch.no_grad() or closed-over copies)"
-        )
-    if not torch.isfinite(value):
-        raise ProblemError(f"the loss is {value.item()} at the given parameters; a Hessian there means nothing")
-    buffers = {} if problem.model is None else dict(problem.model.named_buffers())
-    before = {name: buffer.clone() for name, buffer in buffers.items()}
-    (gradient,) = torch.autograd.grad(value, theta, allow_unused=True)
-    if gradient is None:
-        raise ProblemError("the loss does not depend on its parameters: its gradient in them is None")
-    again = problem.loss(theta)
-    if not torch.allclose(value, again, rtol=1e-6):
-        raise ProblemError(
-            f"the loss is not deterministic: {value.item()} and {again.item()} at the same parameters; call "
-            "model.eval(), remove dropout or fix its seed"
-        )
-    changed = [name for name, buffer in buffers.items() if not torch.equal(buffer, before[name])]
-    if changed:
-        raise ProblemError(
-            f"the loss changes the model's {', '.join(changed)} whenever it is called, in eval mode too; a loss "
-            "must have no side effects"
-        )

@@ -115,6 +115,7 @@ FIELDS = (
         "sketch", "list[float]", "", "32 random linear functions of the result, the same for all results of its shape"
     ),
     Field("operators", "str", "", "operators of the loss's graph, with which of their inputs depend on the parameters"),
+    Field("attention", "str", "", "math where torch's own attention was met: without the fused kernels; null for none"),
     Field("warnings", "str", "", "what Python and torch warned of while the loss was evaluated and the method called"),
     Field("explained", "str", "", "parameters that the method does otherwise than it is meant to, and why, if it says"),
     # Where.

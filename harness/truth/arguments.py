@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from harness.binding import Cell
+from harness.problems import tensors_of
 
 PLAIN = (bool, int, float, complex, str, type(None))  # kinds of attributes that are compared by value
 READ_APART = {"_parameters", "_buffers", "_modules", "training"}  # of a module's attributes
@@ -22,7 +22,7 @@ def read(cell: Cell, volatile: Set[str]) -> dict[str, Any]:
     seen = _tensor("theta", problem.theta)
     given = {"vectors": cell.vectors, "inputs": problem.inputs, "targets": problem.targets, "data": problem.data}
     for name, value in given.items():
-        leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        leaves = tensors_of(value)
         for place, leaf in enumerate(leaves):
             seen |= _tensor(f"{name}[{place}]" if len(leaves) > 1 else name, leaf)
     for path, module in _modules(cell):

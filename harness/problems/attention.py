@@ -1,0 +1,44 @@
+"""Attention that can be differentiated twice: torch's fused kernels, which it chooses by itself, cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+
+def use_math() -> None:
+    """Let scaled_dot_product_attention, and what calls it, be computed from matrix products, in this process.
+
+    As within `with torch.nn.attention.sdpa_kernel(SDPBackend.MATH):`. The fused kernels for a whole layer of
+    nn.MultiheadAttention and nn.TransformerEncoderLayer in eval mode are switched off too.
+    """
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_math_sdp(True)
+    torch.backends.mha.set_fastpath_enabled(False)
+
+
+def met(loss: Callable[[Tensor], Tensor], theta: Tensor) -> str | None:
+    """`math` where the loss calls an attention of torch's, for which `use_math` makes a difference; else None."""
+    with _Watch() as watch:
+        loss(theta.detach().requires_grad_())
+    return "math" if watch.seen else None
+
+
+ATTENTIONS = (functional.scaled_dot_product_attention, functional.multi_head_attention_forward)
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen |= any(function is attention for attention in ATTENTIONS)
+        return function(*args, **(kwargs or {}))

@@ -1,0 +1,189 @@
+"""Is it a problem whose Hessian can be asked for? What is asked of a loss, and one sentence where it fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from harness.problems.casting import same, tensors_of
+from harness.problems.errors import ProblemError
+
+if TYPE_CHECKING:
+    from harness.problems.problem import Problem
+
+MOVES = (0.1, 1e-3)  # how far the parameters are moved, relative to their size; the first that leaves the loss finite
+ROUNDING = 64  # units in the last place that the loss, computed in two ways, may differ by
+
+
+def check(problem: Problem) -> None:
+    """Raise ProblemError unless the loss is a finite, deterministic scalar of its parameters alone, without traces."""
+    theta = problem.theta.detach().requires_grad_()
+    watched = _Watched(), _Watched()
+    value = _evaluated(problem, theta, watched[0])
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() != 0:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ProblemError(
+            f"the loss must be a scalar (a tensor of shape ()), found {shape}; reduce it, say by .mean()"
+        )
+    if not value.requires_grad:
+        raise ProblemError(
+            "the loss does not depend on its parameters: no gradient leads back from it to them; compute it from the "
+            "parameters it is given (no .detach(), .item(), torch.no_grad() or closed-over copies)"
+        )
+    if not torch.isfinite(value):
+        raise ProblemError(f"the loss is {value.item()} at the given parameters; a Hessian there means nothing")
+    buffers = {} if problem.model is None else dict(problem.model.named_buffers())
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    (gradient,) = torch.autograd.grad(value, theta, allow_unused=True)
+    if gradient is None:
+        raise ProblemError("the loss does not depend on its parameters: its gradient in them is None")
+    again = _evaluated(problem, theta, watched[1])
+    if not torch.allclose(value, again, rtol=1e-6):
+        raise ProblemError(
+            f"the loss is not deterministic: {value.item()} and {again.item()} at the same parameters; call "
+            "model.eval(), remove dropout or fix its seed"
+        )
+    changed = [name for name, buffer in buffers.items() if not same(buffer, before[name])]
+    if changed:
+        raise ProblemError(
+            f"the loss changes the model's {', '.join(changed)} whenever it is called, in eval mode too; a loss "
+            "must have no side effects"
+        )
+    _check_gradient_is_not_asked_for(problem, value)
+    _check_no_other_network(problem, *watched)
+    check_elsewhere(problem)
+
+
+def _check_gradient_is_not_asked_for(problem: Problem, value: Tensor) -> None:
+    """Raise ProblemError where the loss has another value at parameters that do not require a gradient."""
+    try:
+        held = problem.loss(problem.theta)
+    except RuntimeError:  # such as a loss with a gradient in its parameters within it
+        return
+    if not _close(held, value):
+        raise ProblemError(
+            f"the loss is {value.item()} where its parameters require a gradient, and {held.item()} where they do not, "
+            "as within a transform of torch.func; do not ask for p.requires_grad or torch.is_grad_enabled() in it, "
+            "leave out frozen parameters by name"
+        )
+
+
+def _check_no_other_network(problem: Problem, first: _Watched, second: _Watched) -> None:
+    """Raise ProblemError where the loss uses parameters, the same in two calls, that the problem does not hold.
+
+    They are then those of a network that was not cast with it, perhaps the very one that the problem is a copy of.
+    """
+    lasting = [p for p in first.parameters.values() if id(p) in second.parameters]
+    if not lasting or problem.plain is None:
+        return
+    held = {id(tensor) for tensor in tensors_of(problem.plain)}
+    others = [f"{tuple(p.shape)} {p.dtype}" for p in lasting if id(p) not in held]
+    if others:
+        raise ProblemError(
+            f"the loss uses parameters {', '.join(others)} of a network that is not found from the problem, and so was "
+            "not cast with it, as one that a functools.cache or a class keeps; use the problem's own model, or give "
+            "the other one as an attribute, through a closure or as data"
+        )
+
+
+def check_elsewhere(problem: Problem) -> None:
+    """Raise ProblemError where the loss reads its parameters elsewhere than where they are replaced.
+
+    The loss as the user computes it, with the parameters' own tensors moved in place, must be the problem's loss at the
+    moved parameters: it is not where the criterion keeps a list of the parameters, or something closes over a tensor
+    that shares their memory. A loss that cannot be called, or is random, passes: `check` tells. The tensors are put
+    back bit by bit.
+    """
+    if problem.plain is None:
+        return
+    for move in MOVES:
+        try:
+            with _moved(problem, move) as moved:
+                plain = _seeded(problem.plain)
+            found, again = (_seeded(lambda: problem.loss(moved.requires_grad_())) for _ in range(2))
+        except Exception:  # of whatever kind: it is the user's own code
+            return
+        if not all(isinstance(value, Tensor) and value.numel() == 1 for value in (plain, found, again)):
+            return
+        if torch.isfinite(found) and torch.equal(found, again):
+            break
+    else:
+        return
+    if not _close(plain, found):
+        computed = "objective(parameters, *data)" if problem.model is None else "criterion(model(inputs), targets)"
+        source = "its argument" if problem.model is None else "the model, as model.parameters() whenever it is called"
+        raise ProblemError(
+            f"the loss reads its parameters elsewhere too: with their tensors moved in place {computed} is "
+            f"{plain.item()}, and {found.item()} where the moved values are given instead. Something holds the tensors "
+            "themselves, or what shares their memory (a list of parameters, .data, a view made before); it must take "
+            f"them from {source}"
+        )
+
+
+@contextmanager
+def _moved(problem: Problem, move: float) -> Iterator[Tensor]:
+    """The parameters' own tensors moved, in place, for as long as the block lasts; their moved values (P,)."""
+    before = [leaf.detach().clone() for leaf in problem.leaves]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for leaf in problem.leaves:
+                noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
+                leaf.mul_(1 + move).add_(move * (leaf.square().mean().sqrt() or 1.0) * noise)
+        yield torch.cat([leaf.detach().reshape(-1) for leaf in problem.leaves])
+    finally:
+        with torch.no_grad():
+            for leaf, value in zip(problem.leaves, before, strict=True):
+                leaf.copy_(value)
+
+
+def _seeded(function: Any) -> Any:
+    """What a function returns with torch's generator seeded, which is left as it was."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        return function()
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    tolerance = ROUNDING * torch.finfo(other.dtype).eps
+    return bool(torch.isclose(one.detach().to(other), other.detach(), rtol=tolerance, atol=tolerance, equal_nan=True))
+
+
+def _evaluated(problem: Problem, theta: Tensor, watched: _Watched) -> Any:
+    """The loss; raises ProblemError where torch refuses it for a tensor of another dtype than the parameters'."""
+    try:
+        with watched:
+            return problem.loss(theta)
+    except RuntimeError as error:
+        others = [x for x in watched.last if x.dtype != theta.dtype and x.is_floating_point()]
+        if not others or not re.search("dtype|same type|scalar type|data type", str(error)):
+            raise
+        shown = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in others)
+        raise ProblemError(
+            f"in {watched.name} the loss uses a tensor that is not in the parameters' {theta.dtype}: {shown} ({error})"
+            "; it was not found when the problem was cast, since it is made while the loss is computed or belongs to "
+            "a class: make it a buffer of the model, or data, or convert it there with .to(x.dtype)"
+        ) from error
+
+
+class _Watched(TorchFunctionMode):
+    """Remembers the last function of torch that was called, with its tensors, and all parameters that were met."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = ""
+        self.last: list[Tensor] = []
+        self.parameters: dict[int, torch.nn.Parameter] = {}  # by id, each kept alive
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.name = getattr(function, "__name__", "torch")
+        self.last = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.parameters |= {id(x): x for x in self.last if isinstance(x, torch.nn.Parameter)}
+        return function(*args, **(kwargs or {}))

@@ -1,0 +1,108 @@
+"""A network called with given parameters, and its whole loss: the conventions that the methods share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def call(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any) -> Any:
+    """What `model` makes of `inputs` with these parameters, by name; those that are not named keep their own values.
+
+    Inputs are given as `arguments` says. What the network writes into its buffers in train mode is written into copies.
+    """
+    positional, named = arguments(model, inputs)
+    return torch.func.functional_call(model, {**_copies(model), **parameters}, positional, named)
+
+
+def arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named arguments of `model` for `inputs`.
+
+    A tuple holds the positional arguments. A dict is given by name (`model(**inputs)`, as Hugging Face's models take a
+    batch) where the signature of `forward` names all of its keys and asks for nothing else, or has nothing but
+    `*args, **kwargs`. Anything else, other dicts among it, is the only argument.
+    """
+    if isinstance(inputs, tuple):
+        return tuple(inputs), {}
+    if isinstance(inputs, Mapping) and _by_name(model.forward, inputs):
+        return (), dict(inputs)
+    return (inputs,), {}
+
+
+def _by_name(forward: Callable[..., Any], inputs: Mapping[Any, Any]) -> bool:
+    if not inputs or not all(isinstance(key, str) for key in inputs):
+        return False
+    parameters = inspect.signature(forward).parameters
+    try:
+        inspect.signature(forward).bind(**inputs)
+    except TypeError:
+        return False
+    variadic = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
+    return variadic or inputs.keys() <= parameters.keys()
+
+
+def loss_of(
+    model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Any
+) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """The loss `criterion(model(inputs), targets)` (), as a function of the model's parameters by name.
+
+    The model has these parameters while the criterion is evaluated too, so that a penalty on `model.parameters()`
+    within it counts:
+
+        theta, unravel = ravel(model)
+        loss = loss_of(model, criterion, inputs, targets)
+        H = hessian(lambda theta: loss(unravel(theta)), theta)
+    """
+    positional, named = arguments(model, inputs)
+    return lambda parameters: evaluated(model, parameters, lambda: criterion(model(*positional, **named), targets))
+
+
+def evaluated(model: nn.Module, parameters: Mapping[str, Tensor], function: Callable[..., Any], *given: Any) -> Any:
+    """What `function(*given)` returns while `model` has these parameters, as `call` gives them."""
+    state = {f"model.{name}": value for name, value in {**_copies(model), **parameters}.items()}
+    return torch.func.functional_call(_Holder(model, function), state, given)
+
+
+class _Holder(nn.Module):
+    """A function that may read a model, as a module of which the model is a part."""
+
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, *given: Any) -> Any:
+        return self.function(*given)
+
+
+def _copies(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the buffers, where train mode may write into them."""
+    if not any(part.training for part in module.modules()):
+        return {}
+    return {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+
+def own_loss(outputs: Any, targets: Any = None) -> Tensor:
+    """The criterion of a network that computes its loss itself, say from labels among its inputs.
+
+    The loss is the output, where that is a tensor, its entry or attribute `loss`, or the first entry of a tuple or
+    list. Raises ValueError where there is none.
+    """
+    found = outputs
+    if isinstance(outputs, Mapping):
+        found = outputs.get("loss")
+    elif isinstance(outputs, Sequence):
+        found = outputs[0]
+    elif not isinstance(outputs, Tensor):
+        found = getattr(outputs, "loss", None)
+    if isinstance(found, Tensor) and not found.dim():
+        return found
+    shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    raise ValueError(
+        f"without a criterion the model must compute its loss itself, a tensor of shape () or an output with an entry "
+        f"`loss`; its output is {type(outputs).__name__}, the loss in it {shown}: give a criterion, or labels among "
+        "the inputs"
+    )
