@@ -164,7 +164,7 @@ def _huber(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
 ) -> Tensor:
     if weight is not None:
-        return functional.huber_loss(input, target, reduction, delta, weight)
+        return functional.huber_loss(input, target, reduction, delta, **{"weight": weight})
     distance = (input - target).abs()
     losses = torch.where(distance <= delta, distance.square() / 2, delta * (distance - delta / 2))
     return {"mean": losses.mean, "sum": losses.sum, "none": lambda: losses}[reduction]()
