@@ -75,7 +75,7 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
     if estimate is None:
         fields |= _verdict(fields, tensors[0].dtype, truth)
     else:
-        fields |= _judge_estimate(fields, tensors[0], reported[1], truth)
+        fields |= _judge_estimate(fields, tensors[0], reported[1], quantity, truth)
     if truth.departure is not None and not truth.departure.right and truth.kind != "central_differences":
         fields |= _by_wrong_gradient(fields)
     remarks = [fields["message"], *_remarks(fields, truth, quantity, tensors[0].dtype)]
@@ -114,12 +114,18 @@ def _verdict(fields: dict[str, Any], dtype: torch.dtype, truth: Reference) -> di
     return {"status": "ok", "message": None}
 
 
-def _judge_estimate(fields: dict[str, Any], value: Tensor, error: Tensor, truth: Reference) -> dict[str, Any]:
-    assert truth.diagonal is not None
-    off = value[truth.columns].to(torch.float64) - truth.diagonal
-    size = truth.scale.sizes.get(value.dtype, float(truth.diagonal.norm()))
-    expected = error[truth.columns].to(torch.float64)
-    return estimates.judge(off, expected, truth.diagonal, fields["estimate_probes"], fields["tolerance"], size)
+def _judge_estimate(
+    fields: dict[str, Any], value: Tensor, error: Tensor, quantity: str, truth: Reference
+) -> dict[str, Any]:
+    """The verdict on an estimate of any quantity, over the entries whose true values are known."""
+    known = {"diagonal": truth.diagonal, "hvp": truth.products}.get(quantity, truth.values.T)
+    assert known is not None
+    rows = slice(None) if quantity == "hvp" else truth.columns
+    off, expected = value[rows].to(torch.float64) - known, error[rows].to(torch.float64)
+    size = truth.scale.sizes.get(value.dtype, float(known.norm()))
+    return estimates.judge(
+        off.flatten(), expected.flatten(), known.flatten(), fields["estimate_probes"], fields["tolerance"], size
+    )
 
 
 def _by_wrong_gradient(fields: dict[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from harness import agreement
 from harness.problems import from_function, functions, networks
 from methods import hutchinson
 from methods.hutchinson import Estimate
-from tests.judging import by_autograd, judge
+from tests.judging import FULL, PROBED, by_autograd, judge
 
 NETWORK = networks.mlp(inputs=4, width=6, outputs=3, batch=16)
 TRUE = by_autograd(NETWORK).diagonal()
@@ -26,8 +27,8 @@ DISHONEST = {
     "zeros that are called as uncertain as the truth": (ZERO, TRUE.abs(), "standard errors"),
     "zeros, half as uncertain": (ZERO, 0.5 * TRUE.abs(), "standard errors"),
     "a noise as large as its errors": (100 * SIZE * NOISE, 100 * SIZE * ONE, "says nothing"),
-    "twice the truth": (2 * TRUE, 0.5 * TRUE.abs(), "along the true diagonal"),
-    "shrunk": (0.5 * TRUE, 0.2 * TRUE.abs(), "along the true diagonal"),
+    "twice the truth": (2 * TRUE, 0.5 * TRUE.abs(), "along the true values"),
+    "shrunk": (0.5 * TRUE, 0.2 * TRUE.abs(), "along the true values"),
     "exact, and modest": (TRUE, 0.3 * SIZE * ONE, "contradict"),
     "wrong, and certain": (1.1 * TRUE, ZERO, "more than 4 standard errors"),
     "five errors off": (TRUE + 0.5 * SIZE * NOISE.sign(), 0.1 * SIZE * ONE, "more than 4 standard errors"),
@@ -69,3 +70,23 @@ def test_an_estimate_of_zeros() -> None:
     assert judge(found, problem, quantity="diagonal")["status"] == "ok"
     shifted = found._replace(value=found.value + 5 * found.standard_error)
     assert judge(shifted, problem, quantity="diagonal")["status"] == "wrong"
+
+
+@pytest.mark.parametrize("quantity", ["hessian", "diagonal", "hvp"])
+@pytest.mark.parametrize("measure", [FULL, PROBED])
+def test_estimates_of_other_quantities(quantity, measure) -> None:
+    matrix, vectors = by_autograd(NETWORK), torch.ones(len(TRUE), 2, dtype=torch.float64)
+    true = {"hessian": matrix, "diagonal": TRUE, "hvp": matrix @ vectors}[quantity]
+    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    size, given = true.norm() / true.numel() ** 0.5, vectors if quantity == "hvp" else None
+    ones = torch.ones_like(true)
+    for value, error, status in (
+        (true + 0.1 * size * noise, 0.1 * size * ones, "ok"),
+        (0 * true, 1e9 * ones, "wrong"),
+        (true, size * ones, "wrong"),
+    ):
+        estimate = Estimate(value, error, 9)
+        assert agreement.contract(estimate, quantity, NETWORK.theta, given) is None
+        assert judge(estimate, NETWORK, measure, quantity, given)["status"] == status
+    blocks = Estimate(TRUE, TRUE, 3)
+    assert "not estimated" in str(agreement.contract(blocks, "block_diagonal", NETWORK.theta, None, (1, 1, 1)))

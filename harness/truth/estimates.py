@@ -16,18 +16,18 @@ TELLING = 16  # entries from which on that is no accident
 def judge(
     error: Tensor, standard_error: Tensor, true: Tensor, probes: int, tolerance: float, size: float
 ) -> dict[str, Any]:
-    """The fields `standard_error`, `tolerance`, `status` and `message` of an estimated diagonal.
+    """The fields `standard_error`, `tolerance`, `status` and `message` of an estimate.
 
     `error`, `standard_error` and `true` (c,) are of the entries that were compared; `size` is what errors are relative
     to, the norm of `true` or, for true zeros, more. An estimate is wrong if
     - its error has more than four times the norm of the standard errors, or lies more than four standard errors along
-      the true diagonal (too small or too large as a whole; each entry then has the same sign of error);
-    - zeros would pass as well: the true diagonal is less than four standard errors long;
+      the true values (too small or too large as a whole);
+    - zeros would pass as well: the true values are less than four standard errors long;
     - its errors are less than a tenth of the standard errors, over 16 entries or more: the true ratio is about 1;
     - a standard error is negative.
 
-    Along the true diagonal t the standard error is at most sqrt(2 sum t^2 s^2): Hutchinson's entries are correlated by
-    H_ij^2 / probes at the most.
+    Along the true values t the standard error is taken as sqrt(2 sum t^2 s^2), the most that it can be for Hutchinson's
+    diagonal, whose entries are correlated by H_ij^2 / probes.
     """
     size, length = size or 1.0, float(true.norm())
     off, expected = float(error.norm()) / size, float(standard_error.norm()) / size
@@ -37,15 +37,15 @@ def judge(
     if bool((standard_error < 0).any()):
         fault = "a standard error is negative"
     elif off > allowed or abs(along) > max(tolerance * length**2, STANDARD_ERRORS * spread):
-        fault = f"that is more than {STANDARD_ERRORS} standard errors, in norm or along the true diagonal"
+        fault = f"that is more than {STANDARD_ERRORS} standard errors, in norm or along the true values"
     elif INFORMATIVE * spread > length**2 > 0:
         fault = "with standard errors this large it says nothing, and could as well be zeros; take more probes"
     elif expected > tolerance and off < CALIBRATED * expected and len(error) >= TELLING:
         fault = f"standard errors this large contradict errors this small in {len(error)} entries"
-    text = f"an estimate from {probes} probes: error {off:.1e}, standard error {expected:.1e}, both relative to the "
+    text = f"an estimate from {probes} probes: error {off:.1e}, standard error {expected:.1e}, relative to the truth"
     return {
         "standard_error": expected,
         "tolerance": allowed,
         "status": "ok" if fault is None else "wrong",
-        "message": "; ".join(filter(None, [f"{text}diagonal", fault])),
+        "message": "; ".join(filter(None, [text, fault])),
     }

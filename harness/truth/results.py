@@ -55,6 +55,8 @@ def contract(
         "block_diagonal": blocks,
     }[quantity]
     stripped: Any = plain(result)
+    if quantity == "block_diagonal" and isinstance(stripped, Estimate):
+        return f"returned an estimate; block_diagonal is a tuple of {len(sizes)} tensors, and not estimated"
     if quantity == "block_diagonal" and not (isinstance(stripped, tuple | list) and len(stripped) == len(sizes)):
         found = f"{len(stripped)} of them" if isinstance(stripped, tuple | list) else type(stripped).__name__
         return f"returned {found}; block_diagonal is a tuple of {len(sizes)} tensors, one for each parameter tensor"
