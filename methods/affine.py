@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from methods import calls
 from methods.ravel import ravel
 
 
@@ -260,7 +261,7 @@ class Network:
         return _Shifted({id(self.params[name]) for name in fixed}, self._samples, shift, self.theta.dtype)
 
     def _outputs(self) -> Any:
-        return torch.func.functional_call(self._model, self._buffers(), self._inputs)
+        return calls.call(self._model, self._buffers(), self._inputs)
 
     def _scalar(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor) or value.dim():

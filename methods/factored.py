@@ -18,15 +18,13 @@ Bishop, "Exact calculation of the Hessian matrix for the multilayer perceptron",
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from methods.affine import Network, Refused
+from methods.affine import Network
 from methods.certificate import (
     Certificate,
     CertificateError,
@@ -34,12 +32,12 @@ from methods.certificate import (
     FallbackWarning,
     full_precision,
 )
-from methods.products import close, drawn, slices
-from methods.shifts import PRODUCTS, Plan, refusals, write_blocks, write_diagonal
+from methods.plan import PRODUCTS, check_deterministic, planned
+from methods.products import drawn
+from methods.rows import ROWS, products_of, rows_of
+from methods.shifts import write_blocks, write_diagonal
 
-ROWS = 64  # backward passes of a row at once
 USUAL = PRODUCTS  # what `explain` says of a parameter that needs no rows
-DRAWS = 20  # evaluations of a loss that draws random numbers, before it counts as deterministic
 
 Criterion = Callable[..., Tensor]
 Fallback = Literal["rows", "error"]
@@ -82,16 +80,16 @@ def hessian(
     memory = max(2**28, size**2 * out.element_size() / 10) if memory_mb is None else memory_mb * 2**20
     with full_precision():
         certificate = Certificate(network)
-        plan = _plan(network, certificate, lambda plan: write_blocks(network, plan, certificate, out, memory))
+        plan = planned(network, certificate, lambda plan: write_blocks(network, plan, certificate, out, memory))
         _allowed(plan.reasons, fallback, plan.wide)
         for name in plan.penalty.keys() - plan.reasons.keys():
             out.diagonal()[network.span[name]] += plan.penalty[name]
-        for span, rows in _rows(network, plan.reasons):
+        for span, rows in rows_of(network, plan.reasons):
             out[span], out[:, span] = rows, rows.T
         alone: set[str] = set()  # parameters of which each row has taken a pass of its own
         while failed := certificate.failing(out @ certificate.vector, certificate.product):
             alone |= _distrusted(failed, alone, fallback)
-            for span, rows in _rows(network, failed, at_once=1):
+            for span, rows in rows_of(network, failed, at_once=1):
                 out[span], out[:, span] = rows, rows.T
     return out
 
@@ -113,7 +111,7 @@ def diagonal(
         certificate = Certificate(network)
         vector = certificate.vector
         result, found = torch.zeros_like(vector), torch.zeros_like(vector)
-        plan = _plan(network, certificate, lambda plan: write_diagonal(network, plan, certificate, result, found))
+        plan = planned(network, certificate, lambda plan: write_diagonal(network, plan, certificate, result, found))
         blocks = plan.blocks
         _allowed(plan.reasons, fallback, plan.wide)
         for name in plan.penalty.keys() - plan.reasons.keys():
@@ -132,7 +130,7 @@ def diagonal(
             return sum(of_blocks, whole)
 
         def take_rows(names: Iterable[str], at_once: int) -> None:
-            for span, rows in _rows(network, names, at_once):
+            for span, rows in rows_of(network, names, at_once):
                 result[span], found[span] = rows[:, span].diagonal(), rows @ vector
 
         take_rows(plan.reasons, ROWS)
@@ -159,10 +157,10 @@ def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vecto
         raise ValueError(f"vectors are {tuple(vectors.shape)}; they must be ({len(network.theta)}, k), one a column")
     with full_precision():
         certificate = Certificate(network)
-        _check_deterministic(network, certificate)
+        check_deterministic(network, certificate)
         weights = drawn(vectors[0])
         combined = vectors @ weights  # (P,)
-        result = _products(certificate.gradient, network, vectors.T).T
+        result = products_of(certificate.gradient, network, vectors.T).T
         true = certificate.product(combined)
         if certificate.differing(result @ weights, combined, true, certificate.product):
             warnings.warn("batched products are not those of single passes; each takes a pass", FallbackWarning, 2)
@@ -185,7 +183,7 @@ def explain(
     with full_precision():
         certificate = Certificate(network)
         result, found = torch.zeros_like(certificate.vector), torch.zeros_like(certificate.vector)
-        plan = _plan(
+        plan = planned(
             network,
             certificate,
             lambda plan: (
@@ -229,139 +227,3 @@ def _distrusted(failed: Mapping[str, float], alone: set[str], fallback: str) -> 
         stacklevel=3,
     )
     return set(failed)
-
-
-def _check_deterministic(network: Network, certificate: Certificate) -> None:
-    """Raise ValueError where another evaluation of the loss has another value.
-
-    One that draws random numbers is evaluated `DRAWS` times: few units may be dropped alike twice.
-    """
-    before = _generator(network.theta)
-    loss, _ = network.loss((), lambda place, z: z)
-    draws = not torch.equal(_generator(network.theta), before)
-    for _ in range(DRAWS if draws else not certificate.has_value(loss)):
-        again = network.plain().detach()
-        if not certificate.has_value(again):
-            raise ValueError(
-                f"the loss is not deterministic: {float(certificate.value)} and {float(again)} at the same parameters; "
-                "call model.eval(), or fix what is drawn"
-            )
-
-
-def _generator(like: Tensor) -> Tensor:
-    """The state of torch's random generator on a tensor's device."""
-    return torch.cuda.get_rng_state(like.device) if like.is_cuda else torch.get_rng_state()
-
-
-def _plan(network: Network, certificate: Certificate, write: Callable[[Plan], None]) -> Plan:
-    """Which parameters are done by products; `write` does them, and leaves to rows what turns out not to fit."""
-    _check_deterministic(network, certificate)
-    try:
-        plan = _entering(network, certificate)
-    except Refused as refused:
-        return Plan(reasons=dict.fromkeys(network.params, str(refused)))
-    try:
-        write(plan)
-    except Refused as refused:
-        plan.refuse(plan.fixed, str(refused))
-        plan.blocks = []
-    return plan
-
-
-def _entering(network: Network, certificate: Certificate) -> Plan:
-    """The parameters that only enter affine maps, and those of them whose rows are fewer than shifts of the outputs.
-
-    A parameter that enters elsewhere too is taken if what that adds to its rows is diagonal, as with a penalty. Raises
-    Refused.
-    """
-    with refusals():
-        loss, calls, shifts = network.traced(network.params)
-    if network.precision != network.theta.dtype:
-        raise Refused(f"the loss computes in {network.precision} within")
-    if not certificate.has_value(loss):
-        raise Refused("the loss has another value when its operations are watched")
-    affine, shifted, inputs = set(), Counter(), {}
-    for call in calls:
-        _, positions, width = call.features(call.input.detach()).shape
-        for name in network.owners(call):
-            affine.add(name)
-            shifted[name] += positions
-            inputs[name] = width
-    wide = {
-        name: f"{shifted[name]} positions, no fewer than its {inputs[name]} inputs"
-        for name in affine
-        if shifted[name] >= inputs[name]
-    }
-    elsewhere, diagonals = _elsewhere(network, loss, shifts)
-    idle = network.params.keys() - affine - elsewhere - diagonals.keys()
-    wide |= dict.fromkeys(idle, "the loss's slope in it is constant, so that its rows are zero")
-    reasons = dict.fromkeys(
-        network.params.keys() - affine - idle, "it enters no Linear, Conv1d, Conv2d or Embedding that can be shifted"
-    )
-    reasons |= dict.fromkeys(affine & elsewhere, "it also enters other than through its affine map")
-    return Plan(affine - elsewhere, wide, diagonals, reasons)
-
-
-def _elsewhere(network: Network, loss: Tensor, shifts: Sequence[Tensor]) -> tuple[set[str], dict[str, Tensor]]:
-    """The parameters that a traced loss depends on beside its affine maps; those for which that adds a diagonal."""
-    params = list(network.params.values())
-    if not loss.requires_grad:
-        return set(), {}
-    slopes = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-    elsewhere, diagonals = set(), {}
-    for place, (name, slope) in enumerate(zip(network.params, slopes, strict=True)):
-        if slope is None or not slope.requires_grad:
-            continue
-        probe = drawn(slope)
-        one, along = (
-            torch.autograd.grad(slope, [*params, *shifts], vector, retain_graph=True, materialize_grads=True)
-            for vector in (torch.ones_like(slope), probe)
-        )
-        others = [part for tangents in (one, along) for at, part in enumerate(tangents) if at != place]
-        alone = not any(bool(part.any()) for part in others)
-        if alone and close(along[place] - one[place] * probe, along[place]):
-            diagonals[name] = one[place].flatten()
-        else:
-            elsewhere.add(name)
-    return elsewhere, diagonals
-
-
-def _rows(network: Network, names: Iterable[str], at_once: int = ROWS) -> Iterator[tuple[slice, Tensor]]:
-    """Places and rows (c, P) of some parameters, each by a backward pass through one gradient's graph."""
-    names = set(names)
-    if not names:
-        return
-    loss, _ = network.loss((), lambda place, z: z)
-    slopes = torch.autograd.grad(loss, list(network.params.values()), create_graph=True, materialize_grads=True)
-    for name, slope in zip(network.params, slopes, strict=True):
-        span = network.span[name]
-        for some in slices(span.start, span.stop, at_once) if name in names else ():
-            index = torch.arange(some.start, some.stop, device=slope.device) - span.start
-            units = functional.one_hot(index, slope.numel()).to(slope).view(-1, *slope.shape)
-            yield some, _products(slope, network, units)
-
-
-def _products(slope: Tensor, network: Network, vectors: Tensor) -> Tensor:
-    """Slopes (c, P) of `slope . vector` in all parameters, for vectors (c, ...): at once, or in turn where it must."""
-    params = list(network.params.values())
-    if not slope.requires_grad:
-        return slope.new_zeros(len(vectors), len(network.theta))
-
-    def pulled(cotangents: Tensor, **options: bool) -> Sequence[Tensor | None]:
-        return torch.autograd.grad(slope, params, cotangents, retain_graph=True, allow_unused=True, **options)
-
-    parts = None
-    if len(vectors) > 1:
-        try:
-            parts = pulled(vectors, is_grads_batched=True)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # an operation without a rule to batch it, of which torch says this or that
-            parts = None
-    if parts is None:
-        each = [pulled(vector) for vector in vectors]
-        parts = [None if rows[0] is None else torch.stack(rows) for rows in zip(*each, strict=True)]
-    zeros = [p.new_zeros(len(vectors), p.numel()) for p in params]
-    return torch.cat(
-        [zero if part is None else part.reshape(zero.shape) for part, zero in zip(parts, zeros, strict=True)], dim=1
-    )

@@ -2,75 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import CheckpointError
 
 from methods import curvature
 from methods.affine import Network, Refused
 from methods.certificate import TOLERANCE, Certificate
+from methods.plan import MIXED, Plan, refusals
 from methods.products import Part, Use, close, drawn, write
 
 AT_ONCE = 64  # shifts of the outputs of a layer, where its diagonal alone is wanted
-
-PRODUCTS = "matrix products"
-MIXED = "samples depend on each other"
-
-# What torch says where an operation has no rule for a transform, and what that means.
-_REFUSALS = (
-    (
-        r"functorch transforms|saved tensor hooks|inside of a function being transformed|doesn't have storage"
-        r"|would mutate a captured Tensor",
-        "torch's transforms cannot see into an operation",
-    ),
-    (r"forward AD|forward-mode|forward mode|decomposition for", "torch has no forward mode of an operation"),
-    (r"ZeroTensors are immutable", "torch has no forward mode of a gradient"),
-    (r"derivative for .* not implemented|differentiate twice", "torch has no second derivative of an operation"),
-    (r"vmap|[Bb]atching rule|randomness error mode", "torch has no rule to batch an operation"),
-    (
-        r"not have been used in the graph|does not require grad|requires_grad",
-        "torch's transforms do not see a gradient within the forward pass",
-    ),
-)
-
-
-@contextlib.contextmanager
-def refusals() -> Iterator[None]:
-    """Raises Refused where torch says that an operation has no rule for one of its transforms."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise Refused("torch's transforms cannot see into checkpoints") from error
-    except (RuntimeError, NotImplementedError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        said = str(error).split("\n")[0]
-        for pattern, meaning in _REFUSALS:
-            if re.search(pattern, str(error)):
-                raise Refused(f"{meaning}: {said[:120]}") from error
-        raise
-
-
-@dataclass
-class Plan:
-    """Which parameters are done by matrix products, and why the others are not."""
-
-    fixed: set[str] = field(default_factory=set)  # only enter affine maps: by products unless a reason says otherwise
-    wide: dict[str, str] = field(default_factory=dict)  # those whose rows cost less than shifts, or nothing, and why
-    penalty: dict[str, Tensor] = field(default_factory=dict)  # what is on their diagonals beside that
-    reasons: dict[str, str] = field(default_factory=dict)  # why parameters take rows
-    blocks: list[frozenset[str]] = field(default_factory=list)  # parameters of the blocks whose diagonals are done
-
-    def refuse(self, names: Iterable[str], reason: str) -> None:
-        """Leave parameters to rows; the first reason counts."""
-        for name in names:
-            self.reasons.setdefault(name, reason)
 
 
 def uses_of(network: Network, fixed: set[str]) -> list[Use]:

@@ -299,7 +299,7 @@ def test_batched_products_that_are_wrong_are_found_and_mended() -> None:
     vectors = draw(len(problem.theta), 3)
     right = factored.hvp(*arguments(problem), vectors)
     with (
-        mock.patch.object(factored, "_products", return_value=1.001 * right.T),
+        mock.patch.object(factored, "products_of", return_value=1.001 * right.T),
         pytest.warns(FallbackWarning, match="single passes"),
     ):
         found = factored.hvp(*arguments(problem), vectors)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from harness import differences
 from harness.problems import from_network, networks, transformers
-from methods import create_graph_rows, curvature, factored, products
+from methods import create_graph_rows, curvature, factored, products, rows
 from tests.oracles import distance
 from tests.test_zoo import CASES, case
 
@@ -258,7 +258,7 @@ def test_only_what_is_needed_takes_rows() -> None:
 
 
 def test_a_perceptron_takes_no_rows(monkeypatch) -> None:
-    monkeypatch.setattr(factored, "_products", None)
+    monkeypatch.setattr(rows, "products_of", None)
     of(networks.mlp(depth=2))
 
 
@@ -278,7 +278,7 @@ def test_a_layer_that_is_called_twice() -> None:
 def test_many_samples_in_single_precision_do_not_seem_to_mix(monkeypatch) -> None:
     problem = networks.mlp(inputs=6, width=9, outputs=3, batch=2000)
     rows = by_rows(problem)
-    monkeypatch.setattr(factored, "_products", None)
+    monkeypatch.setattr(rows, "products_of", None)
     assert distance(of(problem.to("cpu", torch.float32)).double(), rows) < 1e-5
 
 
