@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from methods import factored
 from methods.certificate import FallbackError, FallbackWarning
-from methods.shifts import PRODUCTS
+from methods.plan import PRODUCTS
 from tests.random_layers import PLAIN
 from tests.random_networks import Case, Spec, build
 

@@ -277,9 +277,9 @@ def test_a_layer_that_is_called_twice() -> None:
 
 def test_many_samples_in_single_precision_do_not_seem_to_mix(monkeypatch) -> None:
     problem = networks.mlp(inputs=6, width=9, outputs=3, batch=2000)
-    rows = by_rows(problem)
+    truth = by_rows(problem)
     monkeypatch.setattr(rows, "products_of", None)
-    assert distance(of(problem.to("cpu", torch.float32)).double(), rows) < 1e-5
+    assert distance(of(problem.to("cpu", torch.float32)).double(), truth) < 1e-5
 
 
 def test_arguments_that_mean_nothing_are_refused() -> None:
