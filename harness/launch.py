@@ -102,9 +102,9 @@ class Launcher:
                 break
         if self._closed:
             raise LaunchError(f"{folder.name} was interrupted")
-        told, numbers = seen.pop("timed", {}), seen.pop("numbers", None)
+        told, checked = seen.pop("timed", {}), seen.pop("checked", None)
         if seen["status"] == "ok":
-            seen |= timed.verdict(seen, told, numbers)
+            seen |= timed.verdict(seen, told, checked)
         seen["cell_s"] = time.perf_counter() - began
         record.write(job.fields() | seen, folder / "record.json")
         return folder / "record.json"

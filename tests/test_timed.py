@@ -54,7 +54,8 @@ def judged(results, checked, **changes) -> dict:
     """The verdict on results, of a cell in which `checked` was right."""
     tensors = tensors_of(checked)
     seen = {"status": "ok", "tolerance": agreement.TOLERANCE[tensors[0].dtype]}
-    return verdict(seen | changes.pop("seen", {}), told(results, **changes), bilinear(tensors))
+    checked = {"numbers": bilinear(tensors), "size": changes.pop("size", None)}
+    return verdict(seen | changes.pop("seen", {}), told(results, **changes), checked)
 
 
 # Results
@@ -95,11 +96,12 @@ def test_one_wrong_row_or_entry_is_found() -> None:
         assert judged([result, wrong, result], result)["status"] == "wrong"
 
 
-def test_zeros_are_compared_absolutely() -> None:
+def test_zeros_are_compared_with_the_size_of_what_cancels() -> None:
     zeros, noise = torch.zeros(26, 26, dtype=torch.float64), torch.full((26, 26), 1e-18, dtype=torch.float64)
     assert judged([zeros, noise, zeros], zeros) == {}
-    assert judged([noise, -noise], noise) == {}
-    assert judged([zeros, zeros + 1e-3], zeros)["status"] == "wrong"
+    assert judged([noise, -noise], noise, size=1.0) == {}
+    assert judged([noise, -noise], noise)["status"] == "wrong"
+    assert judged([zeros, zeros + 1e-3], zeros, size=1.0)["status"] == "wrong"
 
 
 def test_estimates_may_differ_by_their_standard_errors() -> None:
@@ -126,7 +128,7 @@ def test_without_a_check_nothing_is_said_but_of_faults() -> None:
     result = right(cell(right))
     assert verdict({"status": "ok"}, told([result, 2 * result]), None) == {}
     assert verdict({"status": "ok"}, told([result, None]), None)["status"] == "wrong"
-    assert verdict({"status": "ok"}, {}, bilinear([result])) == {}
+    assert verdict({"status": "ok"}, {}, {"numbers": bilinear([result]), "size": None}) == {}
 
 
 def test_the_watcher_sees_every_sample_and_holds_one_result() -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import advice, clock
+from harness import advice, agreement, clock
 from harness.binding import Cell
 from harness.fingerprint import signs
 from harness.measure.witness import number
@@ -64,7 +64,7 @@ def fault(cell: Cell, times_s: list[float], last: float | None, left_s: float) -
                 return None
             try:
                 seen = clock.timed(cell.call, cell.device)
-                value = number(seen.result)
+                value = number(agreement.plain(seen.result))
             except Exception as error:
                 return _raised(cell, error)
             fresh.append(seen.wall_s)
@@ -166,13 +166,15 @@ def moved(problem: Problem) -> Iterator[Tensor]:
 
 def _truth_changed(cell: Cell, move: Tensor) -> bool:
     """Whether what the method was asked for is another where theta has moved: true for no quadratic loss."""
-    exact = cell.problem.to("cpu", torch.float64)
+    job, exact = cell.job, cell.problem.to("cpu", torch.float64)
     vectors = _looked_at(cell)
-    measure = replace(cell.job.measure, truth="autograd")
+    measure = replace(job.measure, truth="autograd")
     points = [cell.problem.theta.double().cpu() - shift for shift in (move.double().cpu(), 0.0)]
     try:
         before, after = (
-            reference(replace(exact, theta=point, hessian=None), vectors, measure, cell.job.seed, cell.job.quantity)
+            reference(
+                replace(exact, theta=point, hessian=None), vectors, measure, job.seed, job.quantity, job.stop_gradient
+            )
             for point in points
         )
     except (RuntimeError, ValueError):  # no truth to be had there

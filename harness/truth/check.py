@@ -15,7 +15,7 @@ from harness.truth.watch import Watch
 
 
 def judged(cell: Cell, watch: Watch, truth: Truth) -> Iterator[dict[str, Any]]:
-    """The agreement fields of a record, and the `numbers` of the result, which those that were timed must have too.
+    """The agreement fields of a record, and what is `checked` of the result, which those that were timed must share.
 
     A fault in what was left behind comes first, since it may have changed what a comparison computes with.
     """
@@ -36,6 +36,8 @@ def judged(cell: Cell, watch: Watch, truth: Truth) -> Iterator[dict[str, Any]]:
     yield {"output_bytes": sum(tensor.numel() * tensor.element_size() for tensor in held)}
     seen = agreement.compare(result, job.quantity, truth.of, truth.hessian)
     if not seen["nonfinite"]:
-        seen |= {"sketch": fingerprint.sketch(tensors), "numbers": fingerprint.bilinear(tensors)}
+        size = truth.of.scale.sizes.get(tensors[0].dtype)  # what errors are relative to, for true zeros
+        numbers = fingerprint.bilinear(tensors)
+        seen |= {"sketch": fingerprint.sketch(tensors), "checked": {"numbers": numbers, "size": size}}
     yield {"status": "ok"} | seen
     yield {"explained": explained(module_of(job), cell.offered | {"quantity": job.quantity})}

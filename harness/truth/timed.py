@@ -11,27 +11,25 @@ from typing import Any
 
 APART = 3.0  # times the tolerance: two right results may be 2 apart, and 32 numbers know a distance to some 12 %
 STRAY = 10.0  # the same for a single number, which varies as a normal variable of that standard deviation
-NOTHING = 1e-3  # a norm below this part of the tolerance is rounding about zero, and is compared absolutely
 
 
-def verdict(seen: Mapping[str, Any], timed: Mapping[str, Any], numbers: Sequence[float] | None) -> dict[str, Any]:
+def verdict(seen: Mapping[str, Any], timed: Mapping[str, Any], checked: Mapping[str, Any] | None) -> dict[str, Any]:
     """`status` and `message` where what was timed cannot be believed; else nothing.
 
-    `seen` are the fields of a record, `timed` what the time pass told of its results, `numbers` what the agreement pass
-    told of the one that it checked. A result is another one if it is farther from that than three times what is
-    tolerated, relative to the norm; for a random estimate the tolerance is that of its standard errors. A fault that
-    the time pass itself has found (`fault`: a result of another kind, a cache) comes last, since it matters only where
-    the result that was checked is right.
+    `seen` are the fields of a record, `timed` what the time pass told of its results, `checked` what the agreement pass
+    told of its own (`numbers`, and the `size` of what cancels, where the true values are zero up to rounding). A result
+    is another one if it is farther from that than three times what is tolerated, relative to the norm or to that size;
+    for a random estimate the tolerance is that of its standard errors. A fault that the time pass itself has found
+    (`fault`: a result of another kind, a cache) comes last: it matters only where the result that was checked is right.
     """
     differs = {}
-    if numbers is not None and seen.get("tolerance") is not None and "first" in timed:
-        differs = _compared(numbers, seen["tolerance"], timed)
+    if checked is not None and seen.get("tolerance") is not None and "first" in timed:
+        scale = checked["size"] or math.hypot(*checked["numbers"]) or 1.0
+        differs = _compared(checked["numbers"], scale, seen["tolerance"], timed)
     return differs or timed.get("fault") or {}
 
 
-def _compared(numbers: Sequence[float], tolerance: float, timed: Mapping[str, Any]) -> dict[str, Any]:
-    norm = math.hypot(*numbers)
-    scale = norm if norm > NOTHING * tolerance else 1.0
+def _compared(numbers: Sequence[float], scale: float, tolerance: float, timed: Mapping[str, Any]) -> dict[str, Any]:
     for which in ("first", "last"):
         distance = _distance(timed[which], numbers) / scale
         if not distance <= APART * tolerance:
