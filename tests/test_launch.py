@@ -54,7 +54,7 @@ def test_other_quantities(run, quantity: str) -> None:
         ("wrong", "wrong", "relative error 1.0e-03; float64 is right up to 1e-12"),
         ("wrong_shape", "wrong", "returned shape (20,); hessian of 20 parameters has shape (20, 20)"),
         ("wrong_dtype", "wrong", "returned torch.float32 on cpu; asked for torch.float64"),
-        ("attached", "wrong", "result.detach()"),
+        ("attached", "ok", "result.detach()"),
         ("nothing", "wrong", "returned NoneType, not a tensor"),
         ("hungry", "oom", "smaller chunk_size"),
         ("absent", "unsupported", "no function absent"),
