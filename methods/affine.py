@@ -98,11 +98,18 @@ def _convolution(
 
     kernel = both(tuple(weight.shape[2:]), 1)
     options = {"dilation": both(dilation, 1), "padding": both(padding, 0), "stride": both(stride, 1)}
-    return Call(
-        weight, bias, input,
-        lambda x: functional.unfold(x.unsqueeze(2) if flat else x, kernel, **options).transpose(1, 2),
-        lambda z: z.flatten(2).transpose(1, 2), lambda e, z: e.transpose(1, 2).reshape(z.shape),
-    )  # fmt: skip
+
+    def features(x: Tensor) -> Tensor:
+        patches = functional.unfold(x.unsqueeze(2) if flat else x, kernel, **options)
+        return patches.transpose(1, 2).reshape(samples, -1, patches.shape[1])
+
+    def by_sample(z: Tensor) -> Tensor:
+        return z.flatten(2).transpose(1, 2).reshape(samples, -1, z.shape[1])
+
+    def back(e: Tensor, z: Tensor) -> Tensor:
+        return e.reshape(len(z), -1, z.shape[1]).transpose(1, 2).reshape(z.shape)
+
+    return Call(weight, bias, input, features, by_sample, back)
 
 
 def _whole(input: Tensor, samples: int, weight: Tensor, bias: Tensor | None) -> bool:

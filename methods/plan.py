@@ -25,7 +25,7 @@ MIXED = "samples depend on each other"
 _REFUSALS = (
     (
         r"functorch transforms|saved tensor hooks|inside of a function being transformed|doesn't have storage"
-        r"|would mutate a captured Tensor",
+        r"|would mutate a captured Tensor|inference tensor",
         "torch's transforms cannot see into an operation",
     ),
     (r"forward AD|forward-mode|forward mode|decomposition for", "torch has no forward mode of an operation"),

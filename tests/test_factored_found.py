@@ -177,3 +177,42 @@ def test_huber_loss_takes_no_rows(reduction: str) -> None:
         return loss(outputs, torch.zeros_like(outputs))
 
     assert torch.allclose(factored.hessian(model, huber, X, None, fallback="error"), rows(model, huber), atol=1e-14)
+
+
+def _inference_of_two(net, x):
+    with torch.inference_mode():
+        teacher = net.last(net.first(x)).sum(-1, keepdim=True)
+    return net.first(x.sin()).tanh() - teacher
+
+
+def test_inference_mode_of_what_was_shifted() -> None:
+    """Torch's transforms do not enter inference mode: rows are taken, and no error of theirs is raised."""
+    model = nn.Sequential(nn.Linear(3, 3).double(), nn.Tanh(), Net(_inference_of_two))
+    assert torch.allclose(factored.hessian(model, squares, X, None), rows(model), atol=1e-14)
+    assert torch.allclose(factored.diagonal(model, squares, X, None), rows(model).diagonal(), atol=1e-14)
+
+
+class Frames(nn.Module):
+    """Convolutions of frames that are merged into the batch, as of videos (N, T, ...)."""
+
+    def __init__(self, convolution, size):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.size = convolution.double(), nn.Linear(2, 2).double(), size
+
+    def forward(self, x):
+        frames = self.first(x.view(-1, 1, *self.size)).tanh().flatten(2).mean(2)  # (N T, 2)
+        return self.last(frames.view(len(x), -1, 2).cumsum(1))
+
+
+@pytest.mark.parametrize(
+    ("convolution", "size"),
+    [(nn.Conv1d(1, 2, 2), (3,)), (nn.Conv2d(1, 2, 3), (3, 4)), (nn.Conv2d(1, 2, 2, stride=2, padding=1), (3, 3))],
+)
+def test_frames_in_the_batch_of_a_convolution(convolution, size) -> None:
+    model = Frames(convolution, size)
+    x = torch.randn(3, 2, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    true = rows(model, x=x)
+    found = factored.hessian(model, squares, x, None, fallback="error")
+    assert torch.allclose(found, true, atol=1e-14)
+    assert torch.allclose(factored.diagonal(model, squares, x, None), true.diagonal(), atol=1e-14)
