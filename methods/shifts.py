@@ -10,7 +10,7 @@ from torch import Tensor
 
 from methods import curvature
 from methods.affine import Network, Refused
-from methods.certificate import TOLERANCE, Certificate
+from methods.certificate import PARAMETER, TOLERANCE, Certificate
 from methods.plan import MIXED, Plan, refusals
 from methods.products import Part, Use, close, drawn, write
 
@@ -84,7 +84,7 @@ class _Tangents:
             raise Refused(f"the loss under torch's transforms is {float(value):.6g}, not {self._certificate.value:.6g}")
         distance = sum(float((x - y).double().norm()) for x, y in zip(slopes, self._plain, strict=True))
         size = sum(float(plain.double().norm()) for plain in self._plain)
-        if not distance <= TOLERANCE[self._network.precision] * size:
+        if not distance <= PARAMETER * TOLERANCE[self._network.precision] * size:  # near zero its terms cancel
             raise Refused(f"the loss's gradient under torch's transforms is off by {distance / size:.1e}")
 
     def _along(self, shift: Tensor) -> Any:
