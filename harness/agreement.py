@@ -76,9 +76,11 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
         fields |= _verdict(fields, tensors[0].dtype, truth)
     else:
         fields |= _judge_estimate(fields, tensors[0], reported[1], quantity, truth)
-    if truth.departure is not None and not truth.departure.right and truth.kind != "central_differences":
-        fields |= _by_wrong_gradient(fields)
-    remarks = [fields["message"], *_remarks(fields, truth, quantity, tensors[0].dtype)]
+    cause = None  # comes first, as tables cut a long message
+    if truth.departure is not None and not truth.departure.right:
+        cause = truth.departure.message
+        fields |= _by_wrong_gradient(fields) if truth.kind != "central_differences" else {}
+    remarks = [cause, fields["message"], *_remarks(fields, truth, quantity, tensors[0].dtype)]
     return fields | {"message": "; ".join(filter(None, remarks)) or None}
 
 
@@ -152,7 +154,7 @@ def _remarks(fields: dict[str, Any], truth: Reference, quantity: str, dtype: tor
             f"central differences do not confirm the reference (distance {truth.error:.0e}): a kink, or the edge of "
             "the loss's domain?"
         )
-    if truth.departure is not None:
+    if truth.departure is not None and truth.departure.right:
         yield truth.departure.message
     if quantity == "diagonal" and len(truth.columns) < len(truth.values):
         count, all_of_them = len(truth.columns), len(truth.values)
