@@ -5,8 +5,9 @@ Its gradient's graph gives the product H v with a random vector v of normal entr
 is compared with that, parameter by parameter.
 
 Of an error E in the result, E v is seen. Its size is like |E| whatever E is: an error of the relative size d in the
-Frobenius norm goes unseen with a probability of at most tolerance / d (of a normal entry within tolerance / d of zero),
-so 1e-5 for an error of one in float32. The rows of one parameter are compared with these rows alone, up to a hundred
+Frobenius norm goes unseen with a probability of about tolerance / d at the most, that of a normal number within
+tolerance / d of zero: in float32 one in a thousand for an error of a percent. v is drawn from a fixed seed, so that the
+same call ends the same. The rows of one parameter are compared with these rows alone, up to a hundred
 tolerances, so that a large parameter does not hide a small one, as long as the small one's rows are above rounding
 errors of the large one's. What cannot be seen: an error of double backward itself (a custom Function whose backward is
 no derivative, but symmetric), and a loss that is not the one which was meant.
