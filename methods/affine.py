@@ -6,8 +6,10 @@ are in.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.hooks import RemovableHandle
 
 from methods import calls
 from methods.ravel import ravel
@@ -199,10 +202,21 @@ _REFUSED = {
 
 
 class _Plain(TorchFunctionMode):
-    """Only puts in the place of weight_norm what it stands for, since its double backward is wrong."""
+    """Only puts in the place of weight_norm what it stands for, since its double backward is wrong.
+
+    Hooks that the network registers on gradients of activations are noticed, and left out where that is asked for.
+    """
+
+    def __init__(self, hooks: bool) -> None:
+        super().__init__()
+        self.hooked, self._hooks = False, hooks
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every function of torch that the network and the criterion call."""
+        if function is Tensor.register_hook:
+            self.hooked = True
+            if not self._hooks:
+                return RemovableHandle(OrderedDict())
         function = _weight_norm if function is vars(torch)["_weight_norm"] else function
         return function(*args, **(kwargs or {}))
 
@@ -216,14 +230,35 @@ class Network:
         self.theta, _ = ravel(model)
         ends = [0, *itertools.accumulate(p.numel() for p in self.params.values())]
         self.span = {name: slice(*pair) for name, pair in zip(self.params, itertools.pairwise(ends), strict=True)}
+        self.hooked = False  # whether there are hooks on gradients, once the loss was evaluated
         self.precision = self.theta.dtype  # the lowest on the way from the parameters to the loss, once it was traced
         self._model, self._criterion, self._inputs, self._targets = model, criterion, inputs, targets
         self._samples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
 
-    def plain(self) -> Tensor:
-        """The loss () as anyone would evaluate it; only weight_norm is written out."""
-        with _Plain(), sdpa_kernel(SDPBackend.MATH):
-            return self._scalar(self._criterion(self._outputs(), self._targets))
+    def plain(self, hooks: bool = True) -> Tensor:
+        """The loss () as anyone would evaluate it; only weight_norm is written out. Without `hooks` see `unhooked`."""
+        with _Plain(hooks) as plain, sdpa_kernel(SDPBackend.MATH):
+            value = self._scalar(self._criterion(self._outputs(), self._targets))
+        self.hooked = plain.hooked or any(holder for holder, _ in self._hooks())
+        return value
+
+    @contextlib.contextmanager
+    def unhooked(self) -> Iterator[None]:
+        """Takes the hooks on gradients off parameters and modules, and puts them on again."""
+        with contextlib.ExitStack() as restored:
+            for _, (owner, name, hooks) in self._hooks():
+                restored.callback(setattr, owner, name, hooks)
+                setattr(owner, name, None if isinstance(owner, Tensor) else type(hooks)())
+            yield
+
+    def _hooks(self) -> Iterator[tuple[bool, tuple[Any, str, Any]]]:
+        """Whether there are hooks on gradients; the parameter or module, the attribute and its hooks."""
+        owners = [(p, ("_backward_hooks",)) for p in self.params.values()]
+        owners += [(module, ("_backward_hooks", "_backward_pre_hooks")) for module in self._model.modules()]
+        for owner, names in owners:
+            for name in names:
+                hooks = getattr(owner, name)
+                yield bool(hooks), (owner, name, hooks)
 
     def loss(self, fixed: Iterable[str], shift: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, list[Call]]:
         """The loss (), and the calls of affine maps of parameters that are `fixed`, shifted by `shift(place, z)`.

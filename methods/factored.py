@@ -137,8 +137,9 @@ def diagonal(
         alone: set[str] = set()
         while failed := certificate.failing(found, product):
             alone |= _distrusted(failed, alone, fallback)
-            blocks = [names - alone for names in blocks]
-            take_rows(failed, at_once=1)
+            doubted = [names for names in blocks if names & failed.keys()]  # as a whole: each has a part in the others'
+            blocks = [names for names in blocks if not names & failed.keys()]
+            take_rows(frozenset(failed).union(*doubted), at_once=1)
     return result
 
 
@@ -150,19 +151,29 @@ def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vecto
     random vector u, since u . H w = w . H u: that catches, with the like probability, whatever makes the second
     derivative unsymmetric. An error of double backward that leaves it symmetric is not seen. Where batching was wrong
     each product takes a pass by itself, with a FallbackWarning. Raises CertificateError where the second derivative is
-    not symmetric, ValueError for vectors of another shape, and otherwise as `hessian`.
+    not symmetric, ValueError for vectors of another shape, dtype or device, or that are not finite, and otherwise as
+    `hessian`.
     """
     network = Network(model, criterion, inputs, targets)
     if vectors.dim() != 2 or len(vectors) != len(network.theta):
         raise ValueError(f"vectors are {tuple(vectors.shape)}; they must be ({len(network.theta)}, k), one a column")
+    vectors, theta = vectors.detach(), network.theta
+    if vectors.dtype != theta.dtype or vectors.device != theta.device or not vectors.isfinite().all():
+        raise ValueError(
+            f"vectors are {vectors.dtype} on {vectors.device}; they must be finite numbers of {theta.dtype} on "
+            f"{theta.device}, as the parameters are"
+        )
+    if not vectors.shape[1]:
+        return torch.zeros_like(vectors)
     with full_precision():
         certificate = Certificate(network)
         check_deterministic(network, certificate)
         weights = drawn(vectors[0])
         combined = vectors @ weights  # (P,)
         result = products_of(certificate.gradient, network, vectors.T).T
-        true = certificate.product(combined)
-        if certificate.differing(result @ weights, combined, true, certificate.product):
+        one = vectors.shape[1] == 1  # not batched, so that nothing can be wrong with it
+        true = result @ weights if one else certificate.product(combined)
+        if not one and certificate.differing(result @ weights, combined, true, certificate.product):
             warnings.warn("batched products are not those of single passes; each takes a pass", FallbackWarning, 2)
             result = torch.stack([certificate.product(vector) for vector in vectors.unbind(1)], dim=1)
         certificate.check_symmetry(combined, true)

@@ -31,6 +31,7 @@ _REFUSALS = (
     (r"forward AD|forward-mode|forward mode|decomposition for", "torch has no forward mode of an operation"),
     (r"ZeroTensors are immutable", "torch has no forward mode of a gradient"),
     (r"derivative for .* not implemented|differentiate twice", "torch has no second derivative of an operation"),
+    (r"[Ss]parse", "torch's transforms do not take sparse tensors"),
     (r"vmap|[Bb]atching rule|randomness error mode", "torch has no rule to batch an operation"),
     (
         r"not have been used in the graph|does not require grad|requires_grad",
@@ -77,10 +78,11 @@ def check_deterministic(network: Network, certificate: Certificate) -> None:
 
     One that draws random numbers is evaluated `DRAWS` times: few units may be dropped alike twice.
     """
-    before = _generator(network.theta)
+    before = _generators(network.theta)
     loss, _ = network.loss((), lambda place, z: z)
-    draws = not torch.equal(_generator(network.theta), before)
-    for _ in range(DRAWS if draws else not certificate.has_value(loss)):
+    draws = not all(map(torch.equal, _generators(network.theta), before))
+    again_and_again = 0 if certificate.has_value(loss) else 1
+    for _ in range(DRAWS if draws else again_and_again):
         again = network.plain().detach()
         if not certificate.has_value(again):
             raise ValueError(
@@ -89,9 +91,9 @@ def check_deterministic(network: Network, certificate: Certificate) -> None:
             )
 
 
-def _generator(like: Tensor) -> Tensor:
-    """The state of torch's random generator on a tensor's device."""
-    return torch.cuda.get_rng_state(like.device) if like.is_cuda else torch.get_rng_state()
+def _generators(like: Tensor) -> list[Tensor]:
+    """The states of torch's random generators, on the CPU and on a tensor's device."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(like.device)] if like.is_cuda else [])]
 
 
 def planned(network: Network, certificate: Certificate, write: Callable[[Plan], None]) -> Plan:

@@ -12,7 +12,8 @@ from torch.nn import functional
 from harness import differences
 from harness.problems import networks, transformers
 from methods import factored, products, shifts
-from methods.certificate import CertificateError, FallbackError, FallbackWarning
+from methods.affine import Network
+from methods.certificate import Certificate, CertificateError, FallbackError, FallbackWarning
 from tests.oracles import distance
 
 QUANTITIES = ("hessian", "diagonal")
@@ -447,7 +448,7 @@ def test_matrix_products_are_in_full_precision(precision) -> None:
 
     class Model(nn.Linear):
         def forward(self, x):
-            seen.append((torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision))
+            seen.append({torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision})
             return super().forward(x)
 
     before = torch.get_float32_matmul_precision()
@@ -457,7 +458,84 @@ def test_matrix_products_are_in_full_precision(precision) -> None:
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
-    assert set(seen) == {("ieee", "ieee")}
+    assert all(precisions <= {"ieee", "none"} for precisions in seen)
+
+
+def test_a_network_may_set_the_switches_of_its_layers() -> None:
+    class Model(nn.Linear):
+        def forward(self, x):
+            with torch.backends.cudnn.flags(enabled=False):
+                return super().forward(x)
+
+    given = Model(3, 2), nn.CrossEntropyLoss(), torch.ones(4, 3), torch.arange(4) % 2
+    assert distance(factored.hessian(*given), factored.hessian(nn.Linear(3, 2), *given[1:])) < 10  # no exception
+
+
+def _hook_parameter(model):
+    model[0].weight.register_hook(lambda slope: slope / 2)
+
+
+def _hook_module(model):
+    model[1].register_full_backward_hook(lambda module, inputs, outputs: (2 * inputs[0],))
+
+
+def _hook_activation(model):
+    model[1].register_forward_hook(
+        lambda module, inputs, output: output.register_hook(lambda slope: 3 * slope) and None
+    )
+
+
+@pytest.mark.parametrize("hook", [_hook_parameter, _hook_module, _hook_activation])
+def test_hooks_that_may_change_gradients_are_refused(hook) -> None:
+    model = made(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+    hook(model)
+    given = model, nn.CrossEntropyLoss(), draw(5, 3), torch.arange(5) % 2
+    for call in (factored.hessian, factored.diagonal, lambda *given: factored.hvp(*given, draw(26, 1))):
+        with pytest.raises(NotImplementedError, match="change the gradient"):
+            call(*given)
+
+
+def test_hooks_that_only_look_are_taken() -> None:
+    model = made(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+    given = model, nn.CrossEntropyLoss(), draw(5, 3), torch.arange(5) % 2
+    expected, seen = factored.hessian(*given), []
+    model[1].register_full_backward_hook(lambda module, inputs, outputs: seen.append(inputs))
+    model[0].weight.register_hook(lambda slope: seen.append(slope))
+    assert distance(factored.hessian(*given), expected) < 1e-14
+    assert len(model[1]._backward_hooks) == len(model[0].weight._backward_hooks) == 1
+
+
+@pytest.mark.parametrize(("noise", "error"), [(0.02, 1e-3), (1e-3, 0.05), (1e-3, 2.0)])
+def test_rounding_errors_excuse_at_most_a_percent(noise, error) -> None:
+    problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
+    certificate = Certificate(Network(*arguments(problem)))
+    true = certificate.product(certificate.vector)
+    with mock.patch.object(Certificate, "_noise", return_value=noise * true.abs()):
+        if noise > 0.01:
+            with pytest.raises(CertificateError, match="2% of what double backward"):
+                certificate.failing((1 + error) * true, certificate.product)
+        else:
+            assert certificate.failing((1 + error) * true, certificate.product)
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_sparse_matrices_within_the_network(layout) -> None:
+    dense = (draw(6, 6, seed=4) > 0.3).double() / 6
+
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = made(nn.Linear(3, 4)), made(nn.Linear(4, 2))
+
+        def forward(self, x, adjacency):
+            return adjacency @ self.two((adjacency @ self.one(x)).tanh())
+
+    sparse = dense.to_sparse_coo() if layout == "coo" else dense.to_sparse_csr()
+    given = draw(6, 3, seed=1), sparse
+    for quantity in QUANTITIES:
+        found = getattr(factored, quantity)(Graph(), nn.CrossEntropyLoss(), given, torch.arange(6) % 2)
+        expected = getattr(factored, quantity)(Graph(), nn.CrossEntropyLoss(), (given[0], dense), torch.arange(6) % 2)
+        assert torch.allclose(found, expected, rtol=1e-10, atol=1e-13)
 
 
 def test_a_loss_that_is_not_deterministic_is_refused() -> None:

@@ -31,8 +31,8 @@ from harness.binding import Cell
 from harness.fingerprint import signs
 from harness.measure.witness import number
 from harness.problems import Problem
+from harness.problems.own import ravel
 from harness.reference import reference
-from methods.ravel import ravel
 
 STEP = 0.03  # of a move, times the root mean square of theta
 CALLS = 3  # at as many points, of which the fastest counts
@@ -154,7 +154,7 @@ def moved(problem: Problem) -> Iterator[Tensor]:
         with torch.no_grad():
             theta.add_(move)
             if model is not None:
-                for name, value in ravel(model)[1](theta).items():
+                for name, value in ravel.ravel(model)[1](theta).items():
                     parameters[name].copy_(value)
         yield move
     finally:

@@ -14,9 +14,8 @@ from torch import Tensor
 from harness.problems.casting import cast
 from harness.problems.checks import check, check_elsewhere
 from harness.problems.errors import ProblemError
+from harness.problems.own import calls, ravel
 from harness.problems.subset import subset
-from methods.calls import call, loss_of, own_loss
-from methods.ravel import Parameters, leaves_of, ravel
 
 __all__ = ["Criterion", "Problem", "ProblemError", "build", "check", "from_function", "from_network", "subset"]
 
@@ -69,31 +68,31 @@ def from_network(
     """
     criterion = completed(criterion, targets)
     theta, unravel = _raveled(model)
-    whole = loss_of(model, criterion, inputs, targets)
+    whole = calls.loss_of(model, criterion, inputs, targets)
 
     def to(device: torch.device | str, dtype: torch.dtype) -> Problem:
         return from_network(*cast((model, criterion, inputs, targets, hessian), device, dtype))
 
-    leaves = tuple(leaves_of(model))
+    leaves = tuple(ravel.leaves_of(model))
     return Problem(
         lambda theta: whole(unravel(theta)),
         theta,
         tuple(leaf.numel() for leaf in leaves),
         to,
         model,
-        lambda theta: call(model, unravel(theta), inputs),
+        lambda theta: calls.call(model, unravel(theta), inputs),
         criterion,
         inputs,
         targets,
         hessian=None if hessian is None else lambda: hessian(model, inputs),
         leaves=leaves,
-        plain=lambda: criterion(call(model, {}, inputs), targets),
+        plain=lambda: criterion(calls.call(model, {}, inputs), targets),
     )
 
 
 def from_function(
     objective: Callable[..., Tensor],
-    parameters: Parameters,
+    parameters: ravel.Parameters,
     data: tuple[Any, ...] = (),
     hessian: Callable[..., Tensor] | None = None,
 ) -> Problem:
@@ -109,7 +108,7 @@ def from_function(
     def to(device: torch.device | str, dtype: torch.dtype) -> Problem:
         return from_function(*cast((objective, parameters, data, hessian), device, dtype))
 
-    leaves = tuple(leaves_of(parameters))
+    leaves = tuple(ravel.leaves_of(parameters))
     return Problem(
         lambda theta: objective(unravel(theta), *data),
         theta,
@@ -122,9 +121,9 @@ def from_function(
     )
 
 
-def _raveled(parameters: Parameters) -> tuple[Tensor, Callable[[Tensor], Any]]:
+def _raveled(parameters: ravel.Parameters) -> tuple[Tensor, Callable[[Tensor], Any]]:
     try:
-        return ravel(parameters)
+        return ravel.ravel(parameters)
     except ValueError as error:
         raise ProblemError(str(error)) from error
 
@@ -132,7 +131,7 @@ def _raveled(parameters: Parameters) -> tuple[Tensor, Callable[[Tensor], Any]]:
 def completed(criterion: Criterion | None, targets: Any) -> Criterion:
     """A criterion of (outputs, targets), for one of the outputs alone or for none."""
     if criterion is None:
-        return own_loss
+        return calls.own_loss
     if isinstance(criterion, type):
         name = criterion.__name__
         raise ProblemError(f"the criterion is the class {name}, not a loss: give an instance of it, {name}()")

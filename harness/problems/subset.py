@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.problems.errors import ProblemError
-from methods import calls
-from methods.ravel import ravel
+from harness.problems.own import calls, ravel
 
 if TYPE_CHECKING:
     from harness.problems.problem import Problem
@@ -62,7 +61,11 @@ class _Subset(nn.Module):
     def __init__(self, model: nn.Module, theta: Tensor, embed: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.theta = nn.Parameter(theta.clone())
-        self._model, self._embed, (_, self._unravel) = [model], embed, ravel(model)  # in a list: no part of this module
+        self._model, self._embed, (_, self._unravel) = (
+            [model],
+            embed,
+            ravel.ravel(model),
+        )  # in a list: no part of this module
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the network makes of its inputs."""
