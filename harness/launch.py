@@ -25,7 +25,8 @@ from harness.truth import timed
 
 # What the reference of a cell does not depend on: the same is used for every method and round.
 BESIDE_TRUTH = ("problem", "method", "target", "method_options", "round", "passes")
-STUCK = 30  # times the slowest sample: a call that has not ended by then computes what those did not
+STUCK = 30  # times the slowest sample: a call that has not ended by then computes what those did not,
+STUCK_S = 0.5  # and this at least: less may be a machine under load
 
 
 class Launcher:
@@ -102,6 +103,7 @@ class Launcher:
                 break
         if self._closed:
             raise LaunchError(f"{folder.name} was interrupted")
+        seen.pop("running", None)
         told, checked = seen.pop("timed", {}), seen.pop("checked", None)
         if seen["status"] == "ok":
             seen |= timed.verdict(seen, told, checked)
@@ -166,18 +168,18 @@ def _claim(output: Path, key: str) -> Path:
 
 
 def _merge(job: Job, seen: Mapping[str, Any], part: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Add a pass's fields; where memory or counters only ran out of time, that costs columns, not the row."""
+    """Add a pass's fields; where all but the samples ran out of time, that costs columns, not the row."""
     said = [fields.get("message")]
     status = fields["status"]
-    if status == "timeout" and part in ("exact", "process"):
-        status = seen["status"]
-        said = [f"{said[0]}, so not all its columns are filled; raise limit_s to have them"]
-    elif status == "timeout" and part == "time" and _stuck(job, fields):
+    if status == "timeout" and part == "time" and _stuck(job, fields):
         slowest = max(fields["times_s"])
         said = [
             f"{said[0]}: the timed calls took {slowest:.1e} s, but one with other values in theta did not end, so that "
             "those looked up what had been computed before"
         ]
+    elif status == "timeout" and (part in ("exact", "process") or (part == "time" and fields.get("times_s"))):
+        status = seen["status"]
+        said = [f"{said[0]}, so not all its columns are filled; raise limit_s to have them"]
     elif status == "timeout" and part == "time" and fields.get("first_s") is not None:
         status = seen["status"]
         said = [f"{said[0]} after the first call, whose time stands for all; raise limit_s to have more"]
@@ -190,9 +192,9 @@ def _merge(job: Job, seen: Mapping[str, Any], part: str, fields: dict[str, Any])
 
 
 def _stuck(job: Job, fields: Mapping[str, Any]) -> bool:
-    """Whether the time ran out in a call after the samples that took far longer than any of them."""
-    times = fields.get("times_s")
-    return bool(times) and job.limit_s - fields["worked_s"] > STUCK * max(times)
+    """Whether the time ran out in a call of the method at a fresh point that took far longer than any sample."""
+    called = fields.get("running") == "fresh call"
+    return called and job.limit_s - fields["worked_s"] > max(STUCK * max(fields["times_s"]), STUCK_S)
 
 
 def point_latest(output: Path) -> None:

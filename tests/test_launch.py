@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import record
-from harness.launch import Launcher
+from harness.launch import STUCK_S, Launcher, _merge
 
 
 def test_a_right_cell_has_every_measurement(run, tmp_path: Path) -> None:
@@ -80,6 +80,23 @@ def test_a_first_call_alone_within_the_limit_is_a_time(run) -> None:
     assert 0.6 < seen["first_s"] < 1.0
     assert "after the first call, whose time stands for all" in seen["message"]
     assert seen["relative_error"] < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("running", "worked_s", "status"),
+    [
+        ("fresh call", 3.0, "timeout"),
+        ("fresh call", 30.0 - STUCK_S / 2, "ok"),  # too little time was left to say so
+        (None, 3.0, "ok"),  # the harness's own work, as a reference at another point
+    ],
+)
+def test_only_a_call_of_the_method_that_does_not_end_speaks_against_it(job, running, worked_s, status) -> None:
+    told = {"status": "timeout", "message": "the time pass took longer than limit_s=30", "first_s": 1e-3,
+            "times_s": [1e-3, 1e-3], "running": running, "worked_s": worked_s}  # fmt: skip
+    seen = _merge(job(limit_s=30.0), {"status": "ok"}, "time", told)
+    assert seen["status"] == status
+    assert ("looked up what had been computed before" in seen["message"]) == (status == "timeout")
+    assert ("not all its columns are filled" in seen["message"]) == (status == "ok")
 
 
 def test_a_peer_that_is_not_installed_says_how_to_install_it(run) -> None:
