@@ -119,11 +119,16 @@ class Launcher:
         return _merge(job, seen, "agreement", self._ask(job, "agreement", folder, truth))
 
     def _truth(self, job: Job, folder: Path) -> Path | dict[str, Any]:
-        """The file of the reference, computed once by a process that has seen no method; or why there is none."""
-        key = json.dumps({name: value for name, value in asdict(job).items() if name not in BESIDE_TRUTH})
+        """The file of the reference, computed once by a process that has seen no method; or why there is none.
+
+        That it takes too long is found once too; after another failure it is tried again.
+        """
+        key = _without(job, BESIDE_TRUTH)
         if key not in self._truths:
             path = Path(self._files.name, f"{len(self._truths)}.pt")
             seen = self._ask(job, "reference", folder, path)
+            if seen["status"] not in ("ok", "timeout"):  # a crash, say, which may strike by chance: asked again
+                return seen
             self._truths[key] = path if seen["status"] == "ok" else seen
         return self._truths[key]
 
@@ -152,6 +157,11 @@ class Launcher:
         server = server or Server(*key)
         self._servers[key] = job.round, server
         return server
+
+
+def _without(job: Job, names: tuple[str, ...]) -> str:
+    """A job's fields but for some, as text."""
+    return json.dumps({name: value for name, value in asdict(job).items() if name not in names})
 
 
 def _claim(output: Path, key: str) -> Path:

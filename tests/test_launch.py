@@ -99,6 +99,29 @@ def test_only_a_call_of_the_method_that_does_not_end_speaks_against_it(job, runn
     assert ("not all its columns are filled" in seen["message"]) == (status == "ok")
 
 
+class Told(Launcher):
+    """A launcher whose passes return what they are told, and that notes which were asked for."""
+
+    def __init__(self, **told: list[dict]) -> None:
+        super().__init__()
+        self.told = {part: iter(entries) for part, entries in told.items()}
+        self.asked: list[str] = []
+
+    def _ask(self, job, part, folder, truth=None):
+        self.asked.append(part)
+        return {"worked_s": 1.0} | next(self.told[part])
+
+
+@pytest.mark.parametrize(("status", "times"), [("ok", 1), ("timeout", 1), ("crashed", 3), ("oom", 3), ("error", 3)])
+def test_a_reference_that_failed_by_chance_is_computed_again(job, tmp_path: Path, status: str, times: int) -> None:
+    told = {"status": status, "message": None if status == "ok" else "why"}
+    with Told(reference=[told] * 3, agreement=[{"status": "ok"}] * 3) as launcher:
+        for method in ("one", "another", "a third"):
+            seen = record.read(launcher.run(job(method=method, passes=("agreement",)), tmp_path))
+            assert seen["status"] == status
+        assert launcher.asked.count("reference") == times
+
+
 def test_a_peer_that_is_not_installed_says_how_to_install_it(run) -> None:
     seen = run(target="tests.lacking.hessian")
     assert (seen["status"], seen["message"]) == (
