@@ -122,6 +122,22 @@ def test_a_reference_that_failed_by_chance_is_computed_again(job, tmp_path: Path
         assert launcher.asked.count("reference") == times
 
 
+def test_a_later_round_that_takes_only_times_is_judged_by_the_first(job, tmp_path: Path) -> None:
+    right = {"first": [3.0, 4.0], "last": [3.0, 4.0], "products": [3.0]}
+    other = right | {"last": [3.0, 4.1]}
+    times = {"first_s": 1e-3, "times_s": [1e-3], "status": "ok"}
+    agreement = {"status": "ok", "tolerance": 1e-12, "checked": {"numbers": [3.0, 4.0], "size": None}}
+    rounds = [times | {"timed": told} for told in (right, right, other, other)]
+    both = job(passes=("time", "agreement"))
+    later = [job(passes=("time",), round=1), job(passes=("time",), round=2), job(passes=("time",), round=2, seed=1)]
+    told = {"limits": [{}], "time": rounds, "reference": [{"status": "ok"}], "agreement": [agreement]}
+    with Told(**told) as launcher:
+        seen = [record.read(launcher.run(each, tmp_path)) for each in (both, *later)]
+    assert [one["status"] for one in seen] == ["ok", "ok", "wrong", "ok"], "of another seed nothing was checked"
+    assert "the last timed call returned another result than the call that was checked" in seen[2]["message"]
+    assert seen[1]["tolerance"] is None
+
+
 def test_a_peer_that_is_not_installed_says_how_to_install_it(run) -> None:
     seen = run(target="tests.lacking.hessian")
     assert (seen["status"], seen["message"]) == (
