@@ -162,7 +162,8 @@ def _git(*command: str) -> str:
 def both(jobs: Sequence[tuple[str, Job]], change: dict[str, Any]) -> Iterator[tuple[str, Job, str]]:
     """Each named job on both sides, one right after the other, in an order drawn by chance: name, job and side.
 
-    After the first round only times are taken, if any are: all else is the same in every process.
+    After the first round only times are taken, if any are: all else is the same in every process. What is timed then is
+    judged by what was checked in the first (`harness.launch`).
     """
     first = min((job.round for _, job in jobs), default=0)
     drawn = random.Random(f"{len(jobs)} {first}")

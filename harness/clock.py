@@ -148,9 +148,9 @@ def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> T
     start = time.perf_counter()
     if begin is not None:
         begin.record()
-    result = None
-    for _ in range(calls):
-        result = call()
+    for _ in range(calls - 1):
+        call()  # whose result is freed at once: it must not be there while the next is computed
+    result = call()
     if end is not None:
         end.record()
     synchronize(device)

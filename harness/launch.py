@@ -25,7 +25,8 @@ from harness.truth import timed
 
 # What the reference of a cell does not depend on: the same is used for every method and round.
 BESIDE_TRUTH = ("problem", "method", "target", "method_options", "round", "passes")
-STUCK = 30  # times the slowest sample: a call that has not ended by then computes what those did not
+STUCK = 30  # times the slowest sample: a call that has not ended by then computes what those did not,
+STUCK_S = 0.5  # and this at least: less may be a machine under load
 
 
 class Launcher:
@@ -39,6 +40,7 @@ class Launcher:
         self._servers: dict[tuple[str, str | None, int, str], tuple[int, Server]] = {}  # with the latest round
         self._rates: dict[tuple[str | None, int, str, str, str], dict[str, Any]] = {}
         self._truths: dict[str, Path | dict[str, Any]] = {}  # files of references, or why there is none
+        self._checked: dict[str, tuple[dict[str, Any], Any]] = {}  # the tolerance of a right result, and its numbers
         self._files = tempfile.TemporaryDirectory(prefix="harness-references-")
         self._closed = False
 
@@ -102,12 +104,21 @@ class Launcher:
                 break
         if self._closed:
             raise LaunchError(f"{folder.name} was interrupted")
+        seen.pop("running", None)
         told, checked = seen.pop("timed", {}), seen.pop("checked", None)
         if seen["status"] == "ok":
-            seen |= timed.verdict(seen, told, checked)
+            seen |= self._timed(job, seen, told, checked)
         seen["cell_s"] = time.perf_counter() - began
         record.write(job.fields() | seen, folder / "record.json")
         return folder / "record.json"
+
+    def _timed(self, job: Job, seen: Mapping[str, Any], told: Any, checked: Any) -> dict[str, Any]:
+        """`timed.verdict`; where a round takes only times, by what was checked in an earlier round of the cell."""
+        key = _without(job, ("round", "passes"))
+        if checked is not None and "tolerance" in seen:
+            self._checked[key] = {"tolerance": seen["tolerance"]}, checked
+        known, checked = self._checked.get(key, (seen, None))
+        return timed.verdict(known, told, checked)
 
     def _agreement(self, job: Job, folder: Path, seen: Mapping[str, Any]) -> dict[str, Any]:
         """Add the fields of the agreement pass, once there is a reference."""
@@ -117,11 +128,16 @@ class Launcher:
         return _merge(job, seen, "agreement", self._ask(job, "agreement", folder, truth))
 
     def _truth(self, job: Job, folder: Path) -> Path | dict[str, Any]:
-        """The file of the reference, computed once by a process that has seen no method; or why there is none."""
-        key = json.dumps({name: value for name, value in asdict(job).items() if name not in BESIDE_TRUTH})
+        """The file of the reference, computed once by a process that has seen no method; or why there is none.
+
+        That it takes too long is found once too; after another failure it is tried again.
+        """
+        key = _without(job, BESIDE_TRUTH)
         if key not in self._truths:
             path = Path(self._files.name, f"{len(self._truths)}.pt")
             seen = self._ask(job, "reference", folder, path)
+            if seen["status"] not in ("ok", "timeout"):  # a crash, say, which may strike by chance: asked again
+                return seen
             self._truths[key] = path if seen["status"] == "ok" else seen
         return self._truths[key]
 
@@ -152,6 +168,11 @@ class Launcher:
         return server
 
 
+def _without(job: Job, names: tuple[str, ...]) -> str:
+    """A job's fields but for some, as text."""
+    return json.dumps({name: value for name, value in asdict(job).items() if name not in names})
+
+
 def _claim(output: Path, key: str) -> Path:
     """A new folder for a cell, which no other harness that writes here has."""
     output.mkdir(parents=True, exist_ok=True)
@@ -166,18 +187,18 @@ def _claim(output: Path, key: str) -> Path:
 
 
 def _merge(job: Job, seen: Mapping[str, Any], part: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Add a pass's fields; where memory or counters only ran out of time, that costs columns, not the row."""
+    """Add a pass's fields; where all but the samples ran out of time, that costs columns, not the row."""
     said = [fields.get("message")]
     status = fields["status"]
-    if status == "timeout" and part in ("exact", "process"):
-        status = seen["status"]
-        said = [f"{said[0]}, so not all its columns are filled; raise limit_s to have them"]
-    elif status == "timeout" and part == "time" and _stuck(job, fields):
+    if status == "timeout" and part == "time" and _stuck(job, fields):
         slowest = max(fields["times_s"])
         said = [
             f"{said[0]}: the timed calls took {slowest:.1e} s, but one with other values in theta did not end, so that "
             "those looked up what had been computed before"
         ]
+    elif status == "timeout" and (part in ("exact", "process") or (part == "time" and fields.get("times_s"))):
+        status = seen["status"]
+        said = [f"{said[0]}, so not all its columns are filled; raise limit_s to have them"]
     elif status == "timeout" and part == "time" and fields.get("first_s") is not None:
         status = seen["status"]
         said = [f"{said[0]} after the first call, whose time stands for all; raise limit_s to have more"]
@@ -190,9 +211,9 @@ def _merge(job: Job, seen: Mapping[str, Any], part: str, fields: dict[str, Any])
 
 
 def _stuck(job: Job, fields: Mapping[str, Any]) -> bool:
-    """Whether the time ran out in a call after the samples that took far longer than any of them."""
-    times = fields.get("times_s")
-    return bool(times) and job.limit_s - fields["worked_s"] > STUCK * max(times)
+    """Whether the time ran out in a call of the method at a fresh point that took far longer than any sample."""
+    called = fields.get("running") == "fresh call"
+    return called and job.limit_s - fields["worked_s"] > max(STUCK * max(fields["times_s"]), STUCK_S)
 
 
 def point_latest(output: Path) -> None:

@@ -59,8 +59,10 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
     """Run a pass of a cell, or `reference`, `limits` or `identity`; write its fields of the record to `result`.
 
     `truth` is the file that `reference` writes and that `agreement` reads. What is known is written step by step,
-    without a status until the end, for the case that a call never returns. Whatever is raised ends as a row.
+    for the case that a call never returns; a `status` is there only once it is the pass's last word on the row, as at
+    its end, or where a fault is found. Whatever is raised ends as a row.
     """
+    began = time.perf_counter()
     seen: dict[str, Any] = {}
     heard = Listener()
     try:
@@ -74,7 +76,7 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
         elif part == "identity":
             seen |= provenance(asked) | {"asks": asks(asked)}
         else:
-            for fields in _fields(asked, part, truth, heard):
+            for fields in _fields(asked, part, truth, heard, began):
                 seen |= fields
                 write_json(seen, Path(result))
     except BaseException as error:
@@ -97,10 +99,9 @@ def _failure(error: BaseException, part: str) -> dict[str, Any]:
     return {"status": status, "message": message, "traceback": advice.trace(error)}
 
 
-def _fields(job: Job, part: str, truth: str | None, heard: Listener) -> Fields:
-    """The fields of a pass, as they become known, with the seconds that they took."""
-    began = time.perf_counter()
-    for fields in _reference(job, truth) if part == "reference" else _measured(job, part, truth, heard):
+def _fields(job: Job, part: str, truth: str | None, heard: Listener, began: float) -> Fields:
+    """The fields of a pass, as they become known, with the seconds since the process began."""
+    for fields in _reference(job, truth) if part == "reference" else _measured(job, part, truth, heard, began):
         yield fields | {"worked_s": time.perf_counter() - began}
 
 
@@ -110,7 +111,7 @@ def _reference(job: Job, truth: str | None) -> Fields:
     yield {}
 
 
-def _measured(job: Job, part: str, truth: str | None, heard: Listener) -> Fields:
+def _measured(job: Job, part: str, truth: str | None, heard: Listener, began: float) -> Fields:
     """Build the problem, import the method, and run the pass; what judges the method is there before it is imported."""
     problem = _problem(job)
     first = part == job.passes[0]  # what is the same in every pass of a cell is told by the first
@@ -128,7 +129,7 @@ def _measured(job: Job, part: str, truth: str | None, heard: Listener) -> Fields
     if watch is None:
         yield from {"exact": _exact, "process": _process}[part](cell)
     elif known is None:
-        yield from timing(cell, watch)
+        yield from timing(cell, watch, began)
     else:
         yield from judged(cell, watch, known)
 

@@ -3,6 +3,7 @@
 In a process apart, since pytest's own may have threads by then.
 """
 
+import _thread
 import gc
 import importlib
 import json
@@ -91,6 +92,11 @@ CHANGES = {
     "deterministic algorithms, warnings only": lambda: torch.use_deterministic_algorithms(True, warn_only=True),
     "torch.backends.cudnn.benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", True),
     "torch.backends.mkldnn.enabled": lambda: torch.backends.mkldnn.set_flags(False),
+    "torch.backends.cudnn.rnn.fp32_precision": lambda: setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee"),
+    "torch.backends.cudnn.conv.fp32_precision": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    "torch.backends.mkldnn.matmul.fp32_precision": lambda: setattr(
+        torch.backends.mkldnn.matmul, "fp32_precision", "bf16"
+    ),
     "flash attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
     "the precision of float32 products": lambda: torch.set_float32_matmul_precision("medium"),
     "flushing of denormal numbers": lambda: torch.set_flush_denormal(True),
@@ -136,8 +142,16 @@ def close_the_umask_and_write(file: str) -> None:
     in_child(lambda: os.umask(0o777), lambda: os.close(os.open(file, os.O_CREAT)))
 
 
+def meet_a_foreign_thread() -> None:
+    """One that Python did not start, as those of autograd for a GPU, and that runs Python once."""
+    met = threading.Event()
+    _thread.start_new_thread(lambda: met.set() if threading.current_thread() else None, ())
+    assert met.wait(9)
+
+
 OTHERS = {
     "nothing": lambda: None,
+    "a foreign thread": meet_a_foreign_thread,
     "raise the limit": lambda: sys.setrecursionlimit(2000),
     "lower the limit": lower_the_limit,
     "into a folder that is gone": into_a_folder_that_is_gone,

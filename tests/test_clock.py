@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import statistics
+import weakref
 
 import pytest
 import torch
@@ -50,6 +51,21 @@ def test_short_calls_are_timed_in_blocks(ticking) -> None:
     seen = clock.sample(ticking(itertools.repeat(1e-5)), CPU, measure(), 1.0, first_s=1e-4)
     assert seen.calls_per_sample == math.ceil(clock.BLOCK_S / 1e-5)
     assert seen.times_s == pytest.approx([1e-5] * 6)
+
+
+def test_a_result_of_a_block_is_gone_before_the_next_is_computed() -> None:
+    alive = weakref.WeakSet()
+    seen = []
+
+    def call() -> torch.Tensor:
+        seen.append(len(alive))
+        result = torch.zeros(3)
+        alive.add(result)
+        return result
+
+    last = clock.timed(call, CPU, calls=4).result
+    assert seen == [0, 0, 0, 0]
+    assert list(alive) == [last]
 
 
 def test_a_slow_call_is_sampled_no_more_than_it_must(ticking) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import record
-from harness.launch import Launcher
+from harness.launch import STUCK_S, Launcher, _merge
 
 
 def test_a_right_cell_has_every_measurement(run, tmp_path: Path) -> None:
@@ -80,6 +80,62 @@ def test_a_first_call_alone_within_the_limit_is_a_time(run) -> None:
     assert 0.6 < seen["first_s"] < 1.0
     assert "after the first call, whose time stands for all" in seen["message"]
     assert seen["relative_error"] < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("running", "worked_s", "status"),
+    [
+        ("fresh call", 3.0, "timeout"),
+        ("fresh call", 30.0 - STUCK_S / 2, "ok"),  # too little time was left to say so
+        (None, 3.0, "ok"),  # the harness's own work, as a reference at another point
+    ],
+)
+def test_only_a_call_of_the_method_that_does_not_end_speaks_against_it(job, running, worked_s, status) -> None:
+    told = {"status": "timeout", "message": "the time pass took longer than limit_s=30", "first_s": 1e-3,
+            "times_s": [1e-3, 1e-3], "running": running, "worked_s": worked_s}  # fmt: skip
+    seen = _merge(job(limit_s=30.0), {"status": "ok"}, "time", told)
+    assert seen["status"] == status
+    assert ("looked up what had been computed before" in seen["message"]) == (status == "timeout")
+    assert ("not all its columns are filled" in seen["message"]) == (status == "ok")
+
+
+class Told(Launcher):
+    """A launcher whose passes return what they are told, and that notes which were asked for."""
+
+    def __init__(self, **told: list[dict]) -> None:
+        super().__init__()
+        self.told = {part: iter(entries) for part, entries in told.items()}
+        self.asked: list[str] = []
+
+    def _ask(self, job, part, folder, truth=None):
+        self.asked.append(part)
+        return {"worked_s": 1.0} | next(self.told[part])
+
+
+@pytest.mark.parametrize(("status", "times"), [("ok", 1), ("timeout", 1), ("crashed", 3), ("oom", 3), ("error", 3)])
+def test_a_reference_that_failed_by_chance_is_computed_again(job, tmp_path: Path, status: str, times: int) -> None:
+    told = {"status": status, "message": None if status == "ok" else "why"}
+    with Told(reference=[told] * 3, agreement=[{"status": "ok"}] * 3) as launcher:
+        for method in ("one", "another", "a third"):
+            seen = record.read(launcher.run(job(method=method, passes=("agreement",)), tmp_path))
+            assert seen["status"] == status
+        assert launcher.asked.count("reference") == times
+
+
+def test_a_later_round_that_takes_only_times_is_judged_by_the_first(job, tmp_path: Path) -> None:
+    right = {"first": [3.0, 4.0], "last": [3.0, 4.0], "products": [3.0]}
+    other = right | {"last": [3.0, 4.1]}
+    times = {"first_s": 1e-3, "times_s": [1e-3], "status": "ok"}
+    agreement = {"status": "ok", "tolerance": 1e-12, "checked": {"numbers": [3.0, 4.0], "size": None}}
+    rounds = [times | {"timed": told} for told in (right, right, other, other)]
+    both = job(passes=("time", "agreement"))
+    later = [job(passes=("time",), round=1), job(passes=("time",), round=2), job(passes=("time",), round=2, seed=1)]
+    told = {"limits": [{}], "time": rounds, "reference": [{"status": "ok"}], "agreement": [agreement]}
+    with Told(**told) as launcher:
+        seen = [record.read(launcher.run(each, tmp_path)) for each in (both, *later)]
+    assert [one["status"] for one in seen] == ["ok", "ok", "wrong", "ok"], "of another seed nothing was checked"
+    assert "the last timed call returned another result than the call that was checked" in seen[2]["message"]
+    assert seen[1]["tolerance"] is None
 
 
 def test_a_peer_that_is_not_installed_says_how_to_install_it(run) -> None:

@@ -37,6 +37,21 @@ def row(name: str, **changes):
     return build(options.pop("_target_"), options | changes)
 
 
+@pytest.mark.parametrize("in_use", [True, False])
+def test_a_problem_on_the_cpu_starts_no_gpu_and_keeps_the_random_state(monkeypatch, in_use: bool) -> None:
+    """As on a machine with eight GPUs, where CUDA is in use for something else, or not."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: in_use)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", asked.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", asked.append)
+    problem = networks.mlp(inputs=2, width=2, outputs=2, batch=3)
+    before = torch.get_rng_state()
+    check(problem)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not asked
+
+
 # Rows made smaller for a test.
 SMALLER = {
     "resnet": {"width": 4, "image": 16, "outputs": 5, "batch": 2},

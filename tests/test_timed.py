@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import math
 
 import pytest
 import torch
@@ -168,7 +169,17 @@ def fault(call, problem: Problem = NETWORK, usual_s: float = 1e-3, left_s: float
     made = cell(call, problem, **changes)
     watched = Witness(made)
     watched.see(made.call())
-    return fresh.fault(made, [usual_s] * 5, watched.last, left_s)
+    return drained(fresh.fault(made, [usual_s] * 5, watched.last, left_s))[1]
+
+
+def drained(steps):
+    """What a generator yields, and what it returns."""
+    yielded = []
+    while True:
+        try:
+            yielded.append(next(steps))
+        except StopIteration as end:
+            return yielded, end.value
 
 
 def by_identity(kept: dict):
@@ -257,6 +268,41 @@ def test_a_constant_hessian_is_not_stale(problem: Problem) -> None:
     assert fault(lambda _: constant, problem) is None
 
 
+def test_what_runs_is_told_before_and_after_each_call_of_the_method(monkeypatch) -> None:
+    """The true change is looked for as the harness's own work, which no time-out may hold against the method."""
+    running = [fresh.OWN["running"]]
+    during = {"call": set(), "own": set()}
+
+    def call(cell: Cell):
+        during["call"].add(running[-1])
+        return torch.eye(4, dtype=torch.float64)
+
+    changed = fresh._truth_changed
+    monkeypatch.setattr(fresh, "_truth_changed", lambda *given: during["own"].add(running[-1]) or changed(*given))
+    problem = from_function(lambda x: (x**2).sum() / 2, torch.ones(4, dtype=torch.float64))
+    made = cell(call, problem)
+    watched = Witness(made)
+    watched.see(right(made))
+    for step in fresh.fault(made, [1e-3], watched.last, 100.0):
+        running.append(step["running"])
+    assert during == {"call": {fresh.CALL["running"]}, "own": {fresh.OWN["running"]}}
+
+
+def test_no_change_is_seen_without_time_and_one_way_alone_is_not_believed() -> None:
+    problem = from_function(lambda x: (x**4).sum(), torch.ones(3, dtype=torch.float64))
+    made = cell(right, problem)
+    with fresh.moved(problem) as move:
+        assert fresh._truth_changed(made, move, math.inf)
+        assert not fresh._truth_changed(made, move, -math.inf)
+    theta = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    detached = from_function(lambda x: (x**2 * x.detach() ** 2).sum(), torch.ones(3, dtype=torch.float64))
+    kink = from_function(lambda x: (x * x.abs()).sum(), torch.ones(3, dtype=torch.float64))  # constant on each side
+    zero = from_function(lambda x: x.exp().log().sum() + x.sin().square().sum() + x.cos().square().sum(), theta)
+    for other, expected in ((detached, True), (kink, False), (zero, False)):
+        with fresh.moved(other) as move:
+            assert fresh._truth_changed(cell(right, other), move, math.inf) == expected
+
+
 def test_a_constant_diagonal_beside_changing_entries_is_not_stale() -> None:
     problem = from_function(lambda x: x.prod(), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     assert fault(right, problem, quantity="diagonal") is None
@@ -304,4 +350,4 @@ def test_other_libraries_compute(target: str) -> None:
     made = bind(dataclasses.replace(JOB, target=f"methods.peers.{target}.hessian"), NETWORK)
     watched = Witness(made)
     watched.see(made.call())
-    assert fresh.fault(made, [1.0], watched.last, 100.0) is None
+    assert drained(fresh.fault(made, [1.0], watched.last, 100.0))[1] is None

@@ -50,7 +50,7 @@ def test_environment_variables_are_named_without_their_values(found) -> None:
 
 
 def test_reading_changes_nothing_and_what_torch_does_is_no_trace(found) -> None:
-    assert found["nothing"] == found["raise the limit"] == []
+    assert found["nothing"] == found["raise the limit"] == found["a foreign thread"] == []
 
 
 # What a method is given

@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 import secrets
 import statistics
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -32,7 +33,7 @@ from harness.fingerprint import signs
 from harness.measure.witness import number
 from harness.problems import Problem
 from harness.problems.own import ravel
-from harness.reference import reference
+from harness.truth.products import of_ggn, of_hessian
 
 STEP = 0.03  # of a move, times the root mean square of theta
 CALLS = 3  # at as many points, of which the fastest counts
@@ -42,40 +43,52 @@ FLOOR_S = 1e-4  # and by this at least: less may be memory that the processor's 
 LONGEST_S = 20.0  # calls that take longer are not made again
 CHANGED = 1e-3  # relative change of the true result that a right method shows,
 ROUNDINGS = 16  # and as many units in the last place of theta's dtype
-COORDINATES = 16  # of a diagonal, whose true change is looked at
-
+COORDINATES = 16  # vectors at most, in whose products a true change is looked for
+DIFFERENCE = 1e-4  # step of central differences, times the root mean square of theta
+MAGNIFIED = 1e-2  # a change by autograd that is a smaller part than this of that by differences is rounding
+CALL, OWN = {"running": "fresh call"}, {"running": None}  # what the launcher reads where the time limit strikes
 
 Fault = dict[str, Any]  # `status` and `message` of a record
+Steps = Generator[dict[str, Any], None, Any]  # yields CALL before each call of the method, OWN after it
 
 
-def fault(cell: Cell, times_s: list[float], last: float | None, left_s: float) -> Fault | None:
-    """`status` and `message` where something is wrong with what was timed, else None.
+def fault(cell: Cell, times_s: list[float], last: float | None, left_s: float) -> Steps:
+    """Return `status` and `message` where something is wrong with what was timed, else None.
 
     `times_s` are the samples, `last` the number of the last result (`Witness.last`), `left_s` what is left of the
-    pass's time limit. At a point where the loss or its gradient is not finite nothing is asked of the method.
+    pass's time limit. At a point where the loss or its gradient is not finite nothing is asked of the method. Yields
+    what is running, CALL or OWN, so that only a call of the method that does not end speaks against it.
     """
     slowest = max(times_s)
+    until = time.monotonic() + left_s / 2  # for the harness's own work
     if last is None or slowest > LONGEST_S or slowest * 2 * CALLS > left_s:
         return None
     fresh: list[float] = []
+    own_s = 0.0
     for _ in range(CALLS if slowest <= cell.job.measure.budget_s else 1):
         with moved(cell.problem) as move:
+            began = time.monotonic()
             if not _prepared(cell.problem):
                 return None
+            own_s = time.monotonic() - began
+            if (slowest + own_s) * 2 * CALLS > left_s:
+                return None
+            yield CALL
             try:
                 seen = clock.timed(cell.call, cell.device)
                 value = number(agreement.plain(seen.result))
             except Exception as error:
                 return _raised(cell, error)
+            yield OWN
             fresh.append(seen.wall_s)
             del seen
-            if value == last and _truth_changed(cell, move):
+            if value == last and _truth_changed(cell, move, until):
                 return _stale(cell)
             last = value
     usual = statistics.median(times_s)
-    if not _far(min(fresh), usual) or min(fresh) * 2 * PAIRS > left_s / 2:
+    if not _far(min(fresh), usual) or (min(fresh) + own_s) * 2 * PAIRS > left_s / 2:
         return None
-    pairs = _pairs(cell, usual)
+    pairs = yield from _pairs(cell, usual)
     return _kept(cell, times_s, *pairs) if pairs is not None else None
 
 
@@ -109,8 +122,8 @@ def _kept(cell: Cell, times_s: list[float], first_s: float, second_s: float) -> 
     return {"status": "error", "message": message}
 
 
-def _pairs(cell: Cell, usual_s: float) -> tuple[float, float] | None:
-    """The least times of a first and of a second call at fresh points; None unless every first is far slower.
+def _pairs(cell: Cell, usual_s: float) -> Steps:
+    """Return the least times of a first and a second call at fresh points; None unless every first is far slower.
 
     Slower than the samples and than the fastest second call. Before both calls the same is done: the loss and its
     gradient. A machine under load would have to slow each of the first calls, but not each of the second ones.
@@ -121,7 +134,9 @@ def _pairs(cell: Cell, usual_s: float) -> tuple[float, float] | None:
             for times in (firsts, seconds):
                 if not _prepared(cell.problem):
                     return None
+                yield CALL
                 times.append(clock.timed(cell.call, cell.device).wall_s)
+                yield OWN
         if not _far(firsts[-1], usual_s):
             return None
     return (min(firsts), min(seconds)) if _far(min(firsts), min(seconds)) else None
@@ -164,35 +179,39 @@ def moved(problem: Problem) -> Iterator[Tensor]:
                 parameters[name].copy_(value)
 
 
-def _truth_changed(cell: Cell, move: Tensor) -> bool:
-    """Whether what the method was asked for is another where theta has moved: true for no quadratic loss."""
-    job, exact = cell.job, cell.problem.to("cpu", torch.float64)
-    vectors = _looked_at(cell)
-    measure = replace(job.measure, truth="autograd")
-    points = [cell.problem.theta.double().cpu() - shift for shift in (move.double().cpu(), 0.0)]
+def _truth_changed(cell: Cell, move: Tensor, until: float) -> bool:
+    """Whether what the method was asked for is another where theta has moved: true for no quadratic loss.
+
+    Seen in a few products with the true matrix, those that can be had until `time.monotonic()` is `until`. Both
+    autograd's and those of central differences must have changed: neither alone is right for every loss. Where the true
+    values are zero, both are rounding, which differences magnify by one over their step.
+    """
+    exact, vectors = cell.problem.to("cpu", torch.float64), _looked_at(cell)
+    points = [exact.theta - shift for shift in (move.double().cpu(), 0.0)]
+    products_of = of_ggn if cell.job.quantity == "ggn" else of_hessian
+    squares = torch.zeros(2, 2, dtype=torch.float64)  # of the change and of the products; by autograd, by differences
     try:
-        before, after = (
-            reference(
-                replace(exact, theta=point, hessian=None), vectors, measure, job.seed, job.quantity, job.stop_gradient
+        ways = [products_of(replace(exact, theta=point)) for point in points]
+        for vector in vectors.unbind(1):
+            if time.monotonic() > until:
+                break
+            belongs = vector != 0 if cell.job.quantity in ("diagonal", "block_diagonal") else 1.0
+            before, after = (
+                torch.stack([products.one(vector), differences(DIFFERENCE)(vector)]) for products, differences in ways
             )
-            for point in points
-        )
+            squares += torch.stack([(belongs * (after - before)).square().sum(1), before.square().sum(1)])
     except (RuntimeError, ValueError):  # no truth to be had there
         return False
-    assert before.products is not None
-    assert after.products is not None
-    change = after.products - before.products
-    if cell.job.quantity in ("diagonal", "block_diagonal"):
-        change = change * (vectors != 0)  # the entries that belong to it
     enough = max(CHANGED, ROUNDINGS * torch.finfo(cell.problem.theta.dtype).eps)
-    return float(change.norm()) > enough * float(before.products.norm())
+    changes, sizes = squares.sqrt()
+    return bool((changes > enough * sizes).all()) and bool(changes[0] > MAGNIFIED * changes[1])
 
 
 def _looked_at(cell: Cell) -> Tensor:
     """Vectors (P, k) whose products show the quantity: a diagonal needs unit vectors, blocks one vector each."""
     count = cell.problem.theta.numel()
     if cell.vectors is not None:
-        return cell.vectors.to("cpu", torch.float64)
+        return cell.vectors[:, :COORDINATES].to("cpu", torch.float64)
     generator = torch.Generator().manual_seed(0)
     if cell.job.quantity == "diagonal":
         chosen = torch.randperm(count, generator=generator)[:COORDINATES]

@@ -20,12 +20,13 @@ from harness.truth.watch import Watch
 Fields = Iterator[dict[str, Any]]  # of a record, as they become known
 
 
-def timing(cell: Cell, watch: Watch) -> Fields:
-    """The fields of the time pass, with `timed` for the launcher (`harness.truth.timed`); a `status` ends it.
+def timing(cell: Cell, watch: Watch, began: float) -> Fields:
+    """The fields of the time pass; a `status` ends it.
 
-    Outside the clock: what the first call left behind, and the others; whether they were computed (`fresh`).
+    `began` is when the process did, by `time.perf_counter()`: the time limit counts from there. For the launcher there
+    are also `timed` (`harness.truth.timed`), and `running`, the phase after the samples (`fresh.CALL`). Outside the
+    clock: what the first call left behind, and the others; whether they were computed (`fresh`).
     """
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as compiled:  # so that the first call compiles, whatever was compiled before
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled
         watch.bound(cell)
@@ -54,8 +55,9 @@ def _calls(cell: Cell, watch: Watch, began: float) -> Fields:
     yield watch.fault(cell) or {}
     told = witness.fields()
     yield {"timed": told}
-    left_s = cell.job.limit_s - (time.monotonic() - began)
-    yield {"timed": {"fault": fresh.fault(cell, samples.times_s, witness.last, left_s)} | told}
+    left_s = cell.job.limit_s - (time.perf_counter() - began)
+    fault = yield from fresh.fault(cell, samples.times_s, witness.last, left_s)
+    yield {"timed": {"fault": fault} | told} | fresh.OWN
 
 
 def _gradient_s(cell: Cell) -> list[float]:

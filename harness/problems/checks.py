@@ -103,11 +103,12 @@ def check_elsewhere(problem: Problem) -> None:
     """
     if problem.plain is None:
         return
+    gpus = _gpus(problem)
     for move in MOVES:
         try:
             with _moved(problem, move) as moved:
-                plain = _seeded(problem.plain)
-            found, again = (_seeded(lambda: problem.loss(moved.requires_grad_())) for _ in range(2))
+                plain = _seeded(problem.plain, gpus)
+            found, again = (_seeded(lambda: problem.loss(moved.requires_grad_()), gpus) for _ in range(2))
         except Exception:  # of whatever kind: it is the user's own code
             return
         if not all(isinstance(value, Tensor) and value.numel() == 1 for value in (plain, found, again)):
@@ -144,10 +145,20 @@ def _moved(problem: Problem, move: float) -> Iterator[Tensor]:
                 leaf.copy_(value)
 
 
-def _seeded(function: Any) -> Any:
-    """What a function returns with torch's generator seeded, which is left as it was."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(0)
+def _gpus(problem: Problem) -> list[int]:
+    """The GPUs that a problem's tensors are on; none where CUDA is not in use, which asking must not start."""
+    if not torch.cuda.is_initialized():
+        return []
+    held = [problem.theta, *problem.leaves, *tensors_of(problem.plain)]
+    return sorted({tensor.device.index for tensor in held if tensor.device.type == "cuda"})
+
+
+def _seeded(function: Any, gpus: list[int]) -> Any:
+    """What a function returns with torch's generators seeded, of the CPU and of these GPUs, which are left as were."""
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(0)
+        for index in gpus:
+            torch.cuda.default_generators[index].manual_seed(0)
         return function()
 
 

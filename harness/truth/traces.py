@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import operator
 import os
 import random
 import resource
@@ -27,6 +28,18 @@ from harness import counters
 
 TIMERS = {"alarm": signal.ITIMER_REAL, "virtual timer": signal.ITIMER_VIRTUAL, "profiling timer": signal.ITIMER_PROF}
 WITH_THREADS = ("tqdm.", "torch.", "jax.", "jaxlib.")  # libraries that start threads of their own
+SWITCHES = (
+    *(f"cudnn.{name}" for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
+    *(f"mkldnn.{name}" for name in ("enabled", "deterministic")),
+    *(f"opt_einsum.{name}" for name in ("enabled", "strategy")),
+    *(
+        f"cuda.matmul.{name}"
+        for name in ("allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+    ),
+    *("fp32_precision", "cuda.matmul.fp32_precision"),
+    *(f"cudnn.{kind}fp32_precision" for kind in ("", "conv.", "rnn.")),
+    *(f"mkldnn.{kind}fp32_precision" for kind in ("", "matmul.", "conv.", "rnn.")),
+)  # of torch.backends
 ENOUGH = 1000  # frames, for what the harness still has to do
 
 
@@ -53,9 +66,10 @@ def _filters_for_all() -> list[tuple[str, str]]:
 def _threads() -> dict[str, bool]:
     """Python's threads but for those that a library keeps for itself, known by the module of what they run.
 
-    The pool in which torch.compile compiles is known by there being compiled code only.
+    The pool in which torch.compile compiles is known by there being compiled code only. A thread that Python did not
+    start, such as autograd's for a GPU, is there for Python once a hook has run in it.
     """
-    threads = threading.enumerate()
+    threads = [thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)]
     if counters.compilation():
         threads = [thread for thread in threads if not thread.name.startswith("ThreadPoolExecutor")]
     runs = {thread.name: getattr(thread, "_target", None) or type(thread) for thread in threads}
@@ -103,22 +117,14 @@ def _autocast() -> dict[str, Any]:
 
 
 def _backends() -> dict[str, Any]:
-    """Torch's switches for its libraries."""
-    switches = {
-        "cudnn": ("enabled", "benchmark", "deterministic", "allow_tf32"),
-        "mkldnn": ("enabled", "deterministic"),
-        "opt_einsum": ("enabled", "strategy"),
-    }
-    seen = {
-        f"torch.backends.{name}.{switch}": getattr(getattr(torch.backends, name), switch)
-        for name, own in switches.items()
-        for switch in own
-    }
+    """Torch's switches for its libraries, each read alone: where old and new ones are mixed, some raise."""
     kernels = ("flash", "mem_efficient", "math", "cudnn")
-    seen |= {f"{kernel} attention": getattr(torch.backends.cuda, f"{kernel}_sdp_enabled")() for kernel in kernels}
-    matmul = torch.backends.cuda.matmul
-    reduced = ("allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
-    return seen | {f"torch.backends.cuda.matmul.{name}": getattr(matmul, name) for name in reduced}
+    seen = {f"{kernel} attention": getattr(torch.backends.cuda, f"{kernel}_sdp_enabled")() for kernel in kernels}
+    readers = {name: operator.attrgetter(name) for name in SWITCHES}
+    return seen | {
+        f"torch.backends.{name}": _tried(lambda reader=reader: reader(torch.backends))
+        for name, reader in readers.items()
+    }
 
 
 def _global_hooks() -> dict[str, Any]:
