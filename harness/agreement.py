@@ -10,26 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.problems import casting
 from harness.reference import Reference
 from harness.truth import estimates
 from harness.truth.results import contract, is_estimate, plain
 
-__all__ = ["compare", "contract", "is_estimate", "plain", "same"]
+__all__ = ["compare", "contract", "is_estimate", "plain"]
 
 # Largest relative Frobenius error that counts as right: some ten to a thousand times the rounding errors seen
 # (float64 7e-16, float32 3e-7, float16 5e-4, bfloat16 4e-3), and far below the percents of a wrong rule.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+LOOSEST = 0.1  # tolerance up to which a result can be judged: zeros have an error of 1
 DIFFERENCES_TOLERANCE = 1e-8  # central differences are themselves no better than about 1e-10
 
 BLOCK = 1024  # rows of a result converted to float64 at once
-
-
-def same(value: Any, other: Any) -> bool:
-    """Whether two values are the same, tensors entry by entry."""
-    if isinstance(value, Tensor) and isinstance(other, Tensor):
-        return casting.same(value, other)
-    return value is other or (not isinstance(value, Tensor) and not isinstance(other, Tensor) and value == other)
 
 
 def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | None = None) -> dict[str, Any]:
@@ -63,6 +56,8 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
         cause = "a kink" if truth.inner_dtype is None else f"the {_name(truth.inner_dtype)} within the loss"
         message = f"central differences give no truth at this point (their own error is {truth.error:.0e}): {cause}?"
         return fields | {"status": "error", "message": message}
+    if fields["tolerance"] > LOOSEST:
+        return fields | {"status": "error", "message": _unjudged(truth, tensors[0].dtype)}
     if quantity == "block_diagonal":
         fields |= _compare_blocks(tensors, truth)
     else:
@@ -103,7 +98,17 @@ def _tolerance(truth: Reference, dtype: torch.dtype) -> float:
         limits.append(TOLERANCE.get(inner, 4 * torch.finfo(inner).eps))
     if truth.kind == "central_differences":
         limits += [DIFFERENCES_TOLERANCE, 10 * truth.error if truth.confirmed else 0.0]
-    return max(limits) * truth.scale.slack
+    return max(limits) * truth.scale.slack_of(dtype)
+
+
+def _unjudged(truth: Reference, dtype: torch.dtype) -> str:
+    """Why no result can be judged in this dtype, where the tolerance would be that of zeros, or nearly."""
+    if truth.scale.slack_of(dtype) > 1:
+        finer = "; use float64" if dtype != torch.float64 else ": terms cancel; rewrite the loss"
+        return f"rounding leaves nothing to judge in {_name(dtype)}{finer}"
+    inner = truth.inner(dtype)
+    assert inner is not None
+    return f"the loss computes in {_name(inner)} within, too coarse to judge a result by; use a finer precision there"
 
 
 def _verdict(fields: dict[str, Any], dtype: torch.dtype, truth: Reference) -> dict[str, Any]:
@@ -147,8 +152,9 @@ def _remarks(fields: dict[str, Any], truth: Reference, quantity: str, dtype: tor
         )
     if fields["inner_dtype"] is not None:
         yield f"the loss computes in {fields['inner_dtype']} within, which limits the precision of its derivatives"
-    if truth.scale.slack > 1:
-        yield f"terms cancel: rounding is amplified, and the tolerance is {truth.scale.slack:.0e} times the usual one"
+    slack = truth.scale.slack_of(dtype)
+    if slack > 1:
+        yield f"terms cancel: rounding is amplified, and the tolerance is {slack:.0e} times the usual one"
     if not (truth.confirmed or truth.trusted or truth.departure):
         yield (
             f"central differences do not confirm the reference (distance {truth.error:.0e}): a kink, or the edge of "

@@ -75,8 +75,8 @@ def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, fl
     return result, error / size if math.isfinite(size) and size else math.inf
 
 
-def line(loss: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> Line:
-    """What values of `loss` say about it along a line through `point`, by steps of at most 5 % of its coordinates.
+def line(loss: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor, longest: float = FIRST) -> Line:
+    """What values of `loss` say about it along a line through `point`, by steps of up to `longest` of its coordinates.
 
     The errors are no less than what rounding of the loss makes of the longest steps.
     """
@@ -90,16 +90,16 @@ def line(loss: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> 
     def second(step: float) -> Tensor:
         return (value(step) - 2 * value(0.0) + value(-step)) / step**2
 
-    slope, slope_error = extrapolated(first, FIRST * size)
-    curvature, curvature_error = extrapolated(second, CURVATURE * FIRST * size)
-    shortest = FIRST * size / 2 ** (LEVELS - 1)
+    slope, slope_error = extrapolated(first, longest * size)
+    curvature, curvature_error = extrapolated(second, CURVATURE * longest * size)
+    shortest = longest * size / 2 ** (LEVELS - 1)
     jump = 2 * shortest * (second(shortest) - second(2 * shortest))  # curvature cancels, of order step^3 remains
     return Line(
         slope=float(slope),
-        slope_error=max(slope_error, rounding / (FIRST * size)),
+        slope_error=max(slope_error, rounding / (longest * size)),
         jump=abs(float(jump)),
         curvature=float(curvature),
-        curvature_error=max(curvature_error, 4 * rounding / (CURVATURE * FIRST * size) ** 2),
+        curvature_error=max(curvature_error, 4 * rounding / (CURVATURE * longest * size) ** 2),
     )
 
 

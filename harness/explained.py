@@ -1,8 +1,9 @@
 """How a method does each parameter, where it says so: for the record, in one line.
 
 A method's module may offer `explain`, which asks for what it wants by name, as the method's quantities do, and for
-`quantity`; it returns a text for the name of each parameter, or raises ValueError for a quantity that it says nothing
-of. Where the module has a text USUAL, that is what `explain` says of those that are done as the method is meant to.
+`quantity`, without which it is another function of that name and not called; it returns a text for the name of each
+parameter, or raises ValueError for a quantity that it says nothing of. Where the module has a text USUAL, that is what
+`explain` says of those that are done as the method is meant to.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def explained(module: ModuleType | None, options: Mapping[str, Any]) -> str | No
     `options` is what may be asked for, by name. An `explain` that raises is no fault of the result: the text says so.
     """
     explain = getattr(module, "explain", None)
-    if not inspect.isfunction(explain):
+    if not inspect.isfunction(explain) or "quantity" not in inspect.signature(explain).parameters:
         return None
     asked = {name: options[name] for name in inspect.signature(explain).parameters if name in options}
     try:

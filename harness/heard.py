@@ -14,6 +14,7 @@ ORIGIN = r"\s*\(Triggered internally at [^)]*\)"  # where in torch's own source
 HARMLESS = (
     r"get_attr Node with no underlying reference",  # torch.func.linearize traces what its user did not write
     r"Full backward hook is firing",  # since the inputs are data and need no gradient: backpack's hooks
+    r"Converting a tensor with requires_grad=True to a scalar",  # float() of a logged value; a cut graph is found apart
 )
 
 

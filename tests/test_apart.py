@@ -8,7 +8,7 @@ import torch
 
 from harness import advice, worker
 from harness.launch import Launcher
-from harness.problems import networks
+from harness.problems import from_function, networks
 from harness.problems.problem import ProblemError
 from harness.truth import apart
 from tests.conftest import JOB
@@ -105,6 +105,40 @@ def test_the_truth_is_that_of_the_problem(tmp_path: Path) -> None:
         ):
             with pytest.raises(ProblemError, match="another one each time"):
                 apart.require_same_point(truth, other)
+
+
+X = torch.arange(12.0, dtype=torch.float64).reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [X, X[0, 1], X > 4, X.long(), X.T, X.to_sparse(), X * 1j, torch.nested.nested_tensor([X, X[:2]]), {"a": [X]}],
+    ids=lambda data: type(data).__name__,
+)
+def test_a_problem_with_other_data_is_another(data, tmp_path: Path) -> None:
+    """By the data alone, where the loss is the same."""
+
+    def built(given):
+        return from_function(lambda x, given: x.square().sum(), torch.ones(3).double(), (given,))
+
+    apart.compute(JOB, built(data), tmp_path / "truth.pt")
+    truth = apart.load(tmp_path / "truth.pt")
+    apart.require_same_point(truth, built(data))
+    other = {"a": [-1 - X]} if isinstance(data, dict) else data * 3
+    with pytest.raises(ProblemError, match="another one each time"):
+        apart.require_same_point(truth, built(other))
+
+
+def test_a_small_loss_is_compared_relatively_to_itself(tmp_path: Path) -> None:
+    """What differs is within the function, where no checksum sees it."""
+
+    def built(factor: float):
+        return from_function(lambda x: 1e-9 * factor * x.square().sum(), torch.ones(3).double())
+
+    apart.compute(JOB, built(1.0), tmp_path / "truth.pt")
+    truth = apart.load(tmp_path / "truth.pt")
+    with pytest.raises(ProblemError, match="another one each time"):
+        apart.require_same_point(truth, built(1.001))
 
 
 def test_texts_are_cut_and_printable() -> None:

@@ -1,14 +1,17 @@
 """What is warned of, and how a method does its parameters, stand in the record and with the row."""
 
+import re
 import types
 import warnings
 
 import pytest
+import torch
 
 from harness import report
 from harness.explained import explained
 from harness.heard import LONGEST, MOST, Listener, told
 from harness.report import latex
+from harness.report.rows import DOUBT
 from harness.report.summary import summary
 from tests.test_report import cell, frame_of, shown  # noqa: F401  frame_of is a fixture
 
@@ -79,11 +82,11 @@ def module(explain, **names):
     return types.SimpleNamespace(explain=explain, **names)
 
 
-def refused():
+def refused(quantity):
     raise ValueError("of another kind")
 
 
-def broken():
+def broken(quantity):
     raise RuntimeError("no")
 
 
@@ -91,11 +94,13 @@ def broken():
     ("module", "text"),
     [
         (module(None), None),
-        (module(lambda: {"a": "fast"}, USUAL="fast"), None),
-        (module(lambda: {"a": "tied", "b": "fast", "c": "tied"}, USUAL="fast"), "not by fast: a, c (tied)"),
-        (module(lambda: {"a": "tied", "b": "tied"}, USUAL="fast"), "not by fast: all parameters (tied)"),
-        (module(lambda: {"a": "fast", "b": "tied"}), "a (fast); b (tied)"),
-        (module(lambda: {str(n): "x" if n else "y" for n in range(10)}, USUAL="y"),
+        (module(lambda path, verbose: "of another kind"), None),
+        (module(lambda: {"a": "tied"}), None),
+        (module(lambda quantity: {"a": "fast"}, USUAL="fast"), None),
+        (module(lambda quantity: {"a": "tied", "b": "fast", "c": "tied"}, USUAL="fast"), "not by fast: a, c (tied)"),
+        (module(lambda quantity: {"a": "tied", "b": "tied"}, USUAL="fast"), "not by fast: all parameters (tied)"),
+        (module(lambda quantity: {"a": "fast", "b": "tied"}), "a (fast); b (tied)"),
+        (module(lambda quantity: {str(n): "x" if n else "y" for n in range(10)}, USUAL="y"),
          "not by y: 1, 2, 3, 4, 5, 6 and 3 more (x)"),
         (module(refused), None),
         (module(broken), "explain raised RuntimeError: no"),
@@ -121,3 +126,15 @@ def test_warnings_and_explanations_stand_with_the_row(frame_of):  # noqa: F811
     assert len(section.sentences) == 1
     assert "warned: torch warned that" in latex.latex(frame)
     assert not any("Warned" in section.title for section in summary(frame_of([cell("c"), cell("d")])))
+
+
+def test_a_logged_scalar_is_no_doubt(monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", lambda *arguments: None)
+    heard = Listener()
+    value = torch.ones(1, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        float(value.sum())
+    assert heard.fields() == {"warnings": None}
+    said = "UserWarning: Converting a tensor with requires_grad=True to a scalar may lead to unexpected behavior."
+    assert not re.search(DOUBT, said, re.IGNORECASE)

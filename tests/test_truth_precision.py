@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from harness import agreement
 from harness.problems import from_function, from_network
@@ -101,3 +102,91 @@ def test_differences_have_the_precision_within_too() -> None:
     coarse = network(RMSNorm(5, torch.bfloat16))
     seen = agreement.compare(by_autograd(coarse), "hessian", reference(coarse, None, DIFFERENCES, 0))
     assert (seen["status"], "the bfloat16 within the loss" in seen["message"]) == ("error", True)
+
+
+class Aside(nn.Module):
+    """Casts what it passes on unchanged, as for a log."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x):
+        self.seen = x.to(self.dtype).to(torch.float32).exp().sum()
+        return x
+
+
+def autocast_aside(x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x[:, None].float() @ torch.ones(1, 2)
+    return (x**4).sum()
+
+
+def stopped_aside(x):
+    with torch.no_grad():
+        seen = x.half().double().exp()
+    return (x**4).sum() + 0 * len(seen.detach())
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        network(Aside(torch.bfloat16)),
+        network(Aside(torch.float8_e5m2)),
+        from_function(lambda x: (x.half().sum().item(), (x**4).sum())[1], POINT),
+        from_function(autocast_aside, POINT),
+        from_function(stopped_aside, POINT),
+    ],
+)
+def test_a_coarse_value_that_never_reaches_the_loss_is_no_precision(problem) -> None:
+    truth, true = reference(problem, None, FULL, 0), by_autograd(problem)
+    for change, status in ((0.0, "ok"), (1e-9, "wrong")):
+        seen = agreement.compare((1 + change) * true, "hessian", truth)
+        assert (seen["status"], seen["inner_dtype"], seen["tolerance"]) == (status, None, 1e-12)
+
+
+class InHalf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return (x.half() * 2).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
+def written(x):
+    out = torch.zeros_like(x)
+    out[:] = x.half().detach()
+    return (out * x**2).sum()
+
+
+def in_a_view(x):
+    out = torch.zeros(5, dtype=torch.float16)
+    out[:3].copy_(x[:3]).mul_(2)
+    return out.double().square().sum()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: InHalf.apply(x).square().sum(),
+        lambda x: (x.half().double().exp().detach() * x**2).sum(),
+        lambda x: checkpoint(lambda x: x.half().double().square().sum(), x, use_reentrant=True),
+        lambda x: torch.autograd.grad((x.half().double() ** 3).sum(), x, create_graph=True)[0].sum(),
+        written,
+        in_a_view,
+    ],
+)
+def test_a_coarse_value_that_reaches_the_loss_by_another_way(loss) -> None:
+    assert watch(loss, POINT).inner_dtype == torch.float16
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e4m3fn])
+def test_what_is_too_coarse_is_not_judged(dtype) -> None:
+    problem = from_function(lambda x: (x.to(dtype).to(x.dtype) * x**2).sum() + (x**4).sum(), POINT)
+    truth = reference(problem, None, FULL, 0)
+    for result in (truth.values, 0 * truth.values):
+        seen = agreement.compare(result, "hessian", truth)
+        assert seen["status"] == "error"
+        assert "too coarse to judge a result by" in seen["message"]

@@ -272,3 +272,21 @@ def test_networks_raise_no_alarm(activation) -> None:
         problem = networks.mlp(seed=seed, width=20, depth=2, activation=activation, batch=64)
         assert reference(problem, None, FULL, seed).departure is None
     assert reference(rosenbrock(), None, FULL, 0).departure is None
+
+
+@pytest.mark.parametrize("weight", [3e-3, 3e-4, 3e-5, 1e-5])
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_small_cut_that_nothing_shows_is_found(weight, size) -> None:
+    """torch shows no mode that Parameter copies; the departure is far beyond the error of the differences."""
+    problem = from_function(lambda x: (x**4).sum() + weight * (nn.Parameter(x) ** 4).sum(), point(size))
+    seen = judge(by_autograd(problem), problem)
+    assert seen["status"] == "wrong"
+    assert "is not the slope of the loss (off by " in seen["message"]
+
+
+@pytest.mark.parametrize("by", [1e-4, 1e-3, 1e-2])
+def test_a_kink_close_to_the_point_raises_no_alarm(by) -> None:
+    for weight in (1e-3, 1e-1):
+        at = by * torch.tensor([1.0, -1.0, 2.0, 0.0, 0.0], dtype=D) + torch.tensor([0.0, 0, 0, 1, 2], dtype=D)
+        problem = from_function(lambda x, weight=weight: weight * x[:3].abs().sum() + (x**4).sum(), at)
+        assert reference(problem, None, FULL, 0).departure is None

@@ -106,3 +106,45 @@ def test_cancellation_that_leaves_something_widens_the_tolerance() -> None:
     found = by_autograd(problem.to("cpu", torch.float32))
     assert agreement.compare(by_autograd(problem), "hessian", truth)["status"] == "ok"
     assert agreement.compare(found, "hessian", truth)["status"] == "ok"
+
+
+def fourth_powers(rest, linear=0.0):
+    """rest (a.x)^4 as a difference of two large terms, which are computed in different orders."""
+    a, b = drawn(2, 6)
+    return from_function(
+        lambda x, a, b: 1e6 * (a @ x) ** 4 - 1e6 * (1 - rest) * ((x * a).sum() ** 2) ** 2 + linear * (b @ x),
+        drawn(6),
+        (a, b),
+    )
+
+
+@pytest.mark.parametrize("linear", [0.0, 100.0])
+@pytest.mark.parametrize(("rest", "leaves_something"), [(1e-4, True), (1e-7, False), (1e-9, False), (1e-11, False)])
+def test_rounding_is_that_of_the_results_dtype(rest, leaves_something, linear) -> None:
+    problem = fourth_powers(rest, linear)
+    truth = reference(problem, None, FULL, 0)
+    for dtype, judged in ((torch.float64, True), (torch.float32, leaves_something)):
+        found = by_autograd(problem.to("cpu", dtype))
+        for result, status in ((found, "ok"), (0 * found, "wrong"), (1.2 * found, "wrong")):
+            seen = agreement.compare(result, "hessian", truth)
+            assert seen["status"] == (status if judged else "error"), seen["message"]
+            if not judged:
+                assert seen["message"] == "rounding leaves nothing to judge in float32; use float64"
+
+
+def test_where_float64_leaves_nothing_it_is_not_advised() -> None:
+    truth = reference(fourth_powers(1e-13, 100.0), None, FULL, 0)
+    truth = dataclasses.replace(truth, scale=dataclasses.replace(truth.scale, slack={D: 1e12}))
+    seen = agreement.compare(truth.values, "hessian", truth)
+    assert seen["message"] == "rounding leaves nothing to judge in float64: terms cancel; rewrite the loss"
+
+
+def test_kinks_are_no_rounding() -> None:
+    """Exactly at the point: of relu, of the largest of equals, and of what cancels there."""
+    for kinked in (
+        lambda x: (x * (torch.arange(6) > 2)).relu().square().sum(),
+        lambda x: torch.stack([x[0], x[0] * 1.0]).max() ** 2,
+        lambda x: ((x - x.detach()).relu() * x**2).sum(),
+    ):
+        problem = from_function(lambda x, kinked=kinked: kinked(x) + (x**4).sum(), drawn(6))
+        assert reference(problem, None, FULL, 0).scale.slack == {}

@@ -31,7 +31,7 @@ MEASURES = [
 ]  # fmt: skip
 ONCE = ["tensor_peak_bytes", "relative_error"]  # drawn, and measured in few of a cell's processes, or one
 # Words of a warning that the result may not be what was meant.
-DOUBT = "incorrect|wrong|silently|unexpected|undefined behavio|not be correct|unreliable|inaccurate"
+DOUBT = "incorrect|wrong|silently|undefined behavio|not be correct|unreliable|inaccurate"
 VERDICT = ["status", "message", "traceback", "warning"]  # of one process, and of no other
 
 

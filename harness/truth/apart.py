@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from harness.binding import vectors_of
 from harness.job import Job
-from harness.problems import Problem
+from harness.problems import Problem, tensors_of
 from harness.problems.problem import ProblemError
 from harness.reference import Reference, reference
 
@@ -23,6 +25,7 @@ class Truth:
     hessian: Reference | None  # the Hessian beside a GGN
     theta: Tensor  # (P,), float64 on the CPU
     loss: float  # there, in float64
+    data: str  # checksum of the inputs, targets and data, in float64
 
 
 def compute(job: Job, problem: Problem, path: Path) -> None:
@@ -34,7 +37,7 @@ def compute(job: Job, problem: Problem, path: Path) -> None:
     hessian = None
     if job.quantity == "ggn":
         hessian = reference(exact, None, job.measure, seed, stop_gradient=job.stop_gradient)
-    torch.save(Truth(of, hessian, exact.theta, _loss(exact)), path)
+    torch.save(Truth(of, hessian, exact.theta, _loss(exact), _checksum(exact)), path)
 
 
 def load(path: Path) -> Truth:
@@ -46,8 +49,10 @@ def require_same_point(truth: Truth, problem: Problem) -> None:
     """Raise ProblemError unless the problem, built again here, is the one that the truth was computed for."""
     exact = problem.to("cpu", torch.float64)
     value = _loss(exact)
-    same = torch.equal(truth.theta, exact.theta) and abs(value - truth.loss) <= 1e-6 * max(1.0, abs(truth.loss))
-    if not same:
+    same_given = torch.equal(truth.theta, exact.theta) and truth.data == _checksum(exact)
+    both_nan = math.isnan(value) and math.isnan(truth.loss)
+    same_loss = value == truth.loss or both_nan or abs(value - truth.loss) <= 1e-6 * abs(truth.loss)
+    if not (same_given and same_loss):
         raise ProblemError(
             f"the problem is another one each time that it is built (loss {truth.loss:.9g} and {value:.9g}), so that "
             "no two processes measure the same: draw everything from the builder's `seed`, or load saved weights and "
@@ -57,3 +62,23 @@ def require_same_point(truth: Truth, problem: Problem) -> None:
 
 def _loss(problem: Problem) -> float:
     return float(problem.loss(problem.theta.detach().requires_grad_()).detach())  # for networks that take a gradient
+
+
+def _checksum(problem: Problem) -> str:
+    """SHA-256 of the tensors among the inputs, targets and data."""
+    found = hashlib.sha256()
+    for tensor in tensors_of((problem.inputs, problem.targets, problem.data)):
+        found.update(f"{tensor.layout} {tensor.dtype} {tuple(tensor.shape) if not tensor.is_nested else ''}".encode())
+        for part in _strided(tensor.detach()):
+            found.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _strided(tensor: Tensor) -> list[Tensor]:
+    """The plain tensors that hold the entries of any other."""
+    if tensor.is_nested:
+        return [part for entry in tensor.unbind() for part in _strided(entry)]
+    if tensor.layout == torch.strided:
+        return [tensor.resolve_conj().resolve_neg()]
+    coordinates = tensor if tensor.layout == torch.sparse_coo else tensor.to_sparse_coo()
+    return [coordinates._indices(), coordinates._values()]

@@ -26,6 +26,8 @@ def judge(
     - its errors are less than a tenth of the standard errors, over 16 entries or more: the true ratio is about 1;
     - a standard error is negative.
 
+    A constant bias that is itself within the stated standard errors passes: one result does not show it.
+
     Along the true values t the standard error is taken as sqrt(2 sum t^2 s^2), the most that it can be for Hutchinson's
     diagonal, whose entries are correlated by H_ij^2 / probes.
     """

@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from harness.truth.precision import Precision, reached
+
 STOP, CUT = "stop", "cut"
 STOPS = (Tensor.detach, torch.detach, Tensor.detach_, torch.detach_, Tensor.data.__get__)  # type: ignore[attr-defined]
 # Calls whose result depends on the shape of a tensor alone.
@@ -49,7 +51,7 @@ class Seen:
     """What was seen in one call of a loss."""
 
     departed: list[Departed] = field(default_factory=list)  # in the order of the calls
-    inner_dtype: torch.dtype | None = None  # the coarsest below the parameters' own; null where there is none
+    inner_dtype: torch.dtype | None = None  # the coarsest that the result is made of, if below the parameters' own
     own_backward: tuple[str, ...] = ()  # names of the torch.autograd.Functions of the user
 
     def names(self, kinds: Collection[str]) -> tuple[str, ...]:
@@ -66,6 +68,7 @@ def watch(function: Callable[[Tensor], Any], point: Tensor) -> Seen:
     except Exception:
         return Seen()
     recorder.seen.own_backward = tuple(sorted(set(_own_backward(result))))
+    recorder.seen.inner_dtype = recorder.precision.of(tree_leaves(result))
     return recorder.seen
 
 
@@ -94,7 +97,8 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         name = getattr(func, "__name__", "")
-        attached = any(leaf.requires_grad for leaf in (given[:1] if name in LIKE else given))
+        given = given[:1] if name in LIKE else given
+        attached = any(leaf.requires_grad for leaf in given)
         result = func(*args, **(kwargs or {}))
         if func is torch._C._set_grad_enabled:
             self.off = not args[0]
@@ -126,26 +130,22 @@ class _Recorder(_Mode):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.seen = Seen()
-        self._eps = torch.finfo(dtype).eps
+        self.precision = Precision(dtype)
         self._sources = WeakIdKeyDictionary()  # tensors made from what left the graph -> from which of it
 
     def look(self, func: Callable[..., Any], given: list[Tensor], attached: bool, result: Any) -> None:
         sources = {index for leaf in given for index in self._sources.get(leaf) or ()}
+        self.precision.look(func, given, attached or bool(sources), result)
         if not attached and not sources:
             return
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
-                self._notice(leaf.dtype)
                 if not attached:
                     self._sources[leaf] = sources
             elif _constant(leaf):  # detached, and then taken out of torch
                 for index in sources:
                     self.seen.departed[index].kind = CUT
                     self.seen.departed[index].name = f"{_name(func)} of a detached tensor ({_line()})"
-
-    def _notice(self, dtype: torch.dtype) -> None:
-        if torch.finfo(dtype).eps > self._eps:
-            self._eps, self.seen.inner_dtype = torch.finfo(dtype).eps, dtype
 
     def depart(self, kind: str, func: Callable[..., Any], result: Any, args: tuple[Any, ...]) -> Any:
         index = len(self.seen.departed)
@@ -202,14 +202,7 @@ def _line() -> str:
 
 def _own_backward(result: Any) -> Iterator[str]:
     """Names of the torch.autograd.Functions outside torch in the graph of what a function returned."""
-    waiting = [leaf.grad_fn for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-    known = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in known:
-            continue
-        known.add(node)
-        waiting += [before for before, _ in node.next_functions]
+    for node in reached(tree_leaves(result)):
         function = getattr(node, "_forward_cls", None)
         if function is not None and not function.__module__.startswith("torch."):
             yield function.__name__

@@ -10,7 +10,7 @@ those values held constant, the loss's slope must be the gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,8 @@ from harness import differences
 from harness.problems import Problem
 from harness.truth.leaving import CUT, STOP, Seen, held, watch
 
-UNEXPLAINED = 1e-3  # relative departure from the slope that counts though nothing explains it
+COARSE = 1e-3  # relative departure that counts though nothing explains it, where the loss is too coarse for short steps
+SHORTER = 1e-3  # times the usual steps: with these, less of what a kink nearby does to the slope is left
 # What a gradient that is not the slope looks like.
 STOPPED, IS_CUT, OWN_BACKWARD, UNKNOWN = "a stop-gradient", "a cut graph", "a backward of its own", "unknown"
 
@@ -46,7 +47,8 @@ class Departure:
         what = "the gradient is not the slope of the loss" if self.slope else "the curvature is not that of the loss"
         met = ", ".join(self.met[:3]) + (f" and {len(self.met) - 3} more" if len(self.met) > 3 else "")
         met = met or "nothing that the harness can see"
-        found = f"{what} (off by {self.slope or self.curvature:.1%})"
+        off = self.slope or self.curvature
+        found = f"{what} (off by {100 * off:.3g} %)"
         if self.stated:
             return f"{found}, and problem.stop_gradient=false says that no part of it is held constant; met: {met}"
         if self.look == STOPPED:
@@ -112,9 +114,16 @@ def _look(loss: Callable[[Tensor], Tensor], theta: Tensor, seen: Seen, slope: fl
     for look, kinds in ((STOPPED, {STOP}), (IS_CUT, {STOP, CUT})):
         if seen.names(kinds) and _departures(held(loss, seen, kinds), theta, seen) == (0.0, 0.0):
             return look, seen.names({STOP} if look == STOPPED else {CUT})
-    if slope < UNEXPLAINED:
+    believed = _stays(loss, theta, slope) if seen.inner_dtype is None else slope >= COARSE
+    if not believed:
         return None, ()
     return (OWN_BACKWARD, seen.own_backward) if seen.own_backward else (UNKNOWN, ())
+
+
+def _stays(loss: Callable[[Tensor], Tensor], theta: Tensor, slope: float) -> bool:
+    """Whether a departure of the gradient from the slope is there at much shorter steps too, unlike that of a kink."""
+    found = [_along(loss, theta, direction, SHORTER)[0] for direction in _directions(theta)]
+    return slope > 0 and min(found) > slope / 2
 
 
 def _departures(loss: Callable[[Tensor], Tensor], theta: Tensor, seen: Seen) -> tuple[float, float]:
@@ -125,17 +134,36 @@ def _departures(loss: Callable[[Tensor], Tensor], theta: Tensor, seen: Seen) -> 
     consistent = differences.CONSISTENT
     if seen.inner_dtype is not None:
         consistent = max(consistent, 1000 * torch.finfo(seen.inner_dtype).eps)
-    generator = torch.Generator().manual_seed(0)
     slopes, curvatures = [], []
-    for _ in range(2):
-        direction = torch.randn(len(theta), generator=generator, dtype=theta.dtype)
-        slope, curvature = _by_autograd(loss, theta, direction)
-        line = differences.line(loss, theta, direction)
-        slopes.append(_relative(slope, line.slope, line.slopes(slope, consistent)))
-        curvatures.append(_relative(curvature, line.curvature, line.curves(curvature, consistent)))
-        if not slopes[-1] and not curvatures[-1]:
+    for direction in _directions(theta):
+        slope, curvature = _along(loss, theta, direction, consistent=consistent)
+        slopes.append(slope)
+        curvatures.append(curvature)
+        if not slope and not curvature:
             return 0.0, 0.0
     return min(slopes), min(curvatures)
+
+
+def _directions(theta: Tensor) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        yield torch.randn(len(theta), generator=generator, dtype=theta.dtype)
+
+
+def _along(
+    loss: Callable[[Tensor], Tensor],
+    theta: Tensor,
+    direction: Tensor,
+    shorter: float = 1.0,
+    consistent: float = differences.CONSISTENT,
+) -> tuple[float, float]:
+    """The relative departures along a direction v, by differences with steps so many times the usual ones."""
+    slope, curvature = _by_autograd(loss, theta, direction)
+    line = differences.line(loss, theta, direction, shorter * differences.FIRST)
+    return (
+        _relative(slope, line.slope, line.slopes(slope, consistent)),
+        _relative(curvature, line.curvature, line.curves(curvature, consistent)),
+    )
 
 
 def _relative(found: float, true: float, agrees: bool) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.binding import Cell
+from harness.problems import casting
 from harness.truth import arguments, traces
 from harness.truth.replaced import replaced, snapshot
 
@@ -69,9 +70,7 @@ def _shown(old: Any, new: Any) -> str:
 
 
 def same(value: Any, other: Any) -> bool:
-    """Whether two values are the same; tensors of one dtype and shape, bit by bit, but any NaN is like another."""
+    """Whether two values are the same; tensors as `casting.same` compares them."""
     if isinstance(value, Tensor) and isinstance(other, Tensor):
-        if value.dtype != other.dtype or value.shape != other.shape:
-            return False
-        return torch.equal(value, other) or bool(((value == other) | (value.isnan() & other.isnan())).all())
+        return casting.same(value, other)
     return value is other or (type(value) is type(other) and not isinstance(value, Tensor) and bool(value == other))
