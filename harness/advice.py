@@ -76,6 +76,21 @@ _KNOWN = (
         "pip uninstall torchvision, which no peer here needs.",
     ),
     (
+        "error",
+        r"target dtype to be Long|expected scalar type Long|nll_loss.* not implemented for '",
+        "Targets that are numbers of classes are integers: targets.long().",
+    ),
+    (
+        "error",
+        r"0D or 1D target tensor expected|multi-target not supported",
+        "Numbers of classes for outputs (N, classes) are of shape (N,): targets.squeeze(1).",
+    ),
+    (
+        "error",
+        r"Target -?\d+ is out of bounds",
+        "Numbers of classes begin at 0 and are less than the number of the model's outputs.",
+    ),
+    (
         "oom",
         r"out of memory|can't allocate memory|Unable to allocate|cannot allocate memory",
         "The method does not fit: use a smaller chunk_size, a method of rows, or a smaller problem.",

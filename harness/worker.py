@@ -29,6 +29,7 @@ from harness.heard import Listener
 from harness.job import Job
 from harness.measure.timing import timing
 from harness.problems import Problem, ProblemError, attention, build, check, networks, subset, tensors_of
+from harness.problems.errors import CodeError, place
 from harness.record import write_json
 from harness.truth import apart, traces
 from harness.truth.check import judged
@@ -88,6 +89,8 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
 
 def _failure(error: BaseException, part: str) -> dict[str, Any]:
     """The fields that an exception ends as; a traceback but where the message says it all."""
+    if isinstance(error, CodeError):
+        return {"status": error.status, "message": advice.text(error), "traceback": advice.trace(error)}
     if isinstance(error, ProblemError | DeviceError | MethodError):
         return {"status": "error", "message": advice.text(error)}
     if isinstance(error, Unsupported):
@@ -95,7 +98,7 @@ def _failure(error: BaseException, part: str) -> dict[str, Any]:
     status, message = advice.explain(error)
     if part == "reference":  # no fault of the method's
         status = "error" if status == "unsupported" else status
-        message = f"the reference, which results are compared with, cannot be computed: {message}"
+        message = f"the reference, which results are compared with, cannot be computed: {message}{place(error)}"
     return {"status": status, "message": message, "traceback": advice.trace(error)}
 
 

@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from harness.problems.casting import same, tensors_of
-from harness.problems.errors import ProblemError
+from harness.problems.errors import CodeError, ProblemError, blamed
 
 if TYPE_CHECKING:
     from harness.problems.problem import Problem
 
 MOVES = (0.1, 1e-3)  # how far the parameters are moved, relative to their size; the first that leaves the loss finite
+NO_TARGETS = "there are no targets: where the criterion needs them, return (model, criterion, inputs, targets)"
+NUMPY = "inputs, targets and data must be tensors of torch, and there is an array of NumPy: torch.as_tensor(array)"
 ROUNDING = 64  # units in the last place that the loss, computed in two ways, may differ by
 
 
@@ -168,20 +171,39 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def _evaluated(problem: Problem, theta: Tensor, watched: _Watched) -> Any:
-    """The loss; raises ProblemError where torch refuses it for a tensor of another dtype than the parameters'."""
+    """The loss; raises CodeError where it raises itself.
+
+    Raises ProblemError where torch refuses it for a tensor of another dtype than the parameters'.
+    """
+    with _of_loss(problem):
+        try:
+            with watched:
+                return problem.loss(theta)
+        except RuntimeError as error:
+            others = [x for x in watched.last if x.dtype != theta.dtype and x.is_floating_point()]
+            if not others or not re.search("dtype|same type|scalar type|data type", str(error)):
+                raise
+            shown = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in others)
+            raise ProblemError(
+                f"in {watched.name} the loss uses a tensor that is not in the parameters' {theta.dtype}: {shown} "
+                f"({error}); it was not found when the problem was cast, since it is made while the loss is computed "
+                "or belongs to a class: make it a buffer of the model, or data, or convert it there with .to(x.dtype)"
+            ) from error
+
+
+@contextmanager
+def _of_loss(problem: Problem) -> Iterator[None]:
+    """Raise CodeError for what the loss raises in this block, with what its arguments may lack."""
     try:
-        with watched:
-            return problem.loss(theta)
-    except RuntimeError as error:
-        others = [x for x in watched.last if x.dtype != theta.dtype and x.is_floating_point()]
-        if not others or not re.search("dtype|same type|scalar type|data type", str(error)):
-            raise
-        shown = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in others)
-        raise ProblemError(
-            f"in {watched.name} the loss uses a tensor that is not in the parameters' {theta.dtype}: {shown} ({error})"
-            "; it was not found when the problem was cast, since it is made while the loss is computed or belongs to "
-            "a class: make it a buffer of the model, or data, or convert it there with .to(x.dtype)"
-        ) from error
+        with blamed("the loss"):
+            yield
+    except CodeError as error:
+        given = tree_leaves((problem.inputs, problem.targets, problem.data))
+        if any(isinstance(leaf, numpy.ndarray) for leaf in given):
+            raise CodeError("the loss", error.error, NUMPY) from error.error
+        if problem.model is not None and problem.targets is None and "NoneType" in str(error):
+            raise CodeError("the loss", error.error, NO_TARGETS) from error.error
+        raise
 
 
 class _Watched(TorchFunctionMode):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.problems.casting import cast
 from harness.problems.checks import check, check_elsewhere
-from harness.problems.errors import ProblemError
+from harness.problems.errors import ProblemError, blamed
 from harness.problems.own import calls, ravel
 from harness.problems.subset import subset
 
@@ -193,7 +193,10 @@ def _from_tuple(built: tuple[Any, ...]) -> Any:
 
 
 def returned(target: str, options: Mapping[str, Any]) -> Any:
-    """What the builder at a dotted path returns; raises ProblemError where there is none or the options do not fit."""
+    """What the builder at a dotted path returns.
+
+    Raises ProblemError where there is none or the options do not fit, CodeError where it raises itself.
+    """
     try:
         builder = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -207,7 +210,8 @@ def returned(target: str, options: Mapping[str, Any]) -> Any:
     except (TypeError, ValueError) as error:
         known = ", ".join(parameters) if callable(builder) else "none: it is no function"
         raise ProblemError(f"{target} was called with {dict(options)}: {error}; its options are {known}") from error
-    return builder(**options)
+    with blamed(target):
+        return builder(**options)
 
 
 def double(value: Any) -> Any:
