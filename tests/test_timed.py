@@ -214,6 +214,23 @@ def test_a_result_that_is_kept_by_identity_is_stale(quantity: str) -> None:
     assert (found["status"], "kept from an earlier call" in found["message"]) == ("wrong", True)
 
 
+@pytest.mark.parametrize("fault_of", ["rounded", "scaled", "random", "nan"])
+def test_a_hessian_that_does_not_follow_the_true_one_is_wrong(fault_of: str) -> None:
+    kept = {}
+
+    def call(cell: Cell):
+        first = kept.setdefault("theta", cell.problem.theta.clone())
+        true = kept.setdefault("result", right(cell))
+        if torch.equal(first, cell.problem.theta):
+            return true
+        noise = torch.rand(true.shape, generator=torch.Generator().manual_seed(1), dtype=true.dtype)
+        return {"rounded": true * (1 + 1e-15 * noise), "scaled": true + 1e-9, "random": noise, "nan": true * math.nan}[
+            fault_of
+        ]
+
+    assert fault(call)["status"] == "wrong"
+
+
 def test_a_network_that_is_read_once_is_stale() -> None:
     """From the model's own parameters, once for all."""
     kept = []

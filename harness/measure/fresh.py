@@ -5,6 +5,8 @@ network's parameters are moved together, in place, and the method is called ther
 
 - A result that is the same to the last bit, where the true one has changed, is stale: the method's result is wrong
   anywhere but where it was first called.
+- A Hessian that does not follow the true one is wrong there: one number of it, s^T H t with random signs s and t, is
+  compared with a product of double backward in float64.
 - Calls that take far longer than those that were timed, and far longer than a second call at the same point, were not
   computed when they were timed.
 
@@ -64,7 +66,7 @@ def fault(cell: Cell, times_s: list[float], last: float | None, left_s: float) -
     if last is None or slowest > LONGEST_S or slowest * 2 * CALLS > left_s:
         return None
     fresh: list[float] = []
-    own_s = 0.0
+    own_s, form = 0.0, _Form(cell) if cell.job.quantity == "hessian" else None
     for _ in range(CALLS if slowest <= cell.job.measure.budget_s else 1):
         with moved(cell.problem) as move:
             began = time.monotonic()
@@ -81,9 +83,12 @@ def fault(cell: Cell, times_s: list[float], last: float | None, left_s: float) -
                 return _raised(cell, error)
             yield OWN
             fresh.append(seen.wall_s)
+            exact = not agreement.is_estimate(seen.result)
             del seen
             if value == last and _truth_changed(cell, move, until):
                 return _stale(cell)
+            if form is not None and exact and len(fresh) == 1 and form.elsewhere(last, value):
+                return _elsewhere(cell)
             last = value
     usual = statistics.median(times_s)
     if not _far(min(fresh), usual) or (min(fresh) + own_s) * 2 * PAIRS > left_s / 2:
@@ -111,6 +116,47 @@ def _stale(cell: Cell) -> Fault:
         "its arguments, so neither its results nor its times can be used"
     )
     return {"status": "wrong", "message": message}
+
+
+def _elsewhere(cell: Cell) -> Fault:
+    message = (
+        f"{cell.job.target} is right where it was checked, but did not follow the true result when theta and the "
+        "model's parameters had moved a little, in place: what it returns is kept from an earlier call (a cache) or is "
+        "computed at one point alone, so neither its results nor its times can be used"
+    )
+    return {"status": "wrong", "message": message}
+
+
+class _Form:
+    """The number s^T H t that `Witness` keeps of a Hessian, by double backward in float64."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._before = self._true()
+
+    def elsewhere(self, before: float, now: float) -> bool:
+        """Whether a result does not follow the true one from where it was checked to where theta is now.
+
+        Only where the number of the checked result, `before`, is the true one to a tenth of the change is that asked:
+        not where autograd is wrong, and not in half precision.
+        """
+        true = self._true()
+        if self._before is None or true is None:
+            return False
+        change = abs(true - self._before)
+        follows = abs(now - true) <= change / 2
+        return abs(before - self._before) <= change / 10 and not follows
+
+    def _true(self) -> float | None:
+        theta = self._cell.problem.theta
+        generator, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
+        left, right = (signs((1, theta.numel()), generator, torch.float64, cpu)[0] for _ in range(2))
+        try:
+            exact = self._cell.problem.to(cpu, torch.float64)
+            products, _ = of_hessian(replace(exact, theta=theta.detach().to(cpu, torch.float64)))
+            return float(left @ products.one(right))
+        except (RuntimeError, ValueError):  # no truth to be had there
+            return None
 
 
 def _kept(cell: Cell, times_s: list[float], first_s: float, second_s: float) -> Fault:
