@@ -51,7 +51,9 @@ def ranked(chosen: Sequence[Job], output: Path, memory_gb: float | None = None) 
     be, and were right, or cannot be afforded.
     """
     with Launcher() as launcher, Progress(console=Console(stderr=True), transient=True) as progress:
-        found = [(expect(launcher, job, output), job) for job in progress.track(chosen, description="measuring")]
+        found = [
+            (expect(launcher, job, output, memory_gb), job) for job in progress.track(chosen, description="measuring")
+        ]
         progress.add_task("judging the first of them whole", total=None)
         tried: set[int] = set()
         while True:

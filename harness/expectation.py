@@ -46,19 +46,18 @@ def _run(launcher: Launcher, job: Job, output: Path, subset: int, *passes: str) 
     return record.read(launcher.run(dataclasses.replace(job, subset=subset, passes=passes), output))
 
 
-def expect(launcher: Launcher, job: Job, output: Path) -> Advice:
-    """What to expect of a method: of one that asks for the network by running it whole, else from few parameters."""
+def expect(launcher: Launcher, job: Job, output: Path, memory_gb: float | None = None) -> Advice:
+    """What to expect of a method: of one that asks for the network by running it whole, else from few parameters.
+
+    It is not run whole where its result alone takes more than `memory_gb`, or half of the machine's memory.
+    """
     known = _asked(launcher, job, output)
     if isinstance(known, Advice):
         return known
     told = [f"{name}={value!r}" for name, value in job.method_options.items()]
     call = f"{job.target}({', '.join([*known, *told])})"
     if "model" in known:
-        seen = record.read(launcher.run(dataclasses.replace(job, passes=("time", "exact", "agreement")), output))
-        way = _advice(job, call, seen, seen["params"])
-        if seen["status"] != "ok":
-            return way
-        return dataclasses.replace(way, time_s=_time(seen), peak_bytes=seen["tensor_peak_bytes"], whole=True)
+        return _of_network(launcher, job, output, call, memory_gb)
     seen = _run(launcher, job, output, min(CHECKED, job.subset or CHECKED), "agreement")
     if seen["status"] == "error" and seen["whole_params"] is None:  # as where there are fewer parameters than that
         seen = _run(launcher, job, output, 1, "agreement")
@@ -67,6 +66,37 @@ def expect(launcher: Launcher, job: Job, output: Path) -> Advice:
         seen = _run(launcher, job, output, min(CHECKED, whole), "agreement")
     way = _advice(job, call, seen, whole)
     return _extrapolated(launcher, job, output, way, whole) if seen["status"] == "ok" else way
+
+
+def _of_network(launcher: Launcher, job: Job, output: Path, call: str, memory_gb: float | None) -> Advice:
+    """The advice on a method that asks for the network: measured on the whole problem, then judged there."""
+    params = job.subset or _run(launcher, job, output, 1, "process")["whole_params"]  # known even if it fails
+    refusal = _beyond(job, params, memory_gb) if params is not None else None
+    if refusal is not None:
+        return Advice(job.method, call, "oom", refusal, params=params)
+    seen = record.read(launcher.run(dataclasses.replace(job, passes=("time", "exact")), output))
+    way = Advice(job.method, call, seen["status"], seen["message"], params=seen["params"])
+    if seen["status"] != "ok":
+        return way
+    way = dataclasses.replace(way, time_s=_time(seen), peak_bytes=seen["tensor_peak_bytes"])
+    return judged_whole(launcher, way, job, output)
+
+
+def _beyond(job: Job, params: int, memory_gb: float | None) -> str | None:
+    """Why a matrix of that many rows is too large to be computed; None where it fits, or none is asked for."""
+    if job.quantity not in ("hessian", "ggn"):
+        return None
+    size = OUTPUT_BYTES[job.dtype] * params**2
+    limits = [] if memory_gb is None else [(memory_gb * 1e9, f"memory_gb={memory_gb:g}")]
+    if job.device == "cpu":
+        limits.append((RAM * _ram(), "half of this machine's memory"))
+    for limit, name in limits:
+        if size > limit:
+            return (
+                f"not run: the result alone, {params} x {params} entries of {job.dtype}, takes {size / 1e9:.3g} GB, "
+                f"more than {name}; ask for quantity=diagonal or hvp, or take a smaller network"
+            )
+    return None
 
 
 def _asked(launcher: Launcher, job: Job, output: Path) -> list[str] | Advice:
@@ -125,8 +155,12 @@ def judged_whole(launcher: Launcher, way: Advice, job: Job, output: Path) -> Adv
 
 
 def _beyond_ram(way: Advice) -> bool:
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return way.peak_bytes is not None and way.peak_bytes > RAM * ram
+    return way.peak_bytes is not None and way.peak_bytes > RAM * _ram()
+
+
+def _ram() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def expected(points: Sequence[tuple[int, float]], size: int) -> float:

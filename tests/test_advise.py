@@ -97,6 +97,27 @@ def test_what_cannot_be_afforded_is_judged_in_few_parameters_and_says_so(job) ->
     assert "whole" in console.file.getvalue()
 
 
+def test_a_reference_that_takes_too_long_says_nothing_against_a_method_of_the_network(
+    job, launcher, tmp_path, monkeypatch
+) -> None:
+    late = {"status": "timeout", "message": "the reference pass took longer", "worked_s": 1.0}
+    monkeypatch.setattr(launcher, "_truth", lambda *_: late)
+    way = expectation.expect(launcher, on_whole(job, target="methods.factored.hessian"), tmp_path)
+    assert (way.status, way.whole, way.judged, way.error, way.params) == ("ok", False, 0, None, 85)
+    assert way.time_s > 0
+
+
+@pytest.mark.parametrize(("memory_gb", "ram"), [(1e-6, 1e12), (None, 1e5), (1.0, 1e5)])
+def test_a_result_beyond_memory_is_a_sentence(job, launcher, tmp_path, monkeypatch, memory_gb, ram) -> None:
+    monkeypatch.setattr(expectation, "_ram", lambda: ram)
+    way = expectation.expect(launcher, on_whole(job, target="methods.factored.hessian"), tmp_path, memory_gb)
+    assert (way.status, way.time_s, way.params) == ("oom", None, 85)
+    assert "not run: the result alone, 85 x 85 entries of float64" in way.message
+    assert ("half of this machine's memory" if ram < 1e6 else "memory_gb=1e-06") in way.message
+    diagonal = on_whole(job, quantity="diagonal", target="methods.factored.diagonal")
+    assert expectation._beyond(diagonal, 10**9, memory_gb) is None
+
+
 def test_a_method_that_cannot_be_found_says_so(job, launcher, tmp_path) -> None:
     for target, words in (("nowhere.hessian", "nowhere.hessian cannot be imported"),
                           ("tests.whole.nothing", "has no function nothing")):  # fmt: skip
