@@ -66,8 +66,14 @@ def test_one_reference_for_all_methods_and_rounds(job, tmp_path: Path, monkeypat
         assert files.is_dir()
     assert not files.exists()
     of = [truth.name for _, truth in asked]
-    assert [part for part, _ in asked] == ["reference", *["agreement"] * 3, "reference", "agreement", "reference"]
-    assert of == ["0.pt"] * 4 + ["1.pt"] * 2 + ["2.pt"], "one that has failed is not tried again"
+    assert [part for part, _ in asked] == [
+        "reference",
+        *["agreement"] * 3,
+        "reference",
+        "agreement",
+        *["reference"] * 2,
+    ]
+    assert of == ["0.pt"] * 4 + ["1.pt"] * 2 + ["2.pt"] * 2, "one that has failed is tried again"
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ ALLOWED = {
     "findings": {"record"},
     "record": {"record"},
     "reproduce": {"problems", "record"},
-    "problems": {"problems"},
+    "problems": {"advice", "problems"},
     "environment": {"commit"},
     "report": {"commit", "findings", "record", "report"},
 }
