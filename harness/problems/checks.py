@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from harness.problems.casting import same, tensors_of
 from harness.problems.errors import CodeError, ProblemError, blamed
+from harness.problems.state import check_later, check_state, require_same
 
 if TYPE_CHECKING:
     from harness.problems.problem import Problem
@@ -27,6 +28,7 @@ ROUNDING = 64  # units in the last place that the loss, computed in two ways, ma
 
 def check(problem: Problem) -> None:
     """Raise ProblemError unless the loss is a finite, deterministic scalar of its parameters alone, without traces."""
+    first = check_state(problem)
     theta = problem.theta.detach().requires_grad_()
     watched = _Watched(), _Watched()
     value = _evaluated(problem, theta, watched[0])
@@ -51,8 +53,10 @@ def check(problem: Problem) -> None:
     if not torch.allclose(value, again, rtol=1e-6):
         raise ProblemError(
             f"the loss is not deterministic: {value.item()} and {again.item()} at the same parameters; call "
-            "model.eval(), remove dropout or fix its seed"
+            "model.eval(), remove dropout or fix its seed, and keep no state between calls"
         )
+    if first is not None:
+        require_same(first, again)
     changed = [name for name, buffer in buffers.items() if not same(buffer, before[name])]
     if changed:
         raise ProblemError(
@@ -62,6 +66,7 @@ def check(problem: Problem) -> None:
     _check_gradient_is_not_asked_for(problem, value)
     _check_no_other_network(problem, *watched)
     check_elsewhere(problem)
+    check_later(problem, value)
 
 
 def _check_gradient_is_not_asked_for(problem: Problem, value: Tensor) -> None:
@@ -121,6 +126,9 @@ def check_elsewhere(problem: Problem) -> None:
     else:
         return
     if not _close(plain, found):
+        with _moved(problem, move):
+            later = _seeded(problem.plain)
+        require_same(plain, later)
         computed = "objective(parameters, *data)" if problem.model is None else "criterion(model(inputs), targets)"
         source = "its argument" if problem.model is None else "the model, as model.parameters() whenever it is called"
         raise ProblemError(

@@ -15,6 +15,7 @@ from harness.problems.casting import cast
 from harness.problems.checks import check, check_elsewhere
 from harness.problems.errors import ProblemError, blamed
 from harness.problems.own import calls, ravel
+from harness.problems.state import check_state
 from harness.problems.subset import subset
 
 __all__ = ["Criterion", "Problem", "ProblemError", "build", "check", "from_function", "from_network", "subset"]
@@ -159,14 +160,16 @@ def build(target: str, options: Mapping[str, Any]) -> Problem:
     A tuple that begins with a model and a criterion is taken as `from_network`'s arguments, any other one of two or
     three as `from_function`'s.
 
-    Raises ProblemError where the path leads nowhere, the options do not fit, the result is no problem, or its loss
-    reads its parameters where they cannot be replaced (`check_elsewhere`; where it can be called before it is cast).
+    Raises ProblemError where the path leads nowhere, the options do not fit, the result is no problem, its loss
+    keeps a state between calls (`check_state`), or reads its parameters where they cannot be replaced
+    (`check_elsewhere`; where it can be called before it is cast). CodeError where the builder raises.
     """
     built = returned(target, options)
     if isinstance(built, tuple):
         built = _from_tuple(built)
     if not isinstance(built, Problem):
         raise ProblemError(f"{target} returned {type(built).__name__}; {RETURNED}")
+    check_state(built)  # before the problem itself is called, of which `to` makes copies
     check_elsewhere(built)
     return built
 

@@ -1,0 +1,85 @@
+"""Does a loss keep a state between calls, such as an activation that a model caches when it is first called?"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from harness.problems.errors import ProblemError
+
+if TYPE_CHECKING:
+    from harness.problems.problem import Problem
+
+MOVE = 0.01  # how far the parameters are moved, relative to their size
+RANDOM = 1e-6  # relative changes that a loss may have at random
+CALLS, CALLS_S = 8, 0.5  # so many calls, or for so many seconds, are expected to give the first call's value
+
+STATE = (
+    "the loss keeps a state between calls: {}. A Hessian takes many calls, at other parameters too, and each must "
+    "compute everything from its parameters: remove the cache or the counter"
+)
+
+
+def check_state(problem: Problem) -> Tensor | None:
+    """The loss () when it is first called; raises ProblemError where a later call differs from a first one.
+
+    In a copy of the problem the gradient of the first call is compared with that of the second, and a call at moved
+    parameters with the first call of another copy there. The problem itself is not called. A loss that cannot be
+    called passes with None, and one whose value is random passes: `check` tells. What all copies share, such as a
+    global cache or a dict that a closure fills, is seen by the first comparison only.
+    """
+    theta, device, dtype = problem.theta, problem.theta.device, problem.theta.dtype
+    noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(theta)
+    moved = theta * (1 + MOVE) + MOVE * (theta.square().mean().sqrt() or 1.0) * noise
+    try:
+        used, fresh = problem.to(device, dtype), problem.to(device, dtype)
+        first, second, later = (_seen(used, at) for at in (theta, theta, moved))
+        if not _same(first[0], second[0]):
+            return first[0]
+        unused = _seen(fresh, moved)
+        random = not _same(unused[0], _seen(fresh, moved)[0])
+    except Exception:  # of whatever kind: it is the user's own code
+        return None
+    if not _same(first[1], second[1]):
+        raise ProblemError(STATE.format("the gradient of the second call is not that of the first"))
+    if not random and not all(map(_same, later, unused)):
+        raise ProblemError(
+            STATE.format("at other parameters it is not what it is for a copy that was not called before")
+        )
+    return first[0]
+
+
+def check_later(problem: Problem, value: Tensor) -> None:
+    """Raise ProblemError where the loss has another value, in some more calls, than `value` ()."""
+    began = time.monotonic()
+    for _ in range(CALLS):
+        require_same(value, problem.loss(problem.theta.detach().requires_grad_()))
+        if time.monotonic() - began > CALLS_S:
+            return
+
+
+def require_same(value: Tensor, later: Tensor) -> None:
+    """Raise ProblemError where the loss () of a later call is another."""
+    if not _same(value.detach(), later.detach()):
+        raise ProblemError(STATE.format(f"{value.item()} in a first call, {later.item()} in a later one"))
+
+
+def _seen(problem: Problem, at: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss () and its gradient (P,) at some parameters, with torch's generator seeded, which is left as it was."""
+    theta = at.detach().clone().requires_grad_()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
+        torch.manual_seed(0)
+        value = problem.loss(theta)
+        (gradient,) = torch.autograd.grad(value, theta, allow_unused=True)
+    return value.detach(), torch.zeros_like(at) if gradient is None else gradient
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two results are the same up to RANDOM, or half of their digits, which the order of sums may change."""
+    if not (torch.isfinite(one).all() and torch.isfinite(other).all()):
+        return True
+    tolerance = max(RANDOM, torch.finfo(other.dtype).eps ** 0.5)
+    return float((one - other).norm()) <= tolerance * max(float(one.norm()), float(other.norm()))
