@@ -4,9 +4,11 @@ import dataclasses
 import functools
 import importlib
 import json
+import random
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy
 import pytest
@@ -15,7 +17,7 @@ from torch import nn
 
 from harness import agreement, worker
 from harness.binding import bind
-from harness.problems import Problem, from_function, from_network, networks
+from harness.problems import Problem, check, from_function, from_network, networks
 from harness.truth.replaced import replaced, snapshot
 from harness.truth.watch import Watch, same
 from tests.changes import CHANGES
@@ -238,6 +240,29 @@ def test_the_methods_leave_nothing(target: str) -> None:
 
 def test_what_the_loss_itself_sets_is_no_trace() -> None:
     assert fault("right") is None
+
+
+@pytest.mark.parametrize("draw", [lambda n: torch.randperm(n), lambda n: next(iter(batches(n)))[0].long(),
+                                  lambda n: torch.as_tensor(numpy.random.permutation(n))])  # fmt: skip
+def test_what_the_loss_itself_draws_is_no_trace_of_the_method(draw) -> None:
+    point = torch.linspace(0, 1, 5, dtype=torch.float64)
+    problem = from_function(lambda x: x[draw(5)].sin().sum(), point)
+    assert fault("methods.create_graph_rows.hessian", problem) is None
+    globals()["draws"] = lambda loss, theta: (loss(theta), random.random())
+    assert "changed Python's random state;" in str(fault("draws", problem))
+
+
+def batches(count):
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.arange(count)), batch_size=count)
+
+
+def test_a_loss_that_draws_is_warned_of() -> None:
+    point = torch.ones(3, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="the loss draws random numbers"):
+        check(from_function(lambda x: x[torch.randperm(3)].square().sum(), point))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(from_function(lambda x: x.square().sum(), point))
 
 
 def test_data_of_a_function_and_nan_in_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 MOVES = (0.1, 1e-3)  # how far the parameters are moved, relative to their size; the first that leaves the loss finite
 NO_TARGETS = "there are no targets: where the criterion needs them, return (model, criterion, inputs, targets)"
 NUMPY = "inputs, targets and data must be tensors of torch, and there is an array of NumPy: torch.as_tensor(array)"
+DRAWS = (
+    "the loss draws random numbers, or seeds torch's generator, whenever it is called; that this generator moves is "
+    "not held against a method"
+)
 ROUNDING = 64  # units in the last place that the loss, computed in two ways, may differ by
 
 
@@ -31,7 +36,10 @@ def check(problem: Problem) -> None:
     first = check_state(problem)
     theta = problem.theta.detach().requires_grad_()
     watched = _Watched(), _Watched()
+    state = _generators()
     value = _evaluated(problem, theta, watched[0])
+    if not all(map(torch.equal, state, _generators())):
+        warnings.warn(DRAWS, stacklevel=2)
     if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() != 0:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ProblemError(
@@ -67,6 +75,11 @@ def check(problem: Problem) -> None:
     _check_no_other_network(problem, *watched)
     check_elsewhere(problem)
     check_later(problem, value)
+
+
+def _generators() -> list[Tensor]:
+    """The states of torch's generators."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
 
 
 def _check_gradient_is_not_asked_for(problem: Problem, value: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.binding import Cell
 from harness.problems import tensors_of
+from harness.truth import traces
 
 PLAIN = (bool, int, float, complex, str, type(None))  # kinds of attributes that are compared by value
 READ_APART = {"_parameters", "_buffers", "_modules", "training"}  # of a module's attributes
@@ -17,7 +18,7 @@ TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def read(cell: Cell, volatile: Set[str]) -> dict[str, Any]:
-    """Every part by its name, tensors as copies on the CPU; without the attributes named in `volatile`."""
+    """Every part by its name, tensors as copies on the CPU; None for what is named in `volatile`."""
     problem = cell.problem
     seen = _tensor("theta", problem.theta)
     given = {"vectors": cell.vectors, "inputs": problem.inputs, "targets": problem.targets, "data": problem.data}
@@ -27,15 +28,25 @@ def read(cell: Cell, volatile: Set[str]) -> dict[str, Any]:
             seen |= _tensor(f"{name}[{place}]" if len(leaves) > 1 else name, leaf)
     for path, module in _modules(cell):
         seen |= _module(path, module)
-    return seen | {name: _plain(value) for name, value in _attributes(cell) if name not in volatile}
+    return seen | {name: _plain(value) for name, value in _attributes(cell)} | dict.fromkeys(volatile)
 
 
 def volatile(cell: Cell) -> set[str]:
-    """Names of the attributes of modules that one call of the loss sets anew, such as an activation that is kept."""
-    before = dict(_attributes(cell))
+    """Names of what one call of the loss changes itself: attributes of modules, or parts of the process's state.
+
+    Such as an activation that is kept, or the random number generator that a criterion draws from.
+    """
+    state, before = traces.read(), dict(_attributes(cell))
     cell.problem.loss(cell.problem.theta.detach().requires_grad_())
-    after = dict(_attributes(cell))
-    return {name for name in before | after if name not in before or after.get(name) is not before[name]}
+    after, later = dict(_attributes(cell)), traces.read()
+    names = {name for name in before | after if name not in before or after.get(name) is not before[name]}
+    return names | {name for name in state | later if not _alike(state.get(name), later.get(name))}
+
+
+def _alike(value: Any, other: Any) -> bool:
+    if isinstance(value, Tensor) and isinstance(other, Tensor):
+        return torch.equal(value, other)
+    return type(value) is type(other) and bool(value == other)
 
 
 def _modules(cell: Cell) -> Iterator[tuple[str, nn.Module]]:
