@@ -124,6 +124,12 @@ def test_a_wrong_way_never_wins_but_is_told(frame_of):  # noqa: F811
     assert said(frame, "Silently wrong") == ["func_hessian: 1 of 1 rows, by up to 4.2% on mlp."]
 
 
+def test_what_is_wrong_within_the_tolerance_has_no_number(frame_of):  # noqa: F811
+    errors = {"a": 2e-17, "b": None, "c": 0.0}
+    frame = frame_of([cell(way, status="wrong", relative_error=error, tolerance=1e-7) for way, error in errors.items()])
+    assert sorted(said(frame, "Silently wrong")) == [f"{label}: 1 of 1 rows." for label in "abc"]
+
+
 def test_the_worst_error_comes_first_and_what_is_not_finite_is_counted(frame_of):  # noqa: F811
     frame = frame_of([cell("a", status="wrong", relative_error=1e-3), cell("b", status="wrong", relative_error=0.2),
                       cell("b", 16), cell("c", status="nonfinite", relative_error=None)])  # fmt: skip

@@ -140,7 +140,8 @@ def wrong(cells: DataFrame) -> list[str]:
     for label, group in sorted(bad.groupby("label"), key=lambda pair: -pair[1]["relative_error"].fillna(0).max()):
         worst = group.sort_values("relative_error", na_position="first").iloc[-1]
         by = f", by up to {percent(worst['relative_error'])} on {plain(worst['problem'])}"
-        by = "" if pandas.isna(worst["relative_error"]) else by
+        told_by_error = worst["relative_error"] > (0 if pandas.isna(worst["tolerance"]) else worst["tolerance"])
+        by = by if told_by_error else ""  # what is wrong in another way, say in its shape, has no number
         nonfinite = group["status"].eq("nonfinite").sum()
         infinite = f", {nonfinite} of them with NaN or infinite entries" if nonfinite else ""
         told.append(f"{label}: {len(group)} of {cells['label'].eq(label).sum()} rows{by}{infinite}.")
