@@ -24,10 +24,15 @@ def arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
 
     A tuple holds the positional arguments. A dict is given by name (`model(**inputs)`, as Hugging Face's models take a
     batch) where the signature of `forward` names all of its keys and asks for nothing else, or has nothing but
-    `*args, **kwargs`. Anything else, other dicts among it, is the only argument.
+    `*args, **kwargs`. So is a named tuple where the signature names all of its fields. Anything else is the only
+    argument: other dicts, and other classes that are tuples, such as torch's PackedSequence.
     """
-    if isinstance(inputs, tuple):
-        return tuple(inputs), {}
+    if type(inputs) is tuple:
+        return inputs, {}
+    if isinstance(inputs, tuple) and hasattr(inputs, "_asdict"):
+        fields: dict[str, Any] = inputs._asdict()  # pyright: ignore[reportAttributeAccessIssue]
+        named = fields.keys() <= inspect.signature(model.forward).parameters.keys()
+        return ((), fields) if named and _by_name(model.forward, fields) else ((inputs,), {})
     if isinstance(inputs, Mapping) and _by_name(model.forward, inputs):
         return (), dict(inputs)
     return (inputs,), {}

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -312,3 +312,41 @@ def test_what_is_no_problem_is_told_what_to_write(made, words: str) -> None:
     with pytest.raises(ProblemError) as error:
         made()
     assert words in str(error.value)
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Several(nn.Module):
+    def forward(self, x, y):
+        return x + y
+
+
+class Whole(nn.Module):
+    def forward(self, batch):
+        return batch.x
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.GRU(3, 4).double(), nn.Linear(4, 2).double()
+
+    def forward(self, sequences):
+        return self.head(self.cells(sequences)[1][-1])
+
+
+def test_a_named_tuple_is_one_argument_unless_its_fields_are_named() -> None:
+    pair = Pair(X, X)
+    assert arguments(Several(), (X, Y)) == ((X, Y), {})
+    assert arguments(Several(), pair)[1].keys() == {"x", "y"}
+    assert arguments(Whole(), pair)[0][0] is pair
+    values = torch.max(X, 1)  # a named tuple that is a class of torch
+    assert arguments(nn.Identity(), values)[0][0] is values
+
+
+def test_a_packed_sequence_is_one_argument() -> None:
+    packed = nn.utils.rnn.pack_sequence([drawn(length, 3) for length in (4, 3, 2)])
+    assert right(from_network(Recurrent(), nn.MSELoss(), packed, drawn(3, 2)))

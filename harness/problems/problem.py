@@ -59,11 +59,11 @@ def from_network(
     """The problem of `criterion(model(inputs), targets)` in the model's trainable parameters.
 
     `theta` is in the order of `model.named_parameters()`. Inputs and targets may be tensors, or tuples, lists, dicts or
-    objects of them. A tuple of inputs is given to the model as its arguments; a dict as `model(**inputs)` where the
-    model's `forward` names all of its keys, else as its one argument. Without a criterion the model computes its loss
-    itself: its output, or an entry `loss` of it. A criterion of one argument is given the outputs alone where there are
-    no targets. A penalty on the model's parameters within the criterion is part of the loss. `hessian(model, inputs)`
-    is the closed form (P, P), where one is known.
+    objects of them. A tuple of inputs is given to the model as its arguments; a dict or named tuple as
+    `model(**inputs)` where the model's `forward` names all of its keys, else as its one argument. Without a criterion
+    the model computes its loss itself: its output, or an entry `loss` of it. A criterion of one argument is given the
+    outputs alone where there are no targets. A penalty on the model's parameters within the criterion is part of the
+    loss. `hessian(model, inputs)` is the closed form (P, P), where one is known.
 
     Raises ProblemError for a class of a loss instead of an instance, and for parameters that cannot be flattened.
     """
