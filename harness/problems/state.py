@@ -17,6 +17,8 @@ MOVE = 0.01  # how far the parameters are moved, relative to their size
 RANDOM = 1e-6  # relative changes that a loss may have at random
 CALLS, CALLS_S = 8, 0.5  # so many calls, or for so many seconds, are expected to give the first call's value
 
+LARGE = 10**6  # parameters from which on the copies would cost too much
+
 STATE = (
     "the loss keeps a state between calls: {}. A Hessian takes many calls, at other parameters too, and each must "
     "compute everything from its parameters: remove the cache or the counter"
@@ -28,10 +30,12 @@ def check_state(problem: Problem) -> Tensor | None:
 
     In a copy of the problem the gradient of the first call is compared with that of the second, and a call at moved
     parameters with the first call of another copy there. The problem itself is not called. A loss that cannot be
-    called passes with None, and one whose value is random passes: `check` tells. What all copies share, such as a
-    global cache or a dict that a closure fills, is seen by the first comparison only.
+    called passes with None, as one of LARGE size does, and one whose value is random passes: `check` tells. What all
+    copies share, such as a global cache or a dict that a closure fills, is seen by the first comparison only.
     """
     theta, device, dtype = problem.theta, problem.theta.device, problem.theta.dtype
+    if len(theta) > LARGE:
+        return None
     noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(theta)
     moved = theta * (1 + MOVE) + MOVE * (theta.square().mean().sqrt() or 1.0) * noise
     try:
@@ -70,7 +74,7 @@ def require_same(value: Tensor, later: Tensor) -> None:
 def _seen(problem: Problem, at: Tensor) -> tuple[Tensor, Tensor]:
     """The loss () and its gradient (P,) at some parameters, with torch's generator seeded, which is left as it was."""
     theta = at.detach().clone().requires_grad_()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if at.is_cuda else 0)), torch.enable_grad():
         torch.manual_seed(0)
         value = problem.loss(theta)
         (gradient,) = torch.autograd.grad(value, theta, allow_unused=True)
