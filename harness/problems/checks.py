@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from harness.problems.casting import same, tensors_of
 from harness.problems.errors import CodeError, ProblemError, blamed
-from harness.problems.state import check_later, check_state, require_same
+from harness.problems.state import check_later, check_state, gpus_of, require_same, seeded
 
 if TYPE_CHECKING:
     from harness.problems.problem import Problem
@@ -124,12 +124,12 @@ def check_elsewhere(problem: Problem) -> None:
     """
     if problem.plain is None:
         return
-    gpus = _gpus(problem)
+    gpus = gpus_of(problem)
     for move in MOVES:
         try:
             with _moved(problem, move) as moved:
-                plain = _seeded(problem.plain, gpus)
-            found, again = (_seeded(lambda: problem.loss(moved.requires_grad_()), gpus) for _ in range(2))
+                plain = seeded(problem.plain, gpus)
+            found, again = (seeded(lambda: problem.loss(moved.requires_grad_()), gpus) for _ in range(2))
         except Exception:  # of whatever kind: it is the user's own code
             return
         if not all(isinstance(value, Tensor) and value.numel() == 1 for value in (plain, found, again)):
@@ -140,7 +140,7 @@ def check_elsewhere(problem: Problem) -> None:
         return
     if not _close(plain, found):
         with _moved(problem, move):
-            later = _seeded(problem.plain)
+            later = seeded(problem.plain, gpus)
         require_same(plain, later)
         computed = "objective(parameters, *data)" if problem.model is None else "criterion(model(inputs), targets)"
         source = "its argument" if problem.model is None else "the model, as model.parameters() whenever it is called"
@@ -167,23 +167,6 @@ def _moved(problem: Problem, move: float) -> Iterator[Tensor]:
         with torch.no_grad():
             for leaf, value in zip(problem.leaves, before, strict=True):
                 leaf.copy_(value)
-
-
-def _gpus(problem: Problem) -> list[int]:
-    """The GPUs that a problem's tensors are on; none where CUDA is not in use, which asking must not start."""
-    if not torch.cuda.is_initialized():
-        return []
-    held = [problem.theta, *problem.leaves, *tensors_of(problem.plain)]
-    return sorted({tensor.device.index for tensor in held if tensor.device.type == "cuda"})
-
-
-def _seeded(function: Any, gpus: list[int]) -> Any:
-    """What a function returns with torch's generators seeded, of the CPU and of these GPUs, which are left as were."""
-    with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(0)
-        for index in gpus:
-            torch.cuda.default_generators[index].manual_seed(0)
-        return function()
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

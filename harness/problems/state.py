@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from harness.problems.casting import tensors_of
 from harness.problems.errors import ProblemError
 
 if TYPE_CHECKING:
@@ -72,13 +73,33 @@ def require_same(value: Tensor, later: Tensor) -> None:
 
 
 def _seen(problem: Problem, at: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss () and its gradient (P,) at some parameters, with torch's generator seeded, which is left as it was."""
-    theta = at.detach().clone().requires_grad_()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if at.is_cuda else 0)), torch.enable_grad():
-        torch.manual_seed(0)
+    """The loss () and its gradient (P,) at some parameters, torch's generators seeded and left as they were."""
+
+    def evaluated() -> tuple[Tensor, Tensor]:
+        theta = at.detach().clone().requires_grad_()
         value = problem.loss(theta)
         (gradient,) = torch.autograd.grad(value, theta, allow_unused=True)
-    return value.detach(), torch.zeros_like(at) if gradient is None else gradient
+        return value.detach(), torch.zeros_like(at) if gradient is None else gradient
+
+    with torch.enable_grad():
+        return seeded(evaluated, gpus_of(problem))
+
+
+def gpus_of(problem: Problem) -> list[int]:
+    """The GPUs that a problem's tensors are on; none where CUDA is not in use, which asking must not start."""
+    if not torch.cuda.is_initialized():
+        return []
+    held = [problem.theta, *problem.leaves, *tensors_of(problem.plain)]
+    return sorted({tensor.device.index for tensor in held if tensor.device.type == "cuda"})
+
+
+def seeded(function: Any, gpus: list[int]) -> Any:
+    """What a function returns with torch's generators seeded, of the CPU and of these GPUs, which are left as were."""
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(0)
+        for index in gpus:
+            torch.cuda.default_generators[index].manual_seed(0)
+        return function()
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
