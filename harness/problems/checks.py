@@ -36,9 +36,9 @@ def check(problem: Problem) -> None:
     first = check_state(problem)
     theta = problem.theta.detach().requires_grad_()
     watched = _Watched(), _Watched()
-    state = _generators()
+    state = _generators(problem)
     value = _evaluated(problem, theta, watched[0])
-    if not all(map(torch.equal, state, _generators())):
+    if not all(map(torch.equal, state, _generators(problem))):
         warnings.warn(DRAWS, stacklevel=2)
     if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() != 0:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -77,9 +77,9 @@ def check(problem: Problem) -> None:
     check_later(problem, value)
 
 
-def _generators() -> list[Tensor]:
-    """The states of torch's generators."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+def _generators(problem: Problem) -> list[Tensor]:
+    """The states of torch's generators, of the CPU and of the GPUs that the problem is on."""
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus_of(problem))]
 
 
 def _check_gradient_is_not_asked_for(problem: Problem, value: Tensor) -> None:
