@@ -113,7 +113,7 @@ def _of_network(built: Any, called: str, source: _Source) -> str:
     criterion, *targets = built[1:2] + built[3:] if isinstance(built, tuple) else (built.criterion, built.targets)
     completed = ""
     if criterion is None or targets in ([], [None]):
-        source.add("harness.problems.problem.completed")
+        source.add("methods.calls.completed")
         completed = "criterion = completed(criterion, targets)\n"
     return f"""model, criterion, inputs, *targets = {called}
 targets = targets[0] if targets else None

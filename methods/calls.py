@@ -111,3 +111,28 @@ def own_loss(outputs: Any, targets: Any = None) -> Tensor:
         f"`loss`; its output is {type(outputs).__name__}, the loss in it {shown}: give a criterion, or labels among "
         "the inputs"
     )
+
+
+def completed(criterion: Callable[..., Tensor] | None, targets: Any) -> Callable[..., Tensor]:
+    """A criterion of (outputs, targets), for one of the outputs alone or for none; raises ValueError for a class."""
+    if criterion is None:
+        return own_loss
+    if isinstance(criterion, type):
+        name = criterion.__name__
+        raise ValueError(f"the criterion is the class {name}, not a loss: give an instance of it, {name}()")
+    if targets is not None or _takes(criterion, 2):
+        return criterion
+    alone = criterion
+    return lambda outputs, _targets=None: alone(outputs)
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function takes so many positional arguments; True where its signature is not known."""
+    try:
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True

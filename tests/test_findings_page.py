@@ -13,7 +13,7 @@ SCRIPTS = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_there_are_scripts() -> None:
-    assert len(SCRIPTS) == 2
+    assert len(SCRIPTS) == 3
 
 
 @pytest.mark.parametrize(("script", "printed"), SCRIPTS)

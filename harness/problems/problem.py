@@ -67,7 +67,10 @@ def from_network(
 
     Raises ProblemError for a class of a loss instead of an instance, and for parameters that cannot be flattened.
     """
-    criterion = completed(criterion, targets)
+    try:
+        criterion = calls.completed(criterion, targets)
+    except ValueError as error:
+        raise ProblemError(str(error)) from error
     theta, unravel = _raveled(model)
     whole = calls.loss_of(model, criterion, inputs, targets)
 
@@ -127,31 +130,6 @@ def _raveled(parameters: ravel.Parameters) -> tuple[Tensor, Callable[[Tensor], A
         return ravel.ravel(parameters)
     except ValueError as error:
         raise ProblemError(str(error)) from error
-
-
-def completed(criterion: Criterion | None, targets: Any) -> Criterion:
-    """A criterion of (outputs, targets), for one of the outputs alone or for none."""
-    if criterion is None:
-        return calls.own_loss
-    if isinstance(criterion, type):
-        name = criterion.__name__
-        raise ProblemError(f"the criterion is the class {name}, not a loss: give an instance of it, {name}()")
-    if targets is not None or _takes(criterion, 2):
-        return criterion
-    alone = criterion
-    return lambda outputs, _targets=None: alone(outputs)
-
-
-def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function takes so many positional arguments; True where its signature is not known."""
-    try:
-        signature = inspect.signature(function.forward if isinstance(function, torch.nn.Module) else function)
-        signature.bind(*range(count))
-    except TypeError:
-        return False
-    except ValueError:
-        return True
-    return True
 
 
 def build(target: str, options: Mapping[str, Any]) -> Problem:
