@@ -246,7 +246,9 @@ CASES = {
     "slots": lambda: classes(OfBatch(), inputs=Slots(drawn()[0])),
     "ordered_dict": lambda: classes(OfBatch(), inputs=Output(x=drawn()[0])),
     "user_dict": lambda: classes(OfBatch(), inputs=collections.UserDict(x=drawn()[0])),
-    "named_tuple": lambda: classes(Propagated(), inputs=collections.namedtuple("Both", "x a")(drawn()[0], adjacency())),
+    "named_tuple": lambda: classes(
+        Propagated(), inputs=collections.namedtuple("Both", "x adjacency")(drawn()[0], adjacency())
+    ),
     "complex": lambda: classes(Complex(), inputs=torch.randn(6, 3, dtype=torch.cfloat)),
     "sparse_coo_input": lambda: classes(Propagated(), inputs=(drawn()[0], adjacency().to_sparse_coo())),
     "sparse_coo_buffer": lambda: classes(Propagated(adjacency().to_sparse_coo())),
