@@ -81,8 +81,9 @@ def check_deterministic(network: Network, certificate: Certificate) -> None:
     before = _generators(network.theta)
     loss, _ = network.loss((), lambda place, z: z)
     draws = not all(map(torch.equal, _generators(network.theta), before))
-    again_and_again = 0 if certificate.has_value(loss) else 1
-    for _ in range(DRAWS if draws else again_and_again):
+    if certificate.has_value(loss) and not draws:
+        return
+    for _ in range(DRAWS if draws else 1):
         again = network.plain().detach()
         if not certificate.has_value(again):
             raise ValueError(
