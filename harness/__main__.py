@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness import baseline, sweep
+from harness import sweep
+from harness.compare import baseline
 from harness.job import JobError
 
 CONF = next(

@@ -40,9 +40,13 @@ def learn(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             suspected = frozenset(_operators(seen) - safe or _operators(seen))
             if not any(known <= suspected for known in found):
                 found[suspected] = {
-                    "target": target, "options": json.loads(options), "operators": sorted(suspected),
-                    "case": seen["problem"], "relative_error": seen["relative_error"], "torch": torch,
-                }  # fmt: skip
+                    "target": target,
+                    "options": json.loads(options),
+                    "operators": sorted(suspected),
+                    "case": seen["problem"],
+                    "relative_error": seen["relative_error"],
+                    "torch": torch,
+                }
         findings += found.values()
     return findings
 
@@ -65,8 +69,9 @@ def warning(seen: Mapping[Any, Any]) -> str | None:
 def _told(seen: Mapping[Any, Any]) -> dict[str, str | bool]:
     """The options that say what is computed, not how much of it at once: words, and what is switched on."""
     options = json.loads(seen["method_options"] or "{}")
-    return {name: value for name, value in options.items()
-            if value is True or (isinstance(value, str) and value != "auto")}  # fmt: skip
+    return {
+        name: value for name, value in options.items() if value is True or (isinstance(value, str) and value != "auto")
+    }
 
 
 def _operators(seen: Mapping[Any, Any]) -> set[str]:

@@ -90,9 +90,24 @@ class Job:
             passes=_passes(config["passes"]),
             measure=_measure(config["measure"]),
             limit_s=float(config["limit_s"]),
-            **{key: config[key] for key in ("quantity", "vectors", "subset", "device", "dtype", "threads", "allocator",
-                                            "seed", "round", "interpreter", "memory_limit_gb", "code")},
-        )  # fmt: skip
+            **{
+                key: config[key]
+                for key in (
+                    "quantity",
+                    "vectors",
+                    "subset",
+                    "device",
+                    "dtype",
+                    "threads",
+                    "allocator",
+                    "seed",
+                    "round",
+                    "interpreter",
+                    "memory_limit_gb",
+                    "code",
+                )
+            },
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:

@@ -216,9 +216,11 @@ class _Source:
     def text(self) -> str:
         """The imports and definitions."""
         imports = sorted(self._imports, key=lambda line: (line.startswith("from"), line))
-        return "\n".join(["from __future__ import annotations", "", *imports]) + "\n\n\n" + "\n\n\n".join(
-            text for _, text in self._definitions.values()
-        )  # fmt: skip
+        return (
+            "\n".join(["from __future__ import annotations", "", *imports])
+            + "\n\n\n"
+            + "\n\n\n".join(text for _, text in self._definitions.values())
+        )
 
 
 def _tops(module: str) -> dict[str, tuple[ast.stmt, str]]:

@@ -19,10 +19,11 @@ from hydra.core.utils import filter_overrides
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from harness import baseline, record
-from harness.baseline import Comparison
+from harness import record
+from harness.compare import baseline
+from harness.compare.baseline import Comparison
 from harness.job import Job, JobError
-from harness.launch import Launcher, LaunchError, point_latest
+from harness.run.launcher import Launcher, LaunchError, point_latest
 
 MANY = 200  # cells whose composing takes seconds, so that it is told
 
@@ -92,7 +93,7 @@ def run_cells(cells: Sequence[tuple[str, Cell]], output: Path) -> list[Path]:
 
     With a baseline that is to be measured beside them, they run on both sides, whose records have a folder each.
     """
-    from harness.progress import Progress
+    from harness.run.progress import Progress
 
     point_latest(output)
     workers = min((cell.workers for _, cell in cells), default=1)
@@ -146,8 +147,11 @@ def _confirm(asked: Comparison, output: Path, launcher: Launcher) -> None:
     from harness.compare.confirm import confirm
 
     if not asked.beside:
-        print(f"harness: undecided cells are not run again: that needs baseline=git:REF or interpreter:PATH, and "
-              f"{asked.baseline} is a path", file=sys.stderr)  # fmt: skip
+        print(
+            f"harness: undecided cells are not run again: that needs baseline=git:REF or interpreter:PATH, and "
+            f"{asked.baseline} is a path",
+            file=sys.stderr,
+        )
         return
     try:
         confirm([output / side for side in record.SIDES], launcher, asked.confirm_s, asked.slower, asked.allow)

@@ -120,8 +120,12 @@ def _whole(input: Tensor, samples: int, weight: Tensor, bias: Tensor | None) -> 
     return input.shape[0] % max(samples, 1) == 0 < len(input) and (bias is None or bias.shape == weight.shape[:1])
 
 
-_AFFINE = {functional.linear: _linear, functional.conv1d: _convolution, functional.conv2d: _convolution,
-           functional.embedding: _embedding}  # fmt: skip
+_AFFINE = {
+    functional.linear: _linear,
+    functional.conv1d: _convolution,
+    functional.conv2d: _convolution,
+    functional.embedding: _embedding,
+}
 
 
 class _Shifted(TorchFunctionMode):

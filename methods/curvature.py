@@ -102,8 +102,9 @@ def write_diagonal(
         return len(uses)
     (slope,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
     slope = slope.reshape(samples, -1)  # (N, C)
-    seen = torch.autograd.grad(outputs, shifts, slope.detach().view_as(outputs), create_graph=True,
-                               materialize_grads=True)  # fmt: skip
+    seen = torch.autograd.grad(
+        outputs, shifts, slope.detach().view_as(outputs), create_graph=True, materialize_grads=True
+    )
     alone = all(close(each - use.slope, use.slope) for each, use in zip(seen, uses, strict=True))
     if slope.shape[1] > OUTPUTS or not alone:
         return len(uses)
@@ -157,6 +158,7 @@ def _products(outputs: Tensor, inputs: Sequence[Tensor], cotangents: Tensor) -> 
     zeros = [x.new_zeros(len(cotangents), *x.shape) for x in inputs]
     if not outputs.requires_grad:
         return zeros
-    found = torch.autograd.grad(outputs, list(inputs), cotangents, is_grads_batched=True, retain_graph=True,
-                                allow_unused=True)  # fmt: skip
+    found = torch.autograd.grad(
+        outputs, list(inputs), cotangents, is_grads_batched=True, retain_graph=True, allow_unused=True
+    )
     return [zero if x is None else x for x, zero in zip(found, zeros, strict=True)]

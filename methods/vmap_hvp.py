@@ -15,8 +15,12 @@ from methods.chunks import Product, batched, matrix, matrix_diagonal, matrix_tim
 Loss = Callable[[Tensor], Tensor]
 
 COMPOSITIONS = (
-    "forward_over_reverse", "forward_over_jacrev", "reverse_over_forward", "reverse_over_reverse", "linearize",
-)  # fmt: skip
+    "forward_over_reverse",
+    "forward_over_jacrev",
+    "reverse_over_forward",
+    "reverse_over_reverse",
+    "linearize",
+)
 
 
 def hvp(

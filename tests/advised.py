@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from harness import advise, record
-from harness.launch import Launcher
+from harness.run.launcher import Launcher
 
 WAYS = (
     "create_graph_rows,batched_rows,autograd_functional_vectorized,func_hessian,jacfwd_grad,vmap_hvp,vmap_hvp_reverse"
@@ -41,8 +41,11 @@ def main() -> None:
                     time, peak = way.time_s / seen["median_s"], (way.peak_bytes or 0.0) / seen["tensor_peak_bytes"]
                     times.append(max(time, 1 / time))
                     peaks.append(max(peak, 1 / peak))
-                    print(f"{overrides[0]} {job.quantity} {job.method}: expected over seen {time:.2f} in time "
-                          f"({seen['median_s']:.3g} s), {peak:.2f} in tensor peak", flush=True)  # fmt: skip
+                    print(
+                        f"{overrides[0]} {job.quantity} {job.method}: expected over seen {time:.2f} in time "
+                        f"({seen['median_s']:.3g} s), {peak:.2f} in tensor peak",
+                        flush=True,
+                    )
     both = sum(time <= 2 and peak <= 1.25 for time, peak in zip(times, peaks, strict=True))
     print(f"{len(times)} cases: {both / len(times):.0%} within 2x in time and 1.25x in tensor peak")
 

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import worker
+from harness.run import worker
 from harness.truth import traces
 from harness.truth.watch import differences
 

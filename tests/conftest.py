@@ -12,8 +12,8 @@ import torch
 
 from harness import record
 from harness.job import PASSES, Job, Measure
-from harness.launch import Launcher
 from harness.problems import attention
+from harness.run.launcher import Launcher
 
 torch.set_num_threads(1)  # two on a shared machine make loops over small tensors several times slower
 

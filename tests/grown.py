@@ -17,7 +17,15 @@ def loaded(tmp_path, records):
 def grown(method, exponent, scale=1e-6, noise=0.0, seed=0, sizes=SIZES, rounds=1, samples=1, **changes):
     """Records of one method whose time and memory grow as P to the exponent, with log-normal noise a process."""
     generator = numpy.random.default_rng(seed)
-    return [cell(method, params // 16, params=params, round=number,
-                 times_s=[scale * params**exponent * generator.lognormal(sigma=noise)] * samples,
-                 **{"tensor_peak_bytes": int(8 * params**exponent), "process_peak_bytes": None} | changes)
-            for params in sizes for number in range(rounds)]  # fmt: skip
+    return [
+        cell(
+            method,
+            params // 16,
+            params=params,
+            round=number,
+            times_s=[scale * params**exponent * generator.lognormal(sigma=noise)] * samples,
+            **{"tensor_peak_bytes": int(8 * params**exponent), "process_peak_bytes": None} | changes,
+        )
+        for params in sizes
+        for number in range(rounds)
+    ]

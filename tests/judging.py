@@ -4,8 +4,8 @@ import dataclasses
 
 import torch
 
-from harness import agreement
-from harness.reference import reference
+from harness.truth import agreement
+from harness.truth.reference import reference
 from tests.conftest import JOB
 
 FULL = dataclasses.replace(JOB.measure, full_up_to=1024, probes=8, rows=16)

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from harness import record
-from harness.launch import Launcher
+from harness.run.launcher import Launcher
 from tests.conftest import JOB
 
 CELLS = 20

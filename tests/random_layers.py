@@ -57,9 +57,7 @@ WEIGHTS = {
     "generated": lambda d, _: Block(parts.generated, a=L(d, d), w=_weight(d, d)),
     "summed": lambda d, _: Block(lambda m, x: functional.linear(x, m.v + m.w).tanh(), v=_weight(d, d), w=_weight(d, d)),
     "normalised": lambda d, _: Block(lambda m, x: functional.linear(x, m.w / m.w.norm()).tanh(), w=_weight(d, d)),
-    "low_rank": lambda d, _: Block(
-        lambda m, x: x + functional.linear(x, m.v @ m.w), v=_weight(d, 1), w=_weight(1, d)
-    ),
+    "low_rank": lambda d, _: Block(lambda m, x: x + functional.linear(x, m.v @ m.w), v=_weight(d, 1), w=_weight(1, d)),
     "factors_as_maps": lambda d, _: Block(
         lambda m, x: x + functional.linear(functional.linear(x, m.w), m.w.T), w=_weight(1, d)
     ),
@@ -68,12 +66,13 @@ WEIGHTS = {
     "scale": lambda d, _: Block(lambda m, x: (x * m.w).sin(), w=_weight(d)),
     "bilinear": lambda d, _: Block(lambda m, x: m.a(x, x.tanh()), a=nn.Bilinear(d, d, d)),
     "einsum": lambda d, _: Block(lambda m, x: torch.einsum("...i,ij->...j", x, m.w).tanh(), w=_weight(d, d)),
-    "matmul": lambda d, _: Block(lambda m, x: torch.addmm(m.v, x.flatten(0, -2), m.w).view(x.shape).tanh(),
-                                 v=_weight(d), w=_weight(d, d)),
+    "matmul": lambda d, _: Block(
+        lambda m, x: torch.addmm(m.v, x.flatten(0, -2), m.w).view(x.shape).tanh(), v=_weight(d), w=_weight(d, d)
+    ),
     "cell": lambda d, _: Block(parts.cell, a=nn.GRUCell(d, d)),
     "long_cell": lambda d, _: Block(parts.long_cell, a=nn.LSTMCell(d, d)),
     "complex": lambda d, _: Block(parts.complex_filter, w=_weight(d)),
-}  # fmt: skip
+}
 NORMS = {
     "layer_norm": lambda d, _: Block(lambda m, x: m.b(m.a(x)), a=L(d, d), b=nn.LayerNorm(d)),
     "rms_norm": lambda d, _: Block(lambda m, x: m.b(m.a(x)), a=L(d, d), b=nn.RMSNorm(d)),
@@ -141,7 +140,7 @@ GRADIENTS = {
     "to_float32": lambda d, say: Block(lambda m, x: say.cast(m.a(x).sin(), torch.float32).to(x.dtype), a=L(d, d)),
     "to_bfloat16": lambda d, say: Block(lambda m, x: say.cast(m.a(x), torch.bfloat16).tanh().to(x.dtype), a=L(d, d)),
     "autocast": lambda d, say: Block(lambda m, x: parts.lowered(say, m.a, x).tanh(), a=L(d, d)),
-}  # fmt: skip
+}
 SEQUENCES = {
     "conv1d": lambda d, _: Block(lambda m, x: m.a(x.mT).mT.tanh(), a=nn.Conv1d(d, d, 3, padding=1)),
     "conv1d_same": lambda d, _: Block(lambda m, x: m.a(x.mT).mT.tanh(), a=nn.Conv1d(d, d, 2, padding="same")),
@@ -159,12 +158,8 @@ SEQUENCES = {
         lambda m, x: x * m.a(x.unsqueeze(1)).tanh().mean((1, 2, 3))[:, None, None],
         a=nn.Conv2d(1, 2, (1, 2), stride=(2, 1), padding=(1, 0), dilation=(2, 1)),
     ),
-    "unfold": lambda d, _: Block(
-        lambda m, x: m.a(functional.unfold(x.unsqueeze(1), (1, d)).mT).tanh(), a=L(d, d)
-    ),
-    "pooled": lambda d, _: Block(
-        lambda m, x: functional.max_pool1d(m.a(x).mT, 3, stride=1, padding=1).mT, a=L(d, d)
-    ),
+    "unfold": lambda d, _: Block(lambda m, x: m.a(functional.unfold(x.unsqueeze(1), (1, d)).mT).tanh(), a=L(d, d)),
+    "pooled": lambda d, _: Block(lambda m, x: functional.max_pool1d(m.a(x).mT, 3, stride=1, padding=1).mT, a=L(d, d)),
     "averaged": lambda d, _: Block(
         lambda m, x: functional.avg_pool1d(m.a(x).mT, 3, stride=1, padding=1).mT.tanh(), a=L(d, d)
     ),
@@ -176,5 +171,5 @@ SEQUENCES = {
     "long_recurrent": lambda d, _: Block(lambda m, x: m.a(x)[0], a=nn.LSTM(d, d, batch_first=True)),
     "positions_mixed": lambda d, _: Block(lambda m, x: x + m.a(x).softmax(1), a=L(d, d)),
     "flipped": lambda d, _: Block(lambda m, x: m.a(x.flip(1)).tanh() * m.a(x), a=L(d, d)),
-}  # fmt: skip
+}
 BLOCKS = PLAIN | WEIGHTS | NORMS | GRADIENTS | SEQUENCES

@@ -21,8 +21,9 @@ def limit_s(seen: pandas.Series) -> float:
     """The least time that the Hessian of a perceptron can take by matrix products."""
     problem = build(seen["problem_target"], json.loads(seen["problem_options"]))
     assert problem.model is not None
-    sizes = [sum(p.numel() for p in layer.parameters()) for layer in problem.model.modules()
-             if isinstance(layer, nn.Linear)]  # fmt: skip
+    sizes = [
+        sum(p.numel() for p in layer.parameters()) for layer in problem.model.modules() if isinstance(layer, nn.Linear)
+    ]
     assert sum(sizes) == seen["params"], "a network of dense layers alone"
     own = sum(size**2 / 2 for size in sizes)
     between = sum(2 * one * other for one, other in itertools.combinations(sizes, 2))
@@ -44,14 +45,20 @@ def main() -> None:
         mine = group[group["label"] == "factored"].iloc[0]
         reference = f"{others['func_hessian'] / times['factored']:.1f}x" if "func_hessian" in others else ""
         bounded = problem.startswith("mlp") and quantity == "hessian"
-        lines.append({
-            "problem": problem, "quantity": quantity, "activation": json.loads(options).get("activation"),
-            "P": int(mine["params"]),
-            "allocator": allocator, "factored": f"{times['factored'] * 1e3:.4g} ms",
-            "torch.func.hessian": reference,
-            "best other": f"{others.min() / times['factored']:.1f}x", "which": others.idxmin(),
-            "over the limit": f"{times['factored'] / limit_s(mine):.1f}x" if bounded else "",
-        })  # fmt: skip
+        lines.append(
+            {
+                "problem": problem,
+                "quantity": quantity,
+                "activation": json.loads(options).get("activation"),
+                "P": int(mine["params"]),
+                "allocator": allocator,
+                "factored": f"{times['factored'] * 1e3:.4g} ms",
+                "torch.func.hessian": reference,
+                "best other": f"{others.min() / times['factored']:.1f}x",
+                "which": others.idxmin(),
+                "over the limit": f"{times['factored'] / limit_s(mine):.1f}x" if bounded else "",
+            }
+        )
     print(pandas.DataFrame(lines).sort_values(["P", "activation", "allocator"]).to_markdown(index=False))
 
 

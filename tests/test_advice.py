@@ -5,8 +5,8 @@ import torch
 import torch.fx.experimental.proxy_tensor
 from torch.func import functional_call, grad, jvp, vmap
 
-from harness.advice import explain
 from harness.problems import functions, networks
+from harness.problems.torch_messages import explain
 from methods import autograd_functional, double_loop, vmap_hvp
 
 

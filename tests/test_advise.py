@@ -6,7 +6,8 @@ import io
 import pytest
 from rich.console import Console
 
-from harness import advise, expectation
+from harness import advise
+from harness.advise import expectation
 
 
 @pytest.mark.parametrize(
@@ -26,10 +27,17 @@ def test_the_line_or_the_power_law_is_followed(points, size, value) -> None:
 
 def test_ways_are_ranked_and_the_unfit_named(tmp_path) -> None:
     ways = advise.advise(
-        ["problem=mlp_layernorm", "problem.width=3", "problem.inputs=3", "problem.batch=4", "dtype=float64",
-         "method=create_graph_rows,func_hessian,naive_loop,backpack,curvlinops,factored", "measure.budget_s=0.02"],
+        [
+            "problem=mlp_layernorm",
+            "problem.width=3",
+            "problem.inputs=3",
+            "problem.batch=4",
+            "dtype=float64",
+            "method=create_graph_rows,func_hessian,naive_loop,backpack,curvlinops,factored",
+            "measure.budget_s=0.02",
+        ],
         tmp_path,
-    )  # fmt: skip
+    )
     found = {way.method: way for way in ways}
     assert found["func_hessian"].status == "wrong"
     assert found["backpack"].status == "unsupported"
@@ -44,8 +52,19 @@ def test_ways_are_ranked_and_the_unfit_named(tmp_path) -> None:
 
 
 def test_the_command_line(capsys) -> None:
-    assert advise.main(["problem=mlp", "problem.width=3", "problem.inputs=3", "method=create_graph_rows",
-                        "memory_gb=0.000001", "measure.budget_s=0.02"]) == 1  # fmt: skip
+    assert (
+        advise.main(
+            [
+                "problem=mlp",
+                "problem.width=3",
+                "problem.inputs=3",
+                "method=create_graph_rows",
+                "memory_gb=0.000001",
+                "measure.budget_s=0.02",
+            ]
+        )
+        == 1
+    )
     assert "are more than memory_gb=1e-06" in capsys.readouterr().out
     assert advise.main(["problem=nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
@@ -57,8 +76,14 @@ def test_the_command_line(capsys) -> None:
 
 def on_whole(job, kind="flat", target="methods.create_graph_rows.hessian", **changes):
     """A job on one of the networks, of 85 parameters."""
-    return job(problem="custom", problem_target="tests.whole.network", problem_options={"kind": kind}, target=target,
-               method=target.split(".")[-1], **changes)  # fmt: skip
+    return job(
+        problem="custom",
+        problem_target="tests.whole.network",
+        problem_options={"kind": kind},
+        target=target,
+        method=target.split(".")[-1],
+        **changes,
+    )
 
 
 def test_what_fails_on_the_whole_problem_is_not_recommended(job, tmp_path) -> None:
@@ -68,8 +93,12 @@ def test_what_fails_on_the_whole_problem_is_not_recommended(job, tmp_path) -> No
     best, *others = ways
     assert (best.method, best.status, best.judged, best.params, best.whole) == ("hessian", "ok", 85, 85, True)
     assert {way.method: way.status for way in others} == {
-        "raises_beyond": "error", "wrong_beyond": "wrong", "decorated": "error", "assigned": "error", "called": "error",
-    }  # fmt: skip
+        "raises_beyond": "error",
+        "wrong_beyond": "wrong",
+        "decorated": "error",
+        "assigned": "error",
+        "called": "error",
+    }
     assert all(way.time_s is None for way in others)
     assert all("is no network of mine" in way.message for way in others if way.call.endswith("inputs, targets)"))
     assert sum(way.call.endswith("(model, criterion, inputs, targets)") for way in others) == 3
@@ -77,8 +106,9 @@ def test_what_fails_on_the_whole_problem_is_not_recommended(job, tmp_path) -> No
 
 def test_networks_are_judged_whole_by_what_looks_at_their_layers(job, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(advise, "TOP", 4)
-    chosen = [on_whole(job, kind, "methods.factored.diagonal", quantity="diagonal")
-              for kind in ("flat", "slope", "cubic")]  # fmt: skip
+    chosen = [
+        on_whole(job, kind, "methods.factored.diagonal", quantity="diagonal") for kind in ("flat", "slope", "cubic")
+    ]
     chosen.append(on_whole(job, "slope", "methods.create_graph_rows.diagonal", quantity="diagonal"))
     for way in advise.ranked(chosen, tmp_path):
         if way.time_s is not None:
@@ -119,8 +149,10 @@ def test_a_result_beyond_memory_is_a_sentence(job, launcher, tmp_path, monkeypat
 
 
 def test_a_method_that_cannot_be_found_says_so(job, launcher, tmp_path) -> None:
-    for target, words in (("nowhere.hessian", "nowhere.hessian cannot be imported"),
-                          ("tests.whole.nothing", "has no function nothing")):  # fmt: skip
+    for target, words in (
+        ("nowhere.hessian", "nowhere.hessian cannot be imported"),
+        ("tests.whole.nothing", "has no function nothing"),
+    ):
         way = expectation.expect(launcher, on_whole(job, target=target), tmp_path)
         assert words in way.message
         assert way.time_s is None

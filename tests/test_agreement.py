@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from harness import agreement
 from harness.job import Measure
 from harness.problems import from_function, from_network, functions, networks
-from harness.reference import reference
+from harness.truth import agreement
+from harness.truth.reference import reference
 from methods.create_graph_rows import hessian
 from methods.hutchinson import Estimate
 from tests.conftest import JOB

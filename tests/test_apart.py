@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import advice, worker
-from harness.launch import Launcher
-from harness.problems import from_function, networks
+from harness.problems import from_function, networks, torch_messages
 from harness.problems.problem import ProblemError
+from harness.run import worker
+from harness.run.launcher import Launcher
 from harness.truth import apart
 from tests.conftest import JOB
 
@@ -148,8 +148,8 @@ def test_a_small_loss_is_compared_relatively_to_itself(tmp_path: Path) -> None:
 
 
 def test_texts_are_cut_and_printable() -> None:
-    assert advice.text(ValueError("x" * 10**6)).endswith("xx ... (1,000,000 characters)")
-    assert len(advice.trace(ValueError("x" * 10**6))) <= advice.LONGEST_TRACE
-    assert advice.text(ValueError("a\x00b\udcff\nä")) == "a\\x00b\\udcff\nä"
-    assert advice.explain(MemoryError())[1].startswith("MemoryError. The method does not fit")
-    assert advice.explain(GeneratorExit()) == ("error", "GeneratorExit")
+    assert torch_messages.text(ValueError("x" * 10**6)).endswith("xx ... (1,000,000 characters)")
+    assert len(torch_messages.trace(ValueError("x" * 10**6))) <= torch_messages.LONGEST_TRACE
+    assert torch_messages.text(ValueError("a\x00b\udcff\nä")) == "a\\x00b\\udcff\nä"
+    assert torch_messages.explain(MemoryError())[1].startswith("MemoryError. The method does not fit")
+    assert torch_messages.explain(GeneratorExit()) == ("error", "GeneratorExit")

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.advice import explain
 from harness.problems import attention, check, from_network
+from harness.problems.torch_messages import explain
 from methods import autograd_functional, create_graph_rows, factored, func_hessian, vmap_hvp
 from tests.oracles import central_differences, distance
 

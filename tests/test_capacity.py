@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.report.capacity import ABOVE, CONSTANT, FURTHEST, OUT, capacities
+from harness.analysis.capacity import ABOVE, CONSTANT, FURTHEST, OUT, capacities
 from tests.grown import SIZES, grown, loaded
 from tests.test_report import failed
 
@@ -41,9 +41,17 @@ def test_the_process_counts_where_it_reaches_the_memory_first(tmp_path) -> None:
     assert str(seen).endswith("by its process peak")
 
 
-@pytest.mark.parametrize(("had", "capped"), [
-    ({"memory_limit_gb": 2 * AT_5000}, True), ({"memory_limit_gb": AT_5000}, True), ({"ram_bytes": 10**10}, True),
-    ({"memory_limit_gb": AT_5000 / 2}, False), ({"ram_bytes": 10**8}, False), ({}, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("had", "capped"),
+    [
+        ({"memory_limit_gb": 2 * AT_5000}, True),
+        ({"memory_limit_gb": AT_5000}, True),
+        ({"ram_bytes": 10**10}, True),
+        ({"memory_limit_gb": AT_5000 / 2}, False),
+        ({"ram_bytes": 10**8}, False),
+        ({}, True),
+    ],
+)
 def test_what_ran_out_of_as_much_memory_caps_it(tmp_path, had, capped) -> None:
     records = [*grown("a", 2.0), failed("oom", "a", 200, params=3200, **had)]
     (seen,) = capacities(loaded(tmp_path, records), AT_5000)
@@ -53,8 +61,11 @@ def test_what_ran_out_of_as_much_memory_caps_it(tmp_path, had, capped) -> None:
 
 
 def test_near_constant_memory_does_not_overflow(tmp_path) -> None:
-    for name, peaks in (("drift", (1000000, 1001000, 1002000, 1003000)), ("flat", (10**6,) * 4),
-                        ("noise", (1000000, 1003000, 999000, 1001000))):  # fmt: skip
+    for name, peaks in (
+        ("drift", (1000000, 1001000, 1002000, 1003000)),
+        ("flat", (10**6,) * 4),
+        ("noise", (1000000, 1003000, 999000, 1001000)),
+    ):
         records = grown("a", 1.0, sizes=SIZES[:4])
         for entry, peak in zip(records, peaks, strict=True):
             entry["tensor_peak_bytes"] = peak
@@ -74,9 +85,17 @@ def test_a_measured_peak_is_not_contradicted(tmp_path) -> None:
     assert seen.high <= 1600  # which was seen not to
 
 
-@pytest.mark.parametrize(("measure", "factor", "memory", "note"), [
-    ("tensor peak", 4, 3, ABOVE), ("process peak", 4, 3, ABOVE), ("process peak", 1.15, 1.01, ABOVE),
-    ("tensor peak", 1, 0.99, ABOVE), ("tensor peak", 1, 1, ""), ("tensor peak", 1, 1.01, "")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("measure", "factor", "memory", "note"),
+    [
+        ("tensor peak", 4, 3, ABOVE),
+        ("process peak", 4, 3, ABOVE),
+        ("process peak", 1.15, 1.01, ABOVE),
+        ("tensor peak", 1, 0.99, ABOVE),
+        ("tensor peak", 1, 1, ""),
+        ("tensor peak", 1, 1.01, ""),
+    ],
+)
 def test_what_was_measured_above_the_memory_is_said_not_to_fit(tmp_path, measure, factor, memory, note) -> None:
     """At the largest P, one peak is `factor` times what it grows to; the memory is `memory` times that growth.
 

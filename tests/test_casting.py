@@ -156,8 +156,16 @@ def test_a_tensor_of_another_dtype_that_cannot_be_found_is_named(objective, word
 @pytest.mark.filterwarnings("ignore:Sparse", "ignore:The PyTorch API of nested")
 def test_tensors_of_every_layout_are_compared() -> None:
     dense = torch.tensor([[0.0, 1.0], [float("nan"), 3.0]])
-    for tensor in (dense, dense.to_sparse_coo(), dense.to_sparse_csr(), dense.to_sparse_csc(), dense * 1j,
-                   torch.nested.nested_tensor([dense, dense[:1]]), dense.bfloat16(), torch.tensor([True])):  # fmt: skip
+    for tensor in (
+        dense,
+        dense.to_sparse_coo(),
+        dense.to_sparse_csr(),
+        dense.to_sparse_csc(),
+        dense * 1j,
+        torch.nested.nested_tensor([dense, dense[:1]]),
+        dense.bfloat16(),
+        torch.tensor([True]),
+    ):
         assert same(tensor, tensor.clone())
         assert not same(tensor, tensor.clone().to(torch.complex128))
     changed = dense.clone()

@@ -9,8 +9,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from harness import differences
 from harness.problems import networks, transformers
+from harness.truth import differences
 from methods import factored, products, shifts
 from methods.affine import Network
 from methods.certificate import Certificate, CertificateError, FallbackError, FallbackWarning

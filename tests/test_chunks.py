@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import memory
+from harness.measure import memory
 from harness.problems import networks, transformers
 from methods import batched_rows, chunks, vmap_hvp
 

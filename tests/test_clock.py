@@ -9,8 +9,8 @@ import weakref
 import pytest
 import torch
 
-from harness import clock
 from harness.job import Measure
+from harness.measure import clock
 from tests.conftest import JOB
 
 CPU = torch.device("cpu")

@@ -11,12 +11,12 @@ import numpy
 import pytest
 from scipy import stats
 
-from harness import baseline, record
-from harness.compare import compare, output
+from harness import record
+from harness.compare import baseline, output
 from harness.compare.__main__ import main
 from harness.compare.confirm import confirm
 from harness.compare.times import LEVEL, processes_needed, times
-from harness.compare.verdicts import COUNTERS, FAMILY
+from harness.compare.verdicts import COUNTERS, FAMILY, compare
 
 ROOT = Path(__file__).parent.parent
 SLOW = """
@@ -34,13 +34,33 @@ def hessian(loss, theta):
 def cell(method="vmap_hvp", seconds=0.01, **changes):
     """A plausible ok record."""
     return {
-        "status": "ok", "problem": "mlp", "problem_options": '{"width": 8}', "method": method, "method_options": "{}",
-        "quantity": "hessian", "vectors": 1, "device": "cpu", "dtype": "float32", "threads": 1, "allocator": "default",
-        "seed": 0, "round": 0, "params": 133, "times_s": [seconds, 1.1 * seconds], "tolerance": 1e-5,
-        "relative_error": 1e-7, "operations": 338, "allocations": 211, "flops": 18336, "tensor_peak_bytes": 65552,
-        "cpu": "EPYC", "cores": 2, "passes": "time, exact, agreement", "measure": "{}",
+        "status": "ok",
+        "problem": "mlp",
+        "problem_options": '{"width": 8}',
+        "method": method,
+        "method_options": "{}",
+        "quantity": "hessian",
+        "vectors": 1,
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": 1,
+        "allocator": "default",
+        "seed": 0,
+        "round": 0,
+        "params": 133,
+        "times_s": [seconds, 1.1 * seconds],
+        "tolerance": 1e-5,
+        "relative_error": 1e-7,
+        "operations": 338,
+        "allocations": 211,
+        "flops": 18336,
+        "tensor_peak_bytes": 65552,
+        "cpu": "EPYC",
+        "cores": 2,
+        "passes": "time, exact, agreement",
+        "measure": "{}",
         "started": "2026-11-24T02:00:00+00:00",
-    } | changes  # fmt: skip
+    } | changes
 
 
 def folder(place: Path, records) -> Path:
@@ -88,8 +108,10 @@ def test_the_same_code_is_hardly_ever_an_alarm_and_ten_percent_hardly_ever_misse
         sides = []
         for side in (0, 1):
             ratios = [1.1 if side and method == "m0" else 1.0 for method in methods]
-            drawn = [processes(ratio, 0.03, 1000 * seed + 10 * place + side, method=methods[place])
-                     for place, ratio in enumerate(ratios)]  # fmt: skip
+            drawn = [
+                processes(ratio, 0.03, 1000 * seed + 10 * place + side, method=methods[place])
+                for place, ratio in enumerate(ratios)
+            ]
             sides.append([entry for each in drawn for entry in each])
         verdicts = judged(tmp_path / str(seed), *sides).set_index("method")["verdict"]
         found += verdicts["m0"] == "slower"
@@ -251,11 +273,18 @@ def test_what_else_differs_is_told(tmp_path: Path) -> None:
     assert "1 cells were not measured in turn" in notes[1]
 
 
-@pytest.mark.parametrize(("order", "told"), [
-    ("bc", True), ("bccbbccbcb", True), ("bbbbbccccc", False), ("bbbbbcccccbcbcbc", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("order", "told"), [("bc", True), ("bccbbccbcb", True), ("bbbbbccccc", False), ("bbbbbcccccbcbcbc", False)]
+)
 def test_what_was_not_measured_in_turn_is_seen(tmp_path: Path, order: str, told: bool) -> None:
-    sides = [[cell(round=number, started=f"2026-11-24T02:00:{number:02}+00:00")
-              for number, side in enumerate(order) if side == own] for own in "bc"]  # fmt: skip
+    sides = [
+        [
+            cell(round=number, started=f"2026-11-24T02:00:{number:02}+00:00")
+            for number, side in enumerate(order)
+            if side == own
+        ]
+        for own in "bc"
+    ]
     found = judged(tmp_path, *sides)
     assert found["in_turn"].item() == told
     assert ("not measured in turn" in " ".join(found.attrs["notes"])) != told
@@ -400,8 +429,10 @@ def test_folders_that_were_not_measured_in_turn_are_judged_by_what_was(launcher,
             seen = record.read(path)
             shift = 0.8 + 0.05 * number if side == "base" else 1.0
             hour = "01" if side == "base" else "02"
-            seen |= {"times_s": [shift * value for value in seen["times_s"]],
-                     "started": f"2026-11-24T{hour}:00:00+00:00"}  # fmt: skip
+            seen |= {
+                "times_s": [shift * value for value in seen["times_s"]],
+                "started": f"2026-11-24T{hour}:00:00+00:00",
+            }
             record.write(seen, path)
     (tmp_path / "LAST").symlink_to(tmp_path / "base")
     found = confirm((tmp_path / "LAST", tmp_path / "candidate"), launcher, budget_s=600)
@@ -514,9 +545,12 @@ def test_a_run_beside_another_python_and_beside_records(harness, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert set(record.load(tmp_path / "run" / "baseline")["interpreter"]) == {sys.executable}
     again = harness(
-        "-m", "method=create_graph_rows", "problem=quadratic", f"baseline={tmp_path / 'run' / 'candidate'}",
+        "-m",
+        "method=create_graph_rows",
+        "problem=quadratic",
+        f"baseline={tmp_path / 'run' / 'candidate'}",
         f"output={tmp_path / 'again'}",
-    )  # fmt: skip
+    )
     assert again.returncode == 0, again.stderr
     assert "1 cells:" in again.stdout
 

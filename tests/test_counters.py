@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness import counters
+from harness.measure import counters
 from harness.problems import networks
 from methods import autograd_functional, create_graph_rows, func_hessian, vmap_hvp
 from tests.rows import QUANTITIES, ROWS, bound, installed, target

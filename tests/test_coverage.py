@@ -6,9 +6,11 @@ import numpy
 import pytest
 import torch
 
-from harness import fingerprint, report
-from harness.report import pairs, verdicts
-from harness.report.rows import prepared
+from harness import report
+from harness.analysis import coverage
+from harness.analysis.table import prepared
+from harness.report.figures import disagreement
+from harness.truth import sketch
 from tests.test_report import cell, frame_of  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -23,23 +25,26 @@ def atlas():
         ("vmap_hvp", "mse"): {"status": "unsupported", "relative_error": None, "message": "ZeroTensors 7 -> use rows"},
         ("naive_loop", "det"): {"status": "unsupported", "relative_error": None, "message": "x asks for model, which"},
     }
-    return [cell(way, problem=f"zoo/{case}", problem_options="{}", **zoo | changes.get((way, case), {}))
-            for way in ("func_hessian", "naive_loop", "vmap_hvp") for case in ("norm", "det", "mse")]  # fmt: skip
+    return [
+        cell(way, problem=f"zoo/{case}", problem_options="{}", **zoo | changes.get((way, case), {}))
+        for way in ("func_hessian", "naive_loop", "vmap_hvp")
+        for case in ("norm", "det", "mse")
+    ]
 
 
 def test_verdicts_and_totals(frame_of) -> None:  # noqa: F811
-    cells = verdicts.verdicts(frame_of(atlas()))
+    cells = coverage.verdicts(frame_of(atlas()))
     found = {(row["way"], row["case"]): row["verdict"] for row in cells.to_dict("records")}
     assert found["func_hessian", "norm"] == "wrong"
     assert found["func_hessian", "det"] == "not finite"
     assert found["vmap_hvp", "mse"] == "refuses"
     assert found["naive_loop", "det"] == "not for it"
     assert sum(verdict == "right" for verdict in found.values()) == 5
-    assert verdicts.totals(cells).to_numpy().sum() == 9
+    assert coverage.totals(cells).to_numpy().sum() == 9
 
 
 def test_the_table_has_a_line_a_case_and_the_causes(frame_of) -> None:  # noqa: F811
-    text = verdicts.table(frame_of(atlas()))
+    text = coverage.table(frame_of(atlas()))
     (norm,) = [line for line in text.splitlines() if line.startswith("| norm")]
     assert "**5.8%**" in norm
     assert "ZeroTensors N" in text
@@ -60,11 +65,13 @@ def test_distances_between_results(frame_of) -> None:  # noqa: F811
     generator = torch.Generator().manual_seed(0)
     matrix, other = torch.randn(2, 40, 40, generator=generator, dtype=torch.float64)
     near = matrix + 1e-6 * other
-    sketched = [cell(name, sketch=fingerprint.sketch([value])) for name, value in
-                (("create_graph_rows", matrix), ("func_hessian", near), ("vmap_hvp", other))]  # fmt: skip
+    sketched = [
+        cell(name, sketch=sketch.sketch([value]))
+        for name, value in (("create_graph_rows", matrix), ("func_hessian", near), ("vmap_hvp", other))
+    ]
     rows = prepared(frame_of([*sketched, cell("naive_loop")]))
     rows["way"] = rows["label"]
-    table = pairs.distances(rows)
+    table = disagreement.distances(rows)
     true = float((near - matrix).norm() / near.norm())
     assert table.loc["create_graph_rows", "func_hessian"] == pytest.approx(true, rel=0.5)
     assert table.loc["create_graph_rows", "vmap_hvp"] == pytest.approx(math.sqrt(2), rel=0.5)
@@ -82,24 +89,24 @@ def test_a_panel_for_each_problem(frame_of) -> None:  # noqa: F811
 
 def test_a_cell_that_was_not_run_is_not_shown_as_right(frame_of) -> None:  # noqa: F811
     frame = frame_of(atlas()[:-1])
-    cells = verdicts.verdicts(frame)
+    cells = coverage.verdicts(frame)
     (left_out,) = cells[cells["verdict"] == "not run"].to_dict("records")
     assert (left_out["way"], left_out["case"]) == ("vmap_hvp", "mse")
-    assert "(none)" in verdicts.table(frame)
+    assert "(none)" in coverage.table(frame)
     assert [patch.get_label() for patch in report.coverage(frame).legends[0].get_patches()][-1] == "not run"
 
 
 def test_of_several_sizes_the_worst_counts(frame_of) -> None:  # noqa: F811
     records = [cell("func_hessian", width) for width in (4, 8)]
     records[1] |= {"status": "wrong", "relative_error": 0.2, "message": "relative error"}
-    (found,) = verdicts.verdicts(frame_of(records)).to_dict("records")
+    (found,) = coverage.verdicts(frame_of(records)).to_dict("records")
     assert (found["verdict"], found["relative_error"]) == ("wrong", 0.2)
 
 
 def test_a_failure_without_its_builder_is_on_the_line_of_its_problem(frame_of) -> None:  # noqa: F811
     records = atlas()
     records[-1] |= {"problem_target": None, "status": "timeout"}
-    text = verdicts.table(frame_of(records))
+    text = coverage.table(frame_of(records))
     assert sum(line.startswith("| mse") for line in text.splitlines()) == 1
     (ax,) = report.coverage(frame_of(records)).axes
     assert ", ".join(label.get_text() for label in ax.get_yticklabels()).count("mse") == 1
@@ -109,14 +116,18 @@ def test_a_method_may_be_called_what_a_column_is(frame_of) -> None:  # noqa: F81
     records = [cell(name, problem=problem) for name in ("case", "kind", "way") for problem in ("p", "q")]
     (ax,) = report.coverage(frame_of(records)).axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["case", "kind", "way"]
-    assert "| case" in verdicts.table(frame_of(records))
+    assert "| case" in coverage.table(frame_of(records))
 
 
 def test_panels_that_differ_in_seed_or_subset_are_told_apart_and_none_is_dropped_in_silence(frame_of) -> None:  # noqa: F811
-    records = [cell(way, seed=seed, subset=subset, params=109115138, sketch=[1.0] * 32)
-               for way in ("func_hessian", "vmap_hvp") for seed in range(6) for subset in (None, 64)]  # fmt: skip
+    records = [
+        cell(way, seed=seed, subset=subset, params=109115138, sketch=[1.0] * 32)
+        for way in ("func_hessian", "vmap_hvp")
+        for seed in range(6)
+        for subset in (None, 64)
+    ]
     frame = frame_of([*records, cell("vmap_hvp", problem="alone", sketch=[1.0] * 32)])
-    titles = [title for title, _ in pairs.comparable(frame)]
+    titles = [title for title, _ in disagreement.comparable(frame)]
     assert len(titles) == len(set(titles)) == 12
     assert titles[0] == "mlp, hessian, P=109115138, seed 0"
     assert titles[-1] == "mlp, hessian subset=64, P=109115138, seed 5"

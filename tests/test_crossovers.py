@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.report.crossovers import crossovers
+from harness.analysis.crossovers import crossovers
 from tests.grown import SIZES, grown, loaded
 
 
@@ -11,8 +11,10 @@ def told(tmp_path, *records):
 
 
 def test_a_planted_one_is_found_at_its_place(tmp_path) -> None:
-    slower, faster = (grown(*way, rounds=3, noise=0.02, seed=seed) for seed, way in
-                      enumerate((("naive_loop", 1.0, 1e-6 * 510), ("vmap_hvp", 2.0, 1e-6))))  # fmt: skip
+    slower, faster = (
+        grown(*way, rounds=3, noise=0.02, seed=seed)
+        for seed, way in enumerate((("naive_loop", 1.0, 1e-6 * 510), ("vmap_hvp", 2.0, 1e-6)))
+    )
     (seen,) = crossovers(loaded(tmp_path, slower + faster))
     assert (seen.faster, seen.slower, seen.low, seen.high, seen.processes) == ("naive_loop", "vmap_hvp", 400, 800, 3)
     assert seen.params == pytest.approx(510, rel=0.1)
@@ -48,7 +50,8 @@ def test_only_the_last_change_is_told_and_only_where_the_end_is_decided(tmp_path
     for entry in back[6:9]:  # faster at P = 400 alone
         entry["times_s"] = [1e-6]
     assert told(tmp_path / "a", base, back) == [
-        "mlp: naive_loop is faster than vmap_hvp from P = 740 on (between 400 and 800)"]  # fmt: skip
+        "mlp: naive_loop is faster than vmap_hvp from P = 740 on (between 400 and 800)"
+    ]
     for entry in back[12:]:  # a tie at the largest
         entry["times_s"] = base[12]["times_s"]
     assert told(tmp_path / "b", base, back) == []

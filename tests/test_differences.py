@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from harness import differences
 from harness.problems import functions
 from harness.problems.problem import from_function
 from harness.problems.zoo import functions as zoo
+from harness.truth import differences
 
 
 def distance(found, true):

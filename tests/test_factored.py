@@ -9,14 +9,20 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from harness import differences
 from harness.problems import from_network, networks, transformers
+from harness.truth import differences
 from methods import create_graph_rows, curvature, factored, products, rows
 from tests.oracles import distance
 from tests.test_zoo import CASES, case
 
-NO_DOUBLE_BACKWARD = {"ctc_loss", "multi_label_margin_loss", "multi_margin_loss", "embedding_bag_max",
-                      "embedding_bag_mean", "embedding_bag_sum"}  # fmt: skip
+NO_DOUBLE_BACKWARD = {
+    "ctc_loss",
+    "multi_label_margin_loss",
+    "multi_margin_loss",
+    "embedding_bag_max",
+    "embedding_bag_mean",
+    "embedding_bag_sum",
+}
 
 
 def of(problem, **options):

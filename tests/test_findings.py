@@ -9,9 +9,14 @@ from harness import findings, record
 
 def seen(status, operators, target="methods.func_hessian.hessian", problem="zoo/case", error=0.1, **options):
     return dict.fromkeys(record.NAMES) | {
-        "status": status, "operators": ", ".join(operators), "target": target, "problem": problem, "torch": "2.13",
-        "method_options": json.dumps(options), "relative_error": error,
-    }  # fmt: skip
+        "status": status,
+        "operators": ", ".join(operators),
+        "target": target,
+        "problem": problem,
+        "torch": "2.13",
+        "method_options": json.dumps(options),
+        "relative_error": error,
+    }
 
 
 def test_suspected_are_the_operators_of_no_case_that_is_right() -> None:

@@ -31,8 +31,14 @@ def test_the_costs_are_those_of_the_committed_table() -> None:
     told = re.findall(r"^\| .* \| (\w+) \| (ok|wrong) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
     assert len(told) == 9
     for method, status, time, peak, error in told:
-        (row,) = [row for row in named if (row["problem"], row["dtype"], row["method"]) ==
-                  ("transformer_2000", "float64", method)]  # fmt: skip
+        (row,) = [
+            row
+            for row in named
+            if (row["problem"], row["dtype"], row["method"]) == ("transformer_2000", "float64", method)
+        ]
         assert (row["status"], row["time"].removesuffix(" \\*"), row["peak MiB"], row["error"]) == (
-            status, time, peak, error
-        )  # fmt: skip
+            status,
+            time,
+            peak,
+            error,
+        )

@@ -6,7 +6,9 @@ import pytest
 from scipy import stats
 
 from harness import report
-from harness.report import fits, growth, profiles
+from harness.analysis import fits
+from harness.report import growth
+from harness.report.figures import profile
 from tests.grown import SIZES, grown, loaded
 from tests.test_report import cell, failed
 
@@ -44,15 +46,21 @@ def test_the_process_peak_is_of_the_cpu(tmp_path) -> None:
         assert [fit.measure for fit in fits.fits(frame)] == measures
 
 
-@pytest.mark.parametrize("records", [
-    [failed("oom", "a", 8)], [cell("a")], [failed("oom", "a", 8), cell("b", times_s=None, first_s=None)],
-    [cell("a", width) for width in (4, 8)], [cell(way, width, times_s=[0.0]) for way in "ab" for width in (4, 8, 16)],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "records",
+    [
+        [failed("oom", "a", 8)],
+        [cell("a")],
+        [failed("oom", "a", 8), cell("b", times_s=None, first_s=None)],
+        [cell("a", width) for width in (4, 8)],
+        [cell(way, width, times_s=[0.0]) for way in "ab" for width in (4, 8, 16)],
+    ],
+)
 def test_little_is_no_crash(tmp_path, records) -> None:
     frame = loaded(tmp_path, records)
     assert [fit for fit in fits.fits(frame) if fit.measure == "time"] == []
     assert not growth.growth(frame, 8.0).crossovers
-    assert not profiles.enough(frame)
+    assert not profile.enough(frame)
     report.performance_profile(frame).draw_without_rendering()
 
 
@@ -73,13 +81,22 @@ def test_the_legend_tells_the_exponent_of_one_panel(tmp_path) -> None:
 
 
 def test_the_command_writes_them_and_tells_what_it_cannot(tmp_path, capsys) -> None:
-    records = [entry for place, method in enumerate(("naive_loop", "vmap_hvp", "<b>$"))
-               for entry in grown(method, 1.5 + place / 5)]  # fmt: skip
+    records = [
+        entry
+        for place, method in enumerate(("naive_loop", "vmap_hvp", "<b>$"))
+        for entry in grown(method, 1.5 + place / 5)
+    ]
     loaded(tmp_path / "run", records)
     arguments = [str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--memory_gb", "1.00000012"]
     assert report.main([*arguments, "--baseline", "naive_loop"]) == 0
-    for name in ("growth.md", "growth.tex", "performance_profile.pdf", "speedup_against_size.png", "speedups.md",
-                 "speedups.tex"):  # fmt: skip
+    for name in (
+        "growth.md",
+        "growth.tex",
+        "performance_profile.pdf",
+        "speedup_against_size.png",
+        "speedups.md",
+        "speedups.tex",
+    ):
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert r"\<b>" in (tmp_path / "out" / "growth.md").read_text()
     assert "--memory_gb 1.00000012 " in json.loads((tmp_path / "out" / "report.json").read_text())["command"] + " "
@@ -104,7 +121,7 @@ def test_a_bad_baseline_leaves_nothing_behind(tmp_path, capsys) -> None:
 def test_an_unfinished_report_has_no_report_json(tmp_path, monkeypatch) -> None:
     frame = loaded(tmp_path / "run", grown("a", 1.0))
     report.write(frame, tmp_path / "out")
-    monkeypatch.setattr("harness.report.figures.save", lambda figure, stem: 1 / 0)
+    monkeypatch.setattr("harness.report.figures.curves.save", lambda figure, stem: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report.write(frame, tmp_path / "out")
     assert not (tmp_path / "out" / "report.json").exists()

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from harness import report
-from harness.explained import explained
-from harness.heard import LONGEST, MOST, Listener, told
+from harness.analysis.table import DOUBT
+from harness.measure.warning_log import LONGEST, MOST, Listener, told
 from harness.report import latex
-from harness.report.rows import DOUBT
 from harness.report.summary import summary
+from harness.truth.explanation import explained
 from tests.test_report import cell, frame_of, shown  # noqa: F401  frame_of is a fixture
 
 BROADCAST = "UserWarning: Using a target size (torch.Size([6])) that is different to the input size"
@@ -54,7 +54,8 @@ def test_a_warning_is_one_line_without_paths_of_the_machine():
 
     assert text("see /a/b.c/d.py:3 and 'x' in (/tmp/e)") == "see d.py:3 and 'x' in (e)"
     assert text("see https://pytorch.org/docs/stable/a.html and/or\n  m/s") == (
-        "see https://pytorch.org/docs/stable/a.html and/or m/s")  # fmt: skip
+        "see https://pytorch.org/docs/stable/a.html and/or m/s"
+    )
     assert text("lost (Triggered internally at ../aten/src/ATen/x.cpp:12.)") == "lost"
     assert len(told("x" * 1000, UserWarning)) == LONGEST
 
@@ -73,8 +74,11 @@ def test_all_warnings_have_an_end_and_are_shown_as_before(monkeypatch):
 
 
 def test_what_the_projects_own_methods_are_warned_of_is_no_message(run):
-    seen = run(target="methods.vmap_hvp.hessian", method_options={"composition": "linearize", "chunk_size": 64},
-               passes=("agreement",))  # fmt: skip
+    seen = run(
+        target="methods.vmap_hvp.hessian",
+        method_options={"composition": "linearize", "chunk_size": 64},
+        passes=("agreement",),
+    )
     assert (seen["status"], seen["warnings"]) == ("ok", None)
 
 
@@ -100,21 +104,27 @@ def broken(quantity):
         (module(lambda quantity: {"a": "tied", "b": "fast", "c": "tied"}, USUAL="fast"), "not by fast: a, c (tied)"),
         (module(lambda quantity: {"a": "tied", "b": "tied"}, USUAL="fast"), "not by fast: all parameters (tied)"),
         (module(lambda quantity: {"a": "fast", "b": "tied"}), "a (fast); b (tied)"),
-        (module(lambda quantity: {str(n): "x" if n else "y" for n in range(10)}, USUAL="y"),
-         "not by y: 1, 2, 3, 4, 5, 6 and 3 more (x)"),
+        (
+            module(lambda quantity: {str(n): "x" if n else "y" for n in range(10)}, USUAL="y"),
+            "not by y: 1, 2, 3, 4, 5, 6 and 3 more (x)",
+        ),
         (module(refused), None),
         (module(broken), "explain raised RuntimeError: no"),
         (module(lambda inputs, quantity: {inputs: quantity}), "all parameters (diagonal)"),
     ],
-)  # fmt: skip
+)
 def test_explanations_are_one_line(module, text):
     assert explained(module, {"inputs": "w", "quantity": "diagonal", "loss": None}) == text
 
 
 def test_warnings_and_explanations_stand_with_the_row(frame_of):  # noqa: F811
-    frame = frame_of([cell("a", warnings=f"{BROADCAST}. This will likely lead to incorrect results"),
-                      cell("b", warnings="UserWarning: a performance drop", explained="not by products: w (tied)"),
-                      cell("c")])  # fmt: skip
+    frame = frame_of(
+        [
+            cell("a", warnings=f"{BROADCAST}. This will likely lead to incorrect results"),
+            cell("b", warnings="UserWarning: a performance drop", explained="not by products: w (tied)"),
+            cell("c"),
+        ]
+    )
     rows = report.readable(frame).set_index("method")
     assert rows["status"].to_dict() == {"a": "ok, warned", "b": "ok", "c": "ok"}
     assert rows["message"]["a"].startswith(BROADCAST)

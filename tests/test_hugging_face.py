@@ -30,9 +30,15 @@ def gpt2(kind):
 
 def bert(kind):
     config = transformers.BertConfig(
-        vocab_size=7, hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=5, num_labels=3,
-        max_position_embeddings=4, attn_implementation=kind,
-    )  # fmt: skip
+        vocab_size=7,
+        hidden_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=5,
+        num_labels=3,
+        max_position_embeddings=4,
+        attn_implementation=kind,
+    )
     return transformers.BertForSequenceClassification(config)
 
 
@@ -70,8 +76,13 @@ def test_labels_inside(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_criterion_of_the_outputs(name: str, kind: str) -> None:
     batch = transformers.BatchEncoding({"input_ids": TOKENS, "attention_mask": PADDED})
-    problem = made(BUILDERS[name], kind, batch, lambda outputs, y: F.cross_entropy(outputs.logits.movedim(-1, 1), y),
-                   labelled(name)["labels"])  # fmt: skip
+    problem = made(
+        BUILDERS[name],
+        kind,
+        batch,
+        lambda outputs, y: F.cross_entropy(outputs.logits.movedim(-1, 1), y),
+        labelled(name)["labels"],
+    )
     check(problem)
     assert type(problem.inputs) is transformers.BatchEncoding
     part = subset(problem, 24, seed=0)

@@ -6,12 +6,14 @@ import json
 import pytest
 
 from harness import record, report, sweep
-from harness.compare import compare
+from harness.analysis import coverage, crossovers, fits, history
+from harness.analysis.table import over_processes, prepared
+from harness.compare.verdicts import compare
 from harness.job import Job, Measure
 from harness.record import identity
 from harness.record.names import endings
-from harness.report import crossovers, fits, latex, nights, pairs, profiles, speedups, verdicts
-from harness.report.rows import over_processes, prepared
+from harness.report import latex, speedups
+from harness.report.figures import disagreement, profile
 from harness.report.summary import summary
 from tests.conftest import JOB
 from tests.test_report import cell, frame_of, shown  # noqa: F401  frame_of is a fixture
@@ -20,11 +22,27 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 # Another value of every field of a job.
 OTHERS = {
-    "problem": "mine", "problem_target": "two.bad", "problem_options": {"width": 4}, "method": "mine",
-    "target": "b.hessian", "method_options": {"a": 1}, "quantity": "ggn", "vectors": 3, "subset": 2, "device": "cuda",
-    "dtype": "float32", "threads": 2, "allocator": "tuned", "seed": 2**60 + 1, "round": 1, "interpreter": "/other",
-    "limit_s": 1.5, "memory_limit_gb": 0.25, "passes": ("time",), "code": "/code",
-}  # fmt: skip
+    "problem": "mine",
+    "problem_target": "two.bad",
+    "problem_options": {"width": 4},
+    "method": "mine",
+    "target": "b.hessian",
+    "method_options": {"a": 1},
+    "quantity": "ggn",
+    "vectors": 3,
+    "subset": 2,
+    "device": "cuda",
+    "dtype": "float32",
+    "threads": 2,
+    "allocator": "tuned",
+    "seed": 2**60 + 1,
+    "round": 1,
+    "interpreter": "/other",
+    "limit_s": 1.5,
+    "memory_limit_gb": 0.25,
+    "passes": ("time",),
+    "code": "/code",
+}
 BASE = dataclasses.replace(JOB, seed=2**60, memory_limit_gb=0.5)
 TWO = {"problem": "custom", "problem_options": "{}"}
 
@@ -96,7 +114,7 @@ def functions(*paths, **changes):
         ([cell(**TWO), *functions("two.good", "two.bad")], ["custom", "good", "bad"]),
         ([cell(**TWO), *functions("two.good")], ["good", "good"]),
     ],
-)  # fmt: skip
+)
 def test_problems_are_called_by_what_tells_them_apart(frame_of, records, names):  # noqa: F811
     assert frame_of(records)["problem_name"].tolist() == names
 
@@ -112,13 +130,17 @@ def test_the_shortest_end_of_a_path_that_no_other_has():
 
 
 def test_one_method_by_several_functions_is_several(frame_of):  # noqa: F811
-    records = [cell("mine", target=f"{module}.{quantity}", quantity=quantity, params=9)
-               for module in ("a", "b") for quantity in ("hessian", "diagonal")]  # fmt: skip
+    records = [
+        cell("mine", target=f"{module}.{quantity}", quantity=quantity, params=9)
+        for module in ("a", "b")
+        for quantity in ("hessian", "diagonal")
+    ]
     frame = frame_of([*records, cell("mine", target="a.own", params=9), cell("other", params=9)])
     assert sorted(set(frame["label"])) == ["mine a", "mine b", "mine own", "other"]
     assert len(report.readable(frame)) == 6
-    whole = frame_of([cell("mine", target=f"methods.mine.{quantity}", quantity=quantity) for quantity in
-                      ("hessian", "diagonal")])  # fmt: skip
+    whole = frame_of(
+        [cell("mine", target=f"methods.mine.{quantity}", quantity=quantity) for quantity in ("hessian", "diagonal")]
+    )
     assert set(whole["label"]) == {"mine"}, "the quantities of one method are not told apart"
 
 
@@ -128,8 +150,14 @@ def sides():
         for method in ("rows", "vmap_hvp"):
             slow = factor if method == "rows" else 2.0
             for width in (2, 4, 8, 16):
-                yield cell(method, width, **TWO | {"problem_options": json.dumps({"width": width})},
-                           problem_target=path, times_s=[slow * width] * 3, sketch=[slow] * 32)  # fmt: skip
+                yield cell(
+                    method,
+                    width,
+                    **TWO | {"problem_options": json.dumps({"width": width})},
+                    problem_target=path,
+                    times_s=[slow * width] * 3,
+                    sketch=[slow] * 32,
+                )
 
 
 def test_no_statistic_of_a_report_takes_two_functions_together(frame_of):  # noqa: F811
@@ -138,10 +166,12 @@ def test_no_statistic_of_a_report_takes_two_functions_together(frame_of):  # noq
     assert crossovers.crossovers(frame) == []
     found = speedups.speedups(frame, "vmap_hvp")
     assert {place: set(rows["speedup"]) for place, rows in found.groupby("place")} == {
-        "good, hessian": {2.0}, "bad, hessian": {0.2}}  # fmt: skip
-    assert len(profiles.ratios(frame)) == 8
-    assert {title.split(",")[0] for title, _ in pairs.comparable(frame)} == {"good", "bad"}
-    assert set(verdicts.verdicts(frame)["case"]) == {"good", "bad"}
+        "good, hessian": {2.0},
+        "bad, hessian": {0.2},
+    }
+    assert len(profile.ratios(frame)) == 8
+    assert {title.split(",")[0] for title, _ in disagreement.comparable(frame)} == {"good", "bad"}
+    assert set(coverage.verdicts(frame)["case"]) == {"good", "bad"}
     fastest = next(section.sentences for section in summary(frame) if section.title == "Fastest")
     assert sum(sentence.startswith(("good, ", "bad, ")) for sentence in fastest) == 8
     assert [ax.get_title() for ax in report.time_against_size(frame).axes] == ["bad, hessian", "good, hessian"]
@@ -156,7 +186,7 @@ def test_no_history_takes_two_functions_together(frame_of, tmp_path):  # noqa: F
         for number, path in enumerate(("two.good", "two.bad")):
             entry = cell(**TWO, problem_target=path, times_s=[1.0 + number] * 3, started=f"2026-11-0{night}T02:00:00Z")
             record.write(entry, tmp_path / f"night{night}" / str(number) / "record.json")
-    found = nights.histories(record.load(tmp_path))
+    found = history.histories(record.load(tmp_path))
     assert sorted(history.cell.split(",")[0] for history in found) == ["bad", "good"]
     assert all(history.nights["time_s"].nunique() == 1 for history in found)
 
@@ -164,8 +194,10 @@ def test_no_history_takes_two_functions_together(frame_of, tmp_path):  # noqa: F
 def test_a_regression_of_one_function_is_not_hidden_by_another(frame_of):  # noqa: F811
     asked = {"passes": "agreement", "tolerance": 1e-5}
     base = functions("two.good", "two.bad", relative_error=1e-7, **asked)
-    candidate = [*functions("two.good", relative_error=1e-7, **asked),
-                 *functions("two.bad", status="wrong", relative_error=0.5, **asked)]  # fmt: skip
+    candidate = [
+        *functions("two.good", relative_error=1e-7, **asked),
+        *functions("two.bad", status="wrong", relative_error=0.5, **asked),
+    ]
     found = compare(frame_of(base), frame_of(candidate)).set_index("problem_target")["verdict"]
     assert found["two.bad"] == "broken"
     assert found["two.good"] != "broken"

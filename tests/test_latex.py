@@ -9,7 +9,7 @@ import pytest
 
 from harness import record, report
 from harness.report import growth, latex, speedups
-from harness.report.medium import chosen
+from harness.report.figures.page_size import chosen
 from tests.grown import grown, loaded
 from tests.test_report import HOSTILE, METHODS, WIDTHS, cell, failed, frame_of, misspelt, sweep  # noqa: F401  a fixture
 
@@ -46,7 +46,8 @@ def test_the_best_right_time_of_each_size_is_bold(frame_of):  # noqa: F811
     marked = [(row[head.index("method")], found) for row, found in zip(rows, bold(rows), strict=True) if found]
     assert marked == [*(("right", [text]) for text in ("4.00", "8.00", "16.0", "32.0")), ("slow", ["1000"])]
     assert [row[0] for row in rows if row[0].startswith(r"\midrule")] == [
-        rf"\midrule {16 * width + 5}" for width in (*WIDTHS[1:], 64)]  # fmt: skip
+        rf"\midrule {16 * width + 5}" for width in (*WIDTHS[1:], 64)
+    ]
 
 
 def test_settings_and_problems_are_tables_of_their_own_with_labels_of_their_own(frame_of):  # noqa: F811
@@ -63,13 +64,22 @@ def test_settings_and_problems_are_tables_of_their_own_with_labels_of_their_own(
 
 def test_the_caption_names_what_numbers_depend_on(frame_of):  # noqa: F811
     ((caption, *_),) = tables(latex.latex(frame_of(sweep())))
-    assert all(text in caption for text in ("mlp", "hessian", "torch 2.13.0", "EPYC", "threads 1", "allocator default",
-                                            "float32"))  # fmt: skip
+    assert all(
+        text in caption
+        for text in ("mlp", "hessian", "torch 2.13.0", "EPYC", "threads 1", "allocator default", "float32")
+    )
 
 
 def test_each_table_has_a_caption_of_its_own_that_tells_its_setting(frame_of):  # noqa: F811
-    settings = [{}, {"device": "cuda", "gpu": "H100"}, {"interpreter": "/py", "torch": "2.13.0"}, {"threads": 2},
-                {"code": "/old", "commit": "1a2b3c4d5e"}, {"subset": 4}, {"memory_limit_gb": 1.0}]  # fmt: skip
+    settings = [
+        {},
+        {"device": "cuda", "gpu": "H100"},
+        {"interpreter": "/py", "torch": "2.13.0"},
+        {"threads": 2},
+        {"code": "/old", "commit": "1a2b3c4d5e"},
+        {"subset": 4},
+        {"memory_limit_gb": 1.0},
+    ]
     titles = [
         caption.partition("$P=")[0]
         for caption, *_ in tables(latex.latex(frame_of([cell(**setting) for setting in settings])))
@@ -81,16 +91,19 @@ def test_each_table_has_a_caption_of_its_own_that_tells_its_setting(frame_of):  
 
 
 def test_a_long_name_may_be_broken(frame_of):  # noqa: F811
-    ((*_, rows),) = tables(latex.latex(frame_of([cell("one_two", method_options='{"a": 1}'),
-                                                 cell("one_two", method_options='{"a": 2}')])))  # fmt: skip
+    ((*_, rows),) = tables(
+        latex.latex(frame_of([cell("one_two", method_options='{"a": 1}'), cell("one_two", method_options='{"a": 2}')]))
+    )
     assert rows[0][0] == r"one\_\allowbreak{}two a=\allowbreak{}1"
 
 
 def test_intervals_stand_only_where_several_processes_ran(frame_of):  # noqa: F811
     rounds = [cell(round=number, times_s=[float(number)] * 3) for number in (1, 2, 3)]
     ((caption, _, _, head, rows),) = tables(latex.latex(frame_of([*rounds, cell("once", times_s=[7.0])])))
-    assert [row[head.index("time (ms)") :][:3] for row in rows] == [[r"\bfseries 2000", "1000", "3000"],
-                                                                    ["7000", "{--}", "{--}"]]  # fmt: skip
+    assert [row[head.index("time (ms)") :][:3] for row in rows] == [
+        [r"\bfseries 2000", "1000", "3000"],
+        ["7000", "{--}", "{--}"],
+    ]
     assert "interval" in caption
     ((caption, _, _, head, _),) = tables(latex.latex(frame_of(sweep())))
     assert "from" not in head
@@ -99,9 +112,17 @@ def test_intervals_stand_only_where_several_processes_ran(frame_of):  # noqa: F8
     assert "contended" not in caption
 
 
-@pytest.mark.parametrize(("status", "word"), [
-    ("oom", "out of memory"), ("timeout", "over the time limit"), ("nonfinite", "not finite"), ("error", "failed"),
-    ("crashed", "crashed"), ("unsupported", "unsupported")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [
+        ("oom", "out of memory"),
+        ("timeout", "over the time limit"),
+        ("nonfinite", "not finite"),
+        ("error", "failed"),
+        ("crashed", "crashed"),
+        ("unsupported", "unsupported"),
+    ],
+)
 def test_failures_are_words(frame_of, status, word):  # noqa: F811
     ((_, _, columns, _, rows),) = tables(latex.latex(frame_of([cell(), failed(status, width=8)])))
     (row,) = (row for row in rows if "naive" in row[0])
@@ -110,8 +131,12 @@ def test_failures_are_words(frame_of, status, word):  # noqa: F811
 
 
 def test_numbers_fit_their_columns(frame_of):  # noqa: F811
-    odd = [cell("tiny", tensor_peak_bytes=4), cell("exact", relative_error=0.0), cell("far", relative_error=1.5e-120),
-           cell("endless", times_s=[float("inf")])]  # fmt: skip
+    odd = [
+        cell("tiny", tensor_peak_bytes=4),
+        cell("exact", relative_error=0.0),
+        cell("far", relative_error=1.5e-120),
+        cell("endless", times_s=[float("inf")]),
+    ]
     text = latex.latex(frame_of([*sweep(), *odd, cell("many", round=1), cell("many", round=2)]))
     ((_, _, columns, _, rows),) = tables(text)
     for place, column in enumerate(columns):
@@ -147,9 +172,11 @@ def test_hostile_records_make_whole_tables(frame_of):  # noqa: F811
     assert all(re.fullmatch("tab:[a-z0-9-]+", label) for _, label, *_ in found)
 
 
-@pytest.mark.parametrize("records", [[cell()], [failed()], [misspelt()], [cell(times_s=None)],
-                                     [cell(times_s=[float("inf")])]],
-                         ids=["one", "failed", "misspelt", "first only", "endless"])  # fmt: skip
+@pytest.mark.parametrize(
+    "records",
+    [[cell()], [failed()], [misspelt()], [cell(times_s=None)], [cell(times_s=[float("inf")])]],
+    ids=["one", "failed", "misspelt", "first only", "endless"],
+)
 def test_sparse_runs_make_tables(frame_of, records):  # noqa: F811
     ((*_, rows),) = tables(latex.latex(frame_of(records)))
     assert len(rows) == 1
@@ -161,7 +188,10 @@ def test_growth_crossovers_what_fits_and_speed_ups_are_tables(tmp_path):
     frame = loaded(tmp_path, [*slow, *fast, *flat])
     exponents, crossed, fitting = tables(growth.growth(frame, 0.2).latex())
     assert [label for _, label, *_ in (exponents, crossed, fitting)] == [
-        "tab:growth-mlp", "tab:crossovers-mlp", "tab:fits-mlp"]  # fmt: skip
+        "tab:growth-mlp",
+        "tab:crossovers-mlp",
+        "tab:fits-mlp",
+    ]
     assert all(caption.startswith("mlp. ") for caption, *_ in (exponents, crossed, fitting))
     assert exponents[4][:3] == [
         [r"a\_\allowbreak{}b", "time", "5", "1.00", "1.00", "1.00"],

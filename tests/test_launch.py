@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import record
-from harness.launch import STUCK_S, Launcher, _merge
+from harness.run.launcher import STUCK_S, Launcher, _merge
 
 
 def test_a_right_cell_has_every_measurement(run, tmp_path: Path) -> None:
@@ -91,8 +91,14 @@ def test_a_first_call_alone_within_the_limit_is_a_time(run) -> None:
     ],
 )
 def test_only_a_call_of_the_method_that_does_not_end_speaks_against_it(job, running, worked_s, status) -> None:
-    told = {"status": "timeout", "message": "the time pass took longer than limit_s=30", "first_s": 1e-3,
-            "times_s": [1e-3, 1e-3], "running": running, "worked_s": worked_s}  # fmt: skip
+    told = {
+        "status": "timeout",
+        "message": "the time pass took longer than limit_s=30",
+        "first_s": 1e-3,
+        "times_s": [1e-3, 1e-3],
+        "running": running,
+        "worked_s": worked_s,
+    }
     seen = _merge(job(limit_s=30.0), {"status": "ok"}, "time", told)
     assert seen["status"] == status
     assert ("looked up what had been computed before" in seen["message"]) == (status == "timeout")
@@ -244,7 +250,7 @@ def test_the_servers_end_with_the_harness_even_when_it_is_killed(job, tmp_path: 
     values = job(target="tests.faulty.sleep")
     program = (
         "import sys, pathlib, dataclasses\n"
-        "from harness.launch import Launcher\n"
+        "from harness.run.launcher import Launcher\n"
         "from harness.job import Job, Measure\n"
         f"job = {values!r}\n"
         "launcher = Launcher()\n"

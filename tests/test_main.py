@@ -60,9 +60,11 @@ def test_a_sweep_with_mistakes_has_a_row_for_each(harness, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     frame = record.load(tmp_path / "run")
     assert sorted(zip(frame["method"], frame["status"], strict=True)) == [
-        ("create_graph_rows", "error"), ("create_graph_rows", "ok"), ("no_such_method", "error"),
+        ("create_graph_rows", "error"),
+        ("create_graph_rows", "ok"),
         ("no_such_method", "error"),
-    ]  # fmt: skip
+        ("no_such_method", "error"),
+    ]
     messages = " ".join(frame["message"].dropna())
     assert "width=0 must be a whole number of at least 1" in messages
     assert "Could not find 'method/no_such_method'" in messages

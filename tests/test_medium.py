@@ -8,8 +8,8 @@ import pytest
 from matplotlib.text import Text
 
 from harness import report
-from harness.report import figures
-from harness.report.medium import chosen, inches
+from harness.report.figures import curves
+from harness.report.figures.page_size import chosen, inches
 from tests.test_report import METHODS, WIDTHS, cell, frame_of, run, stored, sweep  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -17,15 +17,24 @@ pytestmark = pytest.mark.filterwarnings("error")
 MEDIA = [("paper", None), ("paper", inches("8.5cm")), (None, inches("5in")), ("talk", None), ("talk", inches("33 cm"))]
 
 
-@pytest.mark.parametrize(("text", "width"), [
-    ("3.3in", 3.3), ("8.5cm", 8.5 / 2.54), ("85mm", 8.5 / 2.54), ("237.13594pt", 3.28125), ("5 in", 5),
-    ("2.5in", 2.5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("3.3in", 3.3),
+        ("8.5cm", 8.5 / 2.54),
+        ("85mm", 8.5 / 2.54),
+        ("237.13594pt", 3.28125),
+        ("5 in", 5),
+        ("2.5in", 2.5),
+    ],
+)
 def test_a_width_has_a_unit(text, width):
     assert inches(text) == pytest.approx(width, rel=1e-5)
 
 
-@pytest.mark.parametrize("text", ["", "8", "cm", "8.5 km", "8,5cm", "-8cm", "1e1cm", "nancm", "0in", "1in", "99in",
-                                  "٣in", "3in\n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["", "8", "cm", "8.5 km", "8,5cm", "-8cm", "1e1cm", "nancm", "0in", "1in", "99in", "٣in", "3in\n"]
+)
 def test_what_is_no_width_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="such as 8"):
         inches(text)
@@ -40,8 +49,14 @@ def test_a_bad_option_is_two(tmp_path, options):
     assert not (tmp_path / "out").exists()
 
 
-CURVES = {"time_against_size": (), "memory_against_size": (), "error_against_size": (), "time_against_memory": (),
-          "performance_profile": (), "speedup_against_size": ("func_hessian",)}  # fmt: skip
+CURVES = {
+    "time_against_size": (),
+    "memory_against_size": (),
+    "error_against_size": (),
+    "time_against_memory": (),
+    "performance_profile": (),
+    "speedup_against_size": ("func_hessian",),
+}
 MAPS = ("coverage", "disagreement")
 
 
@@ -56,8 +71,11 @@ def test_text_has_its_size_and_its_place(frame_of, name, style, width_in):  # no
     texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
     sizes = [text.get_fontsize() for text in texts]
     assert max(sizes) < 8.01 if style != "talk" else min(sizes) > (9 if name in MAPS else 10)
-    drawn = [*(legend.get_window_extent() for legend in figure.legends), figure.axes[0].get_tightbbox(),
-             next(text for text in figure.texts if "EPYC" in text.get_text()).get_window_extent()]  # fmt: skip
+    drawn = [
+        *(legend.get_window_extent() for legend in figure.legends),
+        figure.axes[0].get_tightbbox(),
+        next(text for text in figure.texts if "EPYC" in text.get_text()).get_window_extent(),
+    ]
     assert not any(one.overlaps(other) for place, one in enumerate(drawn) for other in drawn[:place])
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 + 1 for box in drawn)
     assert figure.axes[0].get_window_extent().height > (0.15 if name in MAPS else 1.2) * figure.dpi
@@ -75,13 +93,15 @@ def test_panels_wrap_where_they_would_be_too_narrow(frame_of):  # noqa: F811
 
 def test_lines_are_thicker_in_a_talk(frame_of):  # noqa: F811
     frame = frame_of(sweep())
-    widths = [report.time_against_size(frame, chosen(style, None)).axes[0].lines[0].get_linewidth()
-              for style in (None, "paper", "talk")]  # fmt: skip
+    widths = [
+        report.time_against_size(frame, chosen(style, None)).axes[0].lines[0].get_linewidth()
+        for style in (None, "paper", "talk")
+    ]
     assert widths[0] == widths[1] < widths[2]
 
 
 def test_files_have_the_width(frame_of, tmp_path):  # noqa: F811
     figure = report.time_against_size(frame_of(sweep()), chosen("paper", 3.5))
-    _, pdf, svg = figures.save(figure, tmp_path / "figure")
+    _, pdf, svg = curves.save(figure, tmp_path / "figure")
     assert re.search(rb"/MediaBox \[ ?0 0 252 ", pdf.read_bytes())
     assert 'width="252pt"' in svg.read_text()

@@ -7,7 +7,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from harness import memory
+from harness.measure import memory
 
 CPU = torch.device("cpu")
 MIB = 1 << 20

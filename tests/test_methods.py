@@ -12,9 +12,9 @@ import pytest
 import scipy
 import torch
 
-from harness import agreement, differences
 from harness.problems import functions, networks, transformers
 from harness.problems.problem import subset
+from harness.truth import agreement, differences
 from methods import autograd_functional, create_graph_rows, double_loop, vmap_hvp
 from tests.oracles import central_differences, distance, jacobian_by_differences
 from tests.rows import QUANTITIES, ROWS, bound, installed, target
@@ -49,16 +49,27 @@ KNOWN = {
     ("autograd_functional_forward", "quadratic"): "Shape mismatch",  # forward-mode misses many batching rules
     ("backpack", "lenet5"): "expected scalar type Double but found Float",  # its rule for average pooling
     ("double_loop", "logistic_without_bias", "hessian"): 0.1,  # it finds the diagonal
-    ("double_loop_no_create_graph", "logistic_without_bias"):
-        "element 0 of tensors does not require grad and does not have a grad_fn",
-}  # fmt: skip
+    (
+        "double_loop_no_create_graph",
+        "logistic_without_bias",
+    ): "element 0 of tensors does not require grad and does not have a grad_fn",
+}
 # torch.func.linearize replays a view on memory laid out otherwise.
 KNOWN |= {("vmap_hvp_linearize", name): "view size is not compatible" for name in ("lenet5", "transformer")}
 # An inner jacrev or jacfwd, or the gradient of a jvp, under an affine LayerNorm.
 for name in ("mlp_layernorm", "transformer", "bert"):
-    KNOWN |= {(row, name): 1e-2 for row in (
-        "func_hessian", "jacfwd_jacfwd", "jacfwd_jacrev", "jacrev_jacfwd", "jacrev_jacrev", "laplace",
-        "vmap_hvp_reverse_over_forward")}  # fmt: skip
+    KNOWN |= {
+        (row, name): 1e-2
+        for row in (
+            "func_hessian",
+            "jacfwd_jacfwd",
+            "jacfwd_jacrev",
+            "jacrev_jacfwd",
+            "jacrev_jacrev",
+            "laplace",
+            "vmap_hvp_reverse_over_forward",
+        )
+    }
     KNOWN |= {
         (row, name, quantity): 1e-2 for row in ("vmap_hvp_jacrev", "curvlinops") for quantity in ("hessian", "hvp")
     }

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness import worker
 from harness.problems import ProblemError, build, check, from_function, from_network, subset
+from harness.run import worker
 from methods import factored
 from methods.calls import arguments
 from methods.create_graph_rows import hessian

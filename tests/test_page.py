@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import record, report
-from harness.report import page
+from harness.report.web import page
 from tests.test_report import cell, failed, frame_of, misspelt, sweep  # noqa: F401  frame_of is a fixture
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -75,8 +75,11 @@ def test_numbers_are_those_of_the_records(parsed_of, frame_of):  # noqa: F811
     place = {pair: row for row, pair in enumerate(zip(methods, sizes, strict=True))}
     assert len(place) == len(records) + 1
     ok = frame[frame["status"] == "ok"]
-    for heading, source, unit in (("time ms", "median_s", 1e-3), ("peak MiB", "tensor_peak_bytes", 2**20),
-                                  ("error", "relative_error", 1)):  # fmt: skip
+    for heading, source, unit in (
+        ("time ms", "median_s", 1e-3),
+        ("peak MiB", "tensor_peak_bytes", 2**20),
+        ("error", "relative_error", 1),
+    ):
         numbers = parsed.column(heading)["numbers"]
         found = [numbers[place[pair]] * unit for pair in zip(ok["method"], ok["params"], strict=True)]
         assert found == pytest.approx(ok[source].tolist(), rel=1e-15)
@@ -132,8 +135,11 @@ def test_it_asks_for_nothing_and_runs_only_its_own_scripts(parsed_of):
         for name in {"src", "href", "srcset", "action", "data", "poster"}.intersection(attributes):
             assert attributes[name].startswith("data:")
     assert not re.search(r"url\(|@import|https?:", "".join(parsed.styles))
-    (policy,) = (attributes["content"] for _, attributes in parsed.tags
-                 if attributes.get("http-equiv") == "Content-Security-Policy")  # fmt: skip
+    (policy,) = (
+        attributes["content"]
+        for _, attributes in parsed.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "unsafe" not in policy
     for text in (*parsed.styles, *parsed.scripts[1:]):
@@ -163,19 +169,33 @@ def test_sparse_runs_make_whole_pages(parsed_of, records):
 @pytest.mark.slow
 def test_the_report_writes_it_with_every_figure_the_same_each_time(frame_of, tmp_path):  # noqa: F811
     frame = frame_of(sweep())
-    first, second = ((tmp_path / name / "index.html").read_text(encoding="utf-8") for name in ("a", "b")
-                     if report.write(frame, tmp_path / name))  # fmt: skip
+    first, second = (
+        (tmp_path / name / "index.html").read_text(encoding="utf-8")
+        for name in ("a", "b")
+        if report.write(frame, tmp_path / name)
+    )
     assert first == second
     images = [attributes for tag, attributes in Parsed(first).tags if tag == "img"]
     assert [image["alt"].split(";")[0] for image in images] == [
-        "Time against size", "Memory against size", "Error against size", "Time against memory"]  # fmt: skip
+        "Time against size",
+        "Memory against size",
+        "Error against size",
+        "Time against memory",
+    ]
     assert b"<svg" in base64.b64decode(images[0]["src"].partition("base64,")[2])
 
 
 ROWS = 5000
 CHROMIUM = Path("/usr/bin/chromium")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync")  # fmt: skip
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @pytest.fixture(scope="module")
@@ -261,9 +281,18 @@ def test_filters_choose_rows_and_marks(opened):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "count"),
-    [("float32", 3), ("mlp float32", 3), ("cpu hessian rows", 1), ("epyc", 3), ("2.12", 1), ("2.13 one", 1),
-     ("a100", 1), ("float64", 0), ("mlp a100 one", 0)],
-)  # fmt: skip
+    [
+        ("float32", 3),
+        ("mlp float32", 3),
+        ("cpu hessian rows", 1),
+        ("epyc", 3),
+        ("2.12", 1),
+        ("2.13 one", 1),
+        ("a100", 1),
+        ("float64", 0),
+        ("mlp a100 one", 0),
+    ],
+)
 def test_a_search_finds_what_rows_share_and_where_they_ran(opened, words, count):
     tab = opened([cell("one"), cell("rows", torch="2.12.1"), cell("other", gpu="NVIDIA A100")])
     tab.get_by_label("Search").fill(words)
@@ -283,14 +312,19 @@ def ticks(tab):
     [
         ([cell(params=133, times_s=[2.5])], ["2500"], ["133"]),
         ([cell(params=133, times_s=[2.5]), cell("rows", params=133, times_s=[2.7])], ["2500", "2700"], ["133"]),
-        ([cell(params=133, times_s=[2.5]), cell("rows", params=134, times_s=[9.0])],
-         [str(1000 * ms) for ms in range(3, 11)], ["133"]),
-        ([cell("loop", number, params=10**number, times_s=[10.0 ** (6 * number - 30)]) for number in range(2, 7)],
-         [f"1e-{power}" for power in range(16, 3, -2)] + ["0.01", "1", "100", "10000", "1e+6", "1e+8", "1e+10"],
-         ["100", "200", "500", "1000", "2000", "5000", "10000", "20000", "50000", "1e+5", "2e+5", "5e+5", "1e+6"]),
+        (
+            [cell(params=133, times_s=[2.5]), cell("rows", params=134, times_s=[9.0])],
+            [str(1000 * ms) for ms in range(3, 11)],
+            ["133"],
+        ),
+        (
+            [cell("loop", number, params=10**number, times_s=[10.0 ** (6 * number - 30)]) for number in range(2, 7)],
+            [f"1e-{power}" for power in range(16, 3, -2)] + ["0.01", "1", "100", "10000", "1e+6", "1e+8", "1e+10"],
+            ["100", "200", "500", "1000", "2000", "5000", "10000", "20000", "50000", "1e+5", "2e+5", "5e+5", "1e+6"],
+        ),
     ],
     ids=["one", "one size", "near", "wide"],
-)  # fmt: skip
+)
 def test_axes_are_labelled_in_the_unit_of_their_heading(opened, records, up, across):
     assert ticks(opened(records)) == (up, across)
 

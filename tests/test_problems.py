@@ -102,8 +102,14 @@ def test_attention_is_torchs_own(causal: bool) -> None:
     fused = transformers._Attention(12, 3, causal, sdpa=True).double()
     fused.load_state_dict(own.state_dict())
     torchs = nn.MultiheadAttention(12, 3, batch_first=True).double()
-    torchs.load_state_dict({"in_proj_weight": own.project.weight, "in_proj_bias": own.project.bias,
-                            "out_proj.weight": own.out.weight, "out_proj.bias": own.out.bias})  # fmt: skip
+    torchs.load_state_dict(
+        {
+            "in_proj_weight": own.project.weight,
+            "in_proj_bias": own.project.bias,
+            "out_proj.weight": own.out.weight,
+            "out_proj.bias": own.out.bias,
+        }
+    )
     x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mask = torch.ones(5, 5, dtype=torch.bool).triu(1) if causal else None
     expected, _ = torchs(x, x, x, attn_mask=mask, need_weights=False)
@@ -180,9 +186,14 @@ def test_sizes(problem, params: int) -> None:
 
 @pytest.mark.parametrize(
     "problem",
-    [functions.quadratic, functions.rosenbrock, functions.normal_loglik, functions.logistic,
-     lambda seed: functions.logistic(seed=seed, bias=False)],
-)  # fmt: skip
+    [
+        functions.quadratic,
+        functions.rosenbrock,
+        functions.normal_loglik,
+        functions.logistic,
+        lambda seed: functions.logistic(seed=seed, bias=False),
+    ],
+)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_closed_forms(problem, seed: int) -> None:
     problem = problem(seed=seed)

@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 from harness import record, report
-from harness.report import profiles, ratios, speedups
+from harness.analysis import ratios
+from harness.report import speedups
+from harness.report.figures import profile
 from tests.grown import SIZES, grown, loaded
 from tests.test_report import cell, failed
 
@@ -32,18 +34,18 @@ def entries(figure):
 
 
 def test_a_profile_computed_by_hand(tmp_path) -> None:
-    found = profiles.ratios(loaded(tmp_path, measured(PROFILE)))
+    found = profile.ratios(loaded(tmp_path, measured(PROFILE)))
     never = numpy.inf
     assert sorted(found[["a", "b", "c"]].itertuples(index=False, name=None)) == sorted(
         [(1.0, 2.0, never), (2.0, 1.0, 1.5), (4.0, 1.0, never), (never, 2.0, 1.0)]
     )
-    assert not profiles.enough(record.load(tmp_path))  # four cells
+    assert not profile.enough(record.load(tmp_path))  # four cells
 
 
 def test_what_was_not_run_has_not_failed(tmp_path) -> None:
     table = {"a": (1.0, 1.0, 1.0, 1.0, 1.0), "b": (2.0, 2.0, "never", "never", None)}
     frame = loaded(tmp_path / "few", measured(table))
-    assert profiles.ratios(frame)["b"].isna().sum() == 2
+    assert profile.ratios(frame)["b"].isna().sum() == 2
     figure = report.performance_profile(frame)
     assert entries(figure) == ["a (100 % of 5)", "b (0 % of 3)"]
     heights = {line.get_label(): max(line.get_ydata()) for line in figure.axes[0].lines}
@@ -72,9 +74,17 @@ def test_an_interval_holds_the_planted_ratio_as_often_as_it_says(processes, cove
     generator, held = numpy.random.default_rng(0), 0
     for _ in range(400):
         drift = generator.lognormal(sigma=0.5, size=processes)  # slows both ways of a round
-        rows = [pandas.DataFrame({"seed": 0, "round": range(processes), "times_s": None,
-                                  "median_s": time * drift * generator.lognormal(sigma=0.05, size=processes)})
-                for time in (0.01, 0.04)]  # fmt: skip
+        rows = [
+            pandas.DataFrame(
+                {
+                    "seed": 0,
+                    "round": range(processes),
+                    "times_s": None,
+                    "median_s": time * drift * generator.lognormal(sigma=0.05, size=processes),
+                }
+            )
+            for time in (0.01, 0.04)
+        ]
         seen = ratios.ratio(*rows)
         held += seen.low <= 4 <= seen.high
         assert seen.low < seen.value < seen.high
@@ -94,8 +104,12 @@ def test_the_interval_of_one_process_is_of_its_samples(tmp_path) -> None:
 
 def test_quantities_settings_and_options_have_panels_of_their_own(tmp_path) -> None:
     """The medians of these over quantities and dtypes would be 2.5, which is true of none."""
-    truth = {("hessian", "float32"): 1.0, ("hessian", "float64"): 2.0, ("diagonal", "float32"): 3.0,
-             ("diagonal", "float64"): 4.0}  # fmt: skip
+    truth = {
+        ("hessian", "float32"): 1.0,
+        ("hessian", "float64"): 2.0,
+        ("diagonal", "float32"): 3.0,
+        ("diagonal", "float64"): 4.0,
+    }
     records = [
         entry
         for (quantity, dtype), ratio in truth.items()
@@ -105,7 +119,8 @@ def test_quantities_settings_and_options_have_panels_of_their_own(tmp_path) -> N
     figure = report.speedup_against_size(loaded(tmp_path, records), "base")
     drawn = {ax.get_title(): ax.lines[0] for ax in figure.axes if ax.get_visible()}
     assert {title: line.get_ydata()[0] for title, line in drawn.items()} == {
-        f"mlp, {quantity}, {dtype}": pytest.approx(ratio) for (quantity, dtype), ratio in truth.items()}  # fmt: skip
+        f"mlp, {quantity}, {dtype}": pytest.approx(ratio) for (quantity, dtype), ratio in truth.items()
+    }
     assert all(list(line.get_xdata()) == list(SIZES) for line in drawn.values())
     five = [entry for problem in "pqrst" for way in ("base", "way") for entry in grown(way, 1.0, problem=problem)]
     figure = report.speedup_against_size(loaded(tmp_path / "five", five), "base")

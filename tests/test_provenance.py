@@ -84,8 +84,7 @@ def test_every_file_has_its_records_and_every_input_its_hash(run_folder, tmp_pat
     single = run_folder / "cell000" / "record.json"
     assert report.main([str(baseline), str(single), "--out", str(tmp_path / "out")]) == 0
     told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert told["inputs"] == {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (baseline, single)}  # fmt: skip
+    assert told["inputs"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (baseline, single)}
     files = [name for group in told["written"] for name in group["files"]]
     assert sorted([*files, "report.json"]) == sorted(path.name for path in (tmp_path / "out").iterdir())
     records = {name: group["records"] for group in told["written"] for name in group["files"]}

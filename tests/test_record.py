@@ -35,8 +35,15 @@ def test_a_field_outside_the_schema_is_refused(tmp_path: Path) -> None:
 
 
 def test_load_derives(tmp_path: Path) -> None:
-    write(tmp_path / "a", times_s=[3.0, 1.0, 2.0], first_s=9.0, gradient_s=[0.5, 0.1, 0.25], tensor_peak_bytes=30,
-          process_peak_bytes=60, output_bytes=20)  # fmt: skip
+    write(
+        tmp_path / "a",
+        times_s=[3.0, 1.0, 2.0],
+        first_s=9.0,
+        gradient_s=[0.5, 0.1, 0.25],
+        tensor_peak_bytes=30,
+        process_peak_bytes=60,
+        output_bytes=20,
+    )
     write(tmp_path / "b", first_s=9.0)
     frame = record.load(tmp_path)
     a, b = frame.to_dict("records")
@@ -60,10 +67,19 @@ def line(**fields) -> str:
 
 def test_what_is_no_record_is_named_and_skipped(tmp_path: Path) -> None:
     write(tmp_path / "good")
-    for name, text in {"torn": '{"status": "o', "foreign": '{"a": 1}', "list": "[1]", "older": '{"schema_version": 0}',
-                       "binary": "\x00\x01", "type": line(params="many"), "list of texts": line(times_s=["a"]),
-                       "bool": line(seed=True), "options": line(method_options="no json"),
-                       "option list": line(problem_options="[1]"), "status": line(status="fine")}.items():  # fmt: skip
+    for name, text in {
+        "torn": '{"status": "o',
+        "foreign": '{"a": 1}',
+        "list": "[1]",
+        "older": '{"schema_version": 0}',
+        "binary": "\x00\x01",
+        "type": line(params="many"),
+        "list of texts": line(times_s=["a"]),
+        "bool": line(seed=True),
+        "options": line(method_options="no json"),
+        "option list": line(problem_options="[1]"),
+        "status": line(status="fine"),
+    }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_text(text)
     frame = record.load(tmp_path)

@@ -16,8 +16,9 @@ from matplotlib.colors import to_rgb
 from rich.console import Console
 
 from harness import record, report
-from harness.report import figures, marks, tables
-from harness.report.rows import interval
+from harness.analysis.table import interval
+from harness.report import tables
+from harness.report.figures import curves, style
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -32,20 +33,54 @@ def cell(method="vmap_hvp", width=8, **changes):
     factor = 1 + sum(map(ord, method)) % 7
     seconds = 1e-7 * factor * params**2
     return {
-        "status": "ok", "problem": "mlp", "problem_options": json.dumps({"width": width, "norm": None}),
-        "method": method, "method_options": "{}", "target": f"methods.{method}.hessian", "quantity": "hessian",
-        "vectors": 1, "device": "cpu", "dtype": "float32", "threads": 1, "allocator": "default", "seed": 0, "round": 0,
-        "params": params, "first_s": 3 * seconds, "times_s": [0.9 * seconds, seconds, 1.3 * seconds],
-        "gradient_s": [1e-4, 1e-4], "tensor_peak_bytes": 4 * factor * params**2, "process_peak_bytes": 5 * params**2,
-        "output_bytes": 4 * params**2, "reference": "double_backward", "relative_error": factor * 1e-7,
-        "worst_error": 1e-6, "asymmetry": 0.0, "nonfinite": 0, "tolerance": 1e-5, "torch": "2.13.0", "cpu": "EPYC",
-    } | changes  # fmt: skip
+        "status": "ok",
+        "problem": "mlp",
+        "problem_options": json.dumps({"width": width, "norm": None}),
+        "method": method,
+        "method_options": "{}",
+        "target": f"methods.{method}.hessian",
+        "quantity": "hessian",
+        "vectors": 1,
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": 1,
+        "allocator": "default",
+        "seed": 0,
+        "round": 0,
+        "params": params,
+        "first_s": 3 * seconds,
+        "times_s": [0.9 * seconds, seconds, 1.3 * seconds],
+        "gradient_s": [1e-4, 1e-4],
+        "tensor_peak_bytes": 4 * factor * params**2,
+        "process_peak_bytes": 5 * params**2,
+        "output_bytes": 4 * params**2,
+        "reference": "double_backward",
+        "relative_error": factor * 1e-7,
+        "worst_error": 1e-6,
+        "asymmetry": 0.0,
+        "nonfinite": 0,
+        "tolerance": 1e-5,
+        "torch": "2.13.0",
+        "cpu": "EPYC",
+    } | changes
 
 
 def failed(status="timeout", method="naive_loop", width=32, **changes):
     """A record of a cell that ended before its time was known, so without P."""
-    kept = ("problem", "problem_options", "method", "method_options", "quantity", "vectors", "device", "dtype",
-            "threads", "allocator", "seed", "round")  # fmt: skip
+    kept = (
+        "problem",
+        "problem_options",
+        "method",
+        "method_options",
+        "quantity",
+        "vectors",
+        "device",
+        "dtype",
+        "threads",
+        "allocator",
+        "seed",
+        "round",
+    )
     whole = cell(method, width)
     message = f"{status}: it did not work; raise limit_s, or take a smaller problem or a faster method" + 9 * " again"
     return {name: whole[name] for name in kept} | {"status": status, "message": message} | changes
@@ -80,9 +115,9 @@ def shown(frame, width=120):
     return console.file.getvalue()
 
 
-def curves(figure, frame, panel=0):
+def lines_of(figure, frame, panel=0):
     """Label -> (x, y) of its curve in a panel, found by its colour and marker."""
-    looks = {(to_rgb(look.colour), look.marker): label for label, look in marks.styles(frame).items()}
+    looks = {(to_rgb(look.colour), look.marker): label for label, look in style.styles(frame).items()}
     found = {}
     for line in figure.axes[panel].lines:
         key = (to_rgb(line.get_color()), line.get_marker())
@@ -93,8 +128,12 @@ def curves(figure, frame, panel=0):
 
 def letters(figure, panel=0):
     """(status letter, x) of every mark above a panel."""
-    return sorted((line.get_marker().split("{")[-1][0], x) for line in figure.axes[panel].lines
-                  if str(line.get_marker()).startswith("$") for x in line.get_xdata())  # fmt: skip
+    return sorted(
+        (line.get_marker().split("{")[-1][0], x)
+        for line in figure.axes[panel].lines
+        if str(line.get_marker()).startswith("$")
+        for x in line.get_xdata()
+    )
 
 
 def texts(figure):
@@ -115,8 +154,16 @@ def test_command_writes_every_file(tmp_path):
     done = run(run_folder, "--out", tmp_path / "out")
     assert done.returncode == 1, done.stderr
     assert "torn" in done.stderr
-    names = {"growth.md", "growth.tex", "index.html", "report.json", "table.csv", "table.md", "table.tex",
-             *(f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "svg"))}  # fmt: skip
+    names = {
+        "growth.md",
+        "growth.tex",
+        "index.html",
+        "report.json",
+        "table.csv",
+        "table.md",
+        "table.tex",
+        *(f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "svg")),
+    }
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all(path.stat().st_size > 100 for path in (tmp_path / "out").iterdir())
     assert "vmap_hvp_reverse" in done.stdout
@@ -128,8 +175,12 @@ def test_only_the_terminal_without_out_and_without_seaborn(tmp_path, capsys):
     assert "timeout" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
     code = "import sys, harness.report as r; r.main(sys.argv[1:]); print({'seaborn', 'torch'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code, str(run_folder)], capture_output=True, text=True,
-                          cwd=Path(report.__file__).parents[2])  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run_folder)],
+        capture_output=True,
+        text=True,
+        cwd=Path(report.__file__).parents[2],
+    )
     assert done.stdout.splitlines()[-1] == "set()"
 
 
@@ -166,17 +217,31 @@ def test_each_heading_of_the_csv_is_one_column(frame_of):
     frame = frame_of([cell(samples=64, warmup_s=[0.1, 0.2], events_s=[0.3], sketch=[1.0] * 32), failed()])
     (headings, *rows) = csv.reader(io.StringIO(tables.csv(frame)))
     assert len(set(headings)) == len(headings)
-    counts = [("samples", "64", ""), ("time_samples", "3", "0"), ("warmup_samples", "2", "0"),
-              ("event_samples", "1", "0"), ("gradient_samples", "2", "0")]  # fmt: skip
+    counts = [
+        ("samples", "64", ""),
+        ("time_samples", "3", "0"),
+        ("warmup_samples", "2", "0"),
+        ("event_samples", "1", "0"),
+        ("gradient_samples", "2", "0"),
+    ]
     assert [(name, *(row[headings.index(name)] for row in rows)) for name, *_ in counts] == counts
     assert not any(entry.startswith("[") for row in rows for entry in row)
 
 
 def test_table_numbers(frame_of):
-    readable = report.readable(frame_of([cell(times_s=[0.0412], first_s=1.26, tensor_peak_bytes=3 * 2**20,
-                                              output_bytes=2**20, relative_error=0.0)]))  # fmt: skip
+    readable = report.readable(
+        frame_of(
+            [cell(times_s=[0.0412], first_s=1.26, tensor_peak_bytes=3 * 2**20, output_bytes=2**20, relative_error=0.0)]
+        )
+    )
     assert readable.iloc[0][["time", "first call", "gradients", "peak MiB", "outputs", "error"]].tolist() == [
-        "41.2 ms", "1.26 s", "412", "3", "3", "0"]  # fmt: skip
+        "41.2 ms",
+        "1.26 s",
+        "412",
+        "3",
+        "3",
+        "0",
+    ]
     assert [tables.duration(seconds) for seconds in (2e-6, 9.999e-4, 0.9999, 123.4)] == ["2 µs", "1 ms", "1 s", "123 s"]
 
 
@@ -230,12 +295,17 @@ def test_terminal_fits_and_tells_one_failure_in_full(frame_of):
     assert long in said
 
 
-@pytest.mark.parametrize(("name", "column", "scale"), [
-    ("time_against_size", "median_s", 1e3), ("memory_against_size", "tensor_peak_bytes", 2**-20),
-    ("error_against_size", "relative_error", 1.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "column", "scale"),
+    [
+        ("time_against_size", "median_s", 1e3),
+        ("memory_against_size", "tensor_peak_bytes", 2**-20),
+        ("error_against_size", "relative_error", 1.0),
+    ],
+)
 def test_curves_are_the_records(frame_of, name, column, scale):
     frame = frame_of(sweep())
-    drawn = curves(getattr(report, name)(frame), frame)
+    drawn = lines_of(getattr(report, name)(frame), frame)
     assert set(drawn) == set(METHODS)
     for label, (x, y) in drawn.items():
         rows = frame[(frame["label"] == label) & frame[column].notna()].sort_values("params")
@@ -246,7 +316,7 @@ def test_curves_are_the_records(frame_of, name, column, scale):
 def test_time_against_memory(frame_of):
     frame = frame_of(sweep())
     figure = report.time_against_memory(frame)
-    x, y = curves(figure, frame)["func_hessian"]
+    x, y = lines_of(figure, frame)["func_hessian"]
     rows = frame[frame["label"] == "func_hessian"].sort_values("params")
     numpy.testing.assert_allclose(x, rows["tensor_peak_bytes"] / 2**20)
     numpy.testing.assert_allclose(y, rows["median_s"] * 1e3)
@@ -257,19 +327,29 @@ def test_rounds_make_one_point_with_their_interval(frame_of):
     samples = [[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]
     frame = frame_of([cell(round=number, times_s=times) for number, times in enumerate(samples)])
     figure = report.time_against_size(frame)
-    ((_, y),) = curves(figure, frame).values()
+    ((_, y),) = lines_of(figure, frame).values()
     assert list(y) == [4.0]
     (bar,) = figure.axes[0].collections[0].get_segments()
     assert bar[:, 1].tolist() == [2.0, 6.0], "of the processes' medians, not of their samples"
 
 
 def test_failures_are_marked_at_their_size(frame_of):
-    records = [*sweep(), failed("oom", "func_hessian", 4, round=1), failed("unsupported", "other", 16), misspelt(),
-               cell("tensors", 8, tensor_peak_bytes=None)]  # fmt: skip
+    records = [
+        *sweep(),
+        failed("oom", "func_hessian", 4, round=1),
+        failed("unsupported", "other", 16),
+        misspelt(),
+        cell("tensors", 8, tensor_peak_bytes=None),
+    ]
     figure = report.time_against_size(frame_of(records))
     assert letters(figure) == [("M", 69), ("T", 517), ("U", 261)]
-    assert {"timeout (above its P)", "out of memory (above its P)", "unsupported (above its P)", "other",
-            "vmp_hvp"} <= set(texts(figure))  # fmt: skip
+    assert {
+        "timeout (above its P)",
+        "out of memory (above its P)",
+        "unsupported (above its P)",
+        "other",
+        "vmp_hvp",
+    } <= set(texts(figure))
     assert "P is unknown: 1 error" in figure.get_supxlabel().replace("\n", " ")
     assert ("?", 133) in letters(report.memory_against_size(frame_of(records)))
 
@@ -281,8 +361,13 @@ def test_failures_lie_within_the_axes_width(frame_of):
 
 
 def test_wrong_rows_are_drawn_and_crossed(frame_of):
-    frame = frame_of([cell(), cell(width=16, status="wrong", relative_error=0.3),
-                      cell(width=32, status="nonfinite", relative_error=None)])  # fmt: skip
+    frame = frame_of(
+        [
+            cell(),
+            cell(width=16, status="wrong", relative_error=0.3),
+            cell(width=32, status="nonfinite", relative_error=None),
+        ]
+    )
     figure = report.error_against_size(frame)
     (cross,) = (line for line in figure.axes[0].lines if line.get_marker() == "X")
     assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([261], [0.3])
@@ -295,7 +380,7 @@ def test_wrong_rows_are_drawn_and_crossed(frame_of):
 def test_exact_zeros_lie_on_a_labelled_floor(frame_of):
     frame = frame_of([cell(width=4, relative_error=0.0), cell(width=8, relative_error=2e-8)])
     figure = report.error_against_size(frame)
-    ((_, y),) = curves(figure, frame).values()
+    ((_, y),) = lines_of(figure, frame).values()
     assert y.tolist() == [1e-9, 2e-8]
     assert {"exactly 0, drawn here", "tolerance"} <= set(texts(figure))
     assert {1e-9, 1e-5} <= {line.get_ydata()[0] for line in figure.axes[0].lines if len(line.get_xdata())}
@@ -306,8 +391,9 @@ def test_a_label_looks_the_same_in_every_figure(frame_of):
     seen = []
     for name in FIGURES:
         handles = getattr(report, name)(frame).legends[0].legend_handles
-        looks = {handle.get_label().split("  ")[0]: (to_rgb(handle.get_color()), handle.get_marker())
-                 for handle in handles}  # fmt: skip
+        looks = {
+            handle.get_label().split("  ")[0]: (to_rgb(handle.get_color()), handle.get_marker()) for handle in handles
+        }
         seen.append({label: look for label, look in looks.items() if label in METHODS})
     assert set(seen[0]) == set(METHODS)
     assert all(each == seen[0] for each in seen)
@@ -315,15 +401,21 @@ def test_a_label_looks_the_same_in_every_figure(frame_of):
 
 def test_many_methods_differ_without_colour(frame_of):
     frame = frame_of([cell(f"method{number:02}") for number in range(30)])
-    looks = marks.styles(frame).values()
+    looks = style.styles(frame).values()
     assert len({(look.marker, look.dashes) for look in looks}) == 30
     assert len(texts(report.time_against_size(frame))) == 30
 
 
 def test_panels_for_dtypes_and_problems(frame_of):
-    frame = frame_of([cell(method, width, dtype=dtype, problem=problem, tolerance=tolerance)
-                      for method in METHODS for width in WIDTHS for problem in ("mlp", "cnn")
-                      for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12))])  # fmt: skip
+    frame = frame_of(
+        [
+            cell(method, width, dtype=dtype, problem=problem, tolerance=tolerance)
+            for method in METHODS
+            for width in WIDTHS
+            for problem in ("mlp", "cnn")
+            for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12))
+        ]
+    )
     figure = report.error_against_size(frame)
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == [f"{p}, hessian, {d}" for p in ("cnn", "mlp") for d in ("float32", "float64")]
@@ -357,11 +449,20 @@ def test_five_panels_in_six_places_are_labelled(frame_of):
     assert not figure.axes[5].get_visible()
 
 
-@pytest.mark.parametrize("records", [
-    [cell()], [failed()], [misspelt()], [failed(status, width=w) for status in record.STATUSES[3:] for w in WIDTHS],
-    [failed(params=517)], [cell(times_s=None)], [cell(relative_error=0.0, tensor_peak_bytes=0)],
-    [cell(method) for method in METHODS]], ids=["one", "one failed", "misspelt", "all failed", "one failed at a P",
-                                                "first only", "zeros", "one P"])  # fmt: skip
+@pytest.mark.parametrize(
+    "records",
+    [
+        [cell()],
+        [failed()],
+        [misspelt()],
+        [failed(status, width=w) for status in record.STATUSES[3:] for w in WIDTHS],
+        [failed(params=517)],
+        [cell(times_s=None)],
+        [cell(relative_error=0.0, tensor_peak_bytes=0)],
+        [cell(method) for method in METHODS],
+    ],
+    ids=["one", "one failed", "misspelt", "all failed", "one failed at a P", "first only", "zeros", "one P"],
+)
 def test_sparse_runs_make_whole_reports(frame_of, records):
     frame = frame_of(records)
     for name in FIGURES:
@@ -378,8 +479,14 @@ HOSTILE = "<script>|[red]$x^$ _`*\\ \x1b[31m \n 数 é"
 
 
 def test_hostile_text_survives(frame_of, tmp_path):
-    frame = frame_of([cell(HOSTILE), failed("error", HOSTILE, message=HOSTILE), cell("_hidden"),
-                      cell(problem=HOSTILE, dtype=HOSTILE, cpu=HOSTILE)])  # fmt: skip
+    frame = frame_of(
+        [
+            cell(HOSTILE),
+            failed("error", HOSTILE, message=HOSTILE),
+            cell("_hidden"),
+            cell(problem=HOSTILE, dtype=HOSTILE, cpu=HOSTILE),
+        ]
+    )
     report.write(frame, tmp_path / "out")
     with (tmp_path / "out" / "table.csv").open(newline="", encoding="utf-8") as stream:
         assert [row["method"] for row in csv.DictReader(stream)][:2] == [HOSTILE, HOSTILE]
@@ -397,7 +504,7 @@ def test_hostile_text_survives(frame_of, tmp_path):
 
 def test_same_frame_same_bytes(frame_of, tmp_path):
     frame = frame_of(sweep())
-    first, second = (figures.save(report.time_against_size(frame), tmp_path / name) for name in ("a", "b"))
+    first, second = (curves.save(report.time_against_size(frame), tmp_path / name) for name in ("a", "b"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 

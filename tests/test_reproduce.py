@@ -129,9 +129,17 @@ def test_the_command_line_prints_one_record_or_says_which_there_are(tmp_path, ru
 
 def test_a_custom_problem_is_named_by_its_function(tmp_path, capsys) -> None:
     for number, path in enumerate(("harness.problems.zoo.layers.layer", "nowhere.other")):
-        entry = {"status": "ok", "quantity": "hessian", "problem": "custom", "method": "m", "problem_target": path,
-                 "problem_options": json.dumps(CASES["layer"][1]), "target": "methods.func_hessian.hessian",
-                 "method_options": "{}", "seed": 0}  # fmt: skip
+        entry = {
+            "status": "ok",
+            "quantity": "hessian",
+            "problem": "custom",
+            "method": "m",
+            "problem_target": path,
+            "problem_options": json.dumps(CASES["layer"][1]),
+            "target": "methods.func_hessian.hessian",
+            "method_options": "{}",
+            "seed": 0,
+        }
         record.write(entry, tmp_path / str(number) / "record.json")
     for name in ("layer", "harness.problems.zoo.layers.layer"):
         assert reproduce.main([str(tmp_path), "--of", name, "m"]) == 0
@@ -153,9 +161,19 @@ def test_a_custom_problem_is_named_by_its_function(tmp_path, capsys) -> None:
 )
 def test_what_cannot_be_reproduced_is_said(changes, words) -> None:
     path, options = CASES["layer"]
-    seen = dict.fromkeys(record.NAMES) | {
-        "quantity": "hessian", "problem": "p", "method": "m", "problem_target": path, "seed": 0,
-        "problem_options": json.dumps(options), "target": "methods.func_hessian.hessian", "method_options": "{}",
-    } | changes  # fmt: skip
+    seen = (
+        dict.fromkeys(record.NAMES)
+        | {
+            "quantity": "hessian",
+            "problem": "p",
+            "method": "m",
+            "problem_target": path,
+            "seed": 0,
+            "problem_options": json.dumps(options),
+            "target": "methods.func_hessian.hessian",
+            "method_options": "{}",
+        }
+        | changes
+    )
     with pytest.raises(reproduce.ReproduceError, match=re.escape(words)):
         reproduce.script(seen)

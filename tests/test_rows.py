@@ -7,10 +7,11 @@ import pandas
 import pytest
 
 from harness import report
-from harness.report import crossovers, fits, latex, tables, verdicts
-from harness.report.rows import environment, over_processes, prepared
+from harness.analysis import coverage, crossovers, fits
+from harness.analysis.table import environment, over_processes, prepared
+from harness.report import latex, tables
 from harness.report.summary import summary
-from tests.test_report import cell, curves, failed, frame_of, letters, misspelt  # noqa: F401  frame_of is a fixture
+from tests.test_report import cell, failed, frame_of, letters, lines_of, misspelt  # noqa: F401  frame_of is a fixture
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -31,12 +32,14 @@ def nightly(rounds=3, slower=2.0, **changes):
 def test_both_sides_of_a_nightly_run_are_cells_of_their_own(frame_of):  # noqa: F811
     frame = frame_of([*nightly()])
     shown = report.readable(frame)
-    assert shown[["code", "time", "error"]].values.tolist() == [["commit 1a2b3c4d", "1.1 s", "1.0e-07"],
-                                                                ["own", "2.2 s", "1.0e-07"]]  # fmt: skip
+    assert shown[["code", "time", "error"]].values.tolist() == [
+        ["commit 1a2b3c4d", "1.1 s", "1.0e-07"],
+        ["own", "2.2 s", "1.0e-07"],
+    ]
     titles = [ax.get_title() for ax in report.time_against_size(frame).axes]
     assert titles == ["mlp, hessian, commit 1a2b3c4d", "mlp, hessian, code own"]
     assert latex.latex(frame).count(r"\begin{xltabular}") == 2
-    assert set(verdicts.verdicts(frame)["way"]) == {"vmap_hvp commit 1a2b3c4d", "vmap_hvp code own"}
+    assert set(coverage.verdicts(frame)["way"]) == {"vmap_hvp commit 1a2b3c4d", "vmap_hvp code own"}
 
 
 def test_the_two_sides_never_contest_with_each_other(frame_of):  # noqa: F811
@@ -44,7 +47,9 @@ def test_the_two_sides_never_contest_with_each_other(frame_of):  # noqa: F811
     frame = frame_of([*nightly(**started), *nightly(method="rows", slower=20.0, **started)])
     fastest = next(section.sentences for section in summary(frame) if section.title == "Fastest")
     assert sorted(sentence.split(":")[0] for sentence in fastest[1:]) == [
-        "mlp, P=133, code own", "mlp, P=133, commit 1a2b3c4d"]  # fmt: skip
+        "mlp, P=133, code own",
+        "mlp, P=133, commit 1a2b3c4d",
+    ]
     measured = next(section.sentences for section in summary(frame) if section.title == "Measured on")
     assert measured[-1].endswith("by harness 5e6f7a8b."), "the other commit is of the code that it was given"
 
@@ -67,8 +72,13 @@ def test_a_failed_process_keeps_its_message_or_silence(frame_of):  # noqa: F811
 
 
 def test_code_is_named_by_its_path_where_it_is_at_no_commit_or_was_changed(frame_of):  # noqa: F811
-    records = [cell(code="/a", commit=REF, dirty=True), cell(code="/b"), cell(code="/c", commit=REF), cell(commit=OWN),
-               failed("timeout", "vmap_hvp", 8, code="/c", round=1)]  # fmt: skip
+    records = [
+        cell(code="/a", commit=REF, dirty=True),
+        cell(code="/b"),
+        cell(code="/c", commit=REF),
+        cell(commit=OWN),
+        failed("timeout", "vmap_hvp", 8, code="/c", round=1),
+    ]
     assert prepared(frame_of(records))["code"].tolist() == ["/a", "/b", "commit 1a2b3c4d", "own", "commit 1a2b3c4d"]
 
 
@@ -108,20 +118,31 @@ def test_a_subset_is_another_cell_with_a_size_of_its_own(frame_of):  # noqa: F81
     frame = frame_of([*subsets()])
     shown = report.readable(frame)
     columns = ["problem", "P", "quantity", "method"]
-    assert sorted(shown[columns].values.tolist()) == sorted([
-        ["mlp width=4", "4", "hessian subset=4", "rows"], ["mlp width=4", "4", "hessian subset=4", "vmap_hvp"],
-        ["mlp width=8", "4", "hessian subset=4", "rows"], ["mlp width=8", "4", "hessian subset=4", "vmap_hvp"],
-        *(["mlp", size, "hessian", method] for size in ("133", "69") for method in ("rows", "vmap_hvp"))])  # fmt: skip
+    assert sorted(shown[columns].values.tolist()) == sorted(
+        [
+            ["mlp width=4", "4", "hessian subset=4", "rows"],
+            ["mlp width=4", "4", "hessian subset=4", "vmap_hvp"],
+            ["mlp width=8", "4", "hessian subset=4", "rows"],
+            ["mlp width=8", "4", "hessian subset=4", "vmap_hvp"],
+            *(["mlp", size, "hessian", method] for size in ("133", "69") for method in ("rows", "vmap_hvp")),
+        ]
+    )
     titles = [ax.get_title() for ax in report.time_against_size(frame).axes if ax.get_visible()]
     assert titles == ["mlp, hessian", "mlp width=4, hessian subset=4", "mlp width=8, hessian subset=4"]
     assert latex.latex(frame).count(r"\begin{xltabular}") == 3
 
 
 def test_fits_crossovers_and_contests_are_of_one_subset(frame_of):  # noqa: F811
-    whole = [cell(method, width, times_s=[seconds * width]) for width in (4, 8, 16, 32)
-             for method, seconds in (("vmap_hvp", 1.0), ("rows", 2.0))]  # fmt: skip
-    few = [cell(method, width, subset=size, params=size, times_s=[seconds * size]) for width, size in ((4, 4), (8, 8))
-           for method, seconds in (("vmap_hvp", 2.0), ("rows", 1.0))]  # fmt: skip
+    whole = [
+        cell(method, width, times_s=[seconds * width])
+        for width in (4, 8, 16, 32)
+        for method, seconds in (("vmap_hvp", 1.0), ("rows", 2.0))
+    ]
+    few = [
+        cell(method, width, subset=size, params=size, times_s=[seconds * size])
+        for width, size in ((4, 4), (8, 8))
+        for method, seconds in (("vmap_hvp", 2.0), ("rows", 1.0))
+    ]
     frame = frame_of([*whole, *few])
     assert {(fit.place, fit.sizes) for fit in fits.fits(frame)} == {("mlp, quantity hessian", 4)}
     assert crossovers.crossovers(frame) == []
@@ -133,9 +154,14 @@ def test_rows_that_agree_in_all_that_is_shown_tell_what_parts_them(frame_of):  #
     def measure(budget):
         return json.dumps({"budget_s": budget, "probes": 8})
 
-    frame = frame_of([cell(limit_s=30.0, measure=measure(1.0)), cell(limit_s=60.5, measure=measure(1.0)),
-                      cell("peer", packages="jax 0.8", limit_s=30.0, measure=measure(1.0)),
-                      cell("peer", packages="jax 0.9", limit_s=30.0, measure=measure(0.5))])  # fmt: skip
+    frame = frame_of(
+        [
+            cell(limit_s=30.0, measure=measure(1.0)),
+            cell(limit_s=60.5, measure=measure(1.0)),
+            cell("peer", packages="jax 0.8", limit_s=30.0, measure=measure(1.0)),
+            cell("peer", packages="jax 0.9", limit_s=30.0, measure=measure(0.5)),
+        ]
+    )
     shown = report.readable(frame)
     assert not shown.drop(columns=["time", "message"]).duplicated().any()
     assert set(shown["limit_s"]) == {"30", "60.5"}
@@ -161,7 +187,7 @@ def test_figures_of_what_one_process_measured_have_no_gaps(frame_of):  # noqa: F
     for name, value in (("error_against_size", 1e-7), ("memory_against_size", 1.0)):
         figure = getattr(report, name)(frame)
         assert letters(figure) == []
-        ((_, y),) = curves(figure, frame).values()
+        ((_, y),) = lines_of(figure, frame).values()
         assert list(y) == [pytest.approx(value)]
     gap = frame_of([cell(relative_error=None), cell(round=1, relative_error=None)])
     assert letters(report.error_against_size(gap)) == [("?", 133)] * 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.report.crossovers import crossovers
+from harness.analysis.crossovers import crossovers
 from harness.report.summary import summary
 from tests.test_report import cell, failed, frame_of, shown  # noqa: F401  frame_of is a fixture
 
@@ -20,8 +20,11 @@ def timed(method, *times, **changes):
 
 
 def test_one_process_tells_who_is_faster_in_it_by_its_samples(frame_of):  # noqa: F811
-    records = [cell("slow", times_s=[9.0]), cell("vmap_hvp", times_s=[0.002, 0.0021]),
-               cell("rows", times_s=[0.0029, 0.003, 0.0031])]  # fmt: skip
+    records = [
+        cell("slow", times_s=[9.0]),
+        cell("vmap_hvp", times_s=[0.002, 0.0021]),
+        cell("rows", times_s=[0.0029, 0.003, 0.0031]),
+    ]
     assert said(frame_of(records), "Fastest") == [
         "mlp, P=133: vmap_hvp is faster in this process, 2.05 ms, 1.46 times as fast as rows (1.38 to 1.55 by "
         "samples within one process)."
@@ -34,8 +37,10 @@ def test_one_process_tells_who_is_faster_in_it_by_its_samples(frame_of):  # noqa
 
 
 def test_one_process_decides_nothing_below_a_tenth_or_without_samples(frame_of):  # noqa: F811
-    near, alone = ([cell(way, times_s=times) for way, times in ways.items()]
-                   for ways in ({"a": [1.0, 1.01], "b": [1.05, 1.06]}, {"a": [1.0], "b": [2.0, 2.0]}))  # fmt: skip
+    near, alone = (
+        [cell(way, times_s=times) for way, times in ways.items()]
+        for ways in ({"a": [1.0, 1.01], "b": [1.05, 1.06]}, {"a": [1.0], "b": [2.0, 2.0]})
+    )
     (sentence,) = said(frame_of(near), "Fastest")
     assert "told apart, ratio 1.05, too near 1 for one process (1.04 to 1.06 by samples within one process)" in sentence
     (sentence,) = said(frame_of(alone), "Fastest")
@@ -79,9 +84,18 @@ def test_who_wins_process_by_process_wins_over_the_median(frame_of):  # noqa: F8
 @pytest.mark.parametrize(("noise", "decided"), [(0.1, False), (0.01, True)])
 def test_the_summary_decides_what_the_crossovers_do(frame_of, noise, decided):  # noqa: F811
     """Three processes, of which one way's are all faster at one P and the other's at the other P."""
-    frame = frame_of([entry for width, slower in ((4, "b"), (16, "a")) for way in "ab"
-                      for entry in timed(way, *((1.35, 1.35 * (1 + noise), 1.35 * (1 + 2 * noise)) if way == slower else
-                                                (1.0 + 2 * noise, 1.0, 1.0)), width=width)])  # fmt: skip
+    frame = frame_of(
+        [
+            entry
+            for width, slower in ((4, "b"), (16, "a"))
+            for way in "ab"
+            for entry in timed(
+                way,
+                *((1.35, 1.35 * (1 + noise), 1.35 * (1 + 2 * noise)) if way == slower else (1.0 + 2 * noise, 1.0, 1.0)),
+                width=width,
+            )
+        ]
+    )
     told_by = "won by Student's t on the processes' log ratios: a (1), b (1)" if decided else "2 undecided"
     assert said(frame, "Fastest")[0] == f"2 comparisons between ways that are right; {told_by}."
     assert len(crossovers(frame)) == decided
@@ -95,9 +109,12 @@ def test_ways_whose_ratio_may_be_one_are_not_told_apart(frame_of):  # noqa: F811
 
 
 def test_wins_are_counted_by_what_tells_them(frame_of):  # noqa: F811
-    records = [entry for width, processes in ((4, 6), (8, 6), (16, 3), (32, 1), (64, 1))
-               for method, seconds in (("vmap_hvp", 1.0), ("rows", width / 8 + 0.25))
-               for entry in timed(method, *[seconds] * processes, width=width)]  # fmt: skip
+    records = [
+        entry
+        for width, processes in ((4, 6), (8, 6), (16, 3), (32, 1), (64, 1))
+        for method, seconds in (("vmap_hvp", 1.0), ("rows", width / 8 + 0.25))
+        for entry in timed(method, *[seconds] * processes, width=width)
+    ]
     tally, *sentences = said(frame_of(records), "Fastest")
     assert tally == (
         "5 comparisons between ways that are right; won by order statistics of the processes' ratios: rows (1), "
@@ -110,8 +127,11 @@ def test_wins_are_counted_by_what_tells_them(frame_of):  # noqa: F811
 
 
 def test_what_is_undecided_is_counted(frame_of):  # noqa: F811
-    records = [entry for width in (4, 8) for entry in (*timed("vmap_hvp", 1.0, 2.0, width=width),
-                                                       *timed("rows", 1.1, 1.9, width=width))]  # fmt: skip
+    records = [
+        entry
+        for width in (4, 8)
+        for entry in (*timed("vmap_hvp", 1.0, 2.0, width=width), *timed("rows", 1.1, 1.9, width=width))
+    ]
     assert said(frame_of(records), "Fastest")[0] == "2 comparisons between ways that are right; 2 undecided."
 
 
@@ -131,8 +151,14 @@ def test_what_is_wrong_within_the_tolerance_has_no_number(frame_of):  # noqa: F8
 
 
 def test_the_worst_error_comes_first_and_what_is_not_finite_is_counted(frame_of):  # noqa: F811
-    frame = frame_of([cell("a", status="wrong", relative_error=1e-3), cell("b", status="wrong", relative_error=0.2),
-                      cell("b", 16), cell("c", status="nonfinite", relative_error=None)])  # fmt: skip
+    frame = frame_of(
+        [
+            cell("a", status="wrong", relative_error=1e-3),
+            cell("b", status="wrong", relative_error=0.2),
+            cell("b", 16),
+            cell("c", status="nonfinite", relative_error=None),
+        ]
+    )
     assert said(frame, "Silently wrong") == [
         "b: 1 of 2 rows, by up to 20% on mlp.",
         "a: 1 of 1 rows, by up to 0.1% on mlp.",
@@ -145,7 +171,8 @@ def test_failures_are_counted_by_cause(frame_of):  # noqa: F811
     records += [failed("oom", "jacfwd_jacfwd", message="no memory -> take chunks"), cell()]
     assert said(frame_of(records), "Failed") == [
         "2 over the time limit: naive_loop (2). The message: took longer than 4 s",
-        "1 out of memory: jacfwd_jacfwd. The message: no memory"]  # fmt: skip
+        "1 out of memory: jacfwd_jacfwd. The message: no memory",
+    ]
 
 
 def test_rounds_of_a_cell_count_once(frame_of):  # noqa: F811
@@ -155,8 +182,14 @@ def test_rounds_of_a_cell_count_once(frame_of):  # noqa: F811
 
 def test_without_times_it_says_who_is_right(frame_of):  # noqa: F811
     untimed = {"times_s": None, "first_s": None, "passes": "agreement"}
-    frame = frame_of([cell("a", 4, **untimed), cell("b", 4, **untimed),
-                      cell("a", 8, status="wrong", **untimed), cell("b", 8, **untimed)])  # fmt: skip
+    frame = frame_of(
+        [
+            cell("a", 4, **untimed),
+            cell("b", 4, **untimed),
+            cell("a", 8, status="wrong", **untimed),
+            cell("b", 8, **untimed),
+        ]
+    )
     assert said(frame, "Right most often") == ["b 2 of 2, a 1 of 2."]
     assert not said(frame, "Fastest")
 
@@ -173,8 +206,11 @@ def test_the_machine_and_the_dates_are_told(frame_of):  # noqa: F811
 
 
 def test_the_terminal_tells_the_first_sentences(frame_of):  # noqa: F811
-    records = [cell(method, width, times_s=[seconds] * 2) for width in (4, 8, 16, 32, 64)
-               for method, seconds in (("vmap_hvp", 1.0), ("rows", 2.0))]  # fmt: skip
+    records = [
+        cell(method, width, times_s=[seconds] * 2)
+        for width in (4, 8, 16, 32, 64)
+        for method, seconds in (("vmap_hvp", 1.0), ("rows", 2.0))
+    ]
     text = shown(frame_of(records))
     assert "mlp, P=69: vmap_hvp is faster in this process, 1 s, 2 times as fast as rows" in text
     assert "and 2 more" in text

@@ -17,8 +17,13 @@ from harness import record
 from harness.sweep import Cell, ordered
 
 ROOT = Path(__file__).parent.parent
-SWEEP = ["-m", "method=create_graph_rows,func_hessian", "problem=quadratic,rosenbrock", "dtype=float64",
-         "measure.budget_s=0.02"]  # fmt: skip
+SWEEP = [
+    "-m",
+    "method=create_graph_rows,func_hessian",
+    "problem=quadratic,rosenbrock",
+    "dtype=float64",
+    "measure.budget_s=0.02",
+]
 
 
 def cells(run: Path) -> Counter:
@@ -31,7 +36,7 @@ def cells(run: Path) -> Counter:
 def start(marker: str, *arguments: str) -> subprocess.Popen[str]:
     """Start the harness in the background, its processes recognisable by a marker in their environment."""
     command = [sys.executable, "-m", "harness", *arguments]
-    environment = os.environ | {"HARNESS_TEST_MARKER": marker}
+    environment = os.environ | {"harnessESS_TEST_MARKER": marker}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -144,9 +149,13 @@ def test_fifty_kills(tmp_path: Path) -> None:
     kills, finished, marker, folder = 0, 0, uuid.uuid4().hex, 0
     moments = random.Random(0)
     undisturbed = Counter(
-        {(problem, method, number): 1 for problem in ("quadratic", "rosenbrock")
-         for method in ("create_graph_rows", "func_hessian") for number in range(3)}
-    )  # fmt: skip
+        {
+            (problem, method, number): 1
+            for problem in ("quadratic", "rosenbrock")
+            for method in ("create_graph_rows", "func_hessian")
+            for number in range(3)
+        }
+    )
     while kills < 50:
         run = tmp_path / f"run{folder}"
         run.mkdir(exist_ok=True)
@@ -170,15 +179,20 @@ def test_fifty_kills(tmp_path: Path) -> None:
             json.loads(path.read_text())
     run = tmp_path / f"run{folder}"
     run.mkdir(exist_ok=True)
-    subprocess.run([sys.executable, "-m", "harness", *SWEEP, "rounds=3", f"resume={run}"], cwd=ROOT, check=True,
-                   capture_output=True)  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "harness", *SWEEP, "rounds=3", f"resume={run}"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     assert cells(run) == undisturbed
     print(f"\n{kills} kills; {finished + 1} sweeps completed, each with the cells of an undisturbed run")
 
 
 def test_globs_look_into_folders_where_a_pattern_does(harness, tmp_path: Path) -> None:
-    done = harness("-m", "problem=glob([quad*,zoo/cross*])", "method=create_graph_rows", "dtype=float64",
-                   "passes=[agreement]")  # fmt: skip
+    done = harness(
+        "-m", "problem=glob([quad*,zoo/cross*])", "method=create_graph_rows", "dtype=float64", "passes=[agreement]"
+    )
     assert done.returncode == 0, done.stderr
     folder = ROOT / "conf" / "problem" / "zoo"
     crosses = {f"zoo/{path.stem}" for path in folder.glob("cross*.yaml")}

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from harness import agreement, clock
-from harness.binding import Cell, bind, vectors_of
-from harness.fingerprint import bilinear
-from harness.measure import fresh
-from harness.measure.witness import Witness, tensors_of
+from harness.measure import clock
 from harness.problems import Problem, from_function, from_network, functions, networks
+from harness.problems.binding import Cell, bind, vectors_of
+from harness.truth import agreement, caching
+from harness.truth.sketch import bilinear
 from harness.truth.timed import verdict
+from harness.truth.witness import Witness, tensors_of
 from methods.hutchinson import Estimate
 from tests.conftest import JOB
 
@@ -169,7 +169,7 @@ def fault(call, problem: Problem = NETWORK, usual_s: float = 1e-3, left_s: float
     made = cell(call, problem, **changes)
     watched = Witness(made)
     watched.see(made.call())
-    return drained(fresh.fault(made, [usual_s] * 5, watched.last, left_s))[1]
+    return drained(caching.fault(made, [usual_s] * 5, watched.last, left_s))[1]
 
 
 def drained(steps):
@@ -287,37 +287,37 @@ def test_a_constant_hessian_is_not_stale(problem: Problem) -> None:
 
 def test_what_runs_is_told_before_and_after_each_call_of_the_method(monkeypatch) -> None:
     """The true change is looked for as the harness's own work, which no time-out may hold against the method."""
-    running = [fresh.OWN["running"]]
+    running = [caching.OWN["running"]]
     during = {"call": set(), "own": set()}
 
     def call(cell: Cell):
         during["call"].add(running[-1])
         return torch.eye(4, dtype=torch.float64)
 
-    changed = fresh._truth_changed
-    monkeypatch.setattr(fresh, "_truth_changed", lambda *given: during["own"].add(running[-1]) or changed(*given))
+    changed = caching._truth_changed
+    monkeypatch.setattr(caching, "_truth_changed", lambda *given: during["own"].add(running[-1]) or changed(*given))
     problem = from_function(lambda x: (x**2).sum() / 2, torch.ones(4, dtype=torch.float64))
     made = cell(call, problem)
     watched = Witness(made)
     watched.see(right(made))
-    for step in fresh.fault(made, [1e-3], watched.last, 100.0):
+    for step in caching.fault(made, [1e-3], watched.last, 100.0):
         running.append(step["running"])
-    assert during == {"call": {fresh.CALL["running"]}, "own": {fresh.OWN["running"]}}
+    assert during == {"call": {caching.CALL["running"]}, "own": {caching.OWN["running"]}}
 
 
 def test_no_change_is_seen_without_time_and_one_way_alone_is_not_believed() -> None:
     problem = from_function(lambda x: (x**4).sum(), torch.ones(3, dtype=torch.float64))
     made = cell(right, problem)
-    with fresh.moved(problem) as move:
-        assert fresh._truth_changed(made, move, math.inf)
-        assert not fresh._truth_changed(made, move, -math.inf)
+    with caching.moved(problem) as move:
+        assert caching._truth_changed(made, move, math.inf)
+        assert not caching._truth_changed(made, move, -math.inf)
     theta = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     detached = from_function(lambda x: (x**2 * x.detach() ** 2).sum(), torch.ones(3, dtype=torch.float64))
     kink = from_function(lambda x: (x * x.abs()).sum(), torch.ones(3, dtype=torch.float64))  # constant on each side
     zero = from_function(lambda x: x.exp().log().sum() + x.sin().square().sum() + x.cos().square().sum(), theta)
     for other, expected in ((detached, True), (kink, False), (zero, False)):
-        with fresh.moved(other) as move:
-            assert fresh._truth_changed(cell(right, other), move, math.inf) == expected
+        with caching.moved(other) as move:
+            assert caching._truth_changed(cell(right, other), move, math.inf) == expected
 
 
 def test_a_constant_diagonal_beside_changing_entries_is_not_stale() -> None:
@@ -331,7 +331,7 @@ def test_nothing_is_asked_outside_the_domain_or_without_time() -> None:
     edge = from_function(lambda x: x.sqrt().sum(), torch.zeros(3, dtype=torch.float64))
     assert fault(by_identity({}), edge) is None
     assert fault(by_identity({}), left_s=1e-3) is None
-    assert fault(by_identity({}), usual_s=2 * fresh.LONGEST_S, left_s=1e6) is None
+    assert fault(by_identity({}), usual_s=2 * caching.LONGEST_S, left_s=1e6) is None
 
 
 def test_a_method_that_raises_elsewhere() -> None:
@@ -353,7 +353,7 @@ def test_moved_together_and_put_back(dtype: torch.dtype) -> None:
     problem = from_network(model, nn.CrossEntropyLoss(), torch.ones(4, 3), torch.tensor([0, 1, 0, 1])).to("cpu", dtype)
     before = {name: tensor.clone() for name, tensor in problem.model.state_dict().items()}
     theta = problem.theta.clone()
-    with fresh.moved(problem):
+    with caching.moved(problem):
         assert not torch.equal(problem.theta, theta)
         own = problem.criterion(problem.model(problem.inputs), problem.targets)
         torch.testing.assert_close(problem.loss(problem.theta), own)
@@ -367,4 +367,4 @@ def test_other_libraries_compute(target: str) -> None:
     made = bind(dataclasses.replace(JOB, target=f"methods.peers.{target}.hessian"), NETWORK)
     watched = Witness(made)
     watched.see(made.call())
-    assert drained(fresh.fault(made, [1.0], watched.last, 100.0))[1] is None
+    assert drained(caching.fault(made, [1.0], watched.last, 100.0))[1] is None

@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from harness import agreement, worker
-from harness.binding import bind
 from harness.problems import Problem, check, from_function, from_network, networks
+from harness.problems.binding import bind
+from harness.run import worker
+from harness.truth import agreement
 from harness.truth.replaced import replaced, snapshot
 from harness.truth.watch import Watch, same
 from tests.changes import CHANGES
@@ -242,8 +243,14 @@ def test_what_the_loss_itself_sets_is_no_trace() -> None:
     assert fault("right") is None
 
 
-@pytest.mark.parametrize("draw", [lambda n: torch.randperm(n), lambda n: next(iter(batches(n)))[0].long(),
-                                  lambda n: torch.as_tensor(numpy.random.permutation(n))])  # fmt: skip
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda n: torch.randperm(n),
+        lambda n: next(iter(batches(n)))[0].long(),
+        lambda n: torch.as_tensor(numpy.random.permutation(n)),
+    ],
+)
 def test_what_the_loss_itself_draws_is_no_trace_of_the_method(draw) -> None:
     point = torch.linspace(0, 1, 5, dtype=torch.float64)
     problem = from_function(lambda x: x[draw(5)].sin().sum(), point)
@@ -303,7 +310,7 @@ def test_same() -> None:
         (time, "perf_counter", "time.perf_counter"),
         (numpy, "asarray", "numpy.asarray"),
         (json, "dumps", "json.dumps"),
-        (agreement, "compare", "harness.agreement.compare"),
+        (agreement, "compare", "harness.truth.agreement.compare"),
     ],
 )
 def test_a_replaced_function_is_named(monkeypatch, owner, name: str, dotted: str) -> None:

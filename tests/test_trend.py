@@ -10,7 +10,9 @@ import pytest
 from scipy import stats
 
 from harness import record, report
-from harness.report import nights, panels, steps, trend
+from harness.analysis import steps
+from harness.analysis.history import histories
+from harness.report import trend, trend_view
 from tests.test_report import HOSTILE, cell, failed
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -104,8 +106,11 @@ def test_partitions_are_the_best_of_all():
         return sum(numpy.abs(part - numpy.median(part)).sum() for part in numpy.split(logs, places))
 
     for count, found in enumerate(steps._partitions(logs)):
-        possible = [each for each in itertools.combinations(range(3, 11), count)
-                    if all(b - a >= 3 for a, b in itertools.pairwise([0, *each, 13]))]  # fmt: skip
+        possible = [
+            each
+            for each in itertools.combinations(range(3, 11), count)
+            if all(b - a >= 3 for a, b in itertools.pairwise([0, *each, 13]))
+        ]
         assert cost(found) == pytest.approx(min(map(cost, possible)))
 
 
@@ -129,9 +134,20 @@ def test_the_nights_needed_suffice_and_no_fewer(level):
 
 def test_from_records_to_the_page(history, tmp_path):
     slow, calm = noisy(0, 26, at=12, by=1.2), noisy(1, 26)
-    runs = [[timed(night, slow[night]), timed(night, calm[night], method="other"),
-             timed(night, calm[night], method="third", torch="2.13.0" if night < 9 else "2.14.0",
-                   operations=400 if night < 9 else 399)] for night in range(26)]  # fmt: skip
+    runs = [
+        [
+            timed(night, slow[night]),
+            timed(night, calm[night], method="other"),
+            timed(
+                night,
+                calm[night],
+                method="third",
+                torch="2.13.0" if night < 9 else "2.14.0",
+                operations=400 if night < 9 else 399,
+            ),
+        ]
+        for night in range(26)
+    ]
     found = seen(history(runs))
     assert told(found) == [("time", commit(11), commit(12)), ("operations", commit(8), commit(9))]
     assert found.headline == "2 steps in 3 cells over 26 nights"
@@ -163,15 +179,17 @@ def test_machines_are_not_joined(history):
     runs = [[timed(night, seconds[night], cpu="EPYC" if night < 20 else "Xeon")] for night in range(40)]
     found = seen(history(runs))
     assert found.steps == []
-    (panel,) = panels.panels(found)
+    (panel,) = trend_view.panels(found)
     assert [len(line) for line in panel.lines] == [20, 20]
     assert [text for _, text in panel.changes] == ["machine EPYC to Xeon"]
     assert len(panel.levels) == 2
 
 
 def test_machines_that_take_turns_change_once(history):
-    runs = [[timed(night, 0.01 * (1 + night % 2), cpu=("EPYC", "Xeon")[night % 2], operations=338 + night % 2)]
-            for night in range(12)]  # fmt: skip
+    runs = [
+        [timed(night, 0.01 * (1 + night % 2), cpu=("EPYC", "Xeon")[night % 2], operations=338 + night % 2)]
+        for night in range(12)
+    ]
     found = seen(history(runs))
     assert told(found) == [("operations", commit(0), commit(1))]
     assert found.steps[0].texts["put down to"] == "machine EPYC to Xeon"
@@ -186,7 +204,7 @@ def test_broken_and_fixed_have_commits_though_the_record_has_none(history):
         runs[night] = [timed(night, 0.01, method="other"), crashed(night)]
     found = seen(history(runs))
     assert told(found) == [("broken", commit(1), commit(2)), ("fixed", commit(3), commit(4))]
-    assert [len(panel.failures) for panel in panels.panels(found)] == [2, 0]
+    assert [len(panel.failures) for panel in trend_view.panels(found)] == [2, 0]
 
 
 def test_five_quiet_nights_say_so_and_four_nothing(history, tmp_path):
@@ -200,10 +218,16 @@ def test_five_quiet_nights_say_so_and_four_nothing(history, tmp_path):
 
 
 def test_a_baseline_file_holds_a_night_for_each_day_and_commit(tmp_path):
-    lines = [json.dumps(dict.fromkeys(record.NAMES) | timed(night // 2, 0.01, round=night) |
-                        {"schema_version": record.SCHEMA_VERSION}) for night in range(12)]  # fmt: skip
+    lines = [
+        json.dumps(
+            dict.fromkeys(record.NAMES)
+            | timed(night // 2, 0.01, round=night)
+            | {"schema_version": record.SCHEMA_VERSION}
+        )
+        for night in range(12)
+    ]
     (tmp_path / "base.jsonl").write_text("\n".join(lines))
-    (only,) = nights.histories(record.load(tmp_path / "base.jsonl"))
+    (only,) = histories(record.load(tmp_path / "base.jsonl"))
     assert only.nights["commit"].tolist() == [commit(night) for night in range(6)]
 
 
@@ -289,8 +313,20 @@ class Parsed(HTMLParser):
 
 def test_hostile_text_is_escaped(history, tmp_path):
     hostile = HOSTILE + "'\"><img src=x onerror=alert(1)>"
-    runs = [[timed(night, 0.01, problem=hostile, torch=hostile + str(night), cpu=hostile, commit="; rm -rf ~",
-                   operations=night)] for night in range(6)]  # fmt: skip
+    runs = [
+        [
+            timed(
+                night,
+                0.01,
+                problem=hostile,
+                torch=hostile + str(night),
+                cpu=hostile,
+                commit="; rm -rf ~",
+                operations=night,
+            )
+        ]
+        for night in range(6)
+    ]
     folders = history(runs)
     trend.write(record.load(*folders), tmp_path)
     page = (tmp_path / "trend.html").read_text(encoding="utf-8")
@@ -305,9 +341,10 @@ def test_hostile_text_is_escaped(history, tmp_path):
 
 
 def test_cells_without_times_show_the_counter(history):
-    runs = [[timed(night, 0.01, operations=338 + (night > 2)) | {"times_s": None, "first_s": None}]
-            for night in range(6)]  # fmt: skip
-    (panel,) = panels.panels(seen(history(runs)))
+    runs = [
+        [timed(night, 0.01, operations=338 + (night > 2)) | {"times_s": None, "first_s": None}] for night in range(6)
+    ]
+    (panel,) = trend_view.panels(seen(history(runs)))
     assert panel.title == "operations"
     assert [value for _, _, value in panel.levels] == [338, 339]
 
@@ -317,5 +354,5 @@ def test_what_nothing_is_known_of_makes_a_page(history, tmp_path):
     folders = history([[failed("error", started=when, problem_options=None)] for when in started])
     found = seen(folders)
     assert told(found) == []
-    assert panels.panels(found)[0].title == "nothing was measured"
+    assert trend_view.panels(found)[0].title == "nothing was measured"
     assert len(trend.write(record.load(*folders), tmp_path)) == 5

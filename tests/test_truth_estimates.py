@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from harness import agreement
 from harness.problems import from_function, functions, networks
+from harness.truth import agreement
 from methods import hutchinson
 from methods.hutchinson import Estimate
 from tests.judging import FULL, PROBED, by_autograd, judge

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from harness import agreement
 from harness.problems import from_function, from_network
-from harness.reference import reference
+from harness.truth import agreement
 from harness.truth.leaving import watch
+from harness.truth.reference import reference
 from tests.judging import DIFFERENCES, FULL, by_autograd
 
 

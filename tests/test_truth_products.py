@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import agreement
 from harness.problems import ProblemError, from_function, from_network, networks
-from harness.reference import reference
-from harness.truth import known
+from harness.truth import agreement, known
 from harness.truth.products import Products, of_hessian
+from harness.truth.reference import reference
 from methods.vmap_ggn import ggn
 from tests.judging import FULL, PROBED, by_autograd
 from tests.oracles import central_differences, distance, jacobian_by_differences

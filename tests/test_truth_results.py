@@ -6,8 +6,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.masked import masked_tensor
 
-from harness import agreement
 from harness.problems import from_function, networks
+from harness.truth import agreement
 from methods.hutchinson import Estimate
 from tests.judging import PROBED, by_autograd, judge
 

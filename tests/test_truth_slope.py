@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from harness import agreement
 from harness.problems import from_function, from_network, networks
 from harness.problems.functions import rosenbrock
-from harness.reference import reference
+from harness.truth import agreement
+from harness.truth.reference import reference
 from tests.judging import DIFFERENCES, FULL, by_autograd, judge
 from tests.oracles import distance
 

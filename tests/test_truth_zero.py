@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from harness import agreement
 from harness.problems import from_function
-from harness.reference import reference
+from harness.truth import agreement
+from harness.truth.reference import reference
 from tests.judging import DIFFERENCES, FULL, by_autograd
 
 D = torch.float64

@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 
-from harness import worker
 from harness.problems import build, check
 from harness.problems.errors import CodeError
+from harness.run import worker
 from tests import faulty_code
 
 

@@ -8,8 +8,8 @@ import torch
 import yaml
 from torch import nn
 
-from harness import differences
 from harness.problems.problem import build, check
+from harness.truth import differences
 
 FOLDER = Path(__file__).parent.parent / "conf" / "problem" / "zoo"
 CASES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -9,7 +9,7 @@ import sys
 import numpy
 from scipy import stats
 
-from harness.report.steps import FALSE_ALARMS, places
+from harness.analysis.steps import FALSE_ALARMS, places
 
 CELLS, NIGHTS, STEP = 42, 60, 37
 
@@ -33,8 +33,11 @@ def main(pages: int) -> None:
         found = [places(numpy.exp(row), level) for row in noise]
         near = sum(len(each) == 1 and abs(each[0] - STEP) <= 1 for each in found)
         at = sum(each == [STEP] for each in found)
-        print(f"{processes} processes a night: {sum(map(bool, found))} of {len(found)} steps, {near} within a night, "
-              f"{at} at the very commit", flush=True)  # fmt: skip
+        print(
+            f"{processes} processes a night: {sum(map(bool, found))} of {len(found)} steps, {near} within a night, "
+            f"{at} at the very commit",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,1 @@
 """A verdict on each cell of a candidate beside a baseline, from their records. `python -m harness.compare -h`."""
-
-from harness.compare.verdicts import compare
-
-__all__ = ["compare"]

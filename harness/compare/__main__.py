@@ -13,10 +13,10 @@ from typing import NoReturn
 from pandas import DataFrame
 
 from harness import record
-from harness.compare import compare, output
+from harness.compare import output
 from harness.compare.confirm import confirm
-from harness.compare.verdicts import GUARD, side
-from harness.launch import Launcher, LaunchError
+from harness.compare.verdicts import GUARD, compare, side
+from harness.run.launcher import Launcher, LaunchError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,19 +34,41 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _Parser(prog="python -m harness.compare", description=__doc__)
     parser.add_argument("base", type=Path, metavar="BASE", nargs="?", help="a run folder or baseline file (*.jsonl)")
     parser.add_argument("candidate", type=Path, metavar="CANDIDATE", nargs="?", help="what is judged")
-    parser.add_argument("--slower", type=ratio, default=GUARD, metavar="RATIO",
-                        help="slowdown that matters (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--allow", type=counters, default=(), metavar="COUNTERS",
-                        help=f"counters that may change, with commas: {', '.join(record.COUNTERS)}")  # fmt: skip
-    parser.add_argument("--confirm", type=seconds, default=0.0, metavar="SECONDS",
-                        help="time for more processes of undecided cells, added to both run folders")  # fmt: skip
+    parser.add_argument(
+        "--slower", type=ratio, default=GUARD, metavar="RATIO", help="slowdown that matters (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--allow",
+        type=counters,
+        default=(),
+        metavar="COUNTERS",
+        help=f"counters that may change, with commas: {', '.join(record.COUNTERS)}",
+    )
+    parser.add_argument(
+        "--confirm",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="time for more processes of undecided cells, added to both run folders",
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the verdicts as Markdown")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write them as JUnit XML")
-    parser.add_argument("--selftest", type=int, nargs="?", const=20, metavar="RUNS",
-                        help="measure the verdict's own false alarms and misses here (20 runs), on the cells of "
-                        "BASE or else of +sweep=nightly")  # fmt: skip
-    parser.add_argument("--load", type=share, default=0.0, metavar="SHARE",
-                        help="of the selftest: another process keeps one core busy this part of the time")  # fmt: skip
+    parser.add_argument(
+        "--selftest",
+        type=int,
+        nargs="?",
+        const=20,
+        metavar="RUNS",
+        help="measure the verdict's own false alarms and misses here (20 runs), on the cells of "
+        "BASE or else of +sweep=nightly",
+    )
+    parser.add_argument(
+        "--load",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="of the selftest: another process keeps one core busy this part of the time",
+    )
     options = parser.parse_args(arguments)
     if options.selftest is not None:
         if options.candidate or options.selftest < 1:

@@ -18,7 +18,7 @@ from pandas import DataFrame
 from harness import record
 from harness.compare.verdicts import GUARD, TRANSIENT, compare
 from harness.job import Job
-from harness.launch import Launcher
+from harness.run.launcher import Launcher
 
 LOOKS = 3  # the first, and two after more processes where it was undecided
 
@@ -88,8 +88,9 @@ def _run_both(sides: Sequence[str], folders: Sequence[Path], number: int, whole:
         job = _job(path)
         found = launcher.run(replace(job, round=number, passes=job.passes if whole else ("time",)), folder)
         before, now = record.read(Path(path)), record.read(found)
-        changed = [name for name in ("method_hash", "torch") if now[name] is not None
-                   and before[name] not in (None, now[name])]  # fmt: skip
+        changed = [
+            name for name in ("method_hash", "torch") if now[name] is not None and before[name] not in (None, now[name])
+        ]
         if changed:
             shutil.rmtree(found.parent)
             raise record.RecordError(

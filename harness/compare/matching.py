@@ -7,9 +7,9 @@ from collections.abc import Hashable
 import pandas
 from pandas import DataFrame, Series
 
+from harness.analysis.table import plain, prepared, setting
 from harness.record.identity import ASKED, SAMPLED, canonical
 from harness.record.names import method_labels, problem_names
-from harness.report.rows import plain, prepared, setting
 
 
 def named(base: DataFrame, candidate: DataFrame) -> tuple[DataFrame, DataFrame]:

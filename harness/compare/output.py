@@ -10,11 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.analysis.table import escaped, plain
 from harness.compare.verdicts import ALARMS, VERDICTS
-from harness.report.rows import escaped, plain
 
-STYLES = {"broken": "bold red", "slower": "red", "undecided": "yellow", "not comparable": "yellow", "fixed": "green",
-          "faster": "green", "same": ""}  # fmt: skip
+STYLES = {
+    "broken": "bold red",
+    "slower": "red",
+    "undecided": "yellow",
+    "not comparable": "yellow",
+    "fixed": "green",
+    "faster": "green",
+    "same": "",
+}
 SHOWN = 40  # lines of the terminal's table; cells that are the same come last
 
 
@@ -78,9 +85,14 @@ def junit(verdicts: DataFrame) -> str:
     alarms = verdicts["verdict"].isin(ALARMS)
     undecided = verdicts["verdict"].isin(["undecided", "not comparable"])
     skipped = verdicts.attrs["skipped"]
-    suite = ElementTree.Element("testsuite", name="harness.compare", tests=str(len(verdicts) + len(skipped)),
-                                failures=str(alarms.sum()), skipped=str(undecided.sum()),
-                                errors=str(len(skipped)))  # fmt: skip
+    suite = ElementTree.Element(
+        "testsuite",
+        name="harness.compare",
+        tests=str(len(verdicts) + len(skipped)),
+        failures=str(alarms.sum()),
+        skipped=str(undecided.sum()),
+        errors=str(len(skipped)),
+    )
     for _, row in verdicts.iterrows():
         case = ElementTree.SubElement(suite, "testcase", classname=plain(row["problem"]), name=row["cell"])
         said = f"{row['verdict']} {ratio(row)} {interval(row)} {plain(row['reason'])}".strip()
@@ -115,8 +127,13 @@ def interval(row: Series) -> str:
 
 
 def _markdown_table(rows: DataFrame) -> str:
-    shown = DataFrame({
-        "cell": rows["cell"], "verdict": rows["verdict"], "ratio": rows.apply(ratio, axis=1),
-        "interval": rows.apply(interval, axis=1), "why": rows["reason"].map(plain),
-    })  # fmt: skip
+    shown = DataFrame(
+        {
+            "cell": rows["cell"],
+            "verdict": rows["verdict"],
+            "ratio": rows.apply(ratio, axis=1),
+            "interval": rows.apply(interval, axis=1),
+            "why": rows["reason"].map(plain),
+        }
+    )
     return shown.map(escaped).to_markdown(index=False, disable_numparse=True)

@@ -32,8 +32,8 @@ from harness import record
 from harness.compare.confirm import confirm
 from harness.compare.verdicts import ALARMS, compare
 from harness.job import QUANTITIES, Job
-from harness.launch import Launcher
 from harness.record.identity import ASKED, canonical
+from harness.run.launcher import Launcher
 
 ROUNDS = 10
 CONFIRM_S = 300.0  # of each comparison, as in conf/sweep/nightly.yaml
@@ -154,8 +154,10 @@ def _nightly(folder: Path) -> Path:
 
 def _jobs(folder: Path) -> list[Job]:
     """The timed cells of a run folder whose methods can be made worse, once each."""
-    found = (replace(Job.from_dict(json.loads(file.read_text())), round=0, code=None)
-             for file in sorted(folder.rglob("job.json")))  # fmt: skip
+    found = (
+        replace(Job.from_dict(json.loads(file.read_text())), round=0, code=None)
+        for file in sorted(folder.rglob("job.json"))
+    )
     jobs: dict[str, Job] = {}
     for job in found:
         if job.target.startswith(f"{METHODS}.") and "time" in job.passes:
@@ -204,8 +206,10 @@ def _is(job: Job, cell: Job) -> bool:
 def _of(verdicts: DataFrame, cell: Job) -> Series:
     """Which of the verdicts are on this cell."""
     own = cell.fields()
-    same = [verdicts[name].map(lambda value, name=name: canonical(name, value)) == canonical(name, own[name])
-            for name in ASKED]  # fmt: skip
+    same = [
+        verdicts[name].map(lambda value, name=name: canonical(name, value)) == canonical(name, own[name])
+        for name in ASKED
+    ]
     return pandas.concat(same, axis=1).all(axis=1)
 
 
@@ -217,8 +221,11 @@ def _slower(verdicts: DataFrame, worse: Job, counter: str = "") -> bool:
 
 def _print_rows(planted: str, verdicts: DataFrame) -> None:
     for _, row in verdicts.iterrows():
-        print(f"{planted}: {row['cell']} {row['verdict']} {row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}], "
-              f"p {row['p']:.2g}, {row['base_processes']} processes; {row['reason']}", file=sys.stderr)  # fmt: skip
+        print(
+            f"{planted}: {row['cell']} {row['verdict']} {row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}], "
+            f"p {row['p']:.2g}, {row['base_processes']} processes; {row['reason']}",
+            file=sys.stderr,
+        )
 
 
 @contextlib.contextmanager
@@ -250,5 +257,7 @@ def _print(counts: dict[str, int], runs: int, cells: int, durations: list[float]
     console = Console()
     console.print(table)
     slowest = max(durations)
-    console.print(f"A run took {sum(durations) / runs:.0f} s, {slowest:.0f} s at most; another process was busy on one "
-                  f"core {load:.0%} of the time.")  # fmt: skip
+    console.print(
+        f"A run took {sum(durations) / runs:.0f} s, {slowest:.0f} s at most; another process was busy on one "
+        f"core {load:.0%} of the time."
+    )

@@ -65,9 +65,26 @@ def compare(
     for own in new:
         reason = f"not in the baseline, and error: {_standing(own)['message']}"
         rows.append(_row(own.head(0), own) | {"verdict": "broken", "reason": reason})
-    found = DataFrame(rows, columns=[*ASKED, "cell", "verdict", "reason", "ratio", "low", "high", "p", "base_s",
-                                     "candidate_s", "base_processes", "candidate_processes", "base_paths",
-                                     "candidate_paths", "in_turn"])  # fmt: skip
+    found = DataFrame(
+        rows,
+        columns=[
+            *ASKED,
+            "cell",
+            "verdict",
+            "reason",
+            "ratio",
+            "low",
+            "high",
+            "p",
+            "base_s",
+            "candidate_s",
+            "base_processes",
+            "candidate_processes",
+            "base_paths",
+            "candidate_paths",
+            "in_turn",
+        ],
+    )
     place = found["verdict"].map(VERDICTS.index)
     found = found.assign(place=place).sort_values(["place", "ratio"], ascending=[True, False], kind="stable")
     found = found.drop(columns="place").reset_index(drop=True)
@@ -119,10 +136,18 @@ def _row(base: DataFrame, candidate: DataFrame) -> dict[str, Any]:
     """A cell's row as far as it is known without comparing."""
     first = candidate.iloc[0]
     return {name: first[name] for name in [*ASKED, "cell"]} | {
-        "base_paths": list(base["path"]), "candidate_paths": list(candidate["path"]),
-        "base_processes": len(base), "candidate_processes": len(candidate), "ratio": math.nan, "low": math.nan,
-        "high": math.nan, "p": math.nan, "base_s": math.nan, "candidate_s": math.nan, "in_turn": True,
-    }  # fmt: skip
+        "base_paths": list(base["path"]),
+        "candidate_paths": list(candidate["path"]),
+        "base_processes": len(base),
+        "candidate_processes": len(candidate),
+        "ratio": math.nan,
+        "low": math.nan,
+        "high": math.nan,
+        "p": math.nan,
+        "base_s": math.nan,
+        "candidate_s": math.nan,
+        "in_turn": True,
+    }
 
 
 def _facts(base: DataFrame, candidate: DataFrame, allow: Collection[str]) -> dict[str, Any]:
@@ -142,13 +167,22 @@ def _facts(base: DataFrame, candidate: DataFrame, allow: Collection[str]) -> dic
         row |= {"base_processes": len(values[0]), "candidate_processes": len(values[1])}
         row["in_turn"] = _in_turn(base, candidate)
         row |= {name: float(numpy.median(side)) for name, side in zip(("base_s", "candidate_s"), values, strict=True)}
-    held = [name for name in COUNTERS if name not in allow and (
-        name in DISPATCHED or candidate["device"].iloc[0] == "cpu"
-        or _elsewhere(base, candidate, ["gpu", "driver", "cudnn"]) is None)]  # fmt: skip
+    held = [
+        name
+        for name in COUNTERS
+        if name not in allow
+        and (
+            name in DISPATCHED
+            or candidate["device"].iloc[0] == "cpu"
+            or _elsewhere(base, candidate, ["gpu", "driver", "cudnn"]) is None
+        )
+    ]
     pairs = {name: pair for name in held if (pair := _pair(base, candidate, name)) is not None}
     changes = {name: (before, after) for name, (before, after) in pairs.items() if after != [before]}
-    said = ", ".join(f"{name} {before:,.0f} to {' or '.join(f'{count:,.0f}' for count in after) or 'unknown'}"
-                     for name, (before, after) in changes.items())  # fmt: skip
+    said = ", ".join(
+        f"{name} {before:,.0f} to {' or '.join(f'{count:,.0f}' for count in after) or 'unknown'}"
+        for name, (before, after) in changes.items()
+    )
     if any(max(after, default=0) > before for before, after in changes.values()):
         return row | {"verdict": "slower", "reason": said}
     lost = [name for name, (_, after) in changes.items() if not after]
@@ -223,8 +257,10 @@ def _beside(base: DataFrame, candidate: DataFrame, apart: int) -> list[str]:
         if before and after and before != after:
             told.append(f"{name} {' / '.join(before)} in the baseline, {' / '.join(after)} in the candidate")
     if apart:
-        told.append(f"{apart} cells were not measured in turn: whatever else changed on the machine meanwhile is in "
-                    "their ratios, and false alarms may be more than 1 %")  # fmt: skip
+        told.append(
+            f"{apart} cells were not measured in turn: whatever else changed on the machine meanwhile is in "
+            "their ratios, and false alarms may be more than 1 %"
+        )
     return told
 
 

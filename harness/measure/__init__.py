@@ -1,1 +1,1 @@
-"""What is seen of the timed calls beside their times."""
+"""What is seen of a method: times, memory, counters, the rates of the machine, its warnings and the environment."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import advice
+from harness.problems import torch_messages
 
 # Folders whose code is not the user's: the harness and its methods, Python and what is installed.
 OTHERS = tuple(str(Path(__file__).parents[2] / name) + "/" for name in ("harness", "methods")) + tuple(
@@ -24,7 +24,7 @@ class CodeError(ProblemError):
     """The user's own code, a builder or a loss, raised an `error`, the cause of this one."""
 
     def __init__(self, culprit: str, error: BaseException, remedy: str = "") -> None:
-        status, words = advice.explain(error)
+        status, words = torch_messages.explain(error)
         words, _, known = words.partition(" -> ")
         remedy = remedy or known
         super().__init__(f"{culprit} raised {words}{place(error)}" + (f" -> {remedy}" if remedy else ""))

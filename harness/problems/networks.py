@@ -7,8 +7,14 @@ from torch import Tensor, nn
 
 from harness.problems.problem import Problem, ProblemError, from_network
 
-ACTIVATIONS = {"tanh": nn.Tanh, "gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "softplus": nn.Softplus,
-               "sigmoid": nn.Sigmoid}  # fmt: skip
+ACTIVATIONS = {
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 def mlp(
@@ -97,11 +103,19 @@ def lenet5(
     generator = torch.Generator().manual_seed(seed)
     (first, second), (wide, narrow) = channels, widths
     model = nn.Sequential(
-        nn.Conv2d(1, first, 5, padding=2), activation_of("lenet5", activation), nn.AvgPool2d(2),
-        nn.Conv2d(first, second, 5), activation_of("lenet5", activation), nn.AvgPool2d(2), nn.Flatten(),
-        nn.Linear(second * size * size, wide), activation_of("lenet5", activation),
-        nn.Linear(wide, narrow), activation_of("lenet5", activation), nn.Linear(narrow, outputs),
-    )  # fmt: skip
+        nn.Conv2d(1, first, 5, padding=2),
+        activation_of("lenet5", activation),
+        nn.AvgPool2d(2),
+        nn.Conv2d(first, second, 5),
+        activation_of("lenet5", activation),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(second * size * size, wide),
+        activation_of("lenet5", activation),
+        nn.Linear(wide, narrow),
+        activation_of("lenet5", activation),
+        nn.Linear(narrow, outputs),
+    )
     x = torch.randn(batch, 1, image, image, generator=generator, dtype=torch.float64)
     return from_network(draw_parameters(model, generator), *task_of("lenet5", task, x, outputs, generator))
 

@@ -65,9 +65,12 @@ class _Block(nn.Module):
     def __init__(self, channels: int, wide: int, stride: int, norm: str) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            nn.Conv2d(channels, wide, 3, stride=stride, padding=1, bias=False), _norm(norm, wide), nn.ReLU(),
-            nn.Conv2d(wide, wide, 3, padding=1, bias=False), _norm(norm, wide),
-        )  # fmt: skip
+            nn.Conv2d(channels, wide, 3, stride=stride, padding=1, bias=False),
+            _norm(norm, wide),
+            nn.ReLU(),
+            nn.Conv2d(wide, wide, 3, padding=1, bias=False),
+            _norm(norm, wide),
+        )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != wide:
             self.shortcut = nn.Sequential(nn.Conv2d(channels, wide, 1, stride=stride, bias=False), _norm(norm, wide))

@@ -34,8 +34,16 @@ def transformer(
     "explicit" (softmax of a product) or "sdpa": scaled_dot_product_attention with the math backend, since the fused
     ones have no second derivative.
     """
-    sizes = {"vocabulary": vocabulary, "width": width, "heads": heads, "length": length, "blocks": blocks,
-             "expansion": expansion, "outputs": outputs, "batch": batch}  # fmt: skip
+    sizes = {
+        "vocabulary": vocabulary,
+        "width": width,
+        "heads": heads,
+        "length": length,
+        "blocks": blocks,
+        "expansion": expansion,
+        "outputs": outputs,
+        "batch": batch,
+    }
     _check("transformer", sizes, attention)
     generator = torch.Generator().manual_seed(seed)
 
@@ -45,9 +53,15 @@ def transformer(
         )
 
     model = _Encoder(
-        nn.ModuleList([nn.Embedding(vocabulary, width)]), length, width, nn.Identity(),
-        [block() for _ in range(blocks)], nn.LayerNorm(width), _Mean(), nn.Linear(width, outputs),
-    )  # fmt: skip
+        nn.ModuleList([nn.Embedding(vocabulary, width)]),
+        length,
+        width,
+        nn.Identity(),
+        [block() for _ in range(blocks)],
+        nn.LayerNorm(width),
+        _Mean(),
+        nn.Linear(width, outputs),
+    )
     return _on_tokens(
         draw_parameters(model, generator), "transformer", task, vocabulary, length, outputs, batch, generator
     )
@@ -74,8 +88,16 @@ def bert(
     perceptron, each followed by a residual connection and LayerNorm; a tanh layer on the first position; a linear
     layer.
     """
-    sizes = {"vocabulary": vocabulary, "width": width, "heads": heads, "length": length, "blocks": blocks,
-             "expansion": expansion, "outputs": outputs, "batch": batch}  # fmt: skip
+    sizes = {
+        "vocabulary": vocabulary,
+        "width": width,
+        "heads": heads,
+        "length": length,
+        "blocks": blocks,
+        "expansion": expansion,
+        "outputs": outputs,
+        "batch": batch,
+    }
     _check("bert", sizes, attention)
     generator = torch.Generator().manual_seed(seed)
 
@@ -86,9 +108,15 @@ def bert(
 
     pooled = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, outputs))
     model = _Encoder(
-        nn.ModuleList([nn.Embedding(vocabulary, width), nn.Embedding(2, width)]), length, width,
-        nn.LayerNorm(width), [block() for _ in range(blocks)], nn.Identity(), _First(), pooled,
-    )  # fmt: skip
+        nn.ModuleList([nn.Embedding(vocabulary, width), nn.Embedding(2, width)]),
+        length,
+        width,
+        nn.LayerNorm(width),
+        [block() for _ in range(blocks)],
+        nn.Identity(),
+        _First(),
+        pooled,
+    )
     return _on_tokens(draw_parameters(model, generator), "bert", task, vocabulary, length, outputs, batch, generator)
 
 
@@ -100,9 +128,15 @@ def _check(problem: str, sizes: dict[str, int], attention: str) -> None:
 
 
 def _on_tokens(
-    model: nn.Module, problem: str, task: str, vocabulary: int, length: int, outputs: int, batch: int,
+    model: nn.Module,
+    problem: str,
+    task: str,
+    vocabulary: int,
+    length: int,
+    outputs: int,
+    batch: int,
     generator: torch.Generator,
-) -> Problem:  # fmt: skip
+) -> Problem:
     tokens = torch.randint(vocabulary, (batch, length), generator=generator)
     criterion, _, targets = task_of(problem, task, tokens, outputs, generator)
     return from_network(model, criterion, tokens, targets)
@@ -176,9 +210,16 @@ class _Encoder(nn.Module):
     """Embeddings (the first of tokens; a second of segments, all the first one), blocks, pooling, head."""
 
     def __init__(
-        self, embeddings: nn.ModuleList, length: int, width: int, norm: nn.Module, blocks: list[nn.Module],
-        last_norm: nn.Module, pool: nn.Module, head: nn.Module,
-    ) -> None:  # fmt: skip
+        self,
+        embeddings: nn.ModuleList,
+        length: int,
+        width: int,
+        norm: nn.Module,
+        blocks: list[nn.Module],
+        last_norm: nn.Module,
+        pool: nn.Module,
+        head: nn.Module,
+    ) -> None:
         super().__init__()
         self.embeddings, self.norm, self.blocks = embeddings, norm, nn.Sequential(*blocks)
         self.positions = nn.Parameter(torch.empty(length, width))

@@ -9,7 +9,34 @@ asked and what was seen; medians, ratios and multiples are derived by `load` and
 from harness.record.checks import RecordError, plain
 from harness.record.files import SIDES, read, records, write, write_json
 from harness.record.frame import load
-from harness.record.schema import COUNTERS, DERIVED, FIELDS, NAMES, OLDEST, SCHEMA_VERSION, SKETCH, STATUSES, Field
+from harness.record.schema import (
+    COUNTERS,
+    DERIVED,
+    FIELDS,
+    NAMES,
+    OLDEST,
+    SCHEMA_VERSION,
+    SKETCH,
+    STATUSES,
+    Field,
+)
 
-__all__ = ["COUNTERS", "DERIVED", "FIELDS", "NAMES", "OLDEST", "SCHEMA_VERSION", "SIDES", "SKETCH", "STATUSES", "Field",
-           "RecordError", "load", "plain", "read", "records", "write", "write_json"]  # fmt: skip
+__all__ = [
+    "COUNTERS",
+    "DERIVED",
+    "FIELDS",
+    "NAMES",
+    "OLDEST",
+    "SCHEMA_VERSION",
+    "SIDES",
+    "SKETCH",
+    "STATUSES",
+    "Field",
+    "RecordError",
+    "load",
+    "plain",
+    "read",
+    "records",
+    "write",
+    "write_json",
+]

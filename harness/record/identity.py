@@ -12,8 +12,19 @@ from typing import Any
 PROBLEM = ("problem", "problem_target", "problem_options")
 METHOD = ("method", "target", "method_options")
 # What was asked: which numbers are to come out, on what, within which memory.
-ASKED = (*PROBLEM, *METHOD, "quantity", "vectors", "subset", "device", "dtype", "threads", "allocator", "seed",
-         "memory_limit_gb")  # fmt: skip
+ASKED = (
+    *PROBLEM,
+    *METHOD,
+    "quantity",
+    "vectors",
+    "subset",
+    "device",
+    "dtype",
+    "threads",
+    "allocator",
+    "seed",
+    "memory_limit_gb",
+)
 # How it was sampled and judged. A comparison matches cells across these, unless one of its sides has several of them.
 SAMPLED = ("limit_s", "measure")
 # Whose code ran it: in these the two sides of a comparison differ.

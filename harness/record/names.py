@@ -26,8 +26,10 @@ def problem_names(frame: pandas.DataFrame) -> pandas.Series:
     A row of conf/problem keeps its name beside a custom function that has the same one.
     """
     targets = filled(frame, "problem_target", ["problem"])
-    known = [(str(problem), target if isinstance(target, str) else None)
-             for problem, target in zip(frame["problem"], targets, strict=True)]  # fmt: skip
+    known = [
+        (str(problem), target if isinstance(target, str) else None)
+        for problem, target in zip(frame["problem"], targets, strict=True)
+    ]
     names = _told_apart(set(known))
     return frame["problem"].mask(frame["problem"].notna(), [names[problem] for problem in known])
 
@@ -65,8 +67,11 @@ def method_labels(frame: pandas.DataFrame) -> pandas.Series:
             labels[paths.index] = [f"{method} {ends[path]}" for path in paths]
     for _, rows in frame.groupby("method"):
         found = [options(text) for text in rows["method_options"]]
-        differing = [key for key in dict.fromkeys(key for option in found for key in option)
-                     if len({json.dumps(option.get(key), sort_keys=True) for option in found}) > 1]  # fmt: skip
+        differing = [
+            key
+            for key in dict.fromkeys(key for option in found for key in option)
+            if len({json.dumps(option.get(key), sort_keys=True) for option in found}) > 1
+        ]
         for index, option in zip(rows.index, found, strict=True):
             labels[index] = " ".join([str(labels[index]), *(f"{key}={option.get(key)}" for key in differing)])
     return labels

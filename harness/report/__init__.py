@@ -16,25 +16,36 @@ from typing import TYPE_CHECKING, Any
 from pandas import DataFrame
 
 from harness import record
-from harness.report.medium import SCREEN, STYLES, Medium, chosen, inches
-from harness.report.rows import plain
+from harness.analysis.table import plain
+from harness.report.figures.page_size import SCREEN, STYLES, Medium, chosen, inches
 from harness.report.tables import csv, markdown, readable, terminal
 
 if TYPE_CHECKING:
-    from harness.report.cases import coverage
-    from harness.report.figures import (
+    from harness.report.figures.coverage import coverage
+    from harness.report.figures.curves import (
         error_against_size,
         memory_against_size,
         time_against_memory,
         time_against_size,
     )
-    from harness.report.pairs import disagreement
-    from harness.report.profiles import performance_profile
+    from harness.report.figures.disagreement import disagreement
+    from harness.report.figures.profile import performance_profile
     from harness.report.speedups import speedup_against_size
 
-__all__ = ["coverage", "disagreement", "error_against_size", "main", "memory_against_size", "performance_profile",
-           "readable", "speedup_against_size", "terminal", "time_against_memory", "time_against_size",
-           "write"]  # fmt: skip
+__all__ = [
+    "coverage",
+    "disagreement",
+    "error_against_size",
+    "main",
+    "memory_against_size",
+    "performance_profile",
+    "readable",
+    "speedup_against_size",
+    "terminal",
+    "time_against_memory",
+    "time_against_size",
+    "write",
+]
 
 FIGURES = ("time_against_size", "memory_against_size", "error_against_size", "time_against_memory")
 STATUS = """Exit status: 0; 1 where a file is no record that can be read, which is named, and the rest is reported; 2
@@ -45,11 +56,16 @@ def __getattr__(name: str) -> Any:
     """A figure's function; seaborn, which takes a second or two to import, is only imported for one."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from harness.report import cases, figures, pairs, profiles, speedups
+    from harness.report import speedups
+    from harness.report.figures import coverage, curves, disagreement, profile
 
-    elsewhere = {"coverage": cases, "disagreement": pairs, "performance_profile": profiles,
-                 "speedup_against_size": speedups}  # fmt: skip
-    return getattr(elsewhere.get(name, figures), name)
+    elsewhere = {
+        "coverage": coverage,
+        "disagreement": disagreement,
+        "performance_profile": profile,
+        "speedup_against_size": speedups,
+    }
+    return getattr(elsewhere.get(name, curves), name)
 
 
 def write(
@@ -63,40 +79,36 @@ def write(
     `baseline`; where there are many nights, their trend. Raises ValueError for a baseline that no row has, before
     anything is written. report.json is the last file: where it is not there, the report is not whole.
     """
-    from harness.report import (
-        cases,
-        figures,
-        growth,
-        latex,
-        nights,
-        page,
-        pairs,
-        profiles,
-        provenance,
-        speedups,
-        trend,
-        verdicts,
-    )
+    from harness.analysis import history
+    from harness.analysis.coverage import table as coverage_table
+    from harness.report import growth, latex, provenance, speedups, trend
+    from harness.report.figures import coverage, curves, disagreement, profile
+    from harness.report.web import page
 
     texts = {"table.csv": csv(frame), "table.md": markdown(frame), "table.tex": latex.latex(frame)}
     timed = frame["passes"].isna() | frame["passes"].fillna("").str.contains("time")
     sized = frame["tensor_peak_bytes"].notna().any()
-    drawn = {name: getattr(figures, name)(frame, medium) for name in FIGURES
-             if timed.any() and (sized or "memory" not in name)}  # fmt: skip
+    drawn = {
+        name: getattr(curves, name)(frame, medium)
+        for name in FIGURES
+        if timed.any() and (sized or "memory" not in name)
+    }
     if frame["problem_name"].nunique() > 1:
-        texts["coverage.md"] = verdicts.table(frame)
-        drawn["coverage"] = cases.coverage(frame, medium)
+        texts["coverage.md"] = coverage_table(frame)
+        drawn["coverage"] = coverage.coverage(frame, medium)
     if grown := growth.growth(frame, memory_gb):
         texts |= {"growth.md": grown.markdown(), "growth.tex": grown.latex()}
-    if profiles.enough(frame):
-        drawn["performance_profile"] = profiles.performance_profile(frame, medium)
+    if profile.enough(frame):
+        drawn["performance_profile"] = profile.performance_profile(frame, medium)
     if baseline is not None:
         found = speedups.speedups(frame, baseline)
-        texts |= {"speedups.md": speedups.markdown(found, frame, baseline),
-                  "speedups.tex": speedups.tables(found, frame, baseline)}  # fmt: skip
+        texts |= {
+            "speedups.md": speedups.markdown(found, frame, baseline),
+            "speedups.tex": speedups.tables(found, frame, baseline),
+        }
         drawn["speedup_against_size"] = speedups.speedup_against_size(frame, baseline, medium)
-    if frame["problem_name"].nunique() <= pairs.PANELS and pairs.comparable(frame):
-        drawn["disagreement"] = pairs.disagreement(frame, medium)
+    if frame["problem_name"].nunique() <= disagreement.PANELS and disagreement.comparable(frame):
+        drawn["disagreement"] = disagreement.disagreement(frame, medium)
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").unlink(missing_ok=True)
@@ -105,21 +117,25 @@ def write(
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         written.append(out / name)
     for name, figure in drawn.items():
-        written += figures.save(figure, out / name)
+        written += curves.save(figure, out / name)
     pictures = {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
     (out / "index.html").write_text(page.page(frame, pictures, frame.attrs.get("skipped", ())), encoding="utf-8")
     written += [out / "index.html", *trend.write(frame, out)]
-    asked = [*medium.arguments, *(["--baseline", baseline] if baseline else []),
-             *(["--memory_gb", repr(memory_gb)] if memory_gb else [])]  # fmt: skip
-    parts = {"disagreement": frame[frame["sketch"].notna()], "trend": nights.kept(frame)}
+    asked = [
+        *medium.arguments,
+        *(["--baseline", baseline] if baseline else []),
+        *(["--memory_gb", repr(memory_gb)] if memory_gb else []),
+    ]
+    parts = {"disagreement": frame[frame["sketch"].notna()], "trend": history.kept(frame)}
     record.write_json(provenance.provenance(frame, out, written, parts, asked), out / "report.json")
     return [*written, out / "report.json"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table of the named runs and, with --out, write the report; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m harness.report", description="Tables and figures from records.",
-                                     epilog=STATUS)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.report", description="Tables and figures from records.", epilog=STATUS
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a record.json or a baseline (*.jsonl)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report here")
     parser.add_argument("--style", choices=STYLES, help="of the figures: text and lines for a paper or a talk")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from pandas import DataFrame
 
+from harness.analysis.capacity import Capacity, capacities
+from harness.analysis.crossovers import Crossover, crossovers
+from harness.analysis.fits import BEYOND, FEWEST, Fit, fits
+from harness.analysis.ratios import ALONE
+from harness.analysis.table import environment, escaped, prepared
 from harness.report import latex
-from harness.report.capacity import Capacity, capacities
-from harness.report.crossovers import Crossover, crossovers
-from harness.report.fits import BEYOND, FEWEST, Fit, fits
-from harness.report.ratios import ALONE
-from harness.report.rows import environment, escaped, prepared
 
 EXPONENTS = f"The measure grows as P to the exponent: least squares on logarithms, from {FEWEST} sizes on"
 CROSSED = f"""Told where the 95 % interval of the ratio of their times leaves out 1 on both sides, with one process a \
@@ -40,8 +40,10 @@ class Growth:
         if self.fits:
             table = _exponents(self.fits).map(escaped).to_markdown(index=False, disable_numparse=True)
             parts.append(f"# Growth with P\n\n{EXPONENTS}; from, to: its 95 % interval.\n\n{table}")
-        for title, meaning, found in (("Which is faster from where", CROSSED, self.crossovers),
-                                      ("What fits", FITTING, self.capacities)):  # fmt: skip
+        for title, meaning, found in (
+            ("Which is faster from where", CROSSED, self.crossovers),
+            ("What fits", FITTING, self.capacities),
+        ):
             if found:
                 parts.append(f"# {title}\n\n{meaning}.\n\n" + "\n".join(f"- {escaped(str(entry))}" for entry in found))
         return "\n\n".join([*parts, f"{escaped(self.environment)}.\n"])
@@ -65,23 +67,56 @@ class Growth:
 def growth(frame: DataFrame, memory_gb: float | None = None) -> Growth:
     """What a frame of `harness.record.load` tells; what fits only into a memory that is given."""
     rows = prepared(frame)
-    return Growth(fits(frame), crossovers(frame), [] if memory_gb is None else capacities(frame, memory_gb),
-                  latex.problem(rows), environment(rows))  # fmt: skip
+    return Growth(
+        fits(frame),
+        crossovers(frame),
+        [] if memory_gb is None else capacities(frame, memory_gb),
+        latex.problem(rows),
+        environment(rows),
+    )
 
 
 def _exponents(found: list[Fit]) -> DataFrame:
-    lines = [(seen.place, seen.way, seen.measure, str(seen.sizes), f"{seen.exponent:.2f}", f"{seen.low:.2f}",
-              f"{seen.high:.2f}") for seen in found]  # fmt: skip
+    lines = [
+        (
+            seen.place,
+            seen.way,
+            seen.measure,
+            str(seen.sizes),
+            f"{seen.exponent:.2f}",
+            f"{seen.low:.2f}",
+            f"{seen.high:.2f}",
+        )
+        for seen in found
+    ]
     return DataFrame(lines, columns=["where", "way", "measure", "sizes", "exponent", "from", "to"])
 
 
 def _crossed(found: list[Crossover]) -> DataFrame:
-    lines = [(seen.place, seen.faster, seen.slower, f"{seen.params:.0f}", f"{seen.low:.0f}", f"{seen.high:.0f}",
-              str(seen.processes)) for seen in found]  # fmt: skip
+    lines = [
+        (
+            seen.place,
+            seen.faster,
+            seen.slower,
+            f"{seen.params:.0f}",
+            f"{seen.low:.0f}",
+            f"{seen.high:.0f}",
+            str(seen.processes),
+        )
+        for seen in found
+    ]
     return DataFrame(lines, columns=["where", "faster", "than", "P", "from", "to", "processes"])
 
 
 def _fitting(found: list[Capacity]) -> DataFrame:
-    lines = [(seen.place, seen.way, seen.measure, *(f"{size:.0f}" if math.isfinite(size) else "" for size in
-              (seen.params, seen.low, seen.high)), seen.note) for seen in found]  # fmt: skip
+    lines = [
+        (
+            seen.place,
+            seen.way,
+            seen.measure,
+            *(f"{size:.0f}" if math.isfinite(size) else "" for size in (seen.params, seen.low, seen.high)),
+            seen.note,
+        )
+        for seen in found
+    ]
     return DataFrame(lines, columns=["where", "way", "measure", "P", "from", "to", ""])

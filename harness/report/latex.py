@@ -16,8 +16,8 @@ import pandas
 from pandas import DataFrame, Series
 from pandas.io.formats.style import Styler
 
+from harness.analysis.table import differing, environment, over_processes, plain, prepared, setting
 from harness.report import summary
-from harness.report.rows import differing, environment, over_processes, plain, prepared, setting
 
 PACKAGES = "array,booktabs,etoolbox,siunitx,xltabular"
 HEAD = rf"""% Made by python -m harness.report. Its tables go where the page has one column, and need in the preamble:
@@ -54,11 +54,24 @@ NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 NONE = "{--}"  # in braces a cell of an S column is text
 NAMES, NOTES = (rf">{{\raggedright\arraybackslash}}{width}" for width in ("X", "p{5em}"))  # X: what width is left
 FEW = 5  # columns beside which notes have room for a line each
-ESCAPES = str.maketrans({character: rf"\{character}" for character in "_&%$#{}"} | {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': "{''}", "'": "{'}", "`": r"\textasciigrave{}", "-": "{-}",
-    "[": "{[}", "]": "{]}", "*": "{*}",
-})  # fmt: skip
+ESCAPES = str.maketrans(
+    {character: rf"\{character}" for character in "_&%$#{}"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': "{''}",
+        "'": "{'}",
+        "`": r"\textasciigrave{}",
+        "-": "{-}",
+        "[": "{[}",
+        "]": "{]}",
+        "*": "{*}",
+    }
+)
 
 
 def tex(text: object) -> str:
@@ -137,8 +150,12 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
     size = f", $P={sizes[0]}$" if one_size else ""
     bold = f"in bold the least that is right{'' if one_size else ' of each $P$'}"
     words = {*shown, *", ".join(notes).split(", ")}
-    meanings = "; ".join([f"Time: median of the calls after the first, {bold}",
-                          *(meaning for word, meaning in MEANINGS.items() if word in words)])  # fmt: skip
+    meanings = "; ".join(
+        [
+            f"Time: median of the calls after the first, {bold}",
+            *(meaning for word, meaning in MEANINGS.items() if word in words),
+        ]
+    )
     caption = f"{title}{size}. {meanings}. {tex(environment(rows))}."
     return _written(styler, columns, caption, label)
 
@@ -172,8 +189,9 @@ def listing(rows: DataFrame, caption: str, label: str, best: Sequence[Hashable] 
 
 
 def _written(styler: Styler, columns: Sequence[str], caption: str, label: str) -> str:
-    table = styler.to_latex(environment="longtable", hrules=True, siunitx=True, column_format="".join(columns),
-                            caption=caption, label=label)  # fmt: skip
+    table = styler.to_latex(
+        environment="longtable", hrules=True, siunitx=True, column_format="".join(columns), caption=caption, label=label
+    )
     table = table.replace(rf"\caption[]{{{caption}}}", r"\caption[]{continued}")
     table = table.replace(r"\begin{longtable}", r"\begin{xltabular}{\linewidth}")
     return table.replace(r"\end{longtable}", r"\end{xltabular}")

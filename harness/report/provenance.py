@@ -12,7 +12,7 @@ from typing import Any
 
 from pandas import DataFrame
 
-from harness.commit import commit
+from harness.record.commit import commit
 
 PACKAGES = ("pandas", "matplotlib", "seaborn", "scipy")  # that decide what numbers and pictures look like
 

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
+from harness.analysis.ratios import ratio
+from harness.analysis.table import differing, environment, escaped, plain, prepared, setting, significant
 from harness.record.identity import PROBLEM
 from harness.report import latex
-from harness.report.canvas import canvas, caption, drawing, outer_labels, plain_numbers
-from harness.report.marks import BAR, LINE, MARKER, safe, styles
-from harness.report.medium import SCREEN, Medium
-from harness.report.ratios import ratio
-from harness.report.rows import differing, environment, escaped, plain, prepared, setting, significant
+from harness.report.figures.canvas import canvas, caption, drawing, outer_labels, plain_numbers
+from harness.report.figures.page_size import SCREEN, Medium
+from harness.report.figures.style import BAR, LINE, MARKER, safe, styles
 
 ONE: dict[str, Any] = {"color": "0.35", "linewidth": 0.8}
 MEANING = """Times as fast: the median over processes of the ratio of the two times, paired by seed and round, with \
@@ -27,7 +27,7 @@ def speedups(frame: DataFrame, baseline: str) -> DataFrame:
     """How many times as fast as `baseline` each other way is in every cell where both are right.
 
     Columns: `place` (problem, quantity and settings), params, label, speedup, low, high (NaN where nothing tells an
-    interval), processes, and `by`: how the interval was found (`harness.report.ratios`). Raises ValueError for a
+    interval), processes, and `by`: how the interval was found (`harness.analysis.ratios`). Raises ValueError for a
     baseline that no row has, or that is right nowhere where another is.
     """
     rows = prepared(frame)
@@ -44,8 +44,9 @@ def speedups(frame: DataFrame, baseline: str) -> DataFrame:
         place = [plain(first["problem"]), plain(first["quantity"]), *(setting(key, first[key]) for key in keys[2:])]
         for label, own in group[group["label"] != baseline].groupby("label") if len(base) else ():
             seen = ratio(own, base)
-            found.append((", ".join(place), first["params"], label, seen.value, seen.low, seen.high, seen.processes,
-                          seen.by))  # fmt: skip
+            found.append(
+                (", ".join(place), first["params"], label, seen.value, seen.low, seen.high, seen.processes, seen.by)
+            )
     if not found:
         raise ValueError(f"baseline {baseline} is right and timed in no cell where another method is; take another")
     found.sort(key=lambda line: line[:3])
@@ -65,14 +66,20 @@ def tables(found: DataFrame, frame: DataFrame, baseline: str) -> str:
     best = found["speedup"] == found.groupby(["place", "params"])["speedup"].transform("max")
     title = f"Times as fast as {latex.tex(baseline)}, in bold the most of each $P$"
     caption = f"{title}. {latex.tex(MEANING)} ({latex.tex(_by(found))}): from, to. {latex.tex(environment(rows))}."
-    listing = latex.listing(_texts(found, latex.digits), caption, f"tab:speedups{latex.problem(rows)}",
-                            list(found.index[best]), "times as fast")  # fmt: skip
+    listing = latex.listing(
+        _texts(found, latex.digits),
+        caption,
+        f"tab:speedups{latex.problem(rows)}",
+        list(found.index[best]),
+        "times as fast",
+    )
     return latex.document([listing])
 
 
 def _texts(found: DataFrame, written: Callable[[float], str]) -> DataFrame:
-    texts = DataFrame({"where": found["place"], "P": found["params"].map("{:.0f}".format),
-                       "method": found["label"].map(plain)})  # fmt: skip
+    texts = DataFrame(
+        {"where": found["place"], "P": found["params"].map("{:.0f}".format), "method": found["label"].map(plain)}
+    )
     for heading, column in (("times as fast", "speedup"), ("from", "low"), ("to", "high")):
         texts[heading] = [written(value) if math.isfinite(value) else "" for value in found[column]]
     return texts.assign(processes=found["processes"].map(str))
@@ -87,17 +94,32 @@ def speedup_against_size(frame: DataFrame, baseline: str, medium: Medium = SCREE
     found = speedups(frame, baseline)
     looks = styles(prepared(frame))
     panels = list(found.groupby("place", sort=False))
-    legend = [Line2D([], [], color=looks[label].colour, marker=looks[label].marker, label=safe(label, 34),
-                     linestyle=(0, looks[label].dashes) if looks[label].dashes else "-",
-                     **medium.scaled(LINE | MARKER)) for label in sorted(set(found["label"]))]  # fmt: skip
+    legend = [
+        Line2D(
+            [],
+            [],
+            color=looks[label].colour,
+            marker=looks[label].marker,
+            label=safe(label, 34),
+            linestyle=(0, looks[label].dashes) if looks[label].dashes else "-",
+            **medium.scaled(LINE | MARKER),
+        )
+        for label in sorted(set(found["label"]))
+    ]
     with drawing(medium):
         figure, axes, at = canvas(medium, [str(place) for place, _ in panels], legend)
         for ax, (_, group) in zip(axes, panels, strict=False):
             for label, rows in group.groupby("label"):
                 look = looks[str(label)]
                 joined = (0, look.dashes) if look.dashes else "-"
-                ax.plot(rows["params"], rows["speedup"], color=look.colour, marker=look.marker, linestyle=joined,
-                        **medium.scaled(LINE | MARKER))  # fmt: skip
+                ax.plot(
+                    rows["params"],
+                    rows["speedup"],
+                    color=look.colour,
+                    marker=look.marker,
+                    linestyle=joined,
+                    **medium.scaled(LINE | MARKER),
+                )
                 ax.vlines(rows["params"], rows["low"], rows["high"], color=look.colour, **medium.scaled(BAR))
             ax.axhline(1, **medium.scaled(ONE))
             ax.set(xscale="log", yscale="log", ylim=(found["speedup"].min() / 2, 2 * found["speedup"].max()))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas
 from pandas import DataFrame, Series
 
-from harness.report.ratios import ORDER_STATISTICS, SAMPLES, STUDENT, Ratio, ratio
-from harness.report.rows import differing, duration, environment, plain, prepared, setting, significant
-from harness.report.verdicts import cause, listed, percent
+from harness.analysis.coverage import cause, listed, percent
+from harness.analysis.ratios import ORDER_STATISTICS, SAMPLES, STUDENT, Ratio, ratio
+from harness.analysis.table import differing, duration, environment, plain, prepared, setting, significant
 
 MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
 WORDS = {"oom": "out of memory", "timeout": "over the time limit", "error": "with an error"}

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.record import FIELDS
-from harness.report.rows import (
+from harness.analysis.coverage import totals, verdicts
+from harness.analysis.table import (
     CELL,
     SETTINGS,
     as_text,
@@ -23,8 +23,8 @@ from harness.report.rows import (
     prepared,
     significant,
 )
+from harness.record import FIELDS
 from harness.report.summary import summary
-from harness.report.verdicts import totals, verdicts
 
 STYLES = {"ok": "green", "wrong": "bold red", "nonfinite": "bold red", "unsupported": "yellow", "timeout": "magenta"}
 OTHER_STYLE = "red"
@@ -47,18 +47,32 @@ MEASURED = (
 )
 # The same, where any row has it, and what the heading means.
 SOMETIMES = (
-    ("std error", "standard_error", lambda error: f"{error:.1e}",
-     "norm of an estimate's standard errors over the true norm"),
-    ("from Hessian", "hessian_distance", lambda distance: f"{distance:.1e}",
-     "distance of a GGN from the Hessian over that one's norm"),
+    (
+        "std error",
+        "standard_error",
+        lambda error: f"{error:.1e}",
+        "norm of an estimate's standard errors over the true norm",
+    ),
+    (
+        "from Hessian",
+        "hessian_distance",
+        lambda distance: f"{distance:.1e}",
+        "distance of a GGN from the Hessian over that one's norm",
+    ),
     ("graph breaks", "graph_breaks", lambda count: f"{count:.0f}", "places where torch.compile fell back to Python"),
-)  # fmt: skip
+)
 CONTENDED = " *"  # behind a time
 UNSAFE = ", unsafe"  # behind the status of a row that the atlas warns of
 WARNED = ", warned"  # and of one that was warned that its result may be wrong
 NUMBERS = {"P", "from", "to", *(heading for heading, *_ in (*MEASURED, *SOMETIMES))}
-GROUPS = {"problem": "problem", "params": "P", "quantity": "quantity", "label": "method", "device": "device",
-          "dtype": "dtype"}  # fmt: skip
+GROUPS = {
+    "problem": "problem",
+    "params": "P",
+    "quantity": "quantity",
+    "label": "method",
+    "device": "device",
+    "dtype": "dtype",
+}
 
 
 def readable(frame: DataFrame) -> DataFrame:

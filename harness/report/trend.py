@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas
 from pandas import DataFrame, Series
 
+from harness.analysis.history import History, changes, histories, successive
+from harness.analysis.steps import EFFECT, FALSE_ALARMS, LEAST, nights_needed, places, ratio
+from harness.analysis.table import escaped
 from harness.record import COUNTERS
-from harness.report.nights import History, changes, histories, successive
-from harness.report.rows import escaped
-from harness.report.steps import EFFECT, FALSE_ALARMS, LEAST, nights_needed, places, ratio
 from harness.report.tables import duration
 
 HEADINGS = ("step", "cell", "ratio", "last night before", "first night after", "commits", "put down to")
@@ -107,14 +107,16 @@ def trend(frame: DataFrame) -> Trend | None:
 
 def write(frame: DataFrame, out: Path) -> list[Path]:
     """Write trend.md, trend.html and the figure trend into `out`; the files written, none without enough nights."""
-    from harness.report import figures, trend_figure, trend_page
+    from harness.report.figures import curves
+    from harness.report.figures.trend import figure
+    from harness.report.web.trend import html
 
     seen = trend(frame)
     if seen is None:
         return []
-    for name, text in (("trend.md", markdown(seen)), ("trend.html", trend_page.html(seen))):
+    for name, text in (("trend.md", markdown(seen)), ("trend.html", html(seen))):
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    return [out / "trend.md", out / "trend.html", *figures.save(trend_figure.figure(seen), out / "trend")]
+    return [out / "trend.md", out / "trend.html", *curves.save(figure(seen), out / "trend")]
 
 
 def markdown(seen: Trend) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.binding import vectors_of
 from harness.job import Job
 from harness.problems import Problem, tensors_of
+from harness.problems.binding import vectors_of
 from harness.problems.problem import ProblemError
-from harness.reference import Reference, reference
+from harness.truth.reference import Reference, reference
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.binding import Cell
 from harness.problems import tensors_of
+from harness.problems.binding import Cell
 from harness.truth import traces
 
 PLAIN = (bool, int, float, complex, str, type(None))  # kinds of attributes that are compared by value

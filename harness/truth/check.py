@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from harness import agreement, fingerprint
-from harness.binding import Cell, module_of
-from harness.explained import explained
+from harness.problems.binding import Cell, module_of
+from harness.truth import agreement, sketch
 from harness.truth.apart import Truth
+from harness.truth.explanation import explained
 from harness.truth.watch import Watch
 
 
@@ -37,7 +37,7 @@ def judged(cell: Cell, watch: Watch, truth: Truth) -> Iterator[dict[str, Any]]:
     seen = agreement.compare(result, job.quantity, truth.of, truth.hessian)
     if not seen["nonfinite"]:
         size = truth.of.scale.sizes.get(tensors[0].dtype)  # what errors are relative to, for true zeros
-        numbers = fingerprint.bilinear(tensors)
-        seen |= {"sketch": fingerprint.sketch(tensors), "checked": {"numbers": numbers, "size": size}}
+        numbers = sketch.bilinear(tensors)
+        seen |= {"sketch": sketch.sketch(tensors), "checked": {"numbers": numbers, "size": size}}
     yield {"status": "ok"} | seen
     yield {"explained": explained(module_of(job), cell.offered | {"quantity": job.quantity})}

@@ -24,7 +24,7 @@ def known_values(
     generator: torch.Generator,
     quantity: str,
 ) -> dict[str, Any]:
-    """The fields of a `harness.reference.Reference` that hold true values; what they are stands there."""
+    """The fields of a `harness.truth.reference.Reference` that hold true values; what they are stands there."""
     nothing = torch.arange(0)
     if vectors is not None:
         values = products.columns(nothing)

@@ -32,8 +32,8 @@ INNER = (
     "torch",
     "contextlib",
     "harness.truth",
-    "harness.differences",
-    "harness.reference",
+    "harness.truth.differences",
+    "harness.truth.reference",
 )  # modules of no user's line
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from harness.differences import scale
 from harness.problems import Problem, ProblemError
+from harness.truth.differences import scale
 from harness.truth.leaving import held, watch
 
 CHUNK = 64  # vectors at once

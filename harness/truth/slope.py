@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness import differences
 from harness.problems import Problem
+from harness.truth import differences
 from harness.truth.leaving import CUT, STOP, Seen, held, watch
 
 COARSE = 1e-3  # relative departure that counts though nothing explains it, where the loss is too coarse for short steps

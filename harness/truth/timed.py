@@ -1,6 +1,6 @@
 """Whether what was timed is what was checked: results of the time pass against that of the agreement pass.
 
-It needs no torch: the passes are other processes, whose numbers (`harness.fingerprint.bilinear`) are compared.
+It needs no torch: the passes are other processes, whose numbers (`harness.truth.sketch.bilinear`) are compared.
 """
 
 from __future__ import annotations

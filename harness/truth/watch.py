@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.binding import Cell
 from harness.problems import casting
+from harness.problems.binding import Cell
 from harness.truth import arguments, traces
 from harness.truth.replaced import replaced, snapshot
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from harness.differences import scale
 from harness.problems import Problem
+from harness.truth.differences import scale
 from harness.truth.products import Products
 
 SMALL = 1e-3  # of the natural size of a second derivative, above which it is not zero whatever its rounding

@@ -18,9 +18,17 @@ aten = torch.ops.aten
 
 # Operators that torch itself takes apart into simpler ones.
 _TAKEN_APART = [
-    aten.addmm, aten.native_layer_norm, aten.native_group_norm, aten.native_batch_norm, aten.gelu, aten.embedding,
-    aten.mse_loss, aten.nll_loss_forward, aten.softplus, aten.silu,
-]  # fmt: skip
+    aten.addmm,
+    aten.native_layer_norm,
+    aten.native_group_norm,
+    aten.native_batch_norm,
+    aten.gelu,
+    aten.embedding,
+    aten.mse_loss,
+    aten.nll_loss_forward,
+    aten.softplus,
+    aten.silu,
+]
 
 
 def translated(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Callable[[Any], Any]:
@@ -68,8 +76,17 @@ def _dtype(dtype: torch.dtype | None) -> Any:
     return None if dtype is None else jnp.dtype(str(dtype).removeprefix("torch."))
 
 
-def _convolution(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
-                 _output_padding: Any, groups: int) -> Any:  # fmt: skip
+def _convolution(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    _output_padding: Any,
+    groups: int,
+) -> Any:
     if transposed:
         raise NotImplementedError("transposed convolutions have no translation to JAX here")
     result = lax.conv_general_dilated(

@@ -34,8 +34,13 @@ def hessian(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Ten
     default = torch.get_default_dtype()
     torch.set_default_dtype(next(model.parameters()).dtype)  # in which laplace-torch makes its identity matrix
     try:
-        fit: Any = Laplace(copy.deepcopy(model), likelihood, subset_of_weights="all", hessian_structure="full",
-                           backend=CurvlinopsHessian)  # fmt: skip
+        fit: Any = Laplace(
+            copy.deepcopy(model),
+            likelihood,
+            subset_of_weights="all",
+            hessian_structure="full",
+            backend=CurvlinopsHessian,
+        )
         data = TensorDataset(inputs, targets)
         whole = BatchSampler(SequentialSampler(data), len(data), drop_last=False)  # one batch, indexed at once
         fit.fit(DataLoader(data, sampler=whole, batch_size=None, generator=torch.Generator()))

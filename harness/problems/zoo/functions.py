@@ -23,8 +23,9 @@ def function(
 
     def objective(x: Tensor) -> Tensor:
         y = called((x + x.mT) / 2 if symmetric else x, **given)
-        parts = [torch.view_as_real(part) if part.is_complex() else part
-                 for part in (y if isinstance(y, tuple) else (y,))]  # fmt: skip
+        parts = [
+            torch.view_as_real(part) if part.is_complex() else part for part in (y if isinstance(y, tuple) else (y,))
+        ]
         entries = torch.cat([part.flatten() for part in parts])
         weights = torch.arange(len(entries), dtype=x.dtype, device=x.device).cos()
         return weights @ entries + entries @ entries / 2

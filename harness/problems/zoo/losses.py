@@ -39,8 +39,14 @@ def loss(
 
 
 # Losses that take several inputs, and how many.
-PARTS = {"CosineEmbeddingLoss": 2, "MarginRankingLoss": 2, "TripletMarginLoss": 3, "TripletMarginWithDistanceLoss": 3,
-         "GaussianNLLLoss": 2, "CTCLoss": 1}  # fmt: skip
+PARTS = {
+    "CosineEmbeddingLoss": 2,
+    "MarginRankingLoss": 2,
+    "TripletMarginLoss": 3,
+    "TripletMarginWithDistanceLoss": 3,
+    "GaussianNLLLoss": 2,
+    "CTCLoss": 1,
+}
 
 
 class InParts(nn.Module):

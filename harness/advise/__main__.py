@@ -1,0 +1,7 @@
+"""`python -m harness.advise`."""
+
+import sys
+
+from harness.advise import main
+
+sys.exit(main())

@@ -1,0 +1,112 @@
+"""How time and memory grow with P: powers of P through what was measured, their exponents with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+from pandas import DataFrame
+from scipy import stats
+
+from harness.analysis.table import SETTINGS, differing, over_processes, plain, prepared, setting, significant
+
+FEWEST = 4  # sizes that a line is fitted to: with three, the interval is 12.7 standard errors to either side
+BEYOND = 10.0  # times the largest P measured, up to which a fit is followed
+LEVEL = 0.95
+MEASURES = {"time": "median_s", "tensor peak": "tensor_peak_bytes", "process peak": "process_peak_bytes"}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A power of P through the measurements of one way: least squares on logarithms, the interval by Student's t."""
+
+    place: str  # problem and settings
+    way: str
+    measure: str  # of MEASURES
+    sizes: int
+    exponent: float
+    low: float  # of its 95 % interval
+    high: float
+    intercept: float  # natural logarithm of the measure (s or bytes) at P = 1
+    residual: float  # standard deviation of the measurements' logarithms about the line
+    mean: float  # of log P
+    spread: float  # sum of squares of log P about it
+    largest: float  # P measured
+
+    @property
+    def grows(self) -> bool:
+        """Whether the exponent's interval lies above 0."""
+        return self.low > 0
+
+    def reaches(self, value: float, quantile: float = 0.5) -> float:
+        """The P at which a measure that grows reaches a value, so surely (Fieller's theorem, first order).
+
+        0.5: where the line does. At most BEYOND times the largest P measured.
+        """
+        at = (math.log(value) - self.intercept) / self.exponent
+        away = self.residual / self.exponent
+        width = away * math.sqrt(1 + 1 / self.sizes + (at - self.mean) ** 2 / self.spread)
+        at += float(stats.t.ppf(1 - quantile, self.sizes - 2)) * width
+        return math.exp(min(at, math.log(BEYOND * self.largest)))
+
+
+def fits(frame: DataFrame) -> list[Fit]:
+    """A fit for each way and measure with FEWEST sizes or more, from a frame of `harness.record.load`."""
+    found = (
+        fit(rows, measure, place, plain(way))
+        for place, group in places(frame)
+        for way, rows in over_processes(group).groupby("label")
+        for measure in MEASURES
+    )
+    return [seen for seen in found if seen is not None]
+
+
+def fit(rows: DataFrame, measure: str, place: str = "", way: str = "") -> Fit | None:
+    """The fit to one way's rows out of `over_processes`, those that are right; None with fewer sizes than FEWEST.
+
+    The process peak of a GPU's rows is the host's, which tells nothing.
+    """
+    column = MEASURES[measure]
+    known = rows[(rows["status"] == "ok") & (rows["params"] > 0) & (rows[column] > 0)]
+    if measure == "process peak":
+        known = known[known["device"] == "cpu"]
+    known = known.groupby("params")[column].median()
+    if len(known) < FEWEST:
+        return None
+    x, y = numpy.log(known.index.to_numpy(float)), numpy.log(known.to_numpy(float))
+    line: Any = stats.linregress(x, y)
+    left = y - line.intercept - line.slope * x
+    residual, spread = math.sqrt(float(left @ left) / (len(x) - 2)), float(((x - x.mean()) ** 2).sum())
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 2)) * residual / math.sqrt(spread)
+    return Fit(
+        place,
+        way,
+        measure,
+        len(x),
+        line.slope,
+        line.slope - half,
+        line.slope + half,
+        line.intercept,
+        residual,
+        float(x.mean()),
+        spread,
+        float(known.index.max()),
+    )
+
+
+def places(frame: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[tuple[str, DataFrame]]:
+    """The prepared rows of known P, a row a process, by problem and these settings, which are named."""
+    rows = prepared(frame)
+    rows = rows[rows["params"].notna()]
+    keys = ["problem", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows, settings)]
+    for values, group in rows.groupby(keys, dropna=False):
+        told = [plain(values[0]), *(setting(key, value) for key, value in zip(keys[1:], values[1:], strict=True))]
+        yield ", ".join(told), group
+
+
+def rounded(size: float) -> str:
+    """Two significant digits, with thousands apart."""
+    return f"{float(significant(size)) if size < 100 else round(size, 1 - int(math.log10(size))):,.0f}"

@@ -1,0 +1,259 @@
+"""What tables and figures share: rows that hold what other rows tell about them, and text that is safe to show."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas
+from pandas import DataFrame, Series
+
+from harness import findings
+from harness.record import identity, plain
+from harness.record.names import filled
+
+# Job fields and facts of which each value is a group of its own; a second name is the column that already tells
+# one value from another most of the time (each interpreter has its torch, each device its machine).
+SETTINGS = {
+    "dtype": None,
+    "device": None,
+    "threads": None,
+    "allocator": None,
+    "memory_limit": None,
+    "torch": None,
+    "interpreter": "torch",
+    "machine": "device",
+    "code": None,
+}
+
+COMMIT = "commit "  # before the commit of a folder `code`
+
+# What makes a cell: prepared rows that agree in these are the same cell, run in different processes.
+CELL = ["memory_limit" if name == "memory_limit_gb" else name for name in identity.CELL]
+MEASURES = [
+    "params",
+    "median_s",
+    "first_s",
+    "gradients",
+    "tensor_peak_bytes",
+    "tensor_peak_outputs",
+    "process_peak_bytes",
+    "process_peak_outputs",
+    "relative_error",
+    "gemm_equivalents",
+    "write_multiples",
+]
+ONCE = ["tensor_peak_bytes", "relative_error"]  # drawn, and measured in few of a cell's processes, or one
+# Words of a warning that the result may not be what was meant.
+DOUBT = "incorrect|wrong|silently|undefined behavio|not be correct|unreliable|inaccurate"
+VERDICT = ["status", "message", "traceback", "warning"]  # of one process, and of no other
+
+
+def prepared(frame: DataFrame) -> DataFrame:
+    """A copy of a frame of `harness.record.load`, made fit to group and show.
+
+    Null names become "?". What is null where a cell failed early (P, the functions of problem and method, torch,
+    packages, machine) is taken from the rows of the same problem, method, interpreter or device where those agree, and
+    what is measured ONCE from the other processes of the cell. `problem` is the problem's name, and it and `quantity`
+    get what tells their rows apart other than by size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). JSON
+    has its keys in order. `machine` is the GPU, or else the CPU with its cores,
+    `memory_limit` the limit as text, `code` own, or of a folder of that name `commit 1a2b3c4d` or its path. `warning`
+    is what the atlas knows against the row, `doubted` whether it was warned that its result may be wrong, `cell` the
+    number of its cell, `commits` how many commits of the harness itself ran that.
+    """
+    rows = frame.reset_index(drop=True)
+    for column in ("problem", "quantity", "label", "device", "dtype", "allocator"):
+        rows[column] = rows[column].astype("object").fillna("?")
+    composed = rows["threads"].notna()
+    rows["interpreter"] = rows["interpreter"].astype("object").fillna("own")
+    rows["code"] = _codes(rows).where(composed, "?")
+    limit = rows["memory_limit_gb"].map("{:g} GB".format, na_action="ignore").astype("object").fillna("none")
+    rows["memory_limit"] = limit.where(composed, "?")
+    rows["machine"] = rows["gpu"].astype("object").fillna(_processors(rows))
+    for column in identity.JSON:
+        rows[column] = rows[column].map(identity.ordered, na_action="ignore")
+    rows["problem_target"] = filled(rows, "problem_target", ["problem"])
+    rows["target"] = filled(rows, "target", ["method", "quantity"])
+    rows["params"] = filled(rows, "params", [*identity.PROBLEM, "subset"])
+    rows["torch"] = filled(rows, "torch", ["interpreter"])
+    rows["packages"] = filled(rows, "packages", ["method", "interpreter"])
+    rows["machine"] = filled(rows, "machine", ["device"])
+    rows["problem"] = rows["problem_name"].astype("object").fillna("?")
+    rows["problem"] = _problems(rows)
+    rows["warning"] = Series([findings.warning(seen) for seen in rows.to_dict("records")], dtype="object")
+    rows["doubted"] = rows["warnings"].fillna("").str.contains(DOUBT, case=False, regex=True)
+    hvp = rows["quantity"] == "hvp"
+    several = hvp & (rows.loc[hvp, "vectors"].nunique() > 1)
+    for column, telling in (("vectors", several), ("subset", rows["subset"].notna())):
+        told = rows.loc[telling, column].map(f" {column}={{:.0f}}".format)
+        rows.loc[telling, "quantity"] += told.astype("object")
+    rows["cell"] = rows.groupby(CELL, dropna=False).ngroup()
+    for column in ONCE:
+        rows[column] = rows[column].where(rows["status"] != "ok", filled(rows, column, ["cell", "commit"]))
+    rows["commits"] = rows["commit"].where(rows["code"] == "own").groupby(rows["cell"]).transform("nunique")
+    return rows
+
+
+def interval(values: Series) -> tuple[float, float]:
+    """A 95 % interval of the median over processes, whatever the distribution; below six the least and the largest.
+
+    The exact interval between order statistics (Conover 1999), from scipy.
+    """
+    known = values.dropna()
+    if len(known) >= 6:
+        from scipy import stats
+
+        found = stats.quantile_test(known.to_numpy(), p=0.5).confidence_interval(0.95)
+        return float(found.low), float(found.high)
+    return float(known.min()), float(known.max())
+
+
+def over_processes(rows: DataFrame) -> DataFrame:
+    """One row a cell out of prepared rows: medians over the processes (rounds) that ran it.
+
+    Adds `processes`, their number, and `low_s` and `high_s`, the interval of the time. Status and message are those of
+    the first process that was not ok, or of the first; so is all else, and where that one did not measure it, it is of
+    the first that did. A cell is contended if any process was.
+    """
+    several = rows.duplicated("cell", keep=False)
+    once = rows[~several]
+    once = once.assign(processes=1, low_s=once["median_s"], high_s=once["median_s"])
+    merged = {}
+    for _, group in rows[several].groupby("cell", sort=False):
+        group = group.sort_values("status", key=lambda status: status.eq("ok"), kind="stable")
+        row = group.bfill().iloc[0].to_dict() | group.iloc[0][VERDICT].to_dict()
+        low, high = interval(group["median_s"])
+        merged[group.index.min()] = (
+            row
+            | group[MEASURES].astype("float").median().to_dict()
+            | {"processes": len(group), "low_s": low, "high_s": high, "contended": bool(group["contended"].any())}
+        )
+    if not merged:
+        return once
+    rest = DataFrame(list(merged.values()), index=list(merged))
+    return pandas.concat([once, rest] if len(once) else [rest]).sort_index(ignore_index=True)
+
+
+def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> list[str]:
+    """The settings in which prepared rows differ, and that no setting before them tells."""
+    found = []
+    for column in settings:
+        within = SETTINGS.get(column)
+        known = rows[rows[column] != "?"]
+        counts = known[column].nunique() if within is None else known.groupby(within)[column].nunique().max()
+        if counts > 1:
+            found.append(column)
+    return found
+
+
+def differing_options(options: Series) -> Series:
+    """Of each JSON object those entries in which they differ: `budget_s=0.5`; null where there is none."""
+    known = options.dropna()
+    texts = DataFrame([_options(text) for text in known], index=known.index).fillna("null")
+    texts = texts.loc[:, texts.nunique() > 1]
+    told = texts.apply(lambda row: " ".join(f"{key}={value}" for key, value in row.items()), axis=1)
+    return told.astype("object").reindex(options.index)
+
+
+def setting(column: str, value: Any) -> str:
+    """One setting's value as text: some speak for themselves, others need their name."""
+    text = as_text(value)
+    return text if column in ("dtype", "device", "machine") or text.startswith(COMMIT) else f"{column} {text}"
+
+
+def as_text(value: Any) -> str:
+    """A name, or a number of whatever type, whole ones with all their digits; `?` where there is none."""
+    if pandas.isna(value):
+        return "?"
+    if isinstance(value, float):  # numpy's too
+        return f"{value:.0f}" if value.is_integer() else f"{value:.6f}".rstrip("0")
+    return plain(value)
+
+
+def environment(rows: DataFrame) -> str:
+    """One line: the torch version, machine, threads, allocator and dtype of prepared rows; several with slashes.
+
+    And how many commits of the harness ran one cell, where it was more than one.
+    """
+    parts = []
+    for column in ("torch", "machine", "threads", "allocator", "dtype"):
+        values = sorted(set(rows[column].dropna()) - {"?"})
+        shown = " / ".join(f"{value:g}" if pandas.api.types.is_number(value) else plain(value) for value in values)
+        parts.append(shown if shown and column in ("machine", "dtype") else f"{column} {shown or 'unknown'}")
+    if (rows["commits"] > 1).any():
+        parts.append(f"cells of up to {rows['commits'].max():.0f} commits of the harness taken together")
+    return ", ".join(parts)
+
+
+def counted(statuses: Series) -> str:
+    """`3 timeout, 1 error`: how often each status is there."""
+    return ", ".join(f"{count} {status}" for status, count in statuses.value_counts().items())
+
+
+def duration(seconds: float) -> str:
+    """Three digits and the unit that suits them: `41.2 ms`."""
+    for unit, scale in (("µs", 1e6), ("ms", 1e3)):
+        if seconds * scale < 999.5:
+            return f"{significant(seconds * scale)} {unit}"
+    return f"{significant(seconds)} s"
+
+
+def significant(number: float) -> str:
+    """Three significant digits, without an exponent from 0.001 on."""
+    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
+
+
+def escaped(text: str) -> str:
+    """Text of one line as GitHub's Markdown shows it in a table: no markup, entity or formula, nobody is mentioned.
+
+    A character of no width parts what GitHub would link after rendering: `@name` and `#12`.
+    """
+    marked = re.sub(r"([\\`*<|\[\]~$&#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
+    return re.sub(r"([@#])(?=\w)", r"\1&#8203;", marked)
+
+
+def _codes(rows: DataFrame) -> Series:
+    """Whose code ran each row: `commit 1a2b3c4d`, the path of a folder that is at no commit, or own."""
+    commit, dirty = filled(rows, "commit", ["code"]), filled(rows, "dirty", ["code"])
+    clean = commit.notna() & ~dirty.eq(True)
+    codes = (COMMIT + commit.astype("object").str[:8]).where(clean, rows["code"])
+    return codes.where(rows["code"].notna(), "own")
+
+
+def _processors(rows: DataFrame) -> Series:
+    """The CPU, and how many of its cores the process may use, where that is known."""
+    cores = rows["cores"].map(lambda count: f", {count:.0f} core{'s' if count != 1 else ''}", na_action="ignore")
+    return rows["cpu"].astype("object") + cores.astype("object").fillna("")
+
+
+def _problems(rows: DataFrame) -> Series:
+    """The problem's name and its options that differ other than in size.
+
+    An option is one of size if its values are numbers and no two of them give the same P, among rows of the same
+    subset. Where P is unknown, the options of size are told too.
+    """
+    names = rows["problem"].copy()
+    for _, group in rows.groupby("problem"):
+        texts = DataFrame([_options(text) for text in group["problem_options"]], index=group.index)
+        texts = texts[group["problem_options"].notna()].fillna("null")
+        subset, params = (group.loc[texts.index, column].fillna(0) for column in ("subset", "params"))
+        for key in texts.columns[texts.nunique() > 1]:
+            numbers = texts[key].str.fullmatch(r"-?[\d.e+-]+").all()
+            several = texts[key].groupby([subset, params]).transform("nunique").mask(params == 0, 0) > 1
+            telling = several.groupby(subset).transform("any") | (not numbers) | (params == 0)
+            shown = f" {key}=" + texts[key].str.strip('"')
+            names.loc[texts.index] += shown.where(telling, "")
+    return names
+
+
+def _options(text: object) -> dict[str, str]:
+    """Each option's value as JSON; none where the text is no JSON object."""
+    try:
+        options = json.loads(str(text))
+    except ValueError:
+        return {}
+    if not isinstance(options, dict):
+        return {}
+    return {key: json.dumps(value, sort_keys=True) for key, value in options.items()}

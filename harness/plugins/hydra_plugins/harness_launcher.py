@@ -1,0 +1,93 @@
+"""The harness's plugins of Hydra.
+
+Hydra finds plugins only in the namespace package `hydra_plugins`: hence the folder, whose parent `harness.__main__`
+puts on sys.path. Hydra's own launcher stops at the first cell that fails to compose or dies, and no cell knows
+how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, ValueType
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from harness import sweep
+
+
+class CellSweeper(BasicSweeper):
+    """Hydra's own sweeper, but for two things.
+
+    A cell that cannot be composed is left to the launcher, where it becomes a row; a glob with a slash looks into
+    folders of a group (`problem=glob([mlp*,zoo/l*])`), and one that matches nothing is an error.
+    """
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Accept all."""
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """All cells, each a list of overrides, in batches."""
+        for override in overrides:
+            glob = override.value()
+            if isinstance(glob, Glob):
+                override.value_type = ValueType.CHOICE_SWEEP
+                override._value = ChoiceSweep(list=list(_matching(override, glob)))
+        return BasicSweeper.split_arguments(overrides, max_batch_size)
+
+
+def _matching(override: Override, glob: Glob) -> list[str]:
+    """The options of a group that a glob matches: in folders by its patterns with a slash, outside by the others."""
+    group, loader = override.key_or_group, override.config_loader
+    assert loader is not None
+    outside = loader.get_group_options(group, ObjectType.CONFIG)
+    inside = [
+        f"{folder}/{option}"
+        for folder in loader.get_group_options(group, ObjectType.GROUP)
+        for option in loader.get_group_options(f"{group}/{folder}")
+    ]
+    found: list[str] = []
+    for options, deep in ((outside, False), (inside, True)):
+        patterns = [pattern for pattern in glob.include if ("/" in pattern) == deep]
+        found += Glob(patterns, glob.exclude).filter(options)
+    if not found:
+        raise HydraException(f"{override.input_line} matches nothing; there are: {', '.join([*outside, *inside])}")
+    return found
+
+
+class CellLauncher(Launcher):
+    """Hands all cells of a sweep to `harness.sweep.run`."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands to a launcher."""
+        self._loader = hydra_context.config_loader
+        self._config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the cells; what they found is in their records."""
+
+        def compose(overrides: Sequence[str]) -> DictConfig:
+            return self._loader.load_sweep_config(self._config, list(overrides))
+
+        sweep.run(job_overrides, compose, Path(self._config.hydra.sweep.dir))
+        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
+
+
+_STORE = ConfigStore.instance()
+_STORE.store(
+    "cells", {"_target_": "hydra_plugins.harness_launcher.CellLauncher"}, group="hydra/launcher", provider="harness"
+)
+_STORE.store(
+    "cells",
+    {"_target_": "hydra_plugins.harness_launcher.CellSweeper", "max_batch_size": None, "params": None},
+    group="hydra/sweeper",
+    provider="harness",
+)

@@ -1,0 +1,136 @@
+"""What the messages of torch mean for the one who reads them: a status, and what to do."""
+
+from __future__ import annotations
+
+import re
+import traceback
+
+# (status, pattern in the message, what to do); the first that matches counts.
+_KNOWN = (
+    (
+        "unsupported",
+        r"scaled_dot_product|flash_attention|efficient_attention|_native_multi_head_attention|"
+        r"_transformer_encoder_layer_fwd",
+        "torch's fused attention cannot be differentiated twice, by any method: write `with "
+        "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):` around the call that computes the "
+        "Hessian, and torch.backends.mha.set_fastpath_enabled(False) before it.",
+    ),
+    (
+        "error",
+        r"does not require grad and does not have a grad_fn",
+        "The gradient was computed without a graph of its own, so it cannot be differentiated again: pass "
+        "create_graph=True to the first torch.autograd.grad (retain_graph=True only keeps the graph of the loss). If "
+        "it was passed, the gradient is constant in the parameters and its derivative is zero.",
+    ),
+    (
+        "error",
+        r"appears to not have been used in the graph",
+        "The gradient does not depend on one of the parameters: pass allow_unused=True or materialize_grads=True.",
+    ),
+    (
+        "unsupported",
+        r"ZeroTensors are immutable",
+        "torch has no working jvp of this gradient (mse_loss is known for it, pytorch issues 112013 and 123996): use "
+        "reverse-over-reverse, method=vmap_hvp_reverse or method=create_graph_rows.",
+    ),
+    (
+        "unsupported",
+        r"\(got `self` of size \[1, \d+\]\)",
+        "vmap batches the forward-mode derivative of an operation here wrongly: use a method that only goes backward, "
+        "method=vmap_hvp_reverse or method=create_graph_rows.",
+    ),
+    (
+        "unsupported",
+        r"forward AD|forward-mode|forward mode|jvp.*not implemented|decomposition for",
+        "An operation here has no forward-mode rule in torch: use a method that only goes backward, "
+        "method=vmap_hvp_reverse or method=create_graph_rows.",
+    ),
+    (
+        "unsupported",
+        r"derivative for .* is not implemented|not implemented for .*double backward|trying to differentiate twice",
+        "An operation here cannot be differentiated twice in torch: replace it by one that can, or by its formula.",
+    ),
+    (
+        "unsupported",
+        r"vmap: .*(in-place|inplace|randomness|data-dependent|\.item\(\))|Batching rule not implemented|"
+        r"running statistics|running_mean",
+        "vmap cannot batch an operation here (in-place writes, random draws, batch statistics): use a loop, "
+        "method=create_graph_rows, or put the model into eval mode.",
+    ),
+    (
+        "unsupported",
+        r"autograd\.Function with functorch transforms|don't yet support saved tensor hooks|"
+        r"Cannot access data pointer of Tensor that doesn't have storage|random operations inside of vmap",
+        "torch.func's transforms cannot see through a custom function, a hook or a random draw here: use a method that "
+        "only goes backward, method=create_graph_rows.",
+    ),
+    (
+        "unsupported",
+        r"get value out of a tracing tensor",
+        "The loss depends on a tensor's value in Python, so that it cannot be traced: use a method of torch.",
+    ),
+    (
+        "unsupported",
+        r"operator torchvision::\w+ does not exist",
+        "torchvision, which a peer imports, was built for another torch: install the build that matches, or "
+        "pip uninstall torchvision, which no peer here needs.",
+    ),
+    (
+        "error",
+        r"target dtype to be Long|expected scalar type Long|nll_loss.* not implemented for '",
+        "Targets that are numbers of classes are integers: targets.long().",
+    ),
+    (
+        "error",
+        r"0D or 1D target tensor expected|multi-target not supported",
+        "Numbers of classes for outputs (N, classes) are of shape (N,): targets.squeeze(1).",
+    ),
+    (
+        "error",
+        r"Target -?\d+ is out of bounds",
+        "Numbers of classes begin at 0 and are less than the number of the model's outputs.",
+    ),
+    (
+        "oom",
+        r"out of memory|can't allocate memory|Unable to allocate|cannot allocate memory",
+        "The method does not fit: use a smaller chunk_size, a method of rows, or a smaller problem.",
+    ),
+)
+
+
+LONGEST = 4_000  # characters of a message that are kept,
+LONGEST_TRACE = 20_000  # and of a traceback, from its end
+
+
+def explain(error: BaseException) -> tuple[str, str]:
+    """Status and message of a failure: the error's own words, then what to do about it where that is known."""
+    words = text(error)
+    said = (f"{type(error).__name__}: {words}" if words else type(error).__name__).split("\n\n")[0].strip()
+    if isinstance(error, MemoryError):
+        return "oom", f"{said}. {_KNOWN[-1][2]}"
+    for status, pattern, remedy in _KNOWN:
+        if re.search(pattern, words, re.IGNORECASE):
+            return status, f"{said} -> {remedy}"
+    return "unsupported" if isinstance(error, NotImplementedError) else "error", said
+
+
+def text(error: BaseException) -> str:
+    """An exception's text, however it behaves: at most LONGEST characters, those that cannot be printed as escapes."""
+    try:
+        whole = str(error)
+    except BaseException as unreadable:
+        return f"(its text cannot be had: {type(unreadable).__name__})"
+    cut = f" ... ({len(whole):,} characters)" if len(whole) > LONGEST else ""
+    return _printable(whole[:LONGEST]) + cut
+
+
+def trace(error: BaseException) -> str:
+    """An exception's traceback, its last LONGEST_TRACE characters, as `text` has them."""
+    try:
+        return _printable("".join(traceback.format_exception(error))[-LONGEST_TRACE:])
+    except BaseException as unreadable:
+        return f"(its traceback cannot be had: {type(unreadable).__name__})"
+
+
+def _printable(words: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in words)

@@ -1,0 +1,146 @@
+"""The report as one HTML file: the summary, a chart with values, a table to sort and filter, and the figures.
+
+Opened from disk it asks for nothing else, and its content security policy forbids it to. Text of records reaches it in
+two ways only: through the template, which escapes, and as JSON, which its scripts put into text nodes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.colors import to_hex
+from pandas import DataFrame, Series
+
+from harness.analysis.table import counted, differing, over_processes, plain, prepared, significant
+from harness.record import FIELDS
+from harness.report.figures.style import styles
+from harness.report.summary import summary
+from harness.report.tables import GROUPS, MEASURED, MIB, SOMETIMES, meanings, readable
+
+WEB = Path(__file__).parent
+SOURCES = {"P": "params", "from": "low_s", "to": "high_s"} | {
+    heading: column for heading, column, *_ in (*MEASURED, *SOMETIMES)
+}
+KEPT = ("problem", "method", "status", "message")  # columns that are shown even where all rows agree
+FIGURE_SPACE, PUNCTUATION_SPACE = "\u2007", "\u2008"  # as wide as a digit, and as a point
+
+
+def page(frame: DataFrame, figures: Mapping[str, str], skipped: Sequence[str] = ()) -> str:
+    """The page of a frame of `harness.record.load`, with figures (name -> SVG) and the files that were no records."""
+    shown = readable(frame)
+    rows = over_processes(prepared(frame)).loc[shown.index]
+    style, *scripts = ((WEB / name).read_text(encoding="utf-8") for name in ("page.css", "chart.js", "table.js"))
+    environment = Environment(loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment.get_template("index.html").render(
+        title=f"Hessians: {_some(rows['method'], 'method')} on {_some(rows['problem'], 'problem')}",
+        counted=counted(rows["status"]),
+        summary=summary(frame),
+        skipped=[plain(text) for text in skipped],
+        data=_data(shown, rows),
+        figures={name: base64.b64encode(text.encode()).decode() for name, text in figures.items()},
+        meanings=meanings(shown),
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        hashes={"style": _hashed(style), "script": " ".join(map(_hashed, scripts))},
+    )
+
+
+def _some(values: Series, word: str) -> str:
+    count = values.nunique()
+    return f"{count} {word}" + ("s" if count != 1 else "")
+
+
+def _hashed(text: str) -> str:
+    """A source that the content security policy lets run: this text alone."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _data(shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
+    """What the scripts build on: columns, and what is folded into a row; lists have an entry a row."""
+    headings = list(map(str, shown.columns))
+    asked = [heading for heading in headings if heading not in (*KEPT, *SOURCES)]
+    same = {heading: shown[heading].iloc[0] for heading in asked if shown[heading].nunique() == 1}
+    columns = [_column(heading, shown, rows) for heading in headings if heading not in same]
+    details = {
+        field.name: _texts(rows[field.name], field.type) for field in FIELDS if _is_detail(field.name, field.type)
+    }
+    details["record"] = _texts(rows["path"], "str")
+    details = {name: texts for name, texts in details.items() if any(text is not None for text in texts)}
+    common = {name: texts[0] for name, texts in details.items() if len(set(texts)) == 1}
+    looks = styles(rows)
+    series = rows.groupby(["problem", "label", "quantity", "seed", *differing(rows)], dropna=False).ngroup()
+    return {
+        "rows": len(rows),
+        "columns": [column for column in columns if column["numbers"] is None or any(column["texts"])],
+        "same": same,
+        "details": {name: texts for name, texts in details.items() if name not in common},
+        "common": common,
+        "looks": [
+            {
+                "label": plain(label),
+                "colour": to_hex(look.colour),
+                "marker": look.marker,
+                "dashes": " ".join(f"{length:g}" for length in look.dashes),
+            }
+            for label, look in looks.items()
+        ],
+        "look": [list(looks).index(label) for label in rows["label"]],
+        "series": series.tolist(),
+    }
+
+
+def _column(heading: str, shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
+    """A column's heading and texts; of a measured one also the numbers, in the unit of the heading.
+
+    Times are all in ms, to compare at a glance.
+    """
+    if heading not in SOURCES:
+        return {"heading": heading, "texts": list(shown[heading]), "numbers": None}
+    numbers = rows[SOURCES[heading]].astype("float")
+    in_ms = SOURCES[heading].endswith("_s")
+    if in_ms:
+        numbers = 1e3 * numbers
+    elif heading.endswith("MiB"):
+        numbers = numbers / MIB
+    texts = [significant(number) for number in numbers] if in_ms else shown[heading]
+    texts = aligned([text if known else "" for text, known in zip(texts, numbers.notna(), strict=True)])
+    if heading == "time":
+        texts = [
+            f"* {text}" if contended and text else text
+            for text, contended in zip(texts, rows["contended"], strict=True)
+        ]
+    return {
+        "heading": f"{heading} ms" if in_ms else heading,
+        "texts": texts,
+        "numbers": [number if math.isfinite(number) else None for number in numbers],
+    }
+
+
+def aligned(texts: list[str]) -> list[str]:
+    """Numbers padded on the right, so that in a column set flush right their points are below one another."""
+    places = max((len(text.partition(".")[2]) for text in texts), default=0)
+    padded = []
+    for text in texts:
+        _, point, fraction = text.partition(".")
+        point_or_space = "" if point or not places else PUNCTUATION_SPACE
+        padded.append(text + point_or_space + FIGURE_SPACE * (places - len(fraction)) if text else "")
+    return padded
+
+
+def _is_detail(name: str, kind: str) -> bool:
+    in_table = {"schema_version", "status", "message", "method", *GROUPS}
+    return not kind.startswith("list") and name not in in_table and name != "traceback"
+
+
+def _texts(values: Series, kind: str) -> list[str | None]:
+    """Values of a record's field as text, null where there is none."""
+    written = {"int": lambda value: f"{value:.0f}", "float": lambda value: f"{value:.6g}"}.get(kind, plain)
+    return [written(value) if known else None for value, known in zip(values, values.notna(), strict=True)]

@@ -1,0 +1,97 @@
+"""What the timed calls returned: enough of each result to tell, outside the clock, whether it was the one checked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.problems.binding import Cell
+from harness.truth import agreement, sketch
+
+STEADY = 0.01  # change of that number, over the norm, that leaves it the same result
+
+
+class Witness:
+    """Sees the results of timed calls; `fields` tells the launcher of them (`harness.truth.timed` judges).
+
+    It keeps 32 numbers of the first and of the last result, and one number of every result R: s^T R t, with random
+    signs s and t (`harness.truth.sketch.bilinear`). A result that is off by E, in the Frobenius norm, changes that
+    number by E times a variable of mean 0 and variance 1: by less than E / 100 once in 100. Of a block of calls, only
+    the last result is seen.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._first: list[float] | None = None  # numbers of the first result
+        self._held: Any = None  # the last result
+        self._products: list[float] = []
+        self._fault: str | None = None
+        self._calls = 0
+        self._checkable = True
+
+    def see(self, result: Any) -> None:
+        """Take the result of one call, or of the last in a block; it is held until the next `release`."""
+        self._calls += 1
+        if not self._checkable or self._fault is not None:
+            return
+        fault = self._read(result)
+        if fault is not None and self._calls == 1:
+            self._checkable = False  # the agreement pass will say so
+        elif fault is not None:
+            self._fault = f"{fault}, in sample {self._calls - 1} of those that are timed, though not in its first call"
+
+    def _read(self, result: Any) -> str | None:
+        """Keep what is kept of a result; what is wrong with it, or None."""
+        cell = self._cell
+        try:
+            result = agreement.plain(result)
+            fault = agreement.contract(result, cell.job.quantity, cell.problem.theta, cell.vectors, cell.problem.sizes)
+            if fault is None:
+                self._products.append(number(result))
+                self._first = self._first or sketch.bilinear(tensors_of(result))
+                self._held = result
+        except Exception as error:
+            fault = f"returned what cannot be read: {type(error).__name__}"
+        return fault
+
+    def release(self) -> None:
+        """Free the last result, outside the clock."""
+        self._held = None
+
+    @property
+    def last(self) -> float | None:
+        """The number of the last result; None where the results differ among themselves, or cannot be judged."""
+        if self._first is None or self._fault is not None:
+            return None
+        steady = abs(self._products[-1] - self._products[0]) <= STEADY * math.hypot(*self._first)
+        return self._products[-1] if steady else None
+
+    def fields(self) -> dict[str, Any]:
+        """What `harness.truth.timed` wants to know of the results; the last one is freed.
+
+        Numbers that are not finite are None, as in a record.
+        """
+        if self._fault is not None:
+            return {"fault": {"status": "wrong", "message": f"{self._cell.job.target} {self._fault}"}}
+        if self._first is None or self._held is None:
+            return {}
+        last = sketch.bilinear(tensors_of(self._held))
+        self.release()
+        told = {"first": self._first, "last": last, "products": self._products}
+        return {key: [entry if math.isfinite(entry) else None for entry in entries] for key, entries in told.items()}
+
+
+def tensors_of(result: Any) -> list[Tensor]:
+    """The tensors of a result: the blocks of a block-diagonal, the value of an estimate."""
+    if agreement.is_estimate(result):
+        return [result.value]
+    return list(result) if isinstance(result, tuple | list) else [result]
+
+
+def number(result: Any) -> float:
+    """One number of a result, by which it is told from another."""
+    with torch.no_grad():
+        return sketch.bilinear(tensors_of(result), 1)[0]
