@@ -59,10 +59,12 @@ def run_cell(config: DictConfig) -> None:
     paths = sweep.run_cells([(cell.job.method, cell)], output)
     if swept:
         return
-    from harness import record, report
+    from harness import record
+    from harness.analysis.table import Analysis
+    from harness.report.terminal import terminal
 
     frame = record.load(*paths)
-    report.terminal(frame)
+    terminal(Analysis(frame))
     for path in paths:
         print(f"record: {path}")
     if cell.comparison is not None:

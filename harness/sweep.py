@@ -216,18 +216,21 @@ class Output(Callback):
 
 def _conclude(config: DictConfig, output: Path) -> int:
     """The table, the report and the verdict; the exit status."""
-    from harness import report
+    from harness.analysis.table import Analysis
+    from harness.report.files import write
+    from harness.report.terminal import terminal
 
     asked = OmegaConf.to_container(OmegaConf.masked_copy(config, ["baseline", "confirm_s", "slower", "allow"]))
     assert isinstance(asked, dict)
     comparison = Comparison.of({str(key): value for key, value in asked.items()})
     status = 0
     try:
-        frame = record.load(output / "candidate" if comparison is not None and comparison.beside else output)
-        report.terminal(frame)
-        report.write(frame, output / "report")
+        beside = comparison is not None and comparison.beside
+        analysis = Analysis(record.load(output / "candidate" if beside else output))
+        terminal(analysis)
+        write(analysis, output / "report")
         print(f"records and report: {output}")
-        if comparison is None and not (frame["status"] == "ok").any():
+        if comparison is None and not (analysis.frame["status"] == "ok").any():
             status = 1
     except Exception:  # whatever is wrong with a report, the verdict is still to come
         if comparison is None:

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from harness.analysis.capacity import ABOVE, CONSTANT, FURTHEST, OUT, capacities
+from harness.analysis.table import Analysis
 from tests.grown import SIZES, grown, loaded
 from tests.test_report import failed
 
@@ -13,11 +14,11 @@ AT_5000 = 8 * 5000**2 / 1e9  # GB
 
 def test_exact_growth_fits_where_it_must(tmp_path) -> None:
     frame = loaded(tmp_path, grown("vmap_hvp", 2.0))
-    (seen,) = capacities(frame, AT_5000)
+    (seen,) = capacities(Analysis(frame), AT_5000)
     assert seen.params == pytest.approx(5000, rel=1e-2)
     assert str(seen).startswith("mlp: vmap_hvp fits into 0.2 GB up to P = 5,000 (")
     assert str(seen).endswith("by its tensor peak")
-    (seen,) = capacities(frame, 8 * 1e5**2 / 1e9)
+    (seen,) = capacities(Analysis(frame), 8 * 1e5**2 / 1e9)
     assert (seen.note, seen.params, seen.high) == (FURTHEST, pytest.approx(16000), pytest.approx(16000))
     assert "at P = 16,000, the furthest" in str(seen)
 
@@ -28,7 +29,7 @@ def test_an_interval_ends_where_the_fit_is_followed(tmp_path) -> None:
         entry["tensor_peak_bytes"] *= factor
     for entry in records:
         entry["tensor_peak_bytes"] = int(entry["tensor_peak_bytes"])
-    (seen,) = capacities(loaded(tmp_path, records), 8 * 8000**2 / 1e9)
+    (seen,) = capacities(Analysis(loaded(tmp_path, records)), 8 * 8000**2 / 1e9)
     assert 1600 <= seen.low < seen.params < seen.high == pytest.approx(16000)
 
 
@@ -36,7 +37,7 @@ def test_the_process_counts_where_it_reaches_the_memory_first(tmp_path) -> None:
     records = grown("a", 2.0)
     for entry in records:
         entry["process_peak_bytes"] = 4 * entry["tensor_peak_bytes"]
-    (seen,) = capacities(loaded(tmp_path, records), AT_5000)
+    (seen,) = capacities(Analysis(loaded(tmp_path, records)), AT_5000)
     assert (seen.measure, seen.params) == ("process peak", pytest.approx(2500, rel=1e-2))
     assert str(seen).endswith("by its process peak")
 
@@ -54,7 +55,7 @@ def test_the_process_counts_where_it_reaches_the_memory_first(tmp_path) -> None:
 )
 def test_what_ran_out_of_as_much_memory_caps_it(tmp_path, had, capped) -> None:
     records = [*grown("a", 2.0), failed("oom", "a", 200, params=3200, **had)]
-    (seen,) = capacities(loaded(tmp_path, records), AT_5000)
+    (seen,) = capacities(Analysis(loaded(tmp_path, records)), AT_5000)
     assert (seen.note == OUT) == capped
     assert seen.params == pytest.approx(3200 if capped else 5000, rel=1e-2)
     assert not capped or str(seen) == "mlp: a fits into 0.2 GB below P = 3,200, where it ran out of memory"
@@ -69,7 +70,7 @@ def test_near_constant_memory_does_not_overflow(tmp_path) -> None:
         records = grown("a", 1.0, sizes=SIZES[:4])
         for entry, peak in zip(records, peaks, strict=True):
             entry["tensor_peak_bytes"] = peak
-        (seen,) = capacities(loaded(tmp_path / name, records), 8.0)
+        (seen,) = capacities(Analysis(loaded(tmp_path / name, records)), 8.0)
         assert seen.note in (CONSTANT, FURTHEST)
         assert math.isnan(seen.params) == (seen.note == CONSTANT)
         assert name != "noise" or str(seen) == "mlp: the tensor peak of a does not grow measurably with P"
@@ -78,10 +79,10 @@ def test_near_constant_memory_does_not_overflow(tmp_path) -> None:
 def test_a_measured_peak_is_not_contradicted(tmp_path) -> None:
     below, above = grown("a", 2.0), grown("a", 2.0)
     below[-1]["tensor_peak_bytes"] //= 4
-    (seen,) = capacities(loaded(tmp_path / "below", below), below[-1]["tensor_peak_bytes"] / 1e9)
+    (seen,) = capacities(Analysis(loaded(tmp_path / "below", below)), below[-1]["tensor_peak_bytes"] / 1e9)
     assert seen.low >= 1600  # which was seen to fit
     above[-1]["tensor_peak_bytes"] *= 4
-    (seen,) = capacities(loaded(tmp_path / "above", above), 0.99 * above[-1]["tensor_peak_bytes"] / 1e9)
+    (seen,) = capacities(Analysis(loaded(tmp_path / "above", above)), 0.99 * above[-1]["tensor_peak_bytes"] / 1e9)
     assert seen.high <= 1600  # which was seen not to
 
 
@@ -108,15 +109,15 @@ def test_what_was_measured_above_the_memory_is_said_not_to_fit(tmp_path, measure
     at_largest = records[-1]["tensor_peak_bytes"]
     column = f"{measure.replace(' ', '_')}_bytes"
     records[-1][column] = int(factor * records[-1][column])
-    (seen,) = capacities(loaded(tmp_path / "a", records), memory * at_largest / 1e9)
+    (seen,) = capacities(Analysis(loaded(tmp_path / "a", records)), memory * at_largest / 1e9)
     assert (seen.note, seen.measure) == (note, measure)
     assert seen.low <= seen.params == pytest.approx(1600, rel=1e-2) == seen.high
     said = f"below P = 1,600, where its {measure} was measured above that"
     assert str(seen).endswith(said) == bool(note), str(seen)
     records.append(failed("oom", "a", 200, params=1200))
-    (seen,) = capacities(loaded(tmp_path / "b", records), memory * at_largest / 1e9)
+    (seen,) = capacities(Analysis(loaded(tmp_path / "b", records)), memory * at_largest / 1e9)
     assert (seen.note, seen.params) == (OUT, 1200), "which is before"
 
 
 def test_too_few_sizes_say_nothing(tmp_path) -> None:
-    assert capacities(loaded(tmp_path, grown("a", 2.0, sizes=SIZES[:3])), 8.0) == []
+    assert capacities(Analysis(loaded(tmp_path, grown("a", 2.0, sizes=SIZES[:3]))), 8.0) == []

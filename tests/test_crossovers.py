@@ -3,11 +3,14 @@
 import pytest
 
 from harness.analysis.crossovers import crossovers
+from harness.analysis.table import Analysis
 from tests.grown import SIZES, grown, loaded
 
 
 def told(tmp_path, *records):
-    return [str(seen) for seen in crossovers(loaded(tmp_path, [entry for group in records for entry in group]))]
+    return [
+        str(seen) for seen in crossovers(Analysis(loaded(tmp_path, [entry for group in records for entry in group])))
+    ]
 
 
 def test_a_planted_one_is_found_at_its_place(tmp_path) -> None:
@@ -15,7 +18,7 @@ def test_a_planted_one_is_found_at_its_place(tmp_path) -> None:
         grown(*way, rounds=3, noise=0.02, seed=seed)
         for seed, way in enumerate((("naive_loop", 1.0, 1e-6 * 510), ("vmap_hvp", 2.0, 1e-6)))
     )
-    (seen,) = crossovers(loaded(tmp_path, slower + faster))
+    (seen,) = crossovers(Analysis(loaded(tmp_path, slower + faster)))
     assert (seen.faster, seen.slower, seen.low, seen.high, seen.processes) == ("naive_loop", "vmap_hvp", 400, 800, 3)
     assert seen.params == pytest.approx(510, rel=0.1)
     assert "is faster than vmap_hvp from P = " in str(seen)

@@ -5,6 +5,10 @@ import json
 import pytest
 
 from harness import findings, record
+from harness.analysis.table import Analysis
+from harness.report.csv import csv
+from harness.report.markdown import markdown
+from harness.report.readable import readable
 
 
 def seen(status, operators, target="methods.func_hessian.hessian", problem="zoo/case", error=0.1, **options):
@@ -67,11 +71,10 @@ def test_other_rows_are_not(known, row) -> None:
 
 
 def test_the_table_says_so(known, tmp_path) -> None:
-    from harness import report
 
     record.write(seen("ok", ["A 1"], composition="x") | {"method": "m"}, tmp_path / "record.json")
-    frame = report.readable(record.load(tmp_path))
+    frame = readable(Analysis(record.load(tmp_path)))
     assert frame["status"].tolist() == ["ok, unsafe"]
     assert frame["message"].iloc[0].startswith("unsafe: this way was wrong")
-    assert "unsafe" in report.tables.markdown(record.load(tmp_path))
-    assert "unsafe" in report.tables.csv(record.load(tmp_path))
+    assert "unsafe" in markdown(Analysis(record.load(tmp_path)))
+    assert "unsafe" in csv(Analysis(record.load(tmp_path)))

@@ -5,10 +5,13 @@ import json
 import pytest
 from scipy import stats
 
-from harness import report
-from harness.analysis import fits
-from harness.report import growth
-from harness.report.figures import profile
+from harness.analysis.fits import fits
+from harness.analysis.profiles import profile
+from harness.analysis.table import Analysis
+from harness.report.command import main
+from harness.report.figures.curves import memory_against_size, time_against_size
+from harness.report.files import write
+from harness.report.growth import growth
 from tests.grown import SIZES, grown, loaded
 from tests.test_report import cell, failed
 
@@ -18,14 +21,14 @@ def test_a_planted_exponent_lies_in_its_interval_as_often_as_it_says(tmp_path) -
     held = 0
     for seed in range(60):
         frame = loaded(tmp_path / str(seed), grown("vmap_hvp", 1.7, noise=0.2, seed=seed))
-        (time,) = (fit for fit in fits.fits(frame) if fit.measure == "time")
+        (time,) = (fit for fit in fits(Analysis(frame)) if fit.measure == "time")
         held += time.low <= 1.7 <= time.high
         assert time.low < time.exponent < time.high
     assert stats.binomtest(held, 60, 0.95).pvalue > 0.01
 
 
 def test_exact_growth_has_no_width(tmp_path) -> None:
-    time, memory = fits.fits(loaded(tmp_path, grown("vmap_hvp", 2.0)))
+    time, memory = fits(Analysis(loaded(tmp_path, grown("vmap_hvp", 2.0))))
     assert (time.exponent, memory.exponent) == (pytest.approx(2.0), pytest.approx(2.0, rel=1e-3))
     assert time.sizes == len(SIZES)
     assert memory.reaches(8 * 5000.0**2) == pytest.approx(5000, rel=1e-2)
@@ -33,17 +36,17 @@ def test_exact_growth_has_no_width(tmp_path) -> None:
 
 
 def test_three_sizes_and_wrong_rows_make_no_fit(tmp_path) -> None:
-    assert fits.fits(loaded(tmp_path / "few", grown("a", 2.0, sizes=SIZES[:3]))) == []
-    assert fits.fits(loaded(tmp_path / "wrong", grown("a", 2.0, status="wrong"))) == []
+    assert fits(Analysis(loaded(tmp_path / "few", grown("a", 2.0, sizes=SIZES[:3])))) == []
+    assert fits(Analysis(loaded(tmp_path / "wrong", grown("a", 2.0, status="wrong")))) == []
     one_round_wrong = [*grown("a", 2.0, sizes=SIZES[:4], rounds=2)]
     one_round_wrong[0]["status"] = "wrong"
-    assert fits.fits(loaded(tmp_path / "round", one_round_wrong)) == []
+    assert fits(Analysis(loaded(tmp_path / "round", one_round_wrong))) == []
 
 
 def test_the_process_peak_is_of_the_cpu(tmp_path) -> None:
     for device, measures in (("cpu", ["time", "tensor peak", "process peak"]), ("cuda", ["time", "tensor peak"])):
         frame = loaded(tmp_path / device, grown("a", 2.0, device=device, process_peak_bytes=10**6))
-        assert [fit.measure for fit in fits.fits(frame)] == measures
+        assert [fit.measure for fit in fits(Analysis(frame))] == measures
 
 
 @pytest.mark.parametrize(
@@ -58,26 +61,25 @@ def test_the_process_peak_is_of_the_cpu(tmp_path) -> None:
 )
 def test_little_is_no_crash(tmp_path, records) -> None:
     frame = loaded(tmp_path, records)
-    assert [fit for fit in fits.fits(frame) if fit.measure == "time"] == []
-    assert not growth.growth(frame, 8.0).crossovers
-    assert not profile.enough(frame)
-    report.performance_profile(frame).draw_without_rendering()
+    assert [fit for fit in fits(Analysis(frame)) if fit.measure == "time"] == []
+    assert not growth(Analysis(frame), 8.0).crossovers
+    assert profile(Analysis(frame)) is None
 
 
 def test_times_of_zero_make_a_whole_report(tmp_path) -> None:
     records = [cell(way, width, times_s=[0.0]) for way in "ab" for width in (4, 8, 16, 32, 64)]
     loaded(tmp_path / "run", [*records, *grown("c", 1.5)])
-    assert report.main([str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--memory_gb", "8"]) == 0
+    assert main([str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--memory_gb", "8"]) == 0
 
 
 def test_the_legend_tells_the_exponent_of_one_panel(tmp_path) -> None:
     frame = loaded(tmp_path, [*grown("a", 2.1, tensor_peak_bytes=4), *grown("b", 1.0, sizes=SIZES[:3])])
-    told = [text.get_text() for text in report.time_against_size(frame).legends[0].get_texts()]
+    told = [text.get_text() for text in time_against_size(Analysis(frame)).legends[0].get_texts()]
     assert told == ["a  $P^{2.1}$ [2.1, 2.1]", "b"]
-    told = [text.get_text() for text in report.memory_against_size(frame).legends[0].get_texts()]
+    told = [text.get_text() for text in memory_against_size(Analysis(frame)).legends[0].get_texts()]
     assert told[0] == "a  $P^{0.0}$ [0.0, 0.0]"
     several = loaded(tmp_path / "more", [*grown("a", 2.1), *grown("a", 2.1, problem="cnn")])
-    assert [text.get_text() for text in report.time_against_size(several).legends[0].get_texts()] == ["a"]
+    assert [text.get_text() for text in time_against_size(Analysis(several)).legends[0].get_texts()] == ["a"]
 
 
 def test_the_command_writes_them_and_tells_what_it_cannot(tmp_path, capsys) -> None:
@@ -88,7 +90,7 @@ def test_the_command_writes_them_and_tells_what_it_cannot(tmp_path, capsys) -> N
     ]
     loaded(tmp_path / "run", records)
     arguments = [str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--memory_gb", "1.00000012"]
-    assert report.main([*arguments, "--baseline", "naive_loop"]) == 0
+    assert main([*arguments, "--baseline", "naive_loop"]) == 0
     for name in (
         "growth.md",
         "growth.tex",
@@ -102,33 +104,33 @@ def test_the_command_writes_them_and_tells_what_it_cannot(tmp_path, capsys) -> N
     assert "--memory_gb 1.00000012 " in json.loads((tmp_path / "out" / "report.json").read_text())["command"] + " "
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        report.main([*arguments[:-1], "-3"])
+        main([*arguments[:-1], "-3"])
     assert ended.value.code == 2
 
 
 def test_a_bad_baseline_leaves_nothing_behind(tmp_path, capsys) -> None:
     frame = loaded(tmp_path / "run", [*grown("a", 1.0), *grown("b\x1b[31m", 1.0)])
     arguments = [str(tmp_path / "run"), "--out", str(tmp_path / "out")]
-    assert report.main([*arguments, "--baseline", "nothing"]) == 2
+    assert main([*arguments, "--baseline", "nothing"]) == 2
     assert r"nothing is no method of these records; they have a, b\x1b[31m" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    report.write(frame, tmp_path / "out")
+    write(Analysis(frame), tmp_path / "out")
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert report.main([*arguments, "--baseline", "nothing"]) == 2
+    assert main([*arguments, "--baseline", "nothing"]) == 2
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_an_unfinished_report_has_no_report_json(tmp_path, monkeypatch) -> None:
     frame = loaded(tmp_path / "run", grown("a", 1.0))
-    report.write(frame, tmp_path / "out")
-    monkeypatch.setattr("harness.report.figures.curves.save", lambda figure, stem: 1 / 0)
+    write(Analysis(frame), tmp_path / "out")
+    monkeypatch.setattr("harness.report.files.save", lambda figure, stem: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        report.write(frame, tmp_path / "out")
+        write(Analysis(frame), tmp_path / "out")
     assert not (tmp_path / "out" / "report.json").exists()
 
 
 def test_no_picture_of_memory_is_saved_where_none_is_known(tmp_path) -> None:
     frame = loaded(tmp_path / "run", grown("a", 2.0, tensor_peak_bytes=None))
-    names = {path.name for path in report.write(frame, tmp_path / "out")}
+    names = {path.name for path in write(Analysis(frame), tmp_path / "out")}
     assert "time_against_size.png" in names
     assert not any("memory" in name for name in names)

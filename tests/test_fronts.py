@@ -6,8 +6,9 @@ import numpy
 import pytest
 from matplotlib.colors import to_rgb
 
-from harness import report
+from harness.analysis.table import Analysis
 from harness.report.figures import fronts
+from harness.report.figures.curves import time_against_memory
 from tests.test_report import cell, failed, frame_of  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -40,7 +41,7 @@ def test_the_front_goes_round_what_nothing_beats(frame_of):  # noqa: F811
         point("crashing", 2, 2),
         failed("crashed", "crashing", 8, round=1, params=133),
     ]
-    figure = report.time_against_memory(frame_of(records))
+    figure = time_against_memory(Analysis(frame_of(records)))
     (drawn,) = lines(figure, fronts.FRONT)
     numpy.testing.assert_allclose(drawn, [(1, 90), (1, 90), (4, 90), (4, 30), (16, 30), (16, 10), (16, 10)])
     assert "Pareto front" in [text.get_text() for text in figure.legends[0].get_texts()]
@@ -54,7 +55,7 @@ def test_only_cells_of_one_size_compete(frame_of):  # noqa: F811
         point("b", 20, 200, 517),
         point("a", 1, 1, 37),
     ]
-    figure = report.time_against_memory(frame_of(records))
+    figure = time_against_memory(Analysis(frame_of(records)))
     near, far = lines(figure, fronts.FRONT)
     numpy.testing.assert_allclose(near, [(1, 10), (1, 10), (2, 10), (2, 5), (2, 5)])
     numpy.testing.assert_allclose(far, [(10, 200), (10, 100), (20, 100)])
@@ -70,7 +71,7 @@ def test_chunk_sizes_are_joined_in_their_order(frame_of):  # noqa: F811
         for chunk, memory, time in ((8, 1, 100), (128, 8, 10), (16, 2, 50), (None, 64, 5), ("auto", 32, 7))
     ]
     records += [point("vmap_hvp", 3, 60, method_options=options(8, compile=True)), point("other", 9, 9)]
-    figure = report.time_against_memory(frame_of(records))
+    figure = time_against_memory(Analysis(frame_of(records)))
     (chain,) = lines(figure, fronts.CHAIN)
     numpy.testing.assert_allclose(chain, [(1, 100), (2, 50), (8, 10), (64, 5)])
     told = {text.get_text(): text.xy for text in figure.axes[0].texts}
@@ -89,7 +90,7 @@ def test_the_chunk_sizes_of_two_functions_are_not_joined(frame_of):  # noqa: F81
         for module, factor in (("a", 1), ("b", 10))
         for chunk, memory, time in ((1, factor, 9 * factor), (2, 2 * factor, 4 * factor))
     ]
-    chains = lines(report.time_against_memory(frame_of(records)), fronts.CHAIN)
+    chains = lines(time_against_memory(Analysis(frame_of(records))), fronts.CHAIN)
     assert sorted(len(chain) for chain in chains) == [2, 2]
 
 
@@ -99,6 +100,6 @@ def test_ways_that_failed_alike_share_a_line(frame_of):  # noqa: F811
         *(failed("oom", f"way{number}", params=133) for number in range(10)),
         failed("timeout", "slow", params=133),
     ]
-    figure = report.time_against_memory(frame_of(records))
+    figure = time_against_memory(Analysis(frame_of(records)))
     assert [text.get_text() for text in figure.axes[0].texts] == ["timeout", "out of memory", "out of memory"]
     figure.draw_without_rendering()

@@ -7,10 +7,11 @@ import warnings
 import pytest
 import torch
 
-from harness import report
-from harness.analysis.table import DOUBT
+from harness.analysis.table import DOUBT, Analysis
 from harness.measure.warning_log import LONGEST, MOST, Listener, told
-from harness.report import latex
+from harness.report.latex import latex
+from harness.report.markdown import markdown
+from harness.report.readable import readable
 from harness.report.summary import summary
 from harness.truth.explanation import explained
 from tests.test_report import cell, frame_of, shown  # noqa: F401  frame_of is a fixture
@@ -125,17 +126,17 @@ def test_warnings_and_explanations_stand_with_the_row(frame_of):  # noqa: F811
             cell("c"),
         ]
     )
-    rows = report.readable(frame).set_index("method")
+    rows = readable(Analysis(frame)).set_index("method")
     assert rows["status"].to_dict() == {"a": "ok, warned", "b": "ok", "c": "ok"}
     assert rows["message"]["a"].startswith(BROADCAST)
     assert rows["message"]["b"] == "UserWarning: a performance drop; not by products: w (tied)"
     assert "target size" in shown(frame)
-    assert "warned: Python or torch warned" in report.tables.markdown(frame)
-    section = next(section for section in summary(frame) if "Warned" in section.title)
+    assert "warned: Python or torch warned" in markdown(Analysis(frame))
+    section = next(section for section in summary(Analysis(frame)) if "Warned" in section.title)
     assert section.sentences[0].startswith(f"1 rows on mlp: {BROADCAST}")
     assert len(section.sentences) == 1
-    assert "warned: torch warned that" in latex.latex(frame)
-    assert not any("Warned" in section.title for section in summary(frame_of([cell("c"), cell("d")])))
+    assert "warned: torch warned that" in latex(Analysis(frame))
+    assert not any("Warned" in section.title for section in summary(Analysis(frame_of([cell("c"), cell("d")]))))
 
 
 def test_a_logged_scalar_is_no_doubt(monkeypatch):

@@ -5,15 +5,22 @@ import json
 
 import pytest
 
-from harness import record, report, sweep
-from harness.analysis import coverage, crossovers, fits, history
-from harness.analysis.table import over_processes, prepared
+from harness import record, sweep
+from harness.analysis import history
+from harness.analysis.coverage import outcomes
+from harness.analysis.crossovers import crossovers
+from harness.analysis.distances import comparable
+from harness.analysis.fits import fits
+from harness.analysis.profiles import times_over_best
+from harness.analysis.speedups import speedups
+from harness.analysis.table import Analysis
 from harness.compare.verdicts import compare
 from harness.job import Job, Measure
 from harness.record import identity
 from harness.record.names import endings
-from harness.report import latex, speedups
-from harness.report.figures import disagreement, profile
+from harness.report.figures.curves import time_against_size
+from harness.report.latex import latex
+from harness.report.readable import readable
 from harness.report.summary import summary
 from tests.conftest import JOB
 from tests.test_report import cell, frame_of, shown  # noqa: F401  frame_of is a fixture
@@ -71,9 +78,9 @@ def test_every_field_of_a_job_is_decided_once():
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_one_field_at_a_time_parts_cells_in_tables(frame_of, name):  # noqa: F811
-    rows = over_processes(prepared(frame_of([seen(BASE), seen(of_job(name))])))
+    rows = Analysis(frame_of([seen(BASE), seen(of_job(name))])).cells
     assert len(rows) == (1 if name in identity.NO_PART else 2)
-    text = report.readable(frame_of([seen(BASE), seen(of_job(name))])).drop(columns=["time", "message"])
+    text = readable(Analysis(frame_of([seen(BASE), seen(of_job(name))]))).drop(columns=["time", "message"])
     assert not text.duplicated().any(), "what parts two rows is shown"
 
 
@@ -93,8 +100,8 @@ def test_options_in_another_order_are_the_same_cell(frame_of):  # noqa: F811
     orders = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
     for field in ("problem_options", "method_options", "measure"):
         records = [cell(**{field: json.dumps(order)}, round=number) for number, order in enumerate(orders)]
-        assert len(over_processes(prepared(frame_of(records)))) == 1
-        assert prepared(frame_of(records))["label"].nunique() == 1
+        assert len(Analysis(frame_of(records)).cells) == 1
+        assert Analysis(frame_of(records)).rows["label"].nunique() == 1
         assert len(compare(frame_of(records[:1]), frame_of(records[1:]))) == 1
 
 
@@ -121,7 +128,7 @@ def test_problems_are_called_by_what_tells_them_apart(frame_of, records, names):
 
 def test_a_row_of_conf_and_a_custom_problem_of_one_function_are_two(frame_of):  # noqa: F811
     records = [*functions("networks.mlp"), cell(problem_options="{}", problem_target="networks.mlp")]
-    assert sorted(report.readable(frame_of(records))["problem"]) == ["mlp", "networks.mlp"]
+    assert sorted(readable(Analysis(frame_of(records)))["problem"]) == ["mlp", "networks.mlp"]
 
 
 def test_the_shortest_end_of_a_path_that_no_other_has():
@@ -137,7 +144,7 @@ def test_one_method_by_several_functions_is_several(frame_of):  # noqa: F811
     ]
     frame = frame_of([*records, cell("mine", target="a.own", params=9), cell("other", params=9)])
     assert sorted(set(frame["label"])) == ["mine a", "mine b", "mine own", "other"]
-    assert len(report.readable(frame)) == 6
+    assert len(readable(Analysis(frame))) == 6
     whole = frame_of(
         [cell("mine", target=f"methods.mine.{quantity}", quantity=quantity) for quantity in ("hessian", "diagonal")]
     )
@@ -162,20 +169,20 @@ def sides():
 
 def test_no_statistic_of_a_report_takes_two_functions_together(frame_of):  # noqa: F811
     frame = frame_of([*sides()])
-    assert {fit.place for fit in fits.fits(frame)} == {"good", "bad"}
-    assert crossovers.crossovers(frame) == []
-    found = speedups.speedups(frame, "vmap_hvp")
+    assert {fit.place for fit in fits(Analysis(frame))} == {"good", "bad"}
+    assert crossovers(Analysis(frame)) == []
+    found = speedups(Analysis(frame), "vmap_hvp")
     assert {place: set(rows["speedup"]) for place, rows in found.groupby("place")} == {
         "good, hessian": {2.0},
         "bad, hessian": {0.2},
     }
-    assert len(profile.ratios(frame)) == 8
-    assert {title.split(",")[0] for title, _ in disagreement.comparable(frame)} == {"good", "bad"}
-    assert set(coverage.verdicts(frame)["case"]) == {"good", "bad"}
-    fastest = next(section.sentences for section in summary(frame) if section.title == "Fastest")
+    assert len(times_over_best(Analysis(frame))) == 8
+    assert {title.split(",")[0] for title, _ in comparable(Analysis(frame))} == {"good", "bad"}
+    assert set(outcomes(Analysis(frame))["network"]) == {"good", "bad"}
+    fastest = next(section.sentences for section in summary(Analysis(frame)) if section.title == "Fastest")
     assert sum(sentence.startswith(("good, ", "bad, ")) for sentence in fastest) == 8
-    assert [ax.get_title() for ax in report.time_against_size(frame).axes] == ["bad, hessian", "good, hessian"]
-    assert latex.latex(frame).count(r"\begin{xltabular}") == 2
+    assert [ax.get_title() for ax in time_against_size(Analysis(frame)).axes] == ["bad, hessian", "good, hessian"]
+    assert latex(Analysis(frame)).count(r"\begin{xltabular}") == 2
     text = shown(frame)
     assert "good" in text
     assert "bad" in text
@@ -207,7 +214,7 @@ def test_records_without_functions_match_those_that_have_them(frame_of):  # noqa
     old = cell(target=None)
     new = cell(problem_target="harness.problems.networks.mlp")
     assert len(compare(frame_of([old]), frame_of([new]))) == 1
-    assert len(over_processes(prepared(frame_of([old, new | {"round": 1}])))) == 1
+    assert len(Analysis(frame_of([old, new | {"round": 1}])).cells) == 1
 
 
 def test_a_limit_or_sampling_in_several_ways_parts_cells_of_a_comparison(frame_of):  # noqa: F811

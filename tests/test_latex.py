@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from harness import record, report
-from harness.report import growth, latex, speedups
+from harness.analysis.speedups import speedups
+from harness.analysis.table import Analysis
+from harness.report import speedups as speedup_tables
 from harness.report.figures.page_size import chosen
+from harness.report.files import write
+from harness.report.growth import growth
+from harness.report.latex import PACKAGES, _breakable, latex, tex
 from tests.grown import grown, loaded
 from tests.test_report import HOSTILE, METHODS, WIDTHS, cell, failed, frame_of, misspelt, sweep  # noqa: F401  a fixture
 
@@ -42,7 +47,7 @@ def test_the_best_right_time_of_each_size_is_bold(frame_of):  # noqa: F811
     records = [cell("quick", width, times_s=[1e-3], status="wrong") for width in WIDTHS]
     records += [cell("right", width, times_s=[width / 1000]) for width in WIDTHS]
     records += [cell("slow", width, times_s=[1.0]) for width in (*WIDTHS, 64)]
-    ((_, _, _, head, rows),) = tables(latex.latex(frame_of(records)))
+    ((_, _, _, head, rows),) = tables(latex(Analysis(frame_of(records))))
     marked = [(row[head.index("method")], found) for row, found in zip(rows, bold(rows), strict=True) if found]
     assert marked == [*(("right", [text]) for text in ("4.00", "8.00", "16.0", "32.0")), ("slow", ["1000"])]
     assert [row[0] for row in rows if row[0].startswith(r"\midrule")] == [
@@ -52,7 +57,7 @@ def test_the_best_right_time_of_each_size_is_bold(frame_of):  # noqa: F811
 
 def test_settings_and_problems_are_tables_of_their_own_with_labels_of_their_own(frame_of):  # noqa: F811
     records = [cell(problem=problem, dtype=dtype) for problem in ("a b", "a-b") for dtype in ("float32", "float64")]
-    found = tables(latex.latex(frame_of(records)))
+    found = tables(latex(Analysis(frame_of(records))))
     assert [label for _, label, *_ in found] == [
         "tab:a-b-hessian-float32",
         "tab:a-b-hessian-float64",
@@ -63,7 +68,7 @@ def test_settings_and_problems_are_tables_of_their_own_with_labels_of_their_own(
 
 
 def test_the_caption_names_what_numbers_depend_on(frame_of):  # noqa: F811
-    ((caption, *_),) = tables(latex.latex(frame_of(sweep())))
+    ((caption, *_),) = tables(latex(Analysis(frame_of(sweep()))))
     assert all(
         text in caption
         for text in ("mlp", "hessian", "torch 2.13.0", "EPYC", "threads 1", "allocator default", "float32")
@@ -82,30 +87,32 @@ def test_each_table_has_a_caption_of_its_own_that_tells_its_setting(frame_of):  
     ]
     titles = [
         caption.partition("$P=")[0]
-        for caption, *_ in tables(latex.latex(frame_of([cell(**setting) for setting in settings])))
+        for caption, *_ in tables(latex(Analysis(frame_of([cell(**setting) for setting in settings]))))
     ]
     assert len(set(titles)) == len(settings)
     for setting in ("cuda", "interpreter /py", "threads 2", "commit 1a2b3c4d", "subset=4", "memory_limit 1 GB"):
-        (title,) = (title for title in titles if latex._breakable(setting) in title)
+        (title,) = (title for title in titles if _breakable(setting) in title)
         assert title.startswith("mlp, hessian")
 
 
 def test_a_long_name_may_be_broken(frame_of):  # noqa: F811
     ((*_, rows),) = tables(
-        latex.latex(frame_of([cell("one_two", method_options='{"a": 1}'), cell("one_two", method_options='{"a": 2}')]))
+        latex(
+            Analysis(frame_of([cell("one_two", method_options='{"a": 1}'), cell("one_two", method_options='{"a": 2}')]))
+        )
     )
     assert rows[0][0] == r"one\_\allowbreak{}two a=\allowbreak{}1"
 
 
 def test_intervals_stand_only_where_several_processes_ran(frame_of):  # noqa: F811
     rounds = [cell(round=number, times_s=[float(number)] * 3) for number in (1, 2, 3)]
-    ((caption, _, _, head, rows),) = tables(latex.latex(frame_of([*rounds, cell("once", times_s=[7.0])])))
+    ((caption, _, _, head, rows),) = tables(latex(Analysis(frame_of([*rounds, cell("once", times_s=[7.0])]))))
     assert [row[head.index("time (ms)") :][:3] for row in rows] == [
         [r"\bfseries 2000", "1000", "3000"],
         ["7000", "{--}", "{--}"],
     ]
     assert "interval" in caption
-    ((caption, _, _, head, _),) = tables(latex.latex(frame_of(sweep())))
+    ((caption, _, _, head, _),) = tables(latex(Analysis(frame_of(sweep()))))
     assert "from" not in head
     assert "interval" not in caption
     assert "gradients: " in caption
@@ -124,7 +131,7 @@ def test_intervals_stand_only_where_several_processes_ran(frame_of):  # noqa: F8
     ],
 )
 def test_failures_are_words(frame_of, status, word):  # noqa: F811
-    ((_, _, columns, _, rows),) = tables(latex.latex(frame_of([cell(), failed(status, width=8)])))
+    ((_, _, columns, _, rows),) = tables(latex(Analysis(frame_of([cell(), failed(status, width=8)]))))
     (row,) = (row for row in rows if "naive" in row[0])
     assert row[-1] == word
     assert {entry for entry, column in zip(row, columns, strict=True) if column.startswith("S")} == {"{--}"}
@@ -137,7 +144,7 @@ def test_numbers_fit_their_columns(frame_of):  # noqa: F811
         cell("far", relative_error=1.5e-120),
         cell("endless", times_s=[float("inf")]),
     ]
-    text = latex.latex(frame_of([*sweep(), *odd, cell("many", round=1), cell("many", round=2)]))
+    text = latex(Analysis(frame_of([*sweep(), *odd, cell("many", round=1), cell("many", round=2)])))
     ((_, _, columns, _, rows),) = tables(text)
     for place, column in enumerate(columns):
         if column.startswith("S"):
@@ -152,18 +159,18 @@ def test_numbers_fit_their_columns(frame_of):  # noqa: F811
 @pytest.mark.parametrize("character", list("\\{}$&#%_~^<>|\"'`-[]*\n\t\r\x00\x1b\u202e数é…"))
 def test_a_name_is_no_command(character):
     """Whatever is special to TeX is so only as part of what `tex` writes."""
-    written = latex.tex(f"a{character}b")
+    written = tex(f"a{character}b")
     assert written.isascii()
     assert written.isprintable()
     known = r"\\text[a-z]+\{\}|\\[_&%$#{}]|\{(?:''|['\-\[\]*])\}"
     assert re.sub(known, "", written).isalnum() or character.isspace()
-    assert len(set(map(latex.tex, ("ab", f"a{character}b")))) == 2
+    assert len(set(map(tex, ("ab", f"a{character}b")))) == 2
 
 
 def test_hostile_records_make_whole_tables(frame_of):  # noqa: F811
     end = r"\end{xltabular}\input{/etc/passwd} & \\ [9cm] %"
     frame = frame_of([cell(end), failed("error", HOSTILE, message=end), cell(problem=HOSTILE, dtype=end, cpu=HOSTILE)])
-    text = latex.latex(frame)
+    text = latex(Analysis(frame))
     found = tables(text)
     assert sum(len(rows) for *_, rows in found) == 3
     assert text.count(r"\end{xltabular}") == len(found)
@@ -178,7 +185,7 @@ def test_hostile_records_make_whole_tables(frame_of):  # noqa: F811
     ids=["one", "failed", "misspelt", "first only", "endless"],
 )
 def test_sparse_runs_make_tables(frame_of, records):  # noqa: F811
-    ((*_, rows),) = tables(latex.latex(frame_of(records)))
+    ((*_, rows),) = tables(latex(Analysis(frame_of(records))))
     assert len(rows) == 1
 
 
@@ -186,7 +193,7 @@ def test_growth_crossovers_what_fits_and_speed_ups_are_tables(tmp_path):
     slow, fast = (grown(*way, rounds=3) for way in (("naive_loop", 1.0, 1e-6 * 510), ("vmap_hvp", 2.0, 1e-6)))
     flat = grown("a_b", 1.0, 1.0, tensor_peak_bytes=10**6)
     frame = loaded(tmp_path, [*slow, *fast, *flat])
-    exponents, crossed, fitting = tables(growth.growth(frame, 0.2).latex())
+    exponents, crossed, fitting = tables(growth(Analysis(frame), 0.2).latex())
     assert [label for _, label, *_ in (exponents, crossed, fitting)] == [
         "tab:growth-mlp",
         "tab:crossovers-mlp",
@@ -204,7 +211,7 @@ def test_growth_crossovers_what_fits_and_speed_ups_are_tables(tmp_path):
         [r"naive\_\allowbreak{}loop", "tensor peak", "16000", "fit followed no further"],
         [r"vmap\_\allowbreak{}hvp", "tensor peak", "5000", ""],
     ]
-    ((caption, label, _, head, rows),) = tables(speedups.tables(speedups.speedups(frame, "a_b"), frame, "a_b"))
+    ((caption, label, _, head, rows),) = tables(speedup_tables.tables(speedups(Analysis(frame), "a_b"), frame, "a_b"))
     assert caption.startswith(r"mlp, hessian. Times as fast as a\_b")
     assert (label, head[1:]) == ("tab:speedups-mlp", ["method", "times as fast", "from", "to", "processes"])
     assert [row[0] for row in rows][:3] == ["100", "", r"\midrule 200"]
@@ -214,7 +221,7 @@ def test_growth_crossovers_what_fits_and_speed_ups_are_tables(tmp_path):
 def test_hostile_records_make_whole_tables_of_growth(tmp_path):
     end = r"\end{xltabular}\input{/etc/passwd} & \\ [9cm] %"
     frame = loaded(tmp_path, [entry for name in (end, HOSTILE, "123", "٣") for entry in grown(name, 1.5, problem=end)])
-    text = growth.growth(frame, 8.0).latex() + speedups.tables(speedups.speedups(frame, end), frame, end)
+    text = growth(Analysis(frame), 8.0).latex() + speedup_tables.tables(speedups(Analysis(frame), end), frame, end)
     assert [len(rows) for *_, rows in tables(text)] == [8, 4, 15]
     assert text.count(r"\input") == 0
     assert text.isascii()
@@ -228,9 +235,9 @@ def test_a_paper_compiles_with_the_tables_and_figures_of_two_baselines(frame_of,
     hostile = frame_of([cell(name, problem=odd, dtype=odd) for name in names])
     frames = {"quick": record.load(BASELINES / "quick.jsonl"), "hvp": record.load(BASELINES / "hvp_paper.jsonl")}
     for name, frame in {**frames, "hostile": hostile}.items():
-        report.write(frame, tmp_path / name, chosen("paper", 4.7), frame["label"].iloc[-1], 8.0)
+        write(Analysis(frame), tmp_path / name, chosen("paper", 4.7), frame["label"].iloc[-1], 8.0)
     (tmp_path / "paper.tex").write_text(rf"""\documentclass{{article}}
-\usepackage{{{latex.PACKAGES},graphicx}}
+\usepackage{{{PACKAGES},graphicx}}
 \begin{{document}}
 \input{{quick/table}} \input{{hvp/table}} Table~\ref{{tab:mlp-layernorm-hessian}}.
 

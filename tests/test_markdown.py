@@ -5,9 +5,11 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from harness.analysis import coverage
-from harness.analysis.table import escaped, plain
-from harness.report import tables
+from harness.analysis.table import Analysis
+from harness.record import plain
+from harness.report import coverage_table
+from harness.report.markdown import markdown
+from harness.text import escaped
 from tests.test_report import cell, failed, frame_of  # noqa: F401  frame_of is a fixture
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -48,7 +50,7 @@ def test_text_of_records_is_shown_as_it_is_by_both_tables(frame_of, text):  # no
         failed("oom", message=text, problem=text),
     ]
     shown = plain(text)
-    for written in (tables.markdown(frame_of(records)), coverage.table(frame_of(records))):
+    for written in (markdown(Analysis(frame_of(records))), coverage_table.markdown(Analysis(frame_of(records)))):
         found = [entry.replace("\u200b", "") for entry in parsed(written)]
         assert shown in found
         assert any(entry.startswith("torch") and shown in entry for entry in found), "the line of the environment"
@@ -57,7 +59,7 @@ def test_text_of_records_is_shown_as_it_is_by_both_tables(frame_of, text):  # no
 
 def test_the_tables_have_their_own_emphasis_only(frame_of):  # noqa: F811
     wrong = cell("a*", problem="p", status="wrong", relative_error=0.5)
-    text = coverage.table(frame_of([wrong, cell("b", problem="p")]))
+    text = coverage_table.markdown(Analysis(frame_of([wrong, cell("b", problem="p")])))
     assert text.count("**50%**") == 1
 
 
@@ -80,12 +82,14 @@ def test_a_name_that_looks_like_a_number_is_none(frame_of):  # noqa: F811
         failed(status, "1e5", problem=problem, message="none")
         for status, problem in (("oom", "007"), ("unsupported", "1e3"))
     ]
-    found = parsed(coverage.table(frame_of(records)))
+    found = parsed(coverage_table.markdown(Analysis(frame_of(records))))
     assert {"1e5", "007", "1e3"} <= set(found)
     assert not {"100000", "7", "1000"} & set(found)
 
 
 def test_a_cut_cause_ends_no_table(frame_of):  # noqa: F811
-    text = coverage.table(frame_of([failed("oom", "a", message="x" * 109 + "|" * 9, problem="p"), cell("b")]))
+    text = coverage_table.markdown(
+        Analysis(frame_of([failed("oom", "a", message="x" * 109 + "|" * 9, problem="p"), cell("b")]))
+    )
     (line,) = (line for line in text.splitlines() if line.startswith("| a ") and "xxx" in line)
     assert len(re.findall(r"(?<!\\)\|", line)) == 5

@@ -7,9 +7,11 @@ import re
 import pytest
 from matplotlib.text import Text
 
-from harness import report
-from harness.report.figures import curves
+from harness.analysis.table import Analysis
+from harness.report.figures.canvas import save
+from harness.report.figures.curves import time_against_size
 from harness.report.figures.page_size import chosen, inches
+from tests.drawing import drawn
 from tests.test_report import METHODS, WIDTHS, cell, frame_of, run, stored, sweep  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -65,26 +67,26 @@ MAPS = ("coverage", "disagreement")
 def test_text_has_its_size_and_its_place(frame_of, name, style, width_in):  # noqa: F811
     medium = chosen(style, width_in)
     records = [entry | {"sketch": [1.0] * 32} for entry in sweep() if name not in MAPS or entry["method"] != METHODS[0]]
-    figure = getattr(report, name)(frame_of(records), *CURVES.get(name, ()), medium=medium)
+    figure = drawn(name, frame_of(records), medium, *CURVES.get(name, ()))
     figure.draw_without_rendering()
     assert figure.get_size_inches()[0] == medium.width_in
     texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
     sizes = [text.get_fontsize() for text in texts]
     assert max(sizes) < 8.01 if style != "talk" else min(sizes) > (9 if name in MAPS else 10)
-    drawn = [
+    boxes = [
         *(legend.get_window_extent() for legend in figure.legends),
         figure.axes[0].get_tightbbox(),
         next(text for text in figure.texts if "EPYC" in text.get_text()).get_window_extent(),
     ]
-    assert not any(one.overlaps(other) for place, one in enumerate(drawn) for other in drawn[:place])
-    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 + 1 for box in drawn)
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 + 1 for box in boxes)
     assert figure.axes[0].get_window_extent().height > (0.15 if name in MAPS else 1.2) * figure.dpi
 
 
 def test_panels_wrap_where_they_would_be_too_narrow(frame_of):  # noqa: F811
     frame = frame_of([cell(width=width, problem=f"problem_{number}") for number in range(4) for width in WIDTHS])
     for medium, columns in ((chosen(None, None), 2), (chosen("paper", 3.3), 2), (chosen("paper", 2.5), 1)):
-        figure = report.time_against_size(frame, medium)
+        figure = time_against_size(Analysis(frame), medium)
         figure.draw_without_rendering()
         assert figure.axes[0].get_gridspec().ncols == columns
         labels = [text.get_window_extent() for text in figure.axes[-1].get_xticklabels() if text.get_text()]
@@ -94,14 +96,14 @@ def test_panels_wrap_where_they_would_be_too_narrow(frame_of):  # noqa: F811
 def test_lines_are_thicker_in_a_talk(frame_of):  # noqa: F811
     frame = frame_of(sweep())
     widths = [
-        report.time_against_size(frame, chosen(style, None)).axes[0].lines[0].get_linewidth()
+        time_against_size(Analysis(frame), chosen(style, None)).axes[0].lines[0].get_linewidth()
         for style in (None, "paper", "talk")
     ]
     assert widths[0] == widths[1] < widths[2]
 
 
 def test_files_have_the_width(frame_of, tmp_path):  # noqa: F811
-    figure = report.time_against_size(frame_of(sweep()), chosen("paper", 3.5))
-    _, pdf, svg = curves.save(figure, tmp_path / "figure")
+    figure = time_against_size(Analysis(frame_of(sweep())), chosen("paper", 3.5))
+    _, pdf, svg = save(figure, tmp_path / "figure")
     assert re.search(rb"/MediaBox \[ ?0 0 252 ", pdf.read_bytes())
     assert 'width="252pt"' in svg.read_text()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import record, report
-from harness.report.web import page
+from harness import record
+from harness.analysis.table import Analysis
+from harness.report.files import write
+from harness.report.web.page import WEB, aligned, page
 from tests.test_report import cell, failed, frame_of, misspelt, sweep  # noqa: F401  frame_of is a fixture
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -65,7 +67,7 @@ class Parsed(html.parser.HTMLParser):
 
 @pytest.fixture
 def parsed_of(frame_of):  # noqa: F811
-    return lambda records, figures=None, skipped=(): Parsed(page.page(frame_of(records), figures or {}, skipped))
+    return lambda records, figures=None, skipped=(): Parsed(page(Analysis(frame_of(records)), figures or {}, skipped))
 
 
 def test_numbers_are_those_of_the_records(parsed_of, frame_of):  # noqa: F811
@@ -91,10 +93,10 @@ def test_numbers_are_those_of_the_records(parsed_of, frame_of):  # noqa: F811
 
 
 def test_decimals_are_below_one_another():
-    texts = page.aligned(["1.25", "", "300", "0.5"])
+    texts = aligned(["1.25", "", "300", "0.5"])
     assert [text.rstrip("\u2007\u2008") for text in texts] == ["1.25", "", "300", "0.5"]
     assert {len(text) - (text + ".").replace("\u2008", ".").index(".") for text in texts if text} == {3}
-    assert page.aligned(["12", "3"]) == ["12", "3"]
+    assert aligned(["12", "3"]) == ["12", "3"]
 
 
 def test_times_are_in_one_unit(parsed_of):
@@ -151,10 +153,10 @@ def test_controls_have_names_and_headings_a_scope(parsed_of):
     parsed = parsed_of(sweep())
     assert [attributes["lang"] for tag, attributes in parsed.tags if tag == "html"] == ["en"]
     assert [tag for tag, _ in parsed.tags].count("label") == sum(tag in ("input", "select") for tag, _ in parsed.tags)
-    table = (page.WEB / "table.js").read_text()
+    table = (WEB / "table.js").read_text()
     assert '{ scope: "col" }' in table
     assert 'scope: "row" }' in table
-    assert "innerHTML" not in table + (page.WEB / "chart.js").read_text()
+    assert "innerHTML" not in table + (WEB / "chart.js").read_text()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_the_report_writes_it_with_every_figure_the_same_each_time(frame_of, tmp
     first, second = (
         (tmp_path / name / "index.html").read_text(encoding="utf-8")
         for name in ("a", "b")
-        if report.write(frame, tmp_path / name)
+        if write(Analysis(frame), tmp_path / name)
     )
     assert first == second
     images = [attributes for tag, attributes in Parsed(first).tags if tag == "img"]
@@ -219,7 +221,7 @@ def opened(browser, tmp_path):
         blank = dict.fromkeys(record.NAMES) | {"schema_version": record.SCHEMA_VERSION}
         stored.write_text("".join(json.dumps(blank | entry) + "\n" for entry in records))
         frame = record.load(stored)
-        (tmp_path / "index.html").write_text(page.page(frame, {"coverage": "<svg/>"}, ()), encoding="utf-8")
+        (tmp_path / "index.html").write_text(page(Analysis(frame), {"coverage": "<svg/>"}, ()), encoding="utf-8")
         tab = browser.new_page(**options)
         tab.add_init_script("delete Map.groupBy")  # Safari has it since 17.4, Firefox since 119
         tab.on("request", lambda request: asked.append(request.url))

@@ -13,6 +13,7 @@ import pytest
 from harness import report
 from harness.record import plain
 from harness.record.__main__ import main as print_records
+from harness.report.command import main
 from tests.test_report import cell, run, stored, sweep
 
 START = b'{"schema_version": 5, "status": "ok", '
@@ -82,7 +83,7 @@ def test_every_file_has_its_records_and_every_input_its_hash(run_folder, tmp_pat
     baseline = tmp_path / "base line:1.jsonl"
     baseline.write_text(capsys.readouterr().out)
     single = run_folder / "cell000" / "record.json"
-    assert report.main([str(baseline), str(single), "--out", str(tmp_path / "out")]) == 0
+    assert main([str(baseline), str(single), "--out", str(tmp_path / "out")]) == 0
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert told["inputs"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (baseline, single)}
     files = [name for group in told["written"] for name in group["files"]]
@@ -98,10 +99,10 @@ def test_every_file_has_its_records_and_every_input_its_hash(run_folder, tmp_pat
 
 
 def test_bad_files_beside_good_ones_are_one(run_folder, tmp_path, capsys):
-    assert report.main([str(run_folder), "--out", str(tmp_path / "good")]) == 0
+    assert main([str(run_folder), "--out", str(tmp_path / "good")]) == 0
     table = capsys.readouterr().out.partition("\n/")[0]
     bad = spoil(run_folder)
-    assert report.main([str(run_folder), "--out", str(tmp_path / "out")]) == 1
+    assert main([str(run_folder), "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr()
     lines = said.err.splitlines()
     assert len(lines) == len(bad)
@@ -121,7 +122,7 @@ def test_bad_lines_beside_good_ones_are_one(run_folder, tmp_path, capsys):
     bad = [content for content in BAD.values() if content]
     baseline = tmp_path / "base.jsonl"
     baseline.write_bytes(b"\n".join([*bad, *good]))
-    assert report.main([str(baseline), "--out", str(tmp_path / "out")]) == 1
+    assert main([str(baseline), "--out", str(tmp_path / "out")]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(bad)
     assert all(f"{baseline}:{number} " in line for number, line in enumerate(lines, 1))
@@ -132,8 +133,8 @@ def test_bad_lines_beside_good_ones_are_one(run_folder, tmp_path, capsys):
 def test_bad_files_alone_are_two(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     spoil(tmp_path / "run")
-    assert report.main([str(tmp_path / "run")]) == 2
-    assert report.main([str(tmp_path / "none")]) == 2
+    assert main([str(tmp_path / "run")]) == 2
+    assert main([str(tmp_path / "none")]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert len(said.err.splitlines()) == 2
@@ -145,17 +146,17 @@ def test_the_latest_run_is_told_by_its_own_name(run_folder, tmp_path, monkeypatc
     (tmp_path / "LAST").symlink_to(run_folder.name)
     monkeypatch.chdir(tmp_path)
     for given, expected in (("LAST", "run"), (str(tmp_path / "LAST"), str(run_folder))):
-        assert report.main([given, "--out", "out"]) == 0
+        assert main([given, "--out", "out"]) == 0
         files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
         assert not any(b"LAST" in content for content in files.values())
         told = json.loads(files["report.json"])
         assert shlex.split(told["command"])[3] == expected
         assert min(told["inputs"]) == f"{expected}/cell000/record.json"
-        assert report.main(shlex.split(told["command"])[3:]) == 0
+        assert main(shlex.split(told["command"])[3:]) == 0
         assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
 
 
 def test_help_tells_the_exit_status(capsys):
     with pytest.raises(SystemExit):
-        report.main(["--help"])
+        main(["--help"])
     assert "Exit status: 0; 1 where" in capsys.readouterr().out

@@ -16,15 +16,29 @@ from matplotlib.colors import to_rgb
 from rich.console import Console
 
 from harness import record, report
-from harness.analysis.table import interval
-from harness.report import tables
-from harness.report.figures import curves, style
+from harness.analysis.intervals import interval
+from harness.analysis.table import Analysis
+from harness.report import csv as table_csv
+from harness.report.command import main
+from harness.report.figures import style
+from harness.report.figures.canvas import save
+from harness.report.figures.curves import (
+    error_against_size,
+    memory_against_size,
+    time_against_memory,
+    time_against_size,
+)
+from harness.report.files import write
+from harness.report.markdown import markdown
+from harness.report.readable import MEASURED, readable
+from harness.report.terminal import terminal
+from harness.text import duration
+from tests.drawing import AGAINST, drawn
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 METHODS = ("create_graph_rows", "func_hessian", "naive_loop", "vmap_hvp", "vmap_hvp_reverse")
 WIDTHS = (4, 8, 16, 32)
-FIGURES = ("time_against_size", "memory_against_size", "error_against_size", "time_against_memory")
 
 
 def cell(method="vmap_hvp", width=8, **changes):
@@ -111,7 +125,7 @@ def frame_of(tmp_path):
 
 def shown(frame, width=120):
     console = Console(file=io.StringIO(), width=width)
-    report.terminal(frame, console)
+    terminal(Analysis(frame), console)
     return console.file.getvalue()
 
 
@@ -162,7 +176,7 @@ def test_command_writes_every_file(tmp_path):
         "table.csv",
         "table.md",
         "table.tex",
-        *(f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "svg")),
+        *(f"{name}.{kind}" for name in AGAINST for kind in ("pdf", "png", "svg")),
     }
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all(path.stat().st_size > 100 for path in (tmp_path / "out").iterdir())
@@ -171,10 +185,13 @@ def test_command_writes_every_file(tmp_path):
 
 def test_only_the_terminal_without_out_and_without_seaborn(tmp_path, capsys):
     run_folder = stored(tmp_path / "run", sweep())
-    assert report.main([str(run_folder)]) == 0
+    assert main([str(run_folder)]) == 0
     assert "timeout" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
-    code = "import sys, harness.report as r; r.main(sys.argv[1:]); print({'seaborn', 'torch'} & set(sys.modules))"
+    code = (
+        "import sys; from harness.report.command import main; main(sys.argv[1:]);"
+        "print({'seaborn', 'torch'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(run_folder)],
         capture_output=True,
@@ -188,7 +205,7 @@ def test_only_the_terminal_without_out_and_without_seaborn(tmp_path, capsys):
 def test_nothing_to_load_is_two(tmp_path, capsys, content):
     if content is not None:
         (tmp_path / "record.json").write_text(content)
-    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("harness.report: ")
@@ -198,24 +215,24 @@ def test_nothing_to_load_is_two(tmp_path, capsys, content):
 
 def test_tables_have_every_record(frame_of):
     frame = frame_of([*sweep(), misspelt()])
-    rows = list(csv.DictReader(io.StringIO(tables.csv(frame))))
+    rows = list(csv.DictReader(io.StringIO(table_csv.csv(Analysis(frame)))))
     assert [(row["method"], row["status"], row["params"]) for row in rows] == [
         (method, status, "" if params != params else f"{params:.0f}")
         for method, status, params in zip(frame["method"], frame["status"], frame["params"], strict=True)
     ]
     assert [float(row["median_s"] or "nan") for row in rows] == pytest.approx(frame["median_s"].tolist(), nan_ok=True)
-    lines = tables.markdown(frame).splitlines()
+    lines = markdown(Analysis(frame)).splitlines()
     assert "allocator" not in lines[0]  # that of the misspelt row is unknown, not another one
     assert sum(line.startswith("| mlp") for line in lines) == len(frame)
     (slow,) = (line for line in lines if "timeout |" in line)
     assert "| 517 |" in slow  # P is that of the other rows with the same options
-    assert slow.count("timeout") == 1 + len(tables.MEASURED) + 1  # status, every number, the message
+    assert slow.count("timeout") == 1 + len(MEASURED) + 1  # status, every number, the message
     assert "…" in slow
 
 
 def test_each_heading_of_the_csv_is_one_column(frame_of):
     frame = frame_of([cell(samples=64, warmup_s=[0.1, 0.2], events_s=[0.3], sketch=[1.0] * 32), failed()])
-    (headings, *rows) = csv.reader(io.StringIO(tables.csv(frame)))
+    (headings, *rows) = csv.reader(io.StringIO(table_csv.csv(Analysis(frame))))
     assert len(set(headings)) == len(headings)
     counts = [
         ("samples", "64", ""),
@@ -229,12 +246,22 @@ def test_each_heading_of_the_csv_is_one_column(frame_of):
 
 
 def test_table_numbers(frame_of):
-    readable = report.readable(
-        frame_of(
-            [cell(times_s=[0.0412], first_s=1.26, tensor_peak_bytes=3 * 2**20, output_bytes=2**20, relative_error=0.0)]
+    shown = readable(
+        Analysis(
+            frame_of(
+                [
+                    cell(
+                        times_s=[0.0412],
+                        first_s=1.26,
+                        tensor_peak_bytes=3 * 2**20,
+                        output_bytes=2**20,
+                        relative_error=0.0,
+                    )
+                ]
+            )
         )
     )
-    assert readable.iloc[0][["time", "first call", "gradients", "peak MiB", "outputs", "error"]].tolist() == [
+    assert shown.iloc[0][["time", "first call", "gradients", "peak MiB", "outputs", "error"]].tolist() == [
         "41.2 ms",
         "1.26 s",
         "412",
@@ -242,28 +269,28 @@ def test_table_numbers(frame_of):
         "3",
         "0",
     ]
-    assert [tables.duration(seconds) for seconds in (2e-6, 9.999e-4, 0.9999, 123.4)] == ["2 µs", "1 ms", "1 s", "123 s"]
+    assert [duration(seconds) for seconds in (2e-6, 9.999e-4, 0.9999, 123.4)] == ["2 µs", "1 ms", "1 s", "123 s"]
 
 
 def test_table_is_sorted_by_time_within_a_size(frame_of):
-    readable = report.readable(frame_of(sweep()))
-    assert readable["P"].astype(int).is_monotonic_increasing
+    shown = readable(Analysis(frame_of(sweep())))
+    assert shown["P"].astype(int).is_monotonic_increasing
     times = frame_of(sweep()).sort_values("median_s")
-    assert list(readable["method"][readable["P"] == "69"]) == list(times["method"][times["params"] == 69])
+    assert list(shown["method"][shown["P"] == "69"]) == list(times["method"][times["params"] == 69])
 
 
 def test_rounds_are_one_row_and_threads_are_told_apart_in_tables(frame_of):
     rounds = [cell(round=number, times_s=[float(number)] * 3) for number in (1, 2, 3)]
-    readable = report.readable(frame_of([*rounds, cell(threads=2, times_s=[7.0])]))
+    shown = readable(Analysis(frame_of([*rounds, cell(threads=2, times_s=[7.0])])))
     columns = ["threads", "processes", "time", "from", "to"]
-    assert readable[columns].values.tolist() == [["1", "3", "2 s", "1 s", "3 s"], ["2", "1", "7 s", "7 s", "7 s"]]
+    assert shown[columns].values.tolist() == [["1", "3", "2 s", "1 s", "3 s"], ["2", "1", "7 s", "7 s", "7 s"]]
 
 
 def test_a_round_that_failed_is_not_hidden_by_the_others(frame_of):
-    readable = report.readable(
-        frame_of([cell(), failed("crashed", "func_hessian", 4, round=1), cell("func_hessian", 4)])
+    shown = readable(
+        Analysis(frame_of([cell(), failed("crashed", "func_hessian", 4, round=1), cell("func_hessian", 4)]))
     )
-    assert sorted(readable["status"]) == ["crashed", "ok"]
+    assert sorted(shown["status"]) == ["crashed", "ok"]
 
 
 def test_the_interval_over_processes_is_that_of_order_statistics():
@@ -276,13 +303,13 @@ def test_contention_is_flagged(frame_of):
     starved = cell(sampling_wall_s=1.0, sampling_cpu_s=0.5)
     calm = cell("other", sampling_wall_s=1.0, sampling_cpu_s=0.99, cpu_pressure=0.01)
     frame = frame_of([starved, calm])
-    flagged = report.readable(frame).set_index("method")["time"].str.endswith("*")
+    flagged = readable(Analysis(frame)).set_index("method")["time"].str.endswith("*")
     assert flagged.sum() == 1
     assert not flagged["other"]
-    assert "measured under contention" in texts(report.time_against_size(frame))
-    assert "measured under contention" not in texts(report.memory_against_size(frame))
+    assert "measured under contention" in texts(time_against_size(Analysis(frame)))
+    assert "measured under contention" not in texts(memory_against_size(Analysis(frame)))
     assert "* measured under contention" in shown(frame)
-    assert "measured under contention" in tables.markdown(frame)
+    assert "measured under contention" in markdown(Analysis(frame))
 
 
 def test_terminal_fits_and_tells_one_failure_in_full(frame_of):
@@ -305,9 +332,9 @@ def test_terminal_fits_and_tells_one_failure_in_full(frame_of):
 )
 def test_curves_are_the_records(frame_of, name, column, scale):
     frame = frame_of(sweep())
-    drawn = lines_of(getattr(report, name)(frame), frame)
-    assert set(drawn) == set(METHODS)
-    for label, (x, y) in drawn.items():
+    found = lines_of(drawn(name, frame), frame)
+    assert set(found) == set(METHODS)
+    for label, (x, y) in found.items():
         rows = frame[(frame["label"] == label) & frame[column].notna()].sort_values("params")
         numpy.testing.assert_allclose(x, rows["params"])
         numpy.testing.assert_allclose(y, rows[column] * scale)
@@ -315,7 +342,7 @@ def test_curves_are_the_records(frame_of, name, column, scale):
 
 def test_time_against_memory(frame_of):
     frame = frame_of(sweep())
-    figure = report.time_against_memory(frame)
+    figure = time_against_memory(Analysis(frame))
     x, y = lines_of(figure, frame)["func_hessian"]
     rows = frame[frame["label"] == "func_hessian"].sort_values("params")
     numpy.testing.assert_allclose(x, rows["tensor_peak_bytes"] / 2**20)
@@ -326,7 +353,7 @@ def test_time_against_memory(frame_of):
 def test_rounds_make_one_point_with_their_interval(frame_of):
     samples = [[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]
     frame = frame_of([cell(round=number, times_s=times) for number, times in enumerate(samples)])
-    figure = report.time_against_size(frame)
+    figure = time_against_size(Analysis(frame))
     ((_, y),) = lines_of(figure, frame).values()
     assert list(y) == [4.0]
     (bar,) = figure.axes[0].collections[0].get_segments()
@@ -341,7 +368,7 @@ def test_failures_are_marked_at_their_size(frame_of):
         misspelt(),
         cell("tensors", 8, tensor_peak_bytes=None),
     ]
-    figure = report.time_against_size(frame_of(records))
+    figure = time_against_size(Analysis(frame_of(records)))
     assert letters(figure) == [("M", 69), ("T", 517), ("U", 261)]
     assert {
         "timeout (above its P)",
@@ -351,11 +378,11 @@ def test_failures_are_marked_at_their_size(frame_of):
         "vmp_hvp",
     } <= set(texts(figure))
     assert "P is unknown: 1 error" in figure.get_supxlabel().replace("\n", " ")
-    assert ("?", 133) in letters(report.memory_against_size(frame_of(records)))
+    assert ("?", 133) in letters(memory_against_size(Analysis(frame_of(records))))
 
 
 def test_failures_lie_within_the_axes_width(frame_of):
-    figure = report.time_against_size(frame_of([cell(), failed("timeout", "vmap_hvp", 512, params=8197)]))
+    figure = time_against_size(Analysis(frame_of([cell(), failed("timeout", "vmap_hvp", 512, params=8197)])))
     low, high = figure.axes[0].get_xlim()
     assert low < 133 < 8197 < high
 
@@ -368,18 +395,18 @@ def test_wrong_rows_are_drawn_and_crossed(frame_of):
             cell(width=32, status="nonfinite", relative_error=None),
         ]
     )
-    figure = report.error_against_size(frame)
+    figure = error_against_size(Analysis(frame))
     (cross,) = (line for line in figure.axes[0].lines if line.get_marker() == "X")
     assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([261], [0.3])
     assert cross.get_markerfacecolor() == "none"
     assert letters(figure) == [("N", 517)]
-    (cross,) = (line for line in report.time_against_size(frame).axes[0].lines if line.get_marker() == "X")
+    (cross,) = (line for line in time_against_size(Analysis(frame)).axes[0].lines if line.get_marker() == "X")
     assert list(cross.get_xdata()) == [261, 517]
 
 
 def test_exact_zeros_lie_on_a_labelled_floor(frame_of):
     frame = frame_of([cell(width=4, relative_error=0.0), cell(width=8, relative_error=2e-8)])
-    figure = report.error_against_size(frame)
+    figure = error_against_size(Analysis(frame))
     ((_, y),) = lines_of(figure, frame).values()
     assert y.tolist() == [1e-9, 2e-8]
     assert {"exactly 0, drawn here", "tolerance"} <= set(texts(figure))
@@ -389,8 +416,8 @@ def test_exact_zeros_lie_on_a_labelled_floor(frame_of):
 def test_a_label_looks_the_same_in_every_figure(frame_of):
     frame = frame_of(sweep())
     seen = []
-    for name in FIGURES:
-        handles = getattr(report, name)(frame).legends[0].legend_handles
+    for name in AGAINST:
+        handles = drawn(name, frame).legends[0].legend_handles
         looks = {
             handle.get_label().split("  ")[0]: (to_rgb(handle.get_color()), handle.get_marker()) for handle in handles
         }
@@ -403,7 +430,7 @@ def test_many_methods_differ_without_colour(frame_of):
     frame = frame_of([cell(f"method{number:02}") for number in range(30)])
     looks = style.styles(frame).values()
     assert len({(look.marker, look.dashes) for look in looks}) == 30
-    assert len(texts(report.time_against_size(frame))) == 30
+    assert len(texts(time_against_size(Analysis(frame)))) == 30
 
 
 def test_panels_for_dtypes_and_problems(frame_of):
@@ -416,7 +443,7 @@ def test_panels_for_dtypes_and_problems(frame_of):
             for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12))
         ]
     )
-    figure = report.error_against_size(frame)
+    figure = error_against_size(Analysis(frame))
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == [f"{p}, hessian, {d}" for p in ("cnn", "mlp") for d in ("float32", "float64")]
     for ax, tolerance in zip(figure.axes, (1e-5, 1e-12) * 2, strict=True):
@@ -429,15 +456,15 @@ def test_panels_for_options_that_are_no_size(frame_of):
         return json.dumps({"width": width, "norm": norm, "batch": batch})
 
     by_norm = frame_of([cell(width=w, problem_options=options(w, n, 64)) for w in WIDTHS for n in (None, "layer")])
-    titles = [ax.get_title() for ax in report.time_against_size(by_norm).axes]
+    titles = [ax.get_title() for ax in time_against_size(Analysis(by_norm)).axes]
     assert titles == ["mlp norm=layer, hessian", "mlp norm=null, hessian"]
     same_size = frame_of([cell(width=4, problem_options=options(4, None, batch), round=9) for batch in range(8)])
-    titles = [ax.get_title() for ax in report.time_against_size(same_size).axes if ax.get_visible()]
+    titles = [ax.get_title() for ax in time_against_size(Analysis(same_size)).axes if ax.get_visible()]
     assert titles == [f"mlp batch={batch}, hessian" for batch in range(8)]
 
 
 def test_five_panels_in_six_places_are_labelled(frame_of):
-    figure = report.time_against_size(frame_of([cell(problem=f"p{number}") for number in range(5)]))
+    figure = time_against_size(Analysis(frame_of([cell(problem=f"p{number}") for number in range(5)])))
     assert [ax.xaxis.label.get_visible() and ax.get_xlabel() != "" for ax in figure.axes] == [
         False,
         False,
@@ -465,13 +492,13 @@ def test_five_panels_in_six_places_are_labelled(frame_of):
 )
 def test_sparse_runs_make_whole_reports(frame_of, records):
     frame = frame_of(records)
-    for name in FIGURES:
-        figure = getattr(report, name)(frame)
+    for name in AGAINST:
+        figure = drawn(name, frame)
         figure.draw_without_rendering()
         empty = not frame["median_s"].notna().any()
         assert empty == any("nothing was measured" in text.get_text() for text in figure.axes[0].texts)
     cells = frame.astype(str).groupby(["problem_options", "label"], dropna=False).ngroups
-    assert tables.markdown(frame).count("\n| ") == cells
+    assert markdown(Analysis(frame)).count("\n| ") == cells
     assert shown(frame)
 
 
@@ -487,7 +514,7 @@ def test_hostile_text_survives(frame_of, tmp_path):
             cell(problem=HOSTILE, dtype=HOSTILE, cpu=HOSTILE),
         ]
     )
-    report.write(frame, tmp_path / "out")
+    write(Analysis(frame), tmp_path / "out")
     with (tmp_path / "out" / "table.csv").open(newline="", encoding="utf-8") as stream:
         assert [row["method"] for row in csv.DictReader(stream)][:2] == [HOSTILE, HOSTILE]
     lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
@@ -497,20 +524,20 @@ def test_hostile_text_survives(frame_of, tmp_path):
     text = shown(frame, 300)
     assert "<script>|[red]$x^$" in text
     assert "\x1b" not in text
-    labels = texts(report.time_against_size(frame))
+    labels = texts(time_against_size(Analysis(frame)))
     assert any(label.startswith(r"<script>|[red]\$x^\$") for label in labels)
     assert " _hidden" in labels
 
 
 def test_same_frame_same_bytes(frame_of, tmp_path):
     frame = frame_of(sweep())
-    first, second = (curves.save(report.time_against_size(frame), tmp_path / name) for name in ("a", "b"))
+    first, second = (save(time_against_size(Analysis(frame)), tmp_path / name) for name in ("a", "b"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_the_frame_is_left_as_it_was(frame_of):
     frame = frame_of([*sweep(), misspelt()])
     before = frame.copy(deep=True)
-    report.time_against_size(frame)
+    time_against_size(Analysis(frame))
     shown(frame)
     assert frame.equals(before)

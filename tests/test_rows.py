@@ -6,11 +6,16 @@ import json
 import pandas
 import pytest
 
-from harness import report
-from harness.analysis import coverage, crossovers, fits
-from harness.analysis.table import environment, over_processes, prepared
-from harness.report import latex, tables
+from harness.analysis.coverage import outcomes
+from harness.analysis.crossovers import crossovers
+from harness.analysis.fits import fits
+from harness.analysis.table import Analysis
+from harness.report.figures.curves import error_against_size, time_against_size
+from harness.report.latex import latex
+from harness.report.markdown import markdown
+from harness.report.readable import readable
 from harness.report.summary import summary
+from tests.drawing import drawn
 from tests.test_report import cell, failed, frame_of, letters, lines_of, misspelt  # noqa: F401  frame_of is a fixture
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -31,33 +36,33 @@ def nightly(rounds=3, slower=2.0, **changes):
 
 def test_both_sides_of_a_nightly_run_are_cells_of_their_own(frame_of):  # noqa: F811
     frame = frame_of([*nightly()])
-    shown = report.readable(frame)
+    shown = readable(Analysis(frame))
     assert shown[["code", "time", "error"]].values.tolist() == [
         ["commit 1a2b3c4d", "1.1 s", "1.0e-07"],
         ["own", "2.2 s", "1.0e-07"],
     ]
-    titles = [ax.get_title() for ax in report.time_against_size(frame).axes]
+    titles = [ax.get_title() for ax in time_against_size(Analysis(frame)).axes]
     assert titles == ["mlp, hessian, commit 1a2b3c4d", "mlp, hessian, code own"]
-    assert latex.latex(frame).count(r"\begin{xltabular}") == 2
-    assert set(coverage.verdicts(frame)["way"]) == {"vmap_hvp commit 1a2b3c4d", "vmap_hvp code own"}
+    assert latex(Analysis(frame)).count(r"\begin{xltabular}") == 2
+    assert set(outcomes(Analysis(frame))["way"]) == {"vmap_hvp commit 1a2b3c4d", "vmap_hvp code own"}
 
 
 def test_the_two_sides_never_contest_with_each_other(frame_of):  # noqa: F811
     started = {"started": "2026-11-02T03:04:05+00:00"}
     frame = frame_of([*nightly(**started), *nightly(method="rows", slower=20.0, **started)])
-    fastest = next(section.sentences for section in summary(frame) if section.title == "Fastest")
+    fastest = next(section.sentences for section in summary(Analysis(frame)) if section.title == "Fastest")
     assert sorted(sentence.split(":")[0] for sentence in fastest[1:]) == [
         "mlp, P=133, code own",
         "mlp, P=133, commit 1a2b3c4d",
     ]
-    measured = next(section.sentences for section in summary(frame) if section.title == "Measured on")
+    measured = next(section.sentences for section in summary(Analysis(frame)) if section.title == "Measured on")
     assert measured[-1].endswith("by harness 5e6f7a8b."), "the other commit is of the code that it was given"
 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_what_one_process_measured_is_the_cells(frame_of, last):  # noqa: F811
     records = [entry for entry in nightly() if entry["code"] is None]
-    (row,) = over_processes(prepared(frame_of(records[::-1] if last else records))).to_dict("records")
+    (row,) = Analysis(frame_of(records[::-1] if last else records)).cells.to_dict("records")
     assert {name: row[name] for name in ONCE} == ONCE
     assert row["median_s"] == pytest.approx(2.2)
     assert row["processes"] == 3
@@ -65,7 +70,7 @@ def test_what_one_process_measured_is_the_cells(frame_of, last):  # noqa: F811
 
 def test_a_failed_process_keeps_its_message_or_silence(frame_of):  # noqa: F811
     records = [cell(message="good to know"), failed("crashed", "vmap_hvp", 8, round=1, message=None)]
-    (row,) = over_processes(prepared(frame_of(records))).to_dict("records")
+    (row,) = Analysis(frame_of(records)).cells.to_dict("records")
     assert row["status"] == "crashed"
     assert pandas.isna(row["message"])
     assert row["output_bytes"] > 0
@@ -79,12 +84,18 @@ def test_code_is_named_by_its_path_where_it_is_at_no_commit_or_was_changed(frame
         cell(commit=OWN),
         failed("timeout", "vmap_hvp", 8, code="/c", round=1),
     ]
-    assert prepared(frame_of(records))["code"].tolist() == ["/a", "/b", "commit 1a2b3c4d", "own", "commit 1a2b3c4d"]
+    assert Analysis(frame_of(records)).rows["code"].tolist() == [
+        "/a",
+        "/b",
+        "commit 1a2b3c4d",
+        "own",
+        "commit 1a2b3c4d",
+    ]
 
 
 def test_commits_of_the_harness_are_told_where_a_cell_is_of_several(frame_of):  # noqa: F811
     def told(frame):
-        return [environment(prepared(frame)), tables.markdown(frame), latex.latex(frame)]
+        return [Analysis(frame).environment, markdown(Analysis(frame)), latex(Analysis(frame))]
 
     several = told(frame_of([cell(commit=OWN), cell(commit=REF, round=1)]))
     assert all("cells of up to 2 commits of the harness taken together" in text for text in several)
@@ -94,16 +105,16 @@ def test_commits_of_the_harness_are_told_where_a_cell_is_of_several(frame_of):  
 
 def test_memory_limits_are_cells_of_their_own(frame_of):  # noqa: F811
     frame = frame_of([failed("oom", "vmap_hvp", 8, memory_limit_gb=1.0), cell(memory_limit_gb=8.0), cell(), misspelt()])
-    shown = report.readable(frame).set_index("memory_limit")
+    shown = readable(Analysis(frame)).set_index("memory_limit")
     assert shown["status"].to_dict() == {"1 GB": "oom", "8 GB": "ok", "none": "ok", "?": "error"}
-    assert "memory_limit" not in report.readable(frame_of([cell(memory_limit_gb=8.0), misspelt()]))
+    assert "memory_limit" not in readable(Analysis(frame_of([cell(memory_limit_gb=8.0), misspelt()])))
 
 
 def test_cores_are_part_of_the_machine(frame_of):  # noqa: F811
     frame = frame_of([cell(cores=2), cell(cores=64, times_s=[5.0]), cell(device="cuda", gpu="H100", cores=2)])
-    assert prepared(frame)["machine"].tolist() == ["EPYC, 2 cores", "EPYC, 64 cores", "H100"]
-    assert report.readable(frame).query("device == 'cpu'")["machine"].tolist() == ["EPYC, 2 cores", "EPYC, 64 cores"]
-    assert "EPYC, 2 cores / EPYC, 64 cores" in tables.markdown(frame)
+    assert Analysis(frame).rows["machine"].tolist() == ["EPYC, 2 cores", "EPYC, 64 cores", "H100"]
+    assert readable(Analysis(frame)).query("device == 'cpu'")["machine"].tolist() == ["EPYC, 2 cores", "EPYC, 64 cores"]
+    assert "EPYC, 2 cores / EPYC, 64 cores" in markdown(Analysis(frame))
 
 
 def subsets():
@@ -116,7 +127,7 @@ def subsets():
 
 def test_a_subset_is_another_cell_with_a_size_of_its_own(frame_of):  # noqa: F811
     frame = frame_of([*subsets()])
-    shown = report.readable(frame)
+    shown = readable(Analysis(frame))
     columns = ["problem", "P", "quantity", "method"]
     assert sorted(shown[columns].values.tolist()) == sorted(
         [
@@ -127,9 +138,9 @@ def test_a_subset_is_another_cell_with_a_size_of_its_own(frame_of):  # noqa: F81
             *(["mlp", size, "hessian", method] for size in ("133", "69") for method in ("rows", "vmap_hvp")),
         ]
     )
-    titles = [ax.get_title() for ax in report.time_against_size(frame).axes if ax.get_visible()]
+    titles = [ax.get_title() for ax in time_against_size(Analysis(frame)).axes if ax.get_visible()]
     assert titles == ["mlp, hessian", "mlp width=4, hessian subset=4", "mlp width=8, hessian subset=4"]
-    assert latex.latex(frame).count(r"\begin{xltabular}") == 3
+    assert latex(Analysis(frame)).count(r"\begin{xltabular}") == 3
 
 
 def test_fits_crossovers_and_contests_are_of_one_subset(frame_of):  # noqa: F811
@@ -144,9 +155,9 @@ def test_fits_crossovers_and_contests_are_of_one_subset(frame_of):  # noqa: F811
         for method, seconds in (("vmap_hvp", 2.0), ("rows", 1.0))
     ]
     frame = frame_of([*whole, *few])
-    assert {(fit.place, fit.sizes) for fit in fits.fits(frame)} == {("mlp, quantity hessian", 4)}
-    assert crossovers.crossovers(frame) == []
-    fastest = next(section.sentences for section in summary(frame) if section.title == "Fastest")
+    assert {(fit.place, fit.sizes) for fit in fits(Analysis(frame))} == {("mlp, quantity hessian", 4)}
+    assert crossovers(Analysis(frame)) == []
+    fastest = next(section.sentences for section in summary(Analysis(frame)) if section.title == "Fastest")
     assert sum("quantity hessian subset=" in sentence for sentence in fastest) == 2
 
 
@@ -162,39 +173,39 @@ def test_rows_that_agree_in_all_that_is_shown_tell_what_parts_them(frame_of):  #
             cell("peer", packages="jax 0.9", limit_s=30.0, measure=measure(0.5)),
         ]
     )
-    shown = report.readable(frame)
+    shown = readable(Analysis(frame))
     assert not shown.drop(columns=["time", "message"]).duplicated().any()
     assert set(shown["limit_s"]) == {"30", "60.5"}
     assert set(shown["packages"]) == {"?", "jax 0.8", "jax 0.9"}
-    same = report.readable(frame_of([cell(limit_s=30.0), cell("other", limit_s=60.0, measure=measure(1.0))]))
+    same = readable(Analysis(frame_of([cell(limit_s=30.0), cell("other", limit_s=60.0, measure=measure(1.0))])))
     assert not {"limit_s", "packages", "measure"} & set(same), "the methods tell them apart"
 
 
 def test_options_of_sampling_are_told_by_name(frame_of):  # noqa: F811
     frame = frame_of([cell(measure=json.dumps({"budget_s": budget, "probes": 8})) for budget in (0.5, 1.0)])
-    assert report.readable(frame)["measure"].tolist() == ["budget_s=0.5", "budget_s=1.0"]
+    assert readable(Analysis(frame))["measure"].tolist() == ["budget_s=0.5", "budget_s=1.0"]
 
 
 def test_a_failure_before_its_packages_were_known_counts_among_its_rounds(frame_of):  # noqa: F811
     frame = frame_of([cell("peer", packages="jax 0.8"), failed("timeout", "peer", 8, round=1)])
-    ((status, processes),) = over_processes(prepared(frame))[["status", "processes"]].values.tolist()
+    ((status, processes),) = Analysis(frame).cells[["status", "processes"]].values.tolist()
     assert (status, processes) == ("timeout", 2)
 
 
 def test_figures_of_what_one_process_measured_have_no_gaps(frame_of):  # noqa: F811
     frame = frame_of([entry | {"tensor_peak_bytes": 2**20 if entry["round"] == 0 else None} for entry in nightly()])
-    assert prepared(frame)["tensor_peak_bytes"].tolist() == [2**20] * 6
+    assert Analysis(frame).rows["tensor_peak_bytes"].tolist() == [2**20] * 6
     for name, value in (("error_against_size", 1e-7), ("memory_against_size", 1.0)):
-        figure = getattr(report, name)(frame)
+        figure = drawn(name, frame)
         assert letters(figure) == []
         ((_, y),) = lines_of(figure, frame).values()
         assert list(y) == [pytest.approx(value)]
     gap = frame_of([cell(relative_error=None), cell(round=1, relative_error=None)])
-    assert letters(report.error_against_size(gap)) == [("?", 133)] * 2
+    assert letters(error_against_size(Analysis(gap))) == [("?", 133)] * 2
 
 
 def test_what_no_row_measured_stays_a_number_that_is_not_there(frame_of):  # noqa: F811
     gaps = dict.fromkeys(("tensor_peak_bytes", "relative_error", "params"))
-    rows = prepared(frame_of([cell(**gaps), cell("other", **gaps)]))
+    rows = Analysis(frame_of([cell(**gaps), cell("other", **gaps)])).rows
     assert rows[list(gaps)].isna().all(axis=None)
     assert (rows[list(gaps)].dtypes == "float64").all()

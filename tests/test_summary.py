@@ -3,6 +3,7 @@
 import pytest
 
 from harness.analysis.crossovers import crossovers
+from harness.analysis.table import Analysis
 from harness.report.summary import summary
 from tests.test_report import cell, failed, frame_of, shown  # noqa: F401  frame_of is a fixture
 
@@ -11,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 def said(frame, title):
     """The sentences of a section; none where it was left out."""
-    return next((section.sentences for section in summary(frame) if section.title == title), [])
+    return next((section.sentences for section in summary(Analysis(frame)) if section.title == title), [])
 
 
 def timed(method, *times, **changes):

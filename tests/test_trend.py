@@ -9,10 +9,14 @@ import numpy
 import pytest
 from scipy import stats
 
-from harness import record, report
+from harness import record
 from harness.analysis import steps
 from harness.analysis.history import histories
-from harness.report import trend, trend_view
+from harness.analysis.table import Analysis
+from harness.analysis.trend import trend
+from harness.report import trend_view
+from harness.report.command import main
+from harness.report.trend import headline, markdown, texts, write
 from tests.test_report import HOSTILE, cell, failed
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -52,7 +56,7 @@ def history(tmp_path):
 
 
 def seen(folders):
-    found = trend.trend(record.load(*folders))
+    found = trend(Analysis(record.load(*folders)))
     assert found is not None
     return found
 
@@ -150,15 +154,15 @@ def test_from_records_to_the_page(history, tmp_path):
     ]
     found = seen(history(runs))
     assert told(found) == [("time", commit(11), commit(12)), ("operations", commit(8), commit(9))]
-    assert found.headline == "2 steps in 3 cells over 26 nights"
-    text = trend.markdown(found)
+    assert headline(found) == "2 steps in 3 cells over 26 nights"
+    text = markdown(found)
     assert f"{commit(11)[:12]}..{commit(12)[:12]}" in text
     (line,) = (line for line in text.splitlines() if "operations" in line)
     assert "400 to 399" in line
     assert "torch 2.13.0 to 2.14.0" in line
     assert "the commits" not in line
     assert [history.nights["torch"].nunique() for history in found.histories] == [1, 2, 1], "those that step come first"
-    written = trend.write(record.load(*sorted(tmp_path.glob("night*"))), tmp_path)
+    written = write(Analysis(record.load(*sorted(tmp_path.glob("night*")))), tmp_path)
     assert {path.name for path in written} == {"trend.md", "trend.html", "trend.png", "trend.pdf", "trend.svg"}
     assert Parsed((tmp_path / "trend.html").read_text(encoding="utf-8")).tags.count("circle") == 3 * 26
 
@@ -166,7 +170,7 @@ def test_from_records_to_the_page(history, tmp_path):
 def test_an_exact_counter_that_changes_by_one_is_a_step(history):
     found = seen(history([[timed(night, 0.01, operations=338 + (night == 4))] for night in range(5)]))
     assert told(found) == [("operations", commit(3), commit(4))]
-    assert found.steps[0].texts["ratio"] == "1.003"
+    assert texts(found.steps[0])["ratio"] == "1.003"
 
 
 def test_a_counter_on_which_processes_disagree_is_not_known(history):
@@ -192,7 +196,7 @@ def test_machines_that_take_turns_change_once(history):
     ]
     found = seen(history(runs))
     assert told(found) == [("operations", commit(0), commit(1))]
-    assert found.steps[0].texts["put down to"] == "machine EPYC to Xeon"
+    assert texts(found.steps[0])["put down to"] == "machine EPYC to Xeon"
 
 
 def test_broken_and_fixed_have_commits_though_the_record_has_none(history):
@@ -210,11 +214,9 @@ def test_broken_and_fixed_have_commits_though_the_record_has_none(history):
 def test_five_quiet_nights_say_so_and_four_nothing(history, tmp_path):
     folders = history([[timed(night, 0.01)] for night in range(5)])
     found = seen(folders)
-    assert trend.markdown(found).startswith(
-        "# no steps in 1 cell over 5 nights, too few to tell steps of time\n\nTime: "
-    )
-    assert trend.trend(record.load(*folders[:4])) is None
-    assert trend.write(record.load(*folders[:4]), tmp_path / "out") == []
+    assert markdown(found).startswith("# no steps in 1 cell over 5 nights, too few to tell steps of time\n\nTime: ")
+    assert trend(Analysis(record.load(*folders[:4]))) is None
+    assert write(Analysis(record.load(*folders[:4])), tmp_path / "out") == []
 
 
 def test_a_baseline_file_holds_a_night_for_each_day_and_commit(tmp_path):
@@ -227,7 +229,7 @@ def test_a_baseline_file_holds_a_night_for_each_day_and_commit(tmp_path):
         for night in range(12)
     ]
     (tmp_path / "base.jsonl").write_text("\n".join(lines))
-    (only,) = histories(record.load(tmp_path / "base.jsonl"))
+    (only,) = histories(Analysis(record.load(tmp_path / "base.jsonl")))
     assert only.nights["commit"].tolist() == [commit(night) for night in range(6)]
 
 
@@ -238,7 +240,7 @@ def test_a_night_without_records_is_named_and_skipped(history, tmp_path, capsys)
     (tmp_path / "empty").mkdir()
     (tmp_path / "odd" / "cell" / "record.json").mkdir(parents=True)
     odd = [tmp_path / "empty", tmp_path / "odd"]
-    assert report.main([*map(str, [*folders, *odd]), "--out", str(tmp_path / "out")]) == 1
+    assert main([*map(str, [*folders, *odd]), "--out", str(tmp_path / "out")]) == 1
     errors = capsys.readouterr().err
     assert all(str(folder) in errors for folder in (folders[2], *odd))
     assert "over 5 nights" in (tmp_path / "out" / "trend.md").read_text()
@@ -260,10 +262,10 @@ def runs(tmp_path):
 @pytest.mark.parametrize("pattern", ["night*", "night*/candidate"])
 def test_of_nightly_runs_the_candidates_are_the_nights(runs, tmp_path, pattern):
     found = seen(sorted(runs.glob(pattern)))
-    assert found.headline == "1 step in 1 cell over 26 nights"
+    assert headline(found) == "1 step in 1 cell over 26 nights"
     assert told(found) == [("time", commit(11), commit(12))]
     assert found.histories[0].nights["operations"].tolist() == [338] * 26
-    trend.write(record.load(*sorted(runs.glob(pattern))), tmp_path)
+    write(Analysis(record.load(*sorted(runs.glob(pattern)))), tmp_path)
     page = (tmp_path / "trend.html").read_text(encoding="utf-8")
     assert all(page.count(f"night{night:03}: ") == 1 for night in range(26))
     assert "candidate" not in page
@@ -274,7 +276,7 @@ def test_report_json_tells_the_records_of_the_trend(runs, tmp_path):
     record.write(timed(3, 0.01, method="lone"), runs / "night003" / "candidate" / "lone" / "record.json")
     record.write(timed(26, 0.01) | {"started": "once"}, runs / "night026" / "candidate" / "undated" / "record.json")
     folders = [*sorted(map(str, runs.glob("night*")))]
-    assert report.main([*folders, "--out", str(tmp_path / "out")]) == 0
+    assert main([*folders, "--out", str(tmp_path / "out")]) == 0
     written = json.loads((tmp_path / "out" / "report.json").read_text())["written"]
     records = {name: group["records"] for group in written for name in group["files"]}
     expected = [str(path) for path in sorted(runs.glob("night*/candidate/cell*/record.json"))]
@@ -286,13 +288,13 @@ def test_report_json_tells_the_records_of_the_trend(runs, tmp_path):
 
 def test_baselines_alone_are_nights_of_their_own(runs):
     found = seen(sorted(runs.glob("night*/baseline")))
-    assert found.headline == "no steps in 1 cell over 26 nights"
+    assert headline(found) == "no steps in 1 cell over 26 nights"
 
 
 def test_records_without_a_date_are_left_out(history):
     folders = history([[timed(night, 0.01) | ({"started": "yesterday"} if night == 3 else {})] for night in range(6)])
-    assert seen(folders).headline == "no steps in 1 cell over 5 nights, too few to tell steps of time"
-    assert trend.trend(record.load(folders[3])) is None
+    assert headline(seen(folders)) == "no steps in 1 cell over 5 nights, too few to tell steps of time"
+    assert trend(Analysis(record.load(folders[3]))) is None
 
 
 class Parsed(HTMLParser):
@@ -328,7 +330,7 @@ def test_hostile_text_is_escaped(history, tmp_path):
         for night in range(6)
     ]
     folders = history(runs)
-    trend.write(record.load(*folders), tmp_path)
+    write(Analysis(record.load(*folders)), tmp_path)
     page = (tmp_path / "trend.html").read_text(encoding="utf-8")
     parsed = Parsed(page)
     assert not {"script", "img"} & set(parsed.tags)
@@ -355,4 +357,4 @@ def test_what_nothing_is_known_of_makes_a_page(history, tmp_path):
     found = seen(folders)
     assert told(found) == []
     assert trend_view.panels(found)[0].title == "nothing was measured"
-    assert len(trend.write(record.load(*folders), tmp_path)) == 5
+    assert len(write(Analysis(record.load(*folders)), tmp_path)) == 5

@@ -29,8 +29,8 @@ from harness import sweep
 from harness.__main__ import CONF, extend_hydra
 from harness.advise.expectation import Advice, expect, judged_whole
 from harness.job import Job
-from harness.report.tables import duration, significant
 from harness.run.launcher import Launcher
+from harness.text import duration, significant
 
 TOP = 5  # methods of the list that are judged in all parameters
 LIMIT_S, BUDGET_S = 20, 0.3  # of a pass and of its samples, where the overrides say nothing else

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy
 from pandas import DataFrame
 
-from harness.analysis.fits import BEYOND, MEASURES, Fit, fit, places, rounded
-from harness.analysis.table import SETTINGS, over_processes, plain
+from harness.analysis.fits import BEYOND, MEASURES, Fit, fit, places
+from harness.analysis.table import SETTINGS, Analysis
+from harness.record import plain
+from harness.text import rounded, two_digits
 
 PEAKS = ("tensor peak", "process peak")  # of MEASURES; the process holds its tensors, so that both must fit
 OUT, ABOVE = "ran out of memory there", "measured above the memory there"
@@ -43,7 +45,7 @@ class Capacity:
         return f"{self.place}: {self.way} fits into {self.memory_gb:g} GB {said}"
 
 
-def capacities(frame: DataFrame, memory_gb: float) -> list[Capacity]:
+def capacities(analysis: Analysis, memory_gb: float) -> list[Capacity]:
     """For each way with a fit: `mlp: vmap_hvp fits into 8 GB up to P = 21,000 (19,000 to 23,000), by its tensor peak`.
 
     The peaks are above the start of the call. A fit is followed up to BEYOND times the largest P measured, and never
@@ -52,14 +54,13 @@ def capacities(frame: DataFrame, memory_gb: float) -> list[Capacity]:
     whatever_the_limit = [name for name in SETTINGS if name != "memory_limit"]
     return [
         seen
-        for place, rows in places(frame, whatever_the_limit)
+        for place, rows in places(analysis, whatever_the_limit)
         for way, own in rows.groupby("label")
-        if (seen := _capacity(own, place, plain(way), memory_gb)) is not None
+        if (seen := _capacity(own, analysis.cells_of(own), place, plain(way), memory_gb)) is not None
     ]
 
 
-def _capacity(rows: DataFrame, place: str, way: str, memory_gb: float) -> Capacity | None:
-    cells = over_processes(rows)
+def _capacity(rows: DataFrame, cells: DataFrame, place: str, way: str, memory_gb: float) -> Capacity | None:
     found = [seen for measure in PEAKS if (seen := fit(cells, measure, place, way)) is not None]
     if not found:
         return None
@@ -72,7 +73,7 @@ def _capacity(rows: DataFrame, place: str, way: str, memory_gb: float) -> Capaci
     held, over, largest = _measured(cells, found, limit)
     end = min(over, out)
     most, low, high = (float(numpy.clip(first.reaches(limit, quantile), held, end)) for quantile in (0.5, 0.975, 0.025))
-    if float(rounded(most).replace(",", "")) >= end:  # as it is written, it is a P that did not fit
+    if two_digits(most) >= end:  # to the digits that are shown, it is a P that did not fit
         note, measure = (OUT, first.measure) if out <= over else (ABOVE, largest)
         return Capacity(place, way, memory_gb, measure, end, low, end, note)
     note = FURTHEST if most >= BEYOND * first.largest * (1 - 1e-9) else ""

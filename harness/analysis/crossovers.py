@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import pandas
 from pandas import DataFrame
 
-from harness.analysis.fits import places, rounded
+from harness.analysis.fits import places
 from harness.analysis.ratios import ratio
-from harness.analysis.table import plain
+from harness.analysis.table import Analysis
+from harness.record import plain
+from harness.text import rounded
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,14 @@ class Crossover:
         )
 
 
-def crossovers(frame: DataFrame) -> list[Crossover]:
-    """All of a frame of `harness.record.load`: `mlp: a is faster than b from P = 1,300 on (between 800 and 1,600)`.
+def crossovers(analysis: Analysis) -> list[Crossover]:
+    """All that the records show: `mlp: a is faster than b from P = 1,300 on (between 800 and 1,600)`.
 
     A size decides where the ratio of two right ways has an `order` (`harness.analysis.ratios`). The two ways must be
     decided on both sides, and at the largest P that both have.
     """
     found = []
-    for place, rows in places(frame):
+    for place, rows in places(analysis):
         right = rows.groupby(["label", "params"])["status"].transform(lambda seen: seen.eq("ok").all())
         rows = rows[right & (rows["median_s"] > 0)]
         cells: dict[str, dict[float, DataFrame]] = {}

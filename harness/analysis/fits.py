@@ -11,7 +11,8 @@ import numpy
 from pandas import DataFrame
 from scipy import stats
 
-from harness.analysis.table import SETTINGS, differing, over_processes, plain, prepared, setting, significant
+from harness.analysis.table import SETTINGS, Analysis, differing, setting
+from harness.record import plain
 
 FEWEST = 4  # sizes that a line is fitted to: with three, the interval is 12.7 standard errors to either side
 BEYOND = 10.0  # times the largest P measured, up to which a fit is followed
@@ -53,19 +54,19 @@ class Fit:
         return math.exp(min(at, math.log(BEYOND * self.largest)))
 
 
-def fits(frame: DataFrame) -> list[Fit]:
-    """A fit for each way and measure with FEWEST sizes or more, from a frame of `harness.record.load`."""
+def fits(analysis: Analysis) -> list[Fit]:
+    """A fit for each method and measure with FEWEST sizes or more."""
     found = (
         fit(rows, measure, place, plain(way))
-        for place, group in places(frame)
-        for way, rows in over_processes(group).groupby("label")
+        for place, group in places(analysis)
+        for way, rows in analysis.cells_of(group).groupby("label")
         for measure in MEASURES
     )
     return [seen for seen in found if seen is not None]
 
 
 def fit(rows: DataFrame, measure: str, place: str = "", way: str = "") -> Fit | None:
-    """The fit to one way's rows out of `over_processes`, those that are right; None with fewer sizes than FEWEST.
+    """The fit to one method's rows out of `Analysis.cells`, those that are right; None with fewer sizes than FEWEST.
 
     The process peak of a GPU's rows is the host's, which tells nothing.
     """
@@ -97,16 +98,11 @@ def fit(rows: DataFrame, measure: str, place: str = "", way: str = "") -> Fit | 
     )
 
 
-def places(frame: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[tuple[str, DataFrame]]:
-    """The prepared rows of known P, a row a process, by problem and these settings, which are named."""
-    rows = prepared(frame)
+def places(analysis: Analysis, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[tuple[str, DataFrame]]:
+    """The prepared rows of known P, a row a process, by family of problems and these settings, which are named."""
+    rows = analysis.rows
     rows = rows[rows["params"].notna()]
-    keys = ["problem", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows, settings)]
+    keys = ["family", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows, settings)]
     for values, group in rows.groupby(keys, dropna=False):
         told = [plain(values[0]), *(setting(key, value) for key, value in zip(keys[1:], values[1:], strict=True))]
         yield ", ".join(told), group
-
-
-def rounded(size: float) -> str:
-    """Two significant digits, with thousands apart."""
-    return f"{float(significant(size)) if size < 100 else round(size, 1 - int(math.log10(size))):,.0f}"

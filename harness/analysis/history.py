@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas
 from pandas import DataFrame, Series
 
-from harness.analysis.table import CELL, interval, plain, prepared, setting
-from harness.record import COUNTERS, SIDES
+from harness.analysis.intervals import interval
+from harness.analysis.table import CELL, Analysis, setting
+from harness.record import COUNTERS, SIDES, plain
 from harness.record.identity import ENVIRONMENT, METHOD, PROBLEM
 
 FEWEST = 5  # nights of one cell from which on there is a history to show
@@ -34,22 +35,22 @@ class History:
         return self.nights[self.nights[column].notna()]
 
 
-def histories(frame: DataFrame) -> list[History]:
-    """The cells that two nights or more have, from a frame of `harness.record.load`; none if no cell has FEWEST nights.
+def histories(analysis: Analysis) -> list[History]:
+    """The cells that two nights or more have, none if no cell has FEWEST nights.
 
     A night is a run folder, and where it has two sides its candidate: the baseline is other code, run for comparison.
     Of a baseline file it is the records of one commit and day (UTC). Nights without a date are left out. A failure that
     does not know its environment is taken to have had that of its night, or of the night before.
     """
-    rows = _recurring(prepared(frame)).sort_values(["date", "night", "started"], kind="stable")
+    rows = _recurring(analysis.rows).sort_values(["date", "night", "started"], kind="stable")
     named = (*PROBLEM, *METHOD, "quantity")
     telling = [column for column in IDENTITY if column not in named and rows[column].nunique(dropna=False) > 1]
     return [_history(group, telling) for _, group in rows.groupby(IDENTITY, dropna=False)]
 
 
-def kept(frame: DataFrame) -> DataFrame:
-    """Those records of a frame of `harness.record.load`, in its order, that `histories` are made of."""
-    return frame.iloc[sorted(_recurring(prepared(frame)).index)]
+def kept(analysis: Analysis) -> DataFrame:
+    """The records, in their order, that `histories` are made of."""
+    return analysis.frame.iloc[sorted(_recurring(analysis.rows).index)]
 
 
 def successive(nights: DataFrame) -> Iterator[tuple[Series, Series]]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy
 from pandas import DataFrame, Series
 
-from harness.analysis.table import interval, significant
+from harness.analysis.intervals import interval
 
 ENOUGH = 6  # processes from which on the order of their ratios alone gives an interval
+EQUAL = 1.005  # ratio below which two times are the same to three digits
 ALONE = 1.1  # ratio below which one process a cell decides nothing: two processes of one cell often differ so much
 # How an interval was found, the surest first.
 ORDER_STATISTICS = "order statistics of the processes' ratios"
@@ -32,12 +33,18 @@ class Ratio:
     def order(self) -> int:
         """1 or -1 where the ratio is above or below 1 beyond doubt, else 0: the one rule for `is faster`.
 
-        The interval leaves out 1, with one process the ratio is beyond ALONE too, and as it is written it is not 1.
+        The interval leaves out 1, with one process the ratio is beyond ALONE too, and it is EQUAL at least.
         """
         guard = ALONE if self.by == SAMPLES else 1.0
-        if significant(max(self.value, 1 / self.value)) == "1":
+        if max(self.value, 1 / self.value) < EQUAL:
             return 0
         return int(self.low > 1 and self.value > guard) - int(self.high < 1 and self.value < 1 / guard)
+
+    @property
+    def near(self) -> bool:
+        """Whether the samples of one process differ, but by too little for one process to decide."""
+        distinct = max(self.value, 1 / self.value) >= EQUAL and (self.low > 1 or self.high < 1)
+        return self.by == SAMPLES and distinct and self.order == 0
 
 
 def ratio(one: DataFrame, other: DataFrame) -> Ratio:

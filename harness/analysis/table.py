@@ -1,18 +1,20 @@
-"""What tables and figures share: rows that hold what other rows tell about them, and text that is safe to show."""
+"""The prepared table: what every table, figure and verdict is made from."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import pandas
 from pandas import DataFrame, Series
 
 from harness import findings
+from harness.analysis.intervals import interval
 from harness.record import identity, plain
 from harness.record.names import filled
+from harness.text import as_text
 
 # Job fields and facts of which each value is a group of its own; a second name is the column that already tells
 # one value from another most of the time (each interpreter has its torch, each device its machine).
@@ -51,14 +53,49 @@ DOUBT = "incorrect|wrong|silently|undefined behavio|not be correct|unreliable|in
 VERDICT = ["status", "message", "traceback", "warning"]  # of one process, and of no other
 
 
-def prepared(frame: DataFrame) -> DataFrame:
+class Analysis:
+    """What a frame of `harness.record.load` says, prepared once for every table, figure and verdict.
+
+    Whoever is given an Analysis reads its tables and changes none.
+    """
+
+    def __init__(self, frame: DataFrame) -> None:
+        self.frame = frame
+
+    @cached_property
+    def rows(self) -> DataFrame:
+        """A row a record: the frame with its gaps filled, and names fit to group and show (see `_prepared`)."""
+        return _prepared(self.frame)
+
+    @cached_property
+    def cells(self) -> DataFrame:
+        """A row a benchmark cell: medians and intervals over the processes that ran it (see `_over_processes`)."""
+        return _over_processes(self.rows)
+
+    @cached_property
+    def settings(self) -> list[str]:
+        """The settings in which the rows differ (see `differing`)."""
+        return differing(self.rows)
+
+    @cached_property
+    def environment(self) -> str:
+        """One line: torch, machine, threads, allocator and dtype, several of one with slashes."""
+        return _environment(self.rows)
+
+    def cells_of(self, rows: DataFrame) -> DataFrame:
+        """The benchmark cells that these rows are of."""
+        return self.cells[self.cells["cell"].isin(rows["cell"])]
+
+
+def _prepared(frame: DataFrame) -> DataFrame:
     """A copy of a frame of `harness.record.load`, made fit to group and show.
 
     Null names become "?". What is null where a cell failed early (P, the functions of problem and method, torch,
     packages, machine) is taken from the rows of the same problem, method, interpreter or device where those agree, and
-    what is measured ONCE from the other processes of the cell. `problem` is the problem's name, and it and `quantity`
-    get what tells their rows apart other than by size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). JSON
-    has its keys in order. `machine` is the GPU, or else the CPU with its cores,
+    what is measured ONCE from the other processes of the cell. `problem` is the problem's name, `family` that of the
+    builder which it shares with other named problems (`mlp` of `mlp_500` and `mlp_2000`); these and `quantity` get what
+    tells their rows apart other than by size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). JSON has its
+    keys in order. `machine` is the GPU, or else the CPU with its cores,
     `memory_limit` the limit as text, `code` own, or of a folder of that name `commit 1a2b3c4d` or its path. `warning`
     is what the atlas knows against the row, `doubted` whether it was warned that its result may be wrong, `cell` the
     number of its cell, `commits` how many commits of the harness itself ran that.
@@ -81,7 +118,8 @@ def prepared(frame: DataFrame) -> DataFrame:
     rows["packages"] = filled(rows, "packages", ["method", "interpreter"])
     rows["machine"] = filled(rows, "machine", ["device"])
     rows["problem"] = rows["problem_name"].astype("object").fillna("?")
-    rows["problem"] = _problems(rows)
+    rows["family"] = _told_apart(rows, _families(rows))
+    rows["problem"] = _told_apart(rows, rows["problem"])
     rows["warning"] = Series([findings.warning(seen) for seen in rows.to_dict("records")], dtype="object")
     rows["doubted"] = rows["warnings"].fillna("").str.contains(DOUBT, case=False, regex=True)
     hvp = rows["quantity"] == "hvp"
@@ -96,21 +134,7 @@ def prepared(frame: DataFrame) -> DataFrame:
     return rows
 
 
-def interval(values: Series) -> tuple[float, float]:
-    """A 95 % interval of the median over processes, whatever the distribution; below six the least and the largest.
-
-    The exact interval between order statistics (Conover 1999), from scipy.
-    """
-    known = values.dropna()
-    if len(known) >= 6:
-        from scipy import stats
-
-        found = stats.quantile_test(known.to_numpy(), p=0.5).confidence_interval(0.95)
-        return float(found.low), float(found.high)
-    return float(known.min()), float(known.max())
-
-
-def over_processes(rows: DataFrame) -> DataFrame:
+def _over_processes(rows: DataFrame) -> DataFrame:
     """One row a cell out of prepared rows: medians over the processes (rounds) that ran it.
 
     Adds `processes`, their number, and `low_s` and `high_s`, the interval of the time. Status and message are those of
@@ -148,6 +172,12 @@ def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> lis
     return found
 
 
+def setting(column: str, value: Any) -> str:
+    """One setting's value as text: some speak for themselves, others need their name."""
+    text = as_text(value)
+    return text if column in ("dtype", "device", "machine") or text.startswith(COMMIT) else f"{column} {text}"
+
+
 def differing_options(options: Series) -> Series:
     """Of each JSON object those entries in which they differ: `budget_s=0.5`; null where there is none."""
     known = options.dropna()
@@ -157,22 +187,7 @@ def differing_options(options: Series) -> Series:
     return told.astype("object").reindex(options.index)
 
 
-def setting(column: str, value: Any) -> str:
-    """One setting's value as text: some speak for themselves, others need their name."""
-    text = as_text(value)
-    return text if column in ("dtype", "device", "machine") or text.startswith(COMMIT) else f"{column} {text}"
-
-
-def as_text(value: Any) -> str:
-    """A name, or a number of whatever type, whole ones with all their digits; `?` where there is none."""
-    if pandas.isna(value):
-        return "?"
-    if isinstance(value, float):  # numpy's too
-        return f"{value:.0f}" if value.is_integer() else f"{value:.6f}".rstrip("0")
-    return plain(value)
-
-
-def environment(rows: DataFrame) -> str:
+def _environment(rows: DataFrame) -> str:
     """One line: the torch version, machine, threads, allocator and dtype of prepared rows; several with slashes.
 
     And how many commits of the harness ran one cell, where it was more than one.
@@ -185,33 +200,6 @@ def environment(rows: DataFrame) -> str:
     if (rows["commits"] > 1).any():
         parts.append(f"cells of up to {rows['commits'].max():.0f} commits of the harness taken together")
     return ", ".join(parts)
-
-
-def counted(statuses: Series) -> str:
-    """`3 timeout, 1 error`: how often each status is there."""
-    return ", ".join(f"{count} {status}" for status, count in statuses.value_counts().items())
-
-
-def duration(seconds: float) -> str:
-    """Three digits and the unit that suits them: `41.2 ms`."""
-    for unit, scale in (("µs", 1e6), ("ms", 1e3)):
-        if seconds * scale < 999.5:
-            return f"{significant(seconds * scale)} {unit}"
-    return f"{significant(seconds)} s"
-
-
-def significant(number: float) -> str:
-    """Three significant digits, without an exponent from 0.001 on."""
-    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
-
-
-def escaped(text: str) -> str:
-    """Text of one line as GitHub's Markdown shows it in a table: no markup, entity or formula, nobody is mentioned.
-
-    A character of no width parts what GitHub would link after rendering: `@name` and `#12`.
-    """
-    marked = re.sub(r"([\\`*<|\[\]~$&#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
-    return re.sub(r"([@#])(?=\w)", r"\1&#8203;", marked)
 
 
 def _codes(rows: DataFrame) -> Series:
@@ -228,14 +216,25 @@ def _processors(rows: DataFrame) -> Series:
     return rows["cpu"].astype("object") + cores.astype("object").fillna("")
 
 
-def _problems(rows: DataFrame) -> Series:
-    """The problem's name and its options that differ other than in size.
+def _families(rows: DataFrame) -> Series:
+    """The name of each row's builder, where several named problems of conf/problem share it; else the problem's name.
+
+    The test networks of conf/problem/zoo are problems of their own, whatever builds them.
+    """
+    targets = rows["problem_target"].mask(rows["problem"].str.contains("/") | (rows["problem"] == "?"))
+    several = rows.groupby(targets)["problem"].nunique() > 1
+    shared = targets.map(several).eq(True)
+    return rows["problem"].mask(shared, targets.map(lambda path: path.rpartition(".")[2], na_action="ignore"))
+
+
+def _told_apart(rows: DataFrame, names: Series) -> Series:
+    """The names with the options of the problem that differ among rows of one name, other than in size.
 
     An option is one of size if its values are numbers and no two of them give the same P, among rows of the same
-    subset. Where P is unknown, the options of size are told too.
+    subset. Where P is unknown, the options of size are shown too.
     """
-    names = rows["problem"].copy()
-    for _, group in rows.groupby("problem"):
+    shown = names.copy()
+    for _, group in rows.groupby(names):
         texts = DataFrame([_options(text) for text in group["problem_options"]], index=group.index)
         texts = texts[group["problem_options"].notna()].fillna("null")
         subset, params = (group.loc[texts.index, column].fillna(0) for column in ("subset", "params"))
@@ -243,9 +242,9 @@ def _problems(rows: DataFrame) -> Series:
             numbers = texts[key].str.fullmatch(r"-?[\d.e+-]+").all()
             several = texts[key].groupby([subset, params]).transform("nunique").mask(params == 0, 0) > 1
             telling = several.groupby(subset).transform("any") | (not numbers) | (params == 0)
-            shown = f" {key}=" + texts[key].str.strip('"')
-            names.loc[texts.index] += shown.where(telling, "")
-    return names
+            values = f" {key}=" + texts[key].str.strip('"')
+            shown.loc[texts.index] += values.where(telling, "")
+    return shown
 
 
 def _options(text: object) -> dict[str, str]:

@@ -7,7 +7,8 @@ from collections.abc import Hashable
 import pandas
 from pandas import DataFrame, Series
 
-from harness.analysis.table import plain, prepared, setting
+from harness.analysis.table import Analysis, setting
+from harness.record import plain
 from harness.record.identity import ASKED, SAMPLED, canonical
 from harness.record.names import method_labels, problem_names
 
@@ -21,7 +22,7 @@ def named(base: DataFrame, candidate: DataFrame) -> tuple[DataFrame, DataFrame]:
     """
     both = pandas.concat([base, candidate], ignore_index=True)
     both = both.assign(problem_name=problem_names(both), label=method_labels(both))
-    shown = prepared(both)
+    shown = Analysis(both).rows
     known = both.assign(**{name: shown[name] for name in ("problem_target", "target")})
     asked = _canonical(known, ASKED)
     sampled = _canonical(known, SAMPLED)

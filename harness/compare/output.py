@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.analysis.table import escaped, plain
 from harness.compare.verdicts import ALARMS, VERDICTS
+from harness.record import plain
+from harness.text import escaped
 
 STYLES = {
     "broken": "bold red",

@@ -2,6 +2,6 @@
 
 import sys
 
-from harness.report import main
+from harness.report.command import main
 
 sys.exit(main())

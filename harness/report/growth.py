@@ -11,8 +11,9 @@ from harness.analysis.capacity import Capacity, capacities
 from harness.analysis.crossovers import Crossover, crossovers
 from harness.analysis.fits import BEYOND, FEWEST, Fit, fits
 from harness.analysis.ratios import ALONE
-from harness.analysis.table import environment, escaped, prepared
+from harness.analysis.table import Analysis
 from harness.report import latex
+from harness.text import escaped
 
 EXPONENTS = f"The measure grows as P to the exponent: least squares on logarithms, from {FEWEST} sizes on"
 CROSSED = f"""Told where the 95 % interval of the ratio of their times leaves out 1 on both sides, with one process a \
@@ -23,7 +24,7 @@ whichever reaches the memory first; followed up to {BEYOND:g} times the largest 
 
 @dataclass(frozen=True)
 class Growth:
-    """All that a frame of `harness.record.load` tells of how cost depends on P."""
+    """All that the records show of how cost depends on P."""
 
     fits: list[Fit]
     crossovers: list[Crossover]
@@ -64,15 +65,14 @@ class Growth:
         return latex.document(tables)
 
 
-def growth(frame: DataFrame, memory_gb: float | None = None) -> Growth:
-    """What a frame of `harness.record.load` tells; what fits only into a memory that is given."""
-    rows = prepared(frame)
+def growth(analysis: Analysis, memory_gb: float | None = None) -> Growth:
+    """What the records show of it; what fits only into a memory that is given."""
     return Growth(
-        fits(frame),
-        crossovers(frame),
-        [] if memory_gb is None else capacities(frame, memory_gb),
-        latex.problem(rows),
-        environment(rows),
+        fits(analysis),
+        crossovers(analysis),
+        [] if memory_gb is None else capacities(analysis, memory_gb),
+        latex.problem(analysis),
+        analysis.environment,
     )
 
 

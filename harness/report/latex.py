@@ -16,7 +16,8 @@ import pandas
 from pandas import DataFrame, Series
 from pandas.io.formats.style import Styler
 
-from harness.analysis.table import differing, environment, over_processes, plain, prepared, setting
+from harness.analysis.table import Analysis, differing, setting
+from harness.record import plain
 from harness.report import summary
 
 PACKAGES = "array,booktabs,etoolbox,siunitx,xltabular"
@@ -89,16 +90,16 @@ def digits(number: float) -> str:
     return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:#.3g}".rstrip(".")
 
 
-def latex(frame: DataFrame) -> str:
-    """Tables of a frame of `harness.record.load`: the best time of each size in bold, failures in words."""
-    rows = over_processes(prepared(frame))
-    keys = ["problem", "quantity", *differing(rows)]
+def latex(analysis: Analysis) -> str:
+    """A table for each problem, quantity and setting: the best time of each size in bold, failures in words."""
+    rows = analysis.cells
+    keys = ["family", "quantity", *differing(rows)]
     tables: dict[str, str] = {}  # by label
     for values, group in rows.groupby(keys, dropna=False):
         told = [*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]
         name = f"tab:{slug(*told)}"
         label = next(label for label in chain([name], (f"{name}-{n}" for n in count(2))) if label not in tables)
-        tables[label] = _table(group, _breakable(", ".join(told)), label)
+        tables[label] = _table(group, _breakable(", ".join(told)), label, analysis.environment)
     return document(tables.values())
 
 
@@ -112,12 +113,13 @@ def slug(*told: str) -> str:
     return re.sub("[^a-z0-9]+", "-", " ".join(told).lower()).strip("-")
 
 
-def problem(rows: DataFrame) -> str:
-    """What ends the label of a table of all prepared rows: `-mlp`, their problem, where they have one."""
-    return f"-{slug(rows['problem'].iloc[0])}" if rows["problem"].nunique() == 1 else ""
+def problem(analysis: Analysis) -> str:
+    """What ends the label of a table of all records: `-mlp`, their family of problems, where they have one."""
+    families = analysis.rows["family"]
+    return f"-{slug(families.iloc[0])}" if families.nunique() == 1 else ""
 
 
-def _table(rows: DataFrame, title: str, label: str) -> str:
+def _table(rows: DataFrame, title: str, label: str, environment: str) -> str:
     """One longtable; a rule parts the sizes where there are several."""
     rows = rows.sort_values(["params", "median_s", "label"], ignore_index=True)
     sizes = rows["params"].map(_count)
@@ -156,7 +158,7 @@ def _table(rows: DataFrame, title: str, label: str) -> str:
             *(meaning for word, meaning in MEANINGS.items() if word in words),
         ]
     )
-    caption = f"{title}{size}. {meanings}. {tex(environment(rows))}."
+    caption = f"{title}{size}. {meanings}. {tex(environment)}."
     return _written(styler, columns, caption, label)
 
 

@@ -1,4 +1,4 @@
-"""The report in words: which way was fastest where and by how much, what was silently wrong, what failed and why."""
+"""The report in words: which method was fastest where and by how much, what was silently wrong, what failed and why."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import pandas
 from pandas import DataFrame, Series
 
-from harness.analysis.coverage import cause, listed, percent
-from harness.analysis.ratios import ORDER_STATISTICS, SAMPLES, STUDENT, Ratio, ratio
-from harness.analysis.table import differing, duration, environment, plain, prepared, setting, significant
+from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, Contest, contests
+from harness.analysis.coverage import cause
+from harness.analysis.ratios import ORDER_STATISTICS, SAMPLES, STUDENT, Ratio
+from harness.analysis.table import Analysis
+from harness.record import plain
+from harness.text import duration, listed, percent, significant
 
-MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
 WORDS = {"oom": "out of memory", "timeout": "over the time limit", "error": "with an error"}
 REASON = 160  # characters of why rows failed
-# What told the fastest way from the second (`Ratio.by`), as the tally puts it; what a single process tells is no win.
+# How the fastest method was told from the second (`Ratio.by`), in words; a single process decides nothing.
 WON = {
     ORDER_STATISTICS: f"won by {ORDER_STATISTICS}",
     STUDENT: f"won by {STUDENT}",
@@ -31,80 +33,54 @@ class Section:
     sentences: list[str]
 
 
-def summary(frame: DataFrame) -> list[Section]:
-    """What a frame of `harness.record.load` says; a section without a sentence is left out."""
-    rows = prepared(frame)
-    rows["label"] = rows["label"].map(plain)
+def summary(analysis: Analysis) -> list[Section]:
+    """What the records say; a section without a sentence is left out."""
+    rows = analysis.rows.assign(label=analysis.rows["label"].map(plain))
     cells = rows.sort_values("status", key=lambda status: status.eq("ok"), kind="stable").drop_duplicates("cell")
     timed = rows["median_s"].notna().any()
     sections = (
-        Section("Fastest", fastest(rows)) if timed else Section("Right most often", right(cells)),
+        Section("Fastest", fastest(contests(analysis))) if timed else Section("Right most often", right(cells)),
         Section("Silently wrong", wrong(cells)),
         Section("Warned that results may be wrong", doubted(cells)),
         Section("Failed", failed(cells)),
-        Section("Measured on", [f"{environment(rows)}.", *_when(rows)]),
+        Section("Measured on", [f"{analysis.environment}.", *_when(rows)]),
     )
     return [section for section in sections if section.sentences]
 
 
-@dataclass(frozen=True)
-class Contest:
-    """The fastest way that is right beside the second."""
-
-    first: str
-    told_by: str | None  # of WON; None where the two are not told apart
-    sentence: str
+def fastest(found: list[Contest]) -> list[str]:
+    """Which method won where: a tally where there are several contests, then a sentence for each."""
+    sentences = [f"{', '.join(_place(contest))}: {_result(contest)}{_doubts(contest)}." for contest in found]
+    return [_tally(found), *sentences] if len(found) > 1 else sentences
 
 
-def fastest(rows: DataFrame) -> list[str]:
-    """Who won where: a tally, then a sentence for each problem, size and setting where two ways or more are right."""
-    keys = ["problem", "params", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows)]
-    contests: list[Contest] = []
-    told: list[str] = []
-    for _, group in rows.groupby(keys, dropna=False):
-        told_apart = [setting(key, group[key].iloc[0]) for key in keys[2:]]
-        place = [plain(group["problem"].iloc[0]), _size(group["params"].iloc[0]), *told_apart]
-        whole = group.groupby("label").filter(lambda of: of["status"].eq("ok").all() and of["median_s"].gt(0).all())
-        times = whole.groupby("label")["median_s"].median().sort_values()
-        if len(times) < 2:
-            continue
-        contests.append(_contest(whole, times))
-        told.append(f"{', '.join(place)}: {contests[-1].sentence}{_spoiled(group, times, contests[-1].first)}.")
-    return [_tally(contests), *told] if len(told) > 1 else told
-
-
-def _tally(contests: list[Contest]) -> str:
-    parts = [f"{len(contests)} comparisons between ways that are right"]
-    for told_by, words in WON.items():
-        firsts = Series([contest.first for contest in contests if contest.told_by == told_by], dtype="object")
+def _tally(found: list[Contest]) -> str:
+    parts = [f"{len(found)} comparisons between methods that are right"]
+    for by, words in WON.items():
+        firsts = Series([contest.first for contest in found if contest.decided and contest.lead.by == by])
         if len(firsts):
             counts = ", ".join(f"{first} ({count})" for first, count in firsts.value_counts().items())
             parts.append(f"{words}: {counts}")
-    undecided = sum(contest.told_by is None for contest in contests)
+    undecided = sum(not contest.decided for contest in found)
     return "; ".join([*parts, *([f"{undecided} undecided"] if undecided else [])]) + "."
 
 
-def _size(params: float) -> str:
-    return "P unknown" if pandas.isna(params) else f"P={params:.0f}"
+def _place(contest: Contest) -> list[str]:
+    size = "P unknown" if pandas.isna(contest.params) else f"P={contest.params:.0f}"
+    return [contest.problem, size, *contest.settings]
 
 
-def _contest(rows: DataFrame, times: Series) -> Contest:
-    """The two fastest ways, told apart by the order of their ratio, process by process; that tells the first too."""
-    first, second = times.index[:2]
-    one, other = (rows[rows["label"] == label] for label in (first, second))
-    seen = ratio(one, other)
-    if seen.order < 0:  # the medians' order is that of a drift, or of processes that only one of the two has
-        first, second, seen = second, first, ratio(other, one)
-    value = significant(seen.value)
-    if seen.order == 0:
-        both = " and ".join(f"{label} ({duration(times[label])})" for label in (first, second))
-        near = seen.by == SAMPLES and value != "1" and (seen.low > 1 or seen.high < 1)
-        close = ", too near 1 for one process" if near else ""
-        apart = "undecided" if math.isnan(seen.low) else "not told apart"
-        return Contest(first, None, f"{both} are {apart}, ratio {value}{close} ({_ends(seen)})")
-    how = "faster in this process" if seen.by == SAMPLES else "fastest"
-    lead = f"{value} times as fast as {second} ({_ends(seen)})"
-    return Contest(first, seen.by, f"{first} is {how}, {duration(times[first])}, {lead}")
+def _result(contest: Contest) -> str:
+    """Which of the two is faster and by how much, or that the two are not told apart."""
+    lead = contest.lead
+    if contest.decided:
+        how = "faster in this process" if lead.by == SAMPLES else "fastest"
+        by = f"{significant(lead.value)} times as fast as {contest.second} ({_ends(lead)})"
+        return f"{contest.first} is {how}, {duration(contest.first_s)}, {by}"
+    both = f"{contest.first} ({duration(contest.first_s)}) and {contest.second} ({duration(contest.second_s)})"
+    apart = "undecided" if math.isnan(lead.low) else "not told apart"
+    close = ", too near 1 for one process" if lead.near else ""
+    return f"{both} are {apart}, ratio {significant(lead.value)}{close} ({_ends(lead)})"
 
 
 def _ends(seen: Ratio) -> str:
@@ -115,26 +91,23 @@ def _ends(seen: Ratio) -> str:
     return f"95 % interval {ends} over {seen.processes} processes"
 
 
-def _spoiled(group: DataFrame, times: Series, first: str) -> str:
-    """What takes the shine off a win: contention, a known flaw of the fastest, and faster ways that are wrong."""
-    won = group[group["label"].isin(times.index[:2])]
-    contended = "; measured under contention" if won["contended"].any() else ""
-    warned = group.loc[group["label"] == first, "warning"].notna().any()
-    unsafe = f"; {first} is wrong elsewhere under the same operators" if warned else ""
-    bad = group[group["status"].isin(MEASURED_BUT_NOT_RIGHT) & (group["median_s"] < times[first])]
-    faster = f"; faster, but wrong: {listed(list(set(bad['label'])))}" if len(bad) else ""
-    return contended + unsafe + faster
+def _doubts(contest: Contest) -> str:
+    """What takes the shine off a win: contention, a known flaw of the fastest, and faster methods that are wrong."""
+    contended = "; measured under contention" if contest.contended else ""
+    unsafe = f"; {contest.first} is wrong elsewhere under the same operators" if contest.unsafe else ""
+    wrong = f"; faster, but wrong: {listed(contest.faster_but_wrong)}" if contest.faster_but_wrong else ""
+    return contended + unsafe + wrong
 
 
 def right(cells: DataFrame) -> list[str]:
-    """How often each way is right, where nothing was timed."""
+    """How often each method is right, where nothing was timed."""
     counts = cells["status"].eq("ok").groupby(cells["label"]).agg(["sum", "size"])
     counts = counts.sort_values(["sum", "size"], ascending=[False, True], kind="stable")
     return [", ".join(f"{label} {row['sum']} of {row['size']}" for label, row in counts.iterrows()) + "."]
 
 
 def wrong(cells: DataFrame) -> list[str]:
-    """Ways that gave a wrong result and no error, then those that did elsewhere under the same operators."""
+    """Methods that gave a wrong result and no error, then those that did elsewhere under the same operators."""
     bad = cells[cells["status"].isin(MEASURED_BUT_NOT_RIGHT)]
     told = []
     for label, group in sorted(bad.groupby("label"), key=lambda pair: -pair[1]["relative_error"].fillna(0).max()):

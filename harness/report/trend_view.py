@@ -9,8 +9,8 @@ import pandas
 from pandas import DataFrame, Timestamp
 
 from harness.analysis.history import History, changes, successive
+from harness.analysis.trend import Step, Trend
 from harness.record import COUNTERS
-from harness.report.trend import Step, Trend
 
 UNITS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -89,3 +90,13 @@ def plain_numbers(ax: Axes, crowded: float, named: Sequence[XAxis | YAxis] = ())
         axis.set_major_locator(LogLocator(subs=list(steps)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png, `stem`.pdf and `stem`.svg, the same bytes for the same figure."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf", "svg")]
+    with matplotlib.rc_context(RC):
+        figure.savefig(paths[0], dpi=200)
+        figure.savefig(paths[1], metadata={"CreationDate": None})
+        figure.savefig(paths[2], metadata={"Date": None})
+    return paths

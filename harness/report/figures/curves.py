@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from harness.analysis.fits import FEWEST, MEASURES, Fit, fit
-from harness.analysis.table import counted, differing, environment, over_processes, plain, prepared, setting
+from harness.analysis.table import Analysis, differing, setting
+from harness.record import plain
 from harness.report.figures import fronts
-from harness.report.figures.canvas import RC, canvas, caption, drawing, empty, outer_labels, plain_numbers
+from harness.report.figures.canvas import canvas, caption, drawing, empty, outer_labels, plain_numbers
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.style import FLOOR, STRIP_POINTS, TOLERANCE, draw, exponents, handles, styles
+from harness.text import counted
 
 POWERS = f"In brackets the 95 % interval of the fitted exponent of P ({FEWEST} sizes or more that are right)."
 
@@ -34,39 +34,27 @@ SIZE = Axis("params", "parameters P")
 MEMORY = Axis("tensor_peak_bytes", "tensor peak (MiB)", 2**20)
 
 
-def time_against_size(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
+def time_against_size(analysis: Analysis, medium: Medium = SCREEN) -> Figure:
     """Median time of a call against P, with its interval over processes."""
-    rows = prepared(frame)
     note = "Median over processes of each one's median, with its 95 % interval (below six processes: their range)."
-    return _figure(rows, SIZE, _time(rows, "median_s"), note, medium)
+    return _figure(analysis, SIZE, _time(analysis.rows, "median_s"), note, medium)
 
 
-def memory_against_size(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
+def memory_against_size(analysis: Analysis, medium: Medium = SCREEN) -> Figure:
     """Peak of tensor memory above the start of the call against P."""
-    return _figure(prepared(frame), SIZE, MEMORY, "Peak of tensor memory above the start of the call.", medium)
+    return _figure(analysis, SIZE, MEMORY, "Peak of tensor memory above the start of the call.", medium)
 
 
-def error_against_size(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
+def error_against_size(analysis: Analysis, medium: Medium = SCREEN) -> Figure:
     """Relative error against P, a panel a dtype, with the tolerance."""
     axis = Axis("relative_error", "relative error")
-    return _figure(prepared(frame), SIZE, axis, "Frobenius distance from the reference over its norm.", medium)
+    return _figure(analysis, SIZE, axis, "Frobenius distance from the reference over its norm.", medium)
 
 
-def time_against_memory(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
-    """Median time of a call against peak tensor memory, and what no other way beats in both at the same P."""
-    rows = prepared(frame)
+def time_against_memory(analysis: Analysis, medium: Medium = SCREEN) -> Figure:
+    """Median time of a call against peak tensor memory, and what no other method beats in both at the same P."""
     note = "Median time over processes with its 95 % interval (below six processes: their range)."
-    return _figure(rows, MEMORY, _time(rows, "median_s"), note, medium)
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png, `stem`.pdf and `stem`.svg, the same bytes for the same figure."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf", "svg")]
-    with matplotlib.rc_context(RC):
-        figure.savefig(paths[0], dpi=200)
-        figure.savefig(paths[1], metadata={"CreationDate": None})
-        figure.savefig(paths[2], metadata={"Date": None})
-    return paths
+    return _figure(analysis, MEMORY, _time(analysis.rows, "median_s"), note, medium)
 
 
 def _time(rows: DataFrame, column: str) -> Axis:
@@ -74,16 +62,16 @@ def _time(rows: DataFrame, column: str) -> Axis:
     return Axis(column, "time (s)" if slow else "time (ms)", 1.0 if slow else 1e-3)
 
 
-def _figure(rows: DataFrame, x: Axis, y: Axis, note: str, medium: Medium) -> Figure:
+def _figure(analysis: Analysis, x: Axis, y: Axis, note: str, medium: Medium) -> Figure:
     """Panels of prepared rows, a legend, and below what the numbers are and where they come from."""
-    looks = styles(rows)
-    rows, floors = _drawable(rows, x, y)
+    looks = styles(analysis.rows)
+    rows, floors = _drawable(analysis.rows, x, y)
     placed = rows[rows["params"].notna()]
-    keys = ["problem", "quantity", *differing(placed)]
+    keys = ["family", "quantity", *differing(placed)]
     panels = [(values, group) for values, group in placed.groupby(keys, dropna=False)] or [((), placed)]
     titles = [", ".join([*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]) for values, _ in panels]
     tolerances = y.column == "relative_error" and placed["tolerance"].notna().any()
-    powers = _powers(placed, y) if x is SIZE and len(panels) == 1 else {}
+    powers = _powers(analysis, y) if x is SIZE and len(panels) == 1 else {}
     legend = handles(placed, looks, x is SIZE, bool(tolerances), any(floor is not None for floor in floors), medium)
     exponents(legend, powers)
     if x is not SIZE:
@@ -109,14 +97,14 @@ def _figure(rows: DataFrame, x: Axis, y: Axis, note: str, medium: Medium) -> Fig
         lost = counted(rows.loc[rows["params"].isna() & ~rows.index.duplicated(), "status"])
         unplaced = f" Not drawn, since their P is unknown: {lost}." if lost else ""
         told = f" {POWERS}" if powers else ""
-        caption(figure, f"{note}{told} {environment(rows)}.{unplaced}", medium)
+        caption(figure, f"{note}{told} {analysis.environment}.{unplaced}", medium)
     return figure
 
 
-def _powers(rows: DataFrame, y: Axis) -> dict[str, Fit]:
+def _powers(analysis: Analysis, y: Axis) -> dict[str, Fit]:
     """The fitted power of P of each label, of a measure that is one."""
     measure = next((name for name, column in MEASURES.items() if column == y.column), None)
-    found = {str(label): fit(own, measure) for label, own in over_processes(rows).groupby("label")} if measure else {}
+    found = {str(label): fit(own, measure) for label, own in analysis.cells.groupby("label")} if measure else {}
     return {label: seen for label, seen in found.items() if seen is not None}
 
 

@@ -11,55 +11,20 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from harness.analysis.table import differing, environment, plain, prepared, setting
-from harness.record.identity import PROBLEM
+from harness.analysis.distances import comparable, distances
+from harness.analysis.table import Analysis
 from harness.report.figures.canvas import RC, caption, empty
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.style import safe
 
-# Rows whose results should agree.
-SAME = [*PROBLEM, "quantity", "vectors", "subset", "seed", "params"]
 PANELS = 9  # that are drawn
-NAME_LETTERS = 40  # of a way, in a line
+NAME_LETTERS = 40  # of a result's name, in a line
 LETTER_IN, BAR_IN = 0.045, 0.8  # width of one; of the bar of colours
 
 
-def distances(rows: DataFrame) -> DataFrame:
-    """Relative distance of every two of these prepared rows' results, estimated from their sketches; rows by `way`.
-
-    sqrt(sum (s_a - s_b)^2 / max(sum s_a^2, sum s_b^2)) over the 32 sketches s; NaN where a row has none.
-    """
-    sketches = numpy.array([entry if isinstance(entry, list) else [math.nan] * 32 for entry in rows["sketch"]])
-    squares = numpy.square(sketches).mean(1)
-    scale = numpy.maximum(squares[:, None], squares[None, :])
-    apart = numpy.square(sketches[:, None] - sketches[None, :]).mean(2)
-    ratio = numpy.sqrt(numpy.divide(apart, scale, out=numpy.zeros_like(apart), where=scale != 0))
-    return DataFrame(ratio, index=rows["way"], columns=rows["way"])
-
-
-def comparable(frame: DataFrame) -> list[tuple[str, DataFrame]]:
-    """What panels can be drawn of: a title, and a row a `way` for those two or more whose results should agree."""
-    rows = prepared(frame)
-    rows = rows[rows["sketch"].map(lambda entry: isinstance(entry, list))]
-    extra = differing(rows)
-    rows["way"] = [
-        " ".join([row["label"], *(setting(name, row[name]) for name in extra)]) for row in rows.to_dict("records")
-    ]
-    seeds = rows.groupby("quantity")["seed"].nunique().gt(1).any()
-    found = []
-    for _, group in rows.groupby(SAME, dropna=False):
-        group = group.drop_duplicates("way").sort_values("way")
-        first = group.iloc[0]
-        parts = [plain(first["problem"]), plain(first["quantity"]), f"P={first['params']:.0f}"]
-        parts += [setting("seed", first["seed"])] if seeds else []
-        if len(group) > 1:
-            found.append((", ".join(parts), group))
-    return sorted(found, key=lambda panel: tuple(panel[1][["problem", "quantity", "params"]].iloc[0]))
-
-
-def disagreement(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
+def disagreement(analysis: Analysis, medium: Medium = SCREEN) -> Figure:
     """Heat map of the distances between results, a panel a problem (the first nine): powers of ten, dark is far."""
-    found = comparable(frame)
+    found = comparable(analysis)
     panels = found[:PANELS]
     most = max((len(group) for _, group in panels), default=2)
     side, columns = 0.22 * most + 1.9, min(len(panels), 3) or 1
@@ -75,7 +40,7 @@ def disagreement(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
         axes = list(figure.subplots(lines, columns, squeeze=False).flat)
         for ax, (title, group) in zip(axes, panels, strict=False):
             drawn = _panel(ax, distances(group), letters, medium)
-            beside = min(letters, max(map(len, group["way"]))) * LETTER_IN
+            beside = min(letters, max(map(len, group["result"]))) * LETTER_IN
             ax.set_title(safe(title, int(16 * (side - beside - 0.2))), fontsize=8 * medium.scale)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
@@ -87,7 +52,7 @@ def disagreement(frame: DataFrame, medium: Medium = SCREEN) -> Figure:
             empty(axes[0], "no two results to compare")
             axes[0].set(xticks=[], visible=True)
         some = f" The first {PANELS} of {len(found)}." if len(found) > PANELS else ""
-        caption(figure, f"Estimated from 32 sketches.{some} {environment(prepared(frame))}.", medium)
+        caption(figure, f"Estimated from 32 sketches.{some} {analysis.environment}.", medium)
     return figure
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from pandas import DataFrame
 
-from harness.analysis.table import interval
+from harness.analysis.fronts import WHOLE, front
+from harness.analysis.fronts import points as points_of
 from harness.report.figures.page_size import Medium
 from harness.report.figures.style import BAR, LINE, MARKER, STRIP_POINTS, WORDS, Style, led, rings
 
@@ -27,7 +26,6 @@ FRONT: dict[str, Any] = {
 }
 CHAIN: dict[str, Any] = {"color": "0.35", "linewidth": 0.8, "zorder": 1.5}
 IN_LINE = 8  # markers before the text of a line above the axes
-WHOLE = "all"  # the chunk size null
 
 
 def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], medium: Medium) -> None:
@@ -35,7 +33,7 @@ def draw(ax: Axes, rows: DataFrame, looks: Mapping[str, Style], medium: Medium) 
 
     A way's sizes are joined by its line; where it has several chunk sizes, these are joined instead, at each P.
     """
-    points = _points(rows)
+    points = points_of(rows)
     several = points["params"].nunique() > 1
     for params, group in points[points["whole"]].groupby("params"):
         _front(ax, group, f"P = {params:.0f}" if several else "", medium)
@@ -76,7 +74,7 @@ def failures(rows: DataFrame) -> list[tuple[str, list[str]]]:
 
 def handles(panels: Iterable[DataFrame], medium: Medium) -> list[Line2D]:
     """For the legend: the lines that are no method's."""
-    panels = [_points(group) for group in panels]
+    panels = [points_of(group) for group in panels]
     found = []
     if any((points[points["whole"]].groupby("params").size() > 1).any() for points in panels):
         found.append(Line2D([], [], **medium.scaled(FRONT), label="Pareto front"))
@@ -85,48 +83,19 @@ def handles(panels: Iterable[DataFrame], medium: Medium) -> list[Line2D]:
     return found
 
 
-def _points(rows: DataFrame) -> DataFrame:
-    """A point for each label and P: medians, the interval of y, and whether each process is right (`whole`).
-
-    `chain` names what differs only in `chunk`, the chunk size, where that takes several values at one P; else null.
-    """
-    options = [json.loads(text) if isinstance(text, str) else {} for text in rows["method_options"]]
-    chunks = [option.pop("chunk_size", "") for option in options]
-    methods = zip(*(rows[name].map(str) for name in ("method", "target")), options, strict=True)
-    chains = [json.dumps(method, sort_keys=True) for method in methods]
-    rows = rows.assign(chain=chains, chunk=[WHOLE if chunk is None else str(chunk) for chunk in chunks])
-    rows["whole"] = rows["status"].eq("ok").groupby([rows["label"], rows["params"]]).transform("all")
-    drawn = rows[rows["drawn"]]
-    found = [
-        group.iloc[0].to_dict()
-        | {
-            "x": group["x"].median(),
-            "y": group["y"].median(),
-            "contended": bool(group["contended"].any()),
-            **dict(zip(("low", "high"), interval(group["y"]), strict=True)),
-            "status": next((status for status in group["status"] if status != "ok"), "ok"),
-        }
-        for _, group in drawn.groupby(["label", "params"])
-    ]
-    points = DataFrame(found, columns=[*drawn.columns, "low", "high"])
-    several = points.groupby(["chain", "params"])["chunk"].transform("nunique") > 1
-    return points.assign(chain=points["chain"].where(several)).astype({"whole": bool, "contended": bool})
-
-
 def _front(ax: Axes, points: DataFrame, name: str, medium: Medium) -> None:
     """Steps around what no point of the same P is below and left of, as far as there are points to compare with."""
     if len(points) < 2:
         return
-    ordered = points.sort_values(["x", "y"])
-    best = ordered[ordered["y"] < ordered["y"].cummin().shift(fill_value=math.inf)]
+    best = front(points)
     x, y = best["x"].to_numpy(), best["y"].to_numpy()
-    steps_x = [x[0], *(edge for edge in x[1:] for _ in range(2)), ordered["x"].max()]
+    steps_x = [x[0], *(edge for edge in x[1:] for _ in range(2)), points["x"].max()]
     heights = [height for height in y for _ in range(2)]
-    ax.plot([x[0], *steps_x], [ordered["y"].max(), *heights], **medium.scaled(FRONT))
+    ax.plot([x[0], *steps_x], [points["y"].max(), *heights], **medium.scaled(FRONT))
     if name:
         ax.annotate(
             name,
-            (ordered["x"].max(), y[-1]),
+            (points["x"].max(), y[-1]),
             (0, 2 * medium.scale),
             textcoords="offset points",
             ha="right",

@@ -15,7 +15,8 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from pandas import DataFrame
 
 from harness.analysis.fits import Fit
-from harness.analysis.table import interval, plain
+from harness.analysis.intervals import interval
+from harness.record import plain
 from harness.report.figures.page_size import Medium
 
 # seaborn's "colorblind" palette less pink and yellow, which do not show in print; the counts are coprime, so that

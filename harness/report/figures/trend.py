@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
-from harness.report.figures.curves import RC
+from harness.analysis.trend import Trend
+from harness.report.figures.canvas import RC
 from harness.report.figures.style import COLOURS, CONTENDED, safe
-from harness.report.trend import Trend
+from harness.report.trend import headline
 from harness.report.trend_view import Panel, panels
 
 MOST = 24  # panels; trend.html has all
@@ -40,7 +41,7 @@ def figure(seen: Trend) -> Figure:
         for index, ax in enumerate(axes):
             ax.set_visible(index < len(drawn))
             ax.xaxis.set_tick_params(labelbottom=index < len(drawn) <= index + columns)
-        made.suptitle(safe(seen.headline + left, int(size[0] * 11)), fontsize=10, x=0.01, ha="left")
+        made.suptitle(safe(headline(seen) + left, int(size[0] * 11)), fontsize=10, x=0.01, ha="left")
         made.legend(handles=_legend(), loc="outside lower left", ncols=3 * columns, fontsize=6.5, frameon=False)
     return made
 

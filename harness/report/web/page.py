@@ -18,11 +18,12 @@ from markupsafe import Markup
 from matplotlib.colors import to_hex
 from pandas import DataFrame, Series
 
-from harness.analysis.table import counted, differing, over_processes, plain, prepared, significant
-from harness.record import FIELDS
+from harness.analysis.table import Analysis, differing
+from harness.record import FIELDS, plain
 from harness.report.figures.style import styles
+from harness.report.readable import GROUPS, MEASURED, MIB, SOMETIMES, meanings, readable
 from harness.report.summary import summary
-from harness.report.tables import GROUPS, MEASURED, MIB, SOMETIMES, meanings, readable
+from harness.text import counted, significant
 
 WEB = Path(__file__).parent
 SOURCES = {"P": "params", "from": "low_s", "to": "high_s"} | {
@@ -32,17 +33,17 @@ KEPT = ("problem", "method", "status", "message")  # columns that are shown even
 FIGURE_SPACE, PUNCTUATION_SPACE = "\u2007", "\u2008"  # as wide as a digit, and as a point
 
 
-def page(frame: DataFrame, figures: Mapping[str, str], skipped: Sequence[str] = ()) -> str:
-    """The page of a frame of `harness.record.load`, with figures (name -> SVG) and the files that were no records."""
-    shown = readable(frame)
-    rows = over_processes(prepared(frame)).loc[shown.index]
+def page(analysis: Analysis, figures: Mapping[str, str], skipped: Sequence[str] = ()) -> str:
+    """The page, with figures (name -> SVG) and the files that were no records."""
+    shown = readable(analysis)
+    rows = analysis.cells.loc[shown.index]
     style, *scripts = ((WEB / name).read_text(encoding="utf-8") for name in ("page.css", "chart.js", "table.js"))
     environment = Environment(loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment.get_template("index.html").render(
-        title=f"Hessians: {_some(rows['method'], 'method')} on {_some(rows['problem'], 'problem')}",
+        title=f"Hessians: {_some(rows['method'], 'method')} on {_some(rows['family'], 'problem')}",
         counted=counted(rows["status"]),
-        summary=summary(frame),
+        summary=summary(analysis),
         skipped=[plain(text) for text in skipped],
         data=_data(shown, rows),
         figures={name: base64.b64encode(text.encode()).decode() for name, text in figures.items()},
@@ -76,7 +77,7 @@ def _data(shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
     details = {name: texts for name, texts in details.items() if any(text is not None for text in texts)}
     common = {name: texts[0] for name, texts in details.items() if len(set(texts)) == 1}
     looks = styles(rows)
-    series = rows.groupby(["problem", "label", "quantity", "seed", *differing(rows)], dropna=False).ngroup()
+    series = rows.groupby(["family", "label", "quantity", "seed", *differing(rows)], dropna=False).ngroup()
     return {
         "rows": len(rows),
         "columns": [column for column in columns if column["numbers"] is None or any(column["texts"])],

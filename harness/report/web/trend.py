@@ -9,10 +9,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pandas import Timestamp
 
-from harness.analysis.table import plain
-from harness.report.tables import significant
-from harness.report.trend import HEADINGS, Trend
+from harness.analysis.trend import Trend
+from harness.record import plain
+from harness.report.trend import HEADINGS, headline, notes, texts
 from harness.report.trend_view import Panel, panels
+from harness.text import significant
 
 WIDTH, HEIGHT = 360, 150  # of a picture, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 44, 352, 8, 128  # of its axes
@@ -30,10 +31,10 @@ def html(seen: Trend) -> str:
     dates = [date for history in seen.histories for date in history.nights["date"]]
     across = _scale(min(dates).timestamp(), max(dates).timestamp(), LEFT, RIGHT)
     return templates.get_template("trend.html.jinja").render(
-        headline=seen.headline,
-        notes=seen.notes,
+        headline=headline(seen),
+        notes=notes(seen),
         headings=HEADINGS,
-        steps=[step.texts for step in seen.steps],
+        steps=[texts(step) for step in seen.steps],
         panels=[_picture(panel, lambda date: across(date.timestamp())) for panel in panels(seen)],
         first=f"{min(dates):%Y-%m-%d}",
         last=f"{max(dates):%Y-%m-%d}",

@@ -1,0 +1,51 @@
+"""How many times as fast as one method, the baseline, all others are."""
+
+from __future__ import annotations
+
+from pandas import DataFrame
+
+from harness.analysis.ratios import ratio
+from harness.analysis.table import Analysis, setting
+from harness.record import plain
+from harness.record.identity import PROBLEM
+
+
+def speedups(analysis: Analysis, baseline: str) -> DataFrame:
+    """How many times as fast as `baseline` each other method is in every cell in which both are right.
+
+    Columns: `place` (problem, quantity and settings), params, label, speedup, low, high (NaN where there is no
+    interval), processes, and `by`: how the interval was found (`harness.analysis.ratios`). Raises ValueError for a
+    baseline that no record has, or that is right in no cell in which another method is.
+    """
+    rows = analysis.rows
+    labels = sorted(set(rows["label"]))
+    if baseline not in labels:
+        raise ValueError(f"baseline {baseline} is no method of these records; they have {', '.join(labels)}")
+    keys = ["family", "quantity", *analysis.settings]
+    cell = [*keys, *PROBLEM[1:], "params"]
+    right = rows.groupby([*cell, "label"], dropna=False)["status"].transform(lambda seen: seen.eq("ok").all())
+    found = []
+    for _, group in rows[right & (rows["median_s"] > 0)].groupby(cell, dropna=False):
+        base = group[group["label"] == baseline]
+        if base.empty:
+            continue
+        first = group.iloc[0]
+        settings = [setting(key, first[key]) for key in analysis.settings]
+        place = ", ".join([plain(first["family"]), plain(first["quantity"]), *settings])
+        for label, own in group[group["label"] != baseline].groupby("label"):
+            seen = ratio(own, base)
+            found.append(
+                {
+                    "place": place,
+                    "params": first["params"],
+                    "label": label,
+                    "speedup": seen.value,
+                    "low": seen.low,
+                    "high": seen.high,
+                    "processes": seen.processes,
+                    "by": seen.by,
+                }
+            )
+    if not found:
+        raise ValueError(f"baseline {baseline} is right and timed in no cell where another method is; take another")
+    return DataFrame(found).sort_values(["place", "params", "label"], ignore_index=True)

@@ -1,0 +1,63 @@
+"""The command `python -m harness.report`: the table of some runs on the terminal and, with --out, their report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import record
+from harness.analysis.table import Analysis
+from harness.record import plain
+from harness.report.figures.page_size import STYLES, chosen, inches
+from harness.report.terminal import terminal
+
+STATUS = """Exit status: 0; 1 where a file is no record that can be read, which is named, and the rest is reported; 2
+where no record can be read, nothing can be written or an argument is wrong."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table of the named runs and, with --out, write the report; the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not all(options.runs) or options.out == Path():
+        parser.error("RUN and DIR are paths; an empty one was given (the current directory is .)")
+    if options.out is None and (options.baseline or options.memory_gb or options.style or options.width):
+        parser.error("--baseline, --memory_gb, --style and --width are of the files that --out DIR writes; give it too")
+    try:
+        analysis = Analysis(record.load(*options.runs))
+        skipped = analysis.frame.attrs["skipped"]
+        for text in skipped:
+            print(f"harness.report: skipped {plain(text)}", file=sys.stderr)
+        terminal(analysis)
+        medium = chosen(options.style, options.width)
+        if options.out:
+            from harness.report.files import write  # imports matplotlib and seaborn, which takes a second or two
+
+            for path in write(analysis, options.out, medium, options.baseline, options.memory_gb):
+                print(path)
+    except (record.RecordError, OSError, ValueError) as error:
+        print(f"harness.report: {plain(error)}", file=sys.stderr)
+        return 2
+    return 1 if skipped else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.report", description="Tables and figures from records.", epilog=STATUS
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a record.json or a baseline (*.jsonl)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the report here")
+    parser.add_argument("--style", choices=STYLES, help="of the figures: text and lines for a paper or a talk")
+    parser.add_argument("--width", type=inches, help="of the figures, such as 8.5cm or 3.3in (alone: of a paper's)")
+    parser.add_argument("--baseline", metavar="METHOD", help="show the speed-up of all others over this method")
+    parser.add_argument("--memory_gb", type=gigabytes, metavar="GB", help="show the largest P that fits into so much")
+    return parser
+
+
+def gigabytes(text: str) -> float:
+    """A size of memory; raises argparse.ArgumentTypeError for one that is not above 0."""
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be a size in GB above 0")
+    return float(text)

@@ -1,0 +1,110 @@
+"""The files of a report: which there are, and in which order they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from harness import record
+from harness.analysis.distances import comparable
+from harness.analysis.history import kept
+from harness.analysis.profiles import profile
+from harness.analysis.speedups import speedups
+from harness.analysis.table import Analysis
+from harness.report import coverage_table, csv, latex, markdown, provenance, trend
+from harness.report import speedups as speedup_tables
+from harness.report.figures import curves
+from harness.report.figures.canvas import save
+from harness.report.figures.coverage import coverage
+from harness.report.figures.disagreement import PANELS, disagreement
+from harness.report.figures.page_size import SCREEN, Medium
+from harness.report.figures.profile import performance_profile
+from harness.report.figures.speedup import speedup_against_size
+from harness.report.growth import growth
+from harness.report.web.page import page
+
+
+def write(
+    analysis: Analysis,
+    out: Path,
+    medium: Medium = SCREEN,
+    baseline: str | None = None,
+    memory_gb: float | None = None,
+) -> list[Path]:
+    """Write index.html, the tables, the figures as PNG, PDF and SVG, and report.json into `out`; the files written.
+
+    Of what there is too little to show, there is no file. report.json is written last: where it is missing, the report
+    is not complete. Raises ValueError for a baseline that no record has, before anything is written.
+    """
+    texts = _texts(analysis, baseline, memory_gb)
+    drawn = _figures(analysis, medium, baseline)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").unlink(missing_ok=True)
+    written = []
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        written.append(out / name)
+    for name, figure in drawn.items():
+        written += save(figure, out / name)
+    pictures = {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
+    skipped = analysis.frame.attrs.get("skipped", ())
+    (out / "index.html").write_text(page(analysis, pictures, skipped), encoding="utf-8")
+    written += [out / "index.html", *trend.write(analysis, out)]
+    options = [*medium.arguments]
+    options += ["--baseline", baseline] if baseline else []
+    options += ["--memory_gb", repr(memory_gb)] if memory_gb else []
+    frame = analysis.frame
+    parts = {"disagreement": frame[frame["sketch"].notna()], "trend": kept(analysis)}
+    record.write_json(provenance.provenance(frame, out, written, parts, options), out / "report.json")
+    return [*written, out / "report.json"]
+
+
+def _texts(analysis: Analysis, baseline: str | None, memory_gb: float | None) -> dict[str, str]:
+    """File names and what is in them."""
+    texts = {
+        "table.csv": csv.csv(analysis),
+        "table.md": markdown.markdown(analysis),
+        "table.tex": latex.latex(analysis),
+    }
+    if _problems(analysis) > 1:
+        texts["coverage.md"] = coverage_table.markdown(analysis)
+    grown = growth(analysis, memory_gb)
+    if grown:
+        texts |= {"growth.md": grown.markdown(), "growth.tex": grown.latex()}
+    if baseline is not None:
+        found = speedups(analysis, baseline)
+        texts["speedups.md"] = speedup_tables.markdown(found, analysis, baseline)
+        texts["speedups.tex"] = speedup_tables.tables(found, analysis, baseline)
+    return texts
+
+
+def _figures(analysis: Analysis, medium: Medium, baseline: str | None) -> Mapping[str, Figure]:
+    """Figures by name: of time where any was asked for, of memory where any is known, and so on."""
+    drawn: dict[str, Figure] = {}
+    passes = analysis.frame["passes"]
+    timed = (passes.isna() | passes.fillna("").str.contains("time")).any()
+    sized = analysis.frame["tensor_peak_bytes"].notna().any()
+    if timed:
+        drawn["time_against_size"] = curves.time_against_size(analysis, medium)
+    if timed and sized:
+        drawn["memory_against_size"] = curves.memory_against_size(analysis, medium)
+    if timed:
+        drawn["error_against_size"] = curves.error_against_size(analysis, medium)
+    if timed and sized:
+        drawn["time_against_memory"] = curves.time_against_memory(analysis, medium)
+    if _problems(analysis) > 1:
+        drawn["coverage"] = coverage(analysis, medium)
+    shares = profile(analysis)
+    if shares is not None:
+        drawn["performance_profile"] = performance_profile(shares, analysis, medium)
+    if baseline is not None:
+        drawn["speedup_against_size"] = speedup_against_size(speedups(analysis, baseline), analysis, baseline, medium)
+    if _problems(analysis) <= PANELS and comparable(analysis):
+        drawn["disagreement"] = disagreement(analysis, medium)
+    return drawn
+
+
+def _problems(analysis: Analysis) -> int:
+    return analysis.frame["problem_name"].nunique()
