@@ -6,11 +6,14 @@ before or equal to k, exactly
 
     H[(l,i,j),(k,p,q)] = sum_{n,s,t} a_l[n,s,j] (M_lk[n,(s,i),(t,p)] a_k[n,t,q] + g_k[n,t,p] J_kl[n,(t,q),(s,i)])
 
-Samples do not mix, so one unit shift (s, i) given to all of them at once yields M and J of all: as many
-forward-over-reverse passes as a layer has outputs, not parameters. The sums over n are matrix products.
+Samples do not mix, so one unit shift (s, i), given to all of them at once, yields M and J of all. A layer takes as many
+forward-over-reverse passes as it has outputs, not parameters. The sums over n are matrix products.
 
-A parameter that enters in another way, a layer with as many positions as inputs (whose shifts would be more than its
-parameters), and one whose samples do mix, as under batch statistics, take a backward pass for each of their rows.
+A backward pass for each row is taken by parameters
+
+- that enter in another form than through an affine map,
+- of a layer with at least as many positions as inputs, which would need more shifts than it has parameters,
+- whose samples do mix, as under batch statistics.
 
 Bishop, "Exact calculation of the Hessian matrix for the multilayer perceptron", Neural Computation 4 (1992).
 """
@@ -19,25 +22,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from methods.affine import Network
-from methods.certificate import (
-    Certificate,
-    CertificateError,
-    FallbackError,
-    FallbackWarning,
-    full_precision,
-)
-from methods.plan import PRODUCTS, check_deterministic, planned
-from methods.products import drawn
-from methods.rows import ROWS, products_of, rows_of
-from methods.shifts import write_blocks, write_diagonal
+from methods.factoring.certificate import Certificate, CertificateError, FallbackError, FallbackWarning
+from methods.factoring.diagonal import write_diagonal
+from methods.factoring.hessian import check_hessian, write_hessian
+from methods.factoring.network import Network
+from methods.factoring.numerics import drawn
+from methods.factoring.plan import PRODUCTS, Plan, check_deterministic, planned
+from methods.factoring.precision import full_precision
+from methods.factoring.rows import ROWS, products_of, rows_of
 
-USUAL = PRODUCTS  # what `explain` says of a parameter that needs no rows
+USUAL = PRODUCTS  # what `explain` reports of a parameter that takes no rows; the harness reads it
+MEMORY = 2**28  # bytes that `hessian` uses beside the result, unless a tenth of the result is more
 
 Criterion = Callable[..., Tensor]
 Fallback = Literal["rows", "error"]
@@ -56,88 +57,86 @@ def hessian(
     """Hessian (P, P) of `criterion(model(inputs), targets)` in the trainable parameters, in `named_parameters()` order.
 
     The samples are the first dimension of the first input. The result is written into `out`, if given, which may be a
-    memory-mapped file. Beside it about `memory_mb` MiB are used (by default 256, or a tenth of the result), or what the
-    shifts of one output of a layer take, or 64 backward passes for those parameters that need rows.
+    memory-mapped file. Beside the result about `memory_mb` MiB are used (by default 256, or a tenth of the result). At
+    least the memory for the shifts of one output of a layer is used, and for 64 backward passes where parameters need
+    rows.
 
-    Its product with a random vector is compared with double backward through the plain loss before it is returned
-    (`methods.certificate` says what that catches, and with which probability). The rows of the parameters where they
-    differ are taken from double backward, one after another, with a FallbackWarning; where that does not agree either,
-    CertificateError is raised. `explain` tells which parameters take rows from the start, and why;
-    `fallback="error"` raises FallbackError rather than take rows for another reason than that they are fewer.
+    Before the result is returned, its product with a random vector is compared with double backward through the plain
+    loss; `methods.factoring.certificate` says which errors that catches, and with which probability. Where they differ,
+    the rows of the parameters concerned are computed again by double backward, one after another, with a
+    FallbackWarning. `explain` reports which parameters take rows from the start, and why. `fallback="error"` raises
+    FallbackError instead of taking rows, unless rows cost less than shifts.
 
-    Raises ValueError for an `out` of another shape, dtype or device, a `memory_mb` below zero, another `fallback`, or a
-    loss that is no scalar or not deterministic, and NotImplementedError for parameters of float16 or bfloat16.
+    Raises ValueError for an `out` of another shape, dtype or device, a `memory_mb` below zero, another `fallback`, and
+    a loss that is no scalar, is not deterministic or does not depend on the parameters; NotImplementedError for
+    parameters of float16 or bfloat16 and for hooks that change gradients; CertificateError where rows do not agree with
+    double backward either, or nothing can be checked.
     """
-    _check(fallback)
+    _check_fallback(fallback)
     network = Network(model, criterion, inputs, targets)
     size = len(network.theta)
-    out = network.theta.new_empty(size, size) if out is None else out
-    found, asked = ((tuple(x.shape), x.dtype, x.device) for x in (out, network.theta.expand(size, size)))
-    if found != asked:
-        raise ValueError(f"out is {' '.join(map(str, found))}; the Hessian is {' '.join(map(str, asked))}")
-    if memory_mb is not None and not memory_mb >= 0:
-        raise ValueError(f"memory_mb={memory_mb} must be a number of MiB")
-    memory = max(2**28, size**2 * out.element_size() / 10) if memory_mb is None else memory_mb * 2**20
+    if out is None:
+        out = network.theta.new_empty(size, size)
+    _check_out(out, network.theta.expand(size, size))
+    memory = _memory(memory_mb, out)
     with full_precision():
         certificate = Certificate(network)
-        plan = planned(network, certificate, lambda plan: write_blocks(network, plan, certificate, out, memory))
-        _allowed(plan.reasons, fallback, plan.wide)
-        for name in plan.penalty.keys() - plan.reasons.keys():
-            out.diagonal()[network.span[name]] += plan.penalty[name]
-        for span, rows in rows_of(network, plan.reasons):
-            out[span], out[:, span] = rows, rows.T
-        alone: set[str] = set()  # parameters of which each row has taken a pass of its own
-        while failed := certificate.failing(out @ certificate.vector, certificate.product):
-            alone |= _distrusted(failed, alone, fallback)
-            for span, rows in rows_of(network, failed, at_once=1):
+        plan = planned(network, certificate, lambda plan: write_hessian(network, plan, certificate, out, memory))
+        _check_rows_allowed(plan, fallback)
+        for name, penalty in plan.added().items():
+            out.diagonal()[network.span[name]] += penalty
+
+        def take_rows(names: Iterable[str], at_once: int) -> None:
+            for span, rows in rows_of(network, names, at_once):
                 out[span], out[:, span] = rows, rows.T
+
+        take_rows(plan.reasons, ROWS)
+        in_turn: set[str] = set()  # parameters whose rows were computed again
+        while failed := certificate.failing(out @ certificate.vector, certificate.product):
+            _report_failed(failed, in_turn, fallback)
+            in_turn |= failed.keys()
+            take_rows(failed, at_once=1)
     return out
 
 
 def diagonal(
     model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, *, fallback: Fallback = "rows"
 ) -> Tensor:
-    """Diagonal (P,) of that Hessian; of a layer's own block only sum_{n,s,t} a[s,j] M[(s,i),(t,i)] a[t,j] is needed.
+    """Diagonal (P,) of the Hessian that `hessian` gives.
 
-    The diagonal is read from the curvature M of a layer's outputs. What the block between that layer's parameters makes
-    of a random vector follows from the same M, and is compared with double backward through the plain loss, layer by
-    layer: that catches an error in any block on the diagonal with the probability that `methods.certificate` gives. The
-    blocks between layers are not computed, and so not looked at. Where the products differ, what is raised, and
-    `fallback` are as in `hessian`.
+    Of the block between a layer's own parameters, only sum_{n,s,t} a[s,j] M[(s,i),(t,i)] a[t,j] is needed, which is
+    read from the curvature M of the layer's outputs.
+
+    The product of each block with a random vector follows from the same M. It is compared with double backward through
+    the plain loss, layer by layer. That catches an error in any block on the diagonal with the probability that
+    `methods.factoring.certificate` gives. Blocks between layers are neither computed nor checked. Rows where the
+    products differ, `fallback` and the errors raised are as in `hessian`.
     """
-    _check(fallback)
+    _check_fallback(fallback)
     network = Network(model, criterion, inputs, targets)
     with full_precision():
         certificate = Certificate(network)
         vector = certificate.vector
-        result, found = torch.zeros_like(vector), torch.zeros_like(vector)
-        plan = planned(network, certificate, lambda plan: write_diagonal(network, plan, certificate, result, found))
-        blocks = plan.blocks
-        _allowed(plan.reasons, fallback, plan.wide)
-        for name in plan.penalty.keys() - plan.reasons.keys():
-            span, penalty = network.span[name], plan.penalty[name]
+        result, product = torch.zeros_like(vector), torch.zeros_like(vector)
+        plan = planned(network, certificate, lambda plan: write_diagonal(network, plan, certificate, result, product))
+        _check_rows_allowed(plan, fallback)
+        for name, penalty in plan.added().items():
+            span = network.span[name]
             result[span] += penalty
-            found[span] += penalty * vector[span]
-
-        def product(vector: Tensor) -> Tensor:
-            """Of the blocks' parameters within their blocks, of all others with the whole Hessian."""
-            of_blocks = [certificate.product(vector, names) for names in blocks]
-            whole = torch.zeros_like(vector)
-            if by_rows := network.params.keys() - frozenset().union(*blocks):
-                every = certificate.product(vector)
-                for name in by_rows:
-                    whole[network.span[name]] = every[network.span[name]]
-            return sum(of_blocks, whole)
+            product[span] += penalty * vector[span]
 
         def take_rows(names: Iterable[str], at_once: int) -> None:
             for span, rows in rows_of(network, names, at_once):
-                result[span], found[span] = rows[:, span].diagonal(), rows @ vector
+                result[span], product[span] = rows[:, span].diagonal(), rows @ vector
 
         take_rows(plan.reasons, ROWS)
-        alone: set[str] = set()
-        while failed := certificate.failing(found, product):
-            alone |= _distrusted(failed, alone, fallback)
-            doubted = [names for names in blocks if names & failed.keys()]  # as a whole: each has a part in the others'
+        blocks = plan.blocks
+        in_turn: set[str] = set()
+        while failed := certificate.failing(product, partial(_blocks_product, network, certificate, blocks)):
+            _report_failed(failed, in_turn, fallback)
+            in_turn |= failed.keys()
+            # All parameters of a block take rows together, since each contributes to the products of the others.
+            doubted = [names for names in blocks if names & failed.keys()]
             blocks = [names for names in blocks if not names & failed.keys()]
             take_rows(frozenset(failed).union(*doubted), at_once=1)
     return result
@@ -146,36 +145,36 @@ def diagonal(
 def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vectors: Tensor) -> Tensor:
     """That Hessian times vectors (P, k), as (P, k): a backward pass through the plain gradient's graph for each.
 
-    The passes are batched where torch has the rules. Two more check them: one, by itself, of a random combination w of
-    the vectors, which catches an error of batching with the probability that `methods.certificate` gives; and one of a
-    random vector u, since u . H w = w . H u: that catches, with the like probability, whatever makes the second
-    derivative unsymmetric. An error of double backward that leaves it symmetric is not seen. Where batching was wrong
-    each product takes a pass by itself, with a FallbackWarning. Raises CertificateError where the second derivative is
-    not symmetric, ValueError for vectors of another shape, dtype or device, or that are not finite, and otherwise as
-    `hessian`.
+    The passes are batched where torch has the rules. Two more passes check them:
+
+    - One computes the product with a random combination w of the vectors. It catches an error of batching with the
+      probability that `methods.factoring.certificate` gives. Each product is then computed by a pass of its own, with a
+      FallbackWarning.
+    - One computes the product with a random vector u, since u . H w = w . H u. It catches, with a similar probability,
+      an error that makes the second derivative asymmetric. A symmetric error of double backward is not noticed.
+
+    Raises CertificateError where the second derivative is not symmetric; ValueError for vectors of another shape, dtype
+    or device, and for entries that are not finite; other errors as `hessian`.
     """
     network = Network(model, criterion, inputs, targets)
-    if vectors.dim() != 2 or len(vectors) != len(network.theta):
-        raise ValueError(f"vectors are {tuple(vectors.shape)}; they must be ({len(network.theta)}, k), one a column")
-    vectors, theta = vectors.detach(), network.theta
-    if vectors.dtype != theta.dtype or vectors.device != theta.device or not vectors.isfinite().all():
-        raise ValueError(
-            f"vectors are {vectors.dtype} on {vectors.device}; they must be finite numbers of {theta.dtype} on "
-            f"{theta.device}, as the parameters are"
-        )
-    if not vectors.shape[1]:
+    _check_vectors(vectors, network.theta)
+    vectors = vectors.detach()
+    count = vectors.shape[1]
+    if count == 0:
         return torch.zeros_like(vectors)
     with full_precision():
         certificate = Certificate(network)
         check_deterministic(network, certificate)
-        weights = drawn(vectors[0])
-        combined = vectors @ weights  # (P,)
+        weights = drawn(vectors[0])  # (k,)
+        combined = vectors @ weights  # w (P,)
         result = products_of(certificate.gradient, network, vectors.T).T
-        one = vectors.shape[1] == 1  # not batched, so that nothing can be wrong with it
-        true = result @ weights if one else certificate.product(combined)
-        if not one and certificate.differing(result @ weights, combined, true, certificate.product):
-            warnings.warn("batched products are not those of single passes; each takes a pass", FallbackWarning, 2)
-            result = torch.stack([certificate.product(vector) for vector in vectors.unbind(1)], dim=1)
+        if count == 1:  # a single product is not batched
+            true = result @ weights
+        else:
+            true = certificate.product(combined)
+            if certificate.differing(result @ weights, combined, true, certificate.product):
+                warnings.warn("batched products are not those of single passes; each takes a pass", FallbackWarning, 2)
+                result = torch.stack([certificate.product(vector) for vector in vectors.unbind(1)], dim=1)
         certificate.check_symmetry(combined, true)
     return result
 
@@ -183,58 +182,95 @@ def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vecto
 def explain(
     model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, quantity: str = "hessian"
 ) -> dict[str, str]:
-    """How each parameter would be done, for quantity "hessian" or "diagonal": by "matrix products", or by rows and why.
+    """How each parameter is computed, by name: "matrix products", or the reason why it takes rows.
 
-    Takes what the result takes, less the products and the rows themselves. What the check of a result finds is not
-    known before it: that is told by a FallbackWarning. Raises ValueError for another quantity, and as `hessian`.
+    `quantity` is "hessian" or "diagonal". The cost is that of the result without the products and the rows themselves.
+    A FallbackWarning of the later check cannot be foreseen. Raises ValueError for another quantity, and other errors as
+    `hessian`.
     """
     if quantity not in ("hessian", "diagonal"):
         raise ValueError(f"quantity={quantity!r} must be 'hessian' or 'diagonal'")
     network = Network(model, criterion, inputs, targets)
     with full_precision():
         certificate = Certificate(network)
-        result, found = torch.zeros_like(certificate.vector), torch.zeros_like(certificate.vector)
-        plan = planned(
-            network,
-            certificate,
-            lambda plan: (
-                write_blocks(network, plan, certificate, None, 2**28)
-                if quantity == "hessian"
-                else write_diagonal(network, plan, certificate, result, found)
-            ),
-        )
+
+        def refuse(plan: Plan) -> None:
+            if quantity == "hessian":
+                check_hessian(network, plan, certificate, MEMORY)
+            else:
+                result, product = torch.zeros_like(network.theta), torch.zeros_like(network.theta)
+                write_diagonal(network, plan, certificate, result, product)
+
+        plan = planned(network, certificate, refuse)
     return {name: plan.reasons.get(name, PRODUCTS) for name in network.params}
 
 
-def _check(fallback: str) -> None:
+def _memory(memory_mb: float | None, out: Tensor) -> float:
+    """Bytes for what is computed at once."""
+    if memory_mb is None:
+        return max(MEMORY, out.numel() * out.element_size() / 10)
+    if not memory_mb >= 0:
+        raise ValueError(f"memory_mb={memory_mb} must be a number of MiB")
+    return memory_mb * 2**20
+
+
+def _blocks_product(
+    network: Network, certificate: Certificate, blocks: Iterable[frozenset[str]], vector: Tensor
+) -> Tensor:
+    """H times a vector (P,), restricted to the block for parameters of a block; other parameters have whole rows."""
+    of_blocks = [certificate.product(vector, names) for names in blocks]
+    of_rows = torch.zeros_like(vector)
+    by_rows = network.params.keys() - frozenset().union(*blocks)
+    if by_rows:
+        whole = certificate.product(vector)
+        for name in by_rows:
+            of_rows[network.span[name]] = whole[network.span[name]]
+    return sum(of_blocks, of_rows)
+
+
+def _check_fallback(fallback: str) -> None:
     if fallback not in ("rows", "error"):
         raise ValueError(f"fallback={fallback!r} must be 'rows' or 'error'")
 
 
-def _allowed(reasons: Mapping[str, str], fallback: str, fewer: Mapping[str, str]) -> None:
+def _check_out(out: Tensor, like: Tensor) -> None:
+    if (out.shape, out.dtype, out.device) != (like.shape, like.dtype, like.device):
+        found = f"{tuple(out.shape)} {out.dtype} {out.device}"
+        raise ValueError(f"out is {found}; the Hessian is {tuple(like.shape)} {like.dtype} {like.device}")
+
+
+def _check_vectors(vectors: Tensor, theta: Tensor) -> None:
+    if vectors.dim() != 2 or len(vectors) != len(theta):
+        raise ValueError(f"vectors are {tuple(vectors.shape)}; they must be ({len(theta)}, k), one a column")
+    if vectors.dtype != theta.dtype or vectors.device != theta.device or not vectors.isfinite().all():
+        raise ValueError(
+            f"vectors are {vectors.dtype} on {vectors.device}; they must be finite numbers of {theta.dtype} on "
+            f"{theta.device}, as the parameters are"
+        )
+
+
+def _check_rows_allowed(plan: Plan, fallback: str) -> None:
     """Raise FallbackError where rows are not wanted, and taken for another reason than that they cost less."""
-    slow = {name: reason for name, reason in reasons.items() if fewer.get(name) != reason}
+    slow = [f"{name}: {reason}" for name, reason in plan.reasons.items() if plan.cheap_rows.get(name) != reason]
     if fallback == "error" and slow:
-        told = "; ".join(f"{name}: {reason}" for name, reason in slow.items())
-        raise FallbackError(f"fallback='error', and these would take a backward pass for each row: {told}")
+        raise FallbackError(f"fallback='error', and these would take a backward pass for each row: {'; '.join(slow)}")
 
 
-def _distrusted(failed: Mapping[str, float], alone: set[str], fallback: str) -> set[str]:
-    """The parameters that failed, of which a warning tells; raises where nothing is left to try, or to be tried."""
-    told = ", ".join(f"{name} (off by {distance:.1e})" for name, distance in failed.items())
-    if failed.keys() <= alone:
+def _report_failed(failed: Mapping[str, float], in_turn: set[str], fallback: str) -> None:
+    """Warn of parameters that failed the check; raise where rows in turn are not wanted or have failed already."""
+    listed = ", ".join(f"{name} (off by {distance:.1e})" for name, distance in failed.items())
+    if failed.keys() <= in_turn:
         raise CertificateError(
-            f"rows by double backward do not agree with its product with a vector, in {told}: the loss differs from "
+            f"rows by double backward do not agree with its product with a vector, in {listed}: the loss differs from "
             "call to call, or its second derivative is not symmetric (a custom Function whose backward is another "
             "function's gradient, say)"
         )
     if fallback == "error":
-        raise FallbackError(f"fallback='error', and matrix products are not what double backward gives, in {told}")
+        raise FallbackError(f"fallback='error', and matrix products are not what double backward gives, in {listed}")
     warnings.warn(
-        f"the factored result is not what double backward through the plain loss gives, in {told}; their rows are "
+        f"the factored result is not what double backward through the plain loss gives, in {listed}; their rows are "
         "computed again, a backward pass for each. Does the loss depend on how it is differentiated (gradients within "
         "the forward pass, stored activations, no_grad)?",
         FallbackWarning,
         stacklevel=3,
     )
-    return set(failed)

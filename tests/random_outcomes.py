@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from methods import factored
-from methods.certificate import FallbackError, FallbackWarning
-from methods.plan import PRODUCTS
+from methods.factoring.certificate import FallbackError, FallbackWarning
+from methods.factoring.plan import PRODUCTS
 from tests.random_layers import PLAIN
 from tests.random_networks import Case, Spec, build
 

@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from harness.problems import networks, transformers
 from harness.truth import differences
-from methods import factored, products, shifts
-from methods.affine import Network
-from methods.certificate import Certificate, CertificateError, FallbackError, FallbackWarning
+from methods import factored
+from methods.factoring import diagonal, hessian, products, propagation
+from methods.factoring.certificate import Certificate, CertificateError, FallbackError, FallbackWarning
+from methods.factoring.network import Network
 from tests.oracles import distance
 
 QUANTITIES = ("hessian", "diagonal")
@@ -270,7 +271,7 @@ def test_an_error_of_the_derivation_is_found_and_mended(which, share, dtype) -> 
         calls.append(None)
         write(out, use, other, first, slopes * (1 + share * (len(calls) == which + 1)), features)
 
-    with mock.patch.object(shifts, "write", wrong), pytest.warns(FallbackWarning, match="off by"):
+    with mock.patch.object(hessian, "write", wrong), pytest.warns(FallbackWarning, match="off by"):
         found = factored.hessian(*arguments(problem))
     assert distance(found.double(), right.double()) < {torch.float64: 1e-13, torch.float32: 1e-6}[dtype]
 
@@ -279,10 +280,10 @@ def test_an_error_of_the_derivation_is_found_and_mended(which, share, dtype) -> 
 def test_an_error_of_the_diagonal_is_found_and_mended(path) -> None:
     problem = networks.mlp(inputs=4, width=5, depth=2, outputs=3, batch=6)
     right = factored.diagonal(*arguments(problem))
-    uses_of = shifts.uses_of
+    uses_of = diagonal.uses_of
     with (
-        mock.patch.object(shifts, "uses_of", lambda network, fixed: _scaled(uses_of(network, fixed))),
-        mock.patch.object(shifts.curvature, "OUTPUTS", 256 if path == "propagated" else 0),
+        mock.patch.object(diagonal, "uses_of", lambda network, fixed: _scaled(uses_of(network, fixed))),
+        mock.patch.object(propagation, "OUTPUTS", 256 if path == "propagated" else 0),
         pytest.warns(FallbackWarning, match=r"2\.weight \(off by"),
     ):
         found = factored.diagonal(*arguments(problem))
@@ -320,7 +321,7 @@ class _Turned(torch.autograd.Function):
         return 2 * ctx.saved_tensors[0].roll(1, -1) * cotangent
 
 
-@pytest.mark.filterwarnings("ignore::methods.certificate.FallbackWarning")
+@pytest.mark.filterwarnings("ignore::methods.factoring.certificate.FallbackWarning")
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_second_derivative_that_is_not_symmetric_is_an_error(place) -> None:
     class Model(nn.Module):
@@ -341,10 +342,10 @@ def test_a_second_derivative_that_is_not_symmetric_is_an_error(place) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError("a"), IndexError("b"), RuntimeError("The size of tensor a must match b")])
-@pytest.mark.parametrize("quantity", QUANTITIES)
-def test_an_unknown_exception_is_raised(error, quantity) -> None:
+@pytest.mark.parametrize(("quantity", "writer"), [("hessian", hessian), ("diagonal", diagonal)])
+def test_an_unknown_exception_is_raised(error, quantity, writer) -> None:
     problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
-    with mock.patch.object(shifts, "uses_of", side_effect=error), pytest.raises(type(error)):
+    with mock.patch.object(writer, "uses_of", side_effect=error), pytest.raises(type(error)):
         getattr(factored, quantity)(*arguments(problem))
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import factored
-from methods.certificate import CertificateError, FallbackError
+from methods.factoring.certificate import CertificateError, FallbackError
 
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -92,7 +92,7 @@ def _random_slope_of_one(net, x):
 
 @pytest.mark.parametrize("between", [_random_slope, _random_slope_of_one])
 @pytest.mark.parametrize("quantity", ["hessian", "diagonal", "hvp"])
-@pytest.mark.filterwarnings("ignore::methods.certificate.FallbackWarning")
+@pytest.mark.filterwarnings("ignore::methods.factoring.certificate.FallbackWarning")
 def test_a_gradient_that_is_drawn_at_random_is_found(between, quantity: str) -> None:
     """The value of the loss is always the same."""
     arguments = (torch.ones(20, 1, dtype=torch.float64),) if quantity == "hvp" else ()

@@ -1,0 +1,115 @@
+"""Derivatives along unit shifts of the outputs of affine maps; symbols as in `methods.factored`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from methods.factoring.certificate import PARAMETER, TOLERANCE, Certificate
+from methods.factoring.network import Network
+from methods.factoring.numerics import close, drawn
+from methods.factoring.refusals import Refused, refusals
+from methods.factoring.uses import Use
+
+
+class Derivatives(NamedTuple):
+    """Derivatives along shifts (i, S) of one call."""
+
+    gradients: list[Tensor]  # M (i, S, N, T, p), of the gradients g of that call and those after it
+    features: list[Tensor]  # J (i, S, N, T, q), of the features of those after it
+
+
+class Shifts:
+    """Derivatives along shifts of the outputs of the first of some calls.
+
+    It also finds samples that depend on each other. One more shift is random and differs from sample to sample; the
+    unit shifts, which all samples get at once, must explain what it changes.
+    """
+
+    def __init__(
+        self, network: Network, fixed: set[str], before: int, uses: Sequence[Use], certificate: Certificate
+    ) -> None:
+        self._network, self._certificate = network, certificate
+        self._fixed, self._before = fixed, before  # parameters of affine maps, and how many of their calls come before
+        self._uses = uses
+        self._random = drawn(uses[0].gradient)
+        self._whole: list[Tensor] = []  # what the random shift changes
+        self._unexplained: list[Tensor] = []  # the part of it that no unit shift so far explains
+
+    def along(self, outputs: Tensor) -> Derivatives:
+        """Derivatives along the unit shifts of some outputs, given by their indices (i,), at every position.
+
+        Raises Refused where torch has no rule for an operation, or where the loss or its gradient has another value
+        under torch's transforms than without them.
+        """
+        shifts = torch.cat([_unit_shifts(self._random, outputs), self._random[None]])
+        with torch.no_grad(), refusals():
+            loss, gradients, derivatives = torch.func.vmap(self._derivative)(shifts)
+        if not self._whole:
+            self._check(loss[0], [gradient[0] for gradient in gradients])
+            self._whole = [derivative[-1] for derivative in derivatives]
+            self._unexplained = [derivative.clone() for derivative in self._whole]
+        positions = self._random.shape[1]
+        weights = self._random[:, :, outputs].mT.flatten(1)[:, None]  # (N, 1, i S)
+        for unexplained, derivative in zip(self._unexplained, derivatives, strict=True):
+            by_sample = derivative[:-1].flatten(2).transpose(0, 1)  # (N, i S, T p)
+            unexplained -= torch.bmm(weights, by_sample).view(unexplained.shape)
+        units = [derivative[:-1].unflatten(0, (len(outputs), positions)) for derivative in derivatives]
+        return Derivatives(units[: len(self._uses)], units[len(self._uses) :])
+
+    def mixed(self) -> bool:
+        """Whether samples depend on each other; known once all outputs have been shifted."""
+        return not all(map(close, self._unexplained, self._whole))
+
+    def _check(self, loss: Tensor, gradients: Sequence[Tensor]) -> None:
+        """Raise Refused where the loss () or a gradient (N, T, p) under torch's transforms is another."""
+        if not self._certificate.has_value(loss):
+            raise Refused(f"the loss under torch's transforms is {float(loss):.6g}, not {self._certificate.value:.6g}")
+        plain = [use.gradient for use in self._uses]
+        distance = sum(float((x - y).double().norm()) for x, y in zip(gradients, plain, strict=True))
+        size = sum(float(y.double().norm()) for y in plain)
+        # Near zero the terms of a gradient cancel.
+        if not distance <= PARAMETER * TOLERANCE[self._network.precision] * size:
+            raise Refused(f"the loss's gradient under torch's transforms is off by {distance / size:.1e}")
+
+    def _derivative(self, shift: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The loss (), its gradients, and the derivatives along a shift (N, S, p) of the gradients and the features."""
+        zero = torch.zeros_like(self._uses[0].gradient)
+        values, derivatives = torch.func.jvp(self._gradients, (zero,), (shift,))  # type: ignore[misc]  two values without has_aux
+        gradients, (loss, _) = values
+        along_gradients, (_, along_features) = derivatives
+        return loss, gradients, (*along_gradients, *along_features)
+
+    def _gradients(self, shift: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, list[Tensor]]]:
+        """The gradients (N, T, p) of all calls, the loss (), and the features of the calls after the first."""
+        zeros = [torch.zeros_like(use.gradient) for use in self._uses[1:]]
+        return torch.func.grad(self._loss, has_aux=True)((shift, *zeros))
+
+    def _loss(self, shifts: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+        first, end = self._before, self._before + len(self._uses)
+
+        def shift(call: int, z: Tensor) -> Tensor:
+            return shifts[call - first] if first <= call < end else torch.zeros_like(z)
+
+        loss, calls = self._network.loss(self._fixed, shift)
+        features = [call.features(call.input) for call in calls[first + 1 : end]]
+        return loss, (loss, features)
+
+
+def _unit_shifts(like: Tensor, outputs: Tensor) -> Tensor:
+    """The unit shift of each of some outputs (i,) at each position, for all samples at once: (i S, N, S, p)."""
+    samples, positions, width = like.shape
+    units = like.new_zeros(len(outputs), positions, samples, positions, width)
+    index = torch.arange(len(outputs), device=like.device)[:, None]
+    position = torch.arange(positions, device=like.device)
+    units[index, position, :, position, outputs[:, None]] = 1
+    return units.flatten(0, 1)
+
+
+def all_outputs(use: Use, at_once: int) -> tuple[Tensor, ...]:
+    """The indices of all outputs of a use, in chunks (i,)."""
+    outputs = use.gradient.shape[2]
+    return torch.arange(outputs, device=use.gradient.device).split(min(at_once, outputs))
