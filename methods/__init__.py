@@ -1,6 +1,6 @@
-"""Ways to compute a Hessian, its diagonal and its products with vectors; one algorithm a module, torch only.
+"""Methods that compute a Hessian, its diagonal or its products with vectors: one algorithm a module, torch only.
 
-Every module works without the harness: `from methods.vmap_hvp import hessian`. The functions are
+Every module works without the harness: `from methods.vmap_hvp import hessian`. A function in it is a quantity:
 
 - `hessian(loss, theta, **options) -> (P, P)`
 - `diagonal(loss, theta, **options) -> (P,)`
@@ -8,7 +8,12 @@ Every module works without the harness: `from methods.vmap_hvp import hessian`. 
 - `hvp(loss, theta, vectors, **options) -> (P, k)`, with `vectors` of shape (P, k)
 - `ggn(model, criterion, inputs, targets, **options) -> (P, P)`, the generalised Gauss-Newton matrix
 
-where `loss` maps a flat (P,) tensor to a scalar. `methods.ravel.ravel` flattens a module's parameters, or tensors in
-tuples, lists and dicts, to such a `theta`; `methods.calls.loss_of` makes a network's loss. What several
-modules share is in `chunks` (one-hot rows, chunk sizes) and in `blocks`.
+`loss` maps a flat tensor (P,) to a scalar (). `theta` (P,) is the point at which the derivatives are taken.
+
+Modules that are not methods:
+
+- `ravel` flattens a module's parameters, or tensors in tuples, lists and dicts, to such a `theta`.
+- `calls` calls a network with given parameters, and makes its loss.
+- `chunks` has one-hot rows and chunk sizes; `blocks` restricts a loss to a block of its parameters.
+- `factoring` holds the parts of `factored`, and `peers` the methods of other libraries.
 """

@@ -16,11 +16,11 @@ def hessian(
 ) -> Tensor:
     """Hessian of `loss` at `theta` ((P,) -> (P, P)).
 
-    The loss may not ignore its argument: on parameters that it closes over the result is silently zero.
-    `vectorize` batches the P second passes by vmap; `outer_jacobian_strategy="forward-mode"` (which needs
-    `vectorize`) is forward-over-reverse. See the documentation of `torch.autograd.functional.hessian`.
+    The loss must depend on its argument: with respect to parameters that it closes over, the result is silently zero.
+    `vectorize` batches the P second passes by vmap. `outer_jacobian_strategy="forward-mode"` is forward-over-reverse;
+    it needs `vectorize`. Raises what torch raises. Source: the documentation of `torch.autograd.functional.hessian`.
     """
     result = torch.autograd.functional.hessian(
         loss, theta, vectorize=vectorize, outer_jacobian_strategy=outer_jacobian_strategy
     )
-    return result.detach()  # type: ignore[union-attr]  a tensor in, a tensor out; in forward mode it requires grad
+    return result.detach()  # type: ignore[union-attr]  for a tensor a tensor; in forward mode it requires grad

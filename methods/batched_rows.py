@@ -14,26 +14,29 @@ Loss = Callable[[Tensor], Tensor]
 
 
 def hessian(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float = 1000) -> Tensor:
-    """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once; options as in `methods.chunks`."""
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once.
+
+    The options, and the ValueError for their values, are those of `methods.chunks`.
+    """
     return matrix(_product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
 def diagonal(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float = 1000) -> Tensor:
-    """Diagonal of the Hessian ((P,) -> (P,)): one entry of each of its rows."""
+    """Diagonal of the Hessian ((P,) -> (P,)): one entry of each row. Options as for `hessian`."""
     return matrix_diagonal(_product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
 def hvp(
     loss: Loss, theta: Tensor, vectors: Tensor, chunk_size: int | str | None = None, memory_budget_mb: float = 1000
 ) -> Tensor:
-    """Hessian times `vectors` ((P, k) -> (P, k)), `chunk_size` of them at once."""
+    """Hessian times `vectors` ((P, k) -> (P, k)), `chunk_size` of them at once. Options as for `hessian`."""
     return matrix_times(vectors, _product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
 def block_diagonal(
     loss: Loss, theta: Tensor, sizes: Sequence[int], chunk_size: int | str | None = 64, memory_budget_mb: float = 1000
 ) -> tuple[Tensor, ...]:
-    """Diagonal blocks (p, p) of the Hessian, one for each part of theta of `sizes`."""
+    """Diagonal blocks (p, p) of the Hessian, one for each part of theta of `sizes`. Options as for `hessian`."""
     parts = restricted(loss, theta, sizes)
     return tuple(hessian(of_part, part, chunk_size, memory_budget_mb) for of_part, part in parts)
 

@@ -1,4 +1,4 @@
-"""The block-diagonal Hessian out of any Hessian: a loss of one parameter tensor at a time, the others held fixed."""
+"""The block-diagonal Hessian from any Hessian: the loss as a function of one parameter tensor, the others fixed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 def restricted(
     loss: Callable[[Tensor], Tensor], theta: Tensor, sizes: Sequence[int]
 ) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor]]:
-    """For each part of theta ((P,), split into `sizes`) the loss as a function of it alone, and the part.
+    """Splits theta (P,) into parts (p,) of `sizes`; yields the loss as a function of each part alone, and the part.
 
-    The Hessians (p, p) of these are the diagonal blocks of the Hessian of `loss`.
+    The Hessians (p, p) of these functions are the diagonal blocks of the Hessian of `loss`.
     """
     theta = theta.detach()
     parts = theta.split(list(sizes))

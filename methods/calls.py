@@ -1,4 +1,4 @@
-"""A network called with given parameters, and its whole loss: the conventions that the methods share."""
+"""How the methods call a network with given parameters, and evaluate its loss."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 def call(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any) -> Any:
-    """What `model` makes of `inputs` with these parameters, by name; those that are not named keep their own values.
+    """The outputs of `model` for `inputs`, with the given parameters by name; other parameters keep their own values.
 
-    Inputs are given as `arguments` says. What the network writes into its buffers in train mode is written into copies.
+    `arguments` says how the inputs are passed. In train mode the network writes into copies of its buffers.
     """
     positional, named = arguments(model, inputs)
     return torch.func.functional_call(model, {**_copies(model), **parameters}, positional, named)
@@ -22,23 +22,27 @@ def call(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any) -> Any
 def arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and named arguments of `model` for `inputs`.
 
-    A tuple holds the positional arguments. A dict is given by name (`model(**inputs)`, as Hugging Face's models take a
-    batch) where the signature of `forward` names all of its keys and asks for nothing else, or has nothing but
-    `*args, **kwargs`. So is a named tuple where the signature names all of its fields. Anything else is the only
-    argument: other dicts, and other classes that are tuples, such as torch's PackedSequence.
+    - A tuple holds the positional arguments.
+    - A dict is passed by name (`model(**inputs)`, as Hugging Face's models take a batch) where the signature of
+      `forward` names all of its keys and requires nothing else, or is only `*args, **kwargs`.
+    - A named tuple is passed by name where the signature names all of its fields.
+    - Anything else is the only argument: other dicts, and other classes that are tuples, such as PackedSequence.
     """
     if type(inputs) is tuple:
         return inputs, {}
     if isinstance(inputs, tuple) and hasattr(inputs, "_asdict"):
         fields: dict[str, Any] = inputs._asdict()  # pyright: ignore[reportAttributeAccessIssue]
         named = fields.keys() <= inspect.signature(model.forward).parameters.keys()
-        return ((), fields) if named and _by_name(model.forward, fields) else ((inputs,), {})
-    if isinstance(inputs, Mapping) and _by_name(model.forward, inputs):
+        if named and _takes_by_name(model.forward, fields):
+            return (), fields
+        return (inputs,), {}
+    if isinstance(inputs, Mapping) and _takes_by_name(model.forward, inputs):
         return (), dict(inputs)
     return (inputs,), {}
 
 
-def _by_name(forward: Callable[..., Any], inputs: Mapping[Any, Any]) -> bool:
+def _takes_by_name(forward: Callable[..., Any], inputs: Mapping[Any, Any]) -> bool:
+    """Whether a function can be called with these keyword arguments, and names them or takes anything."""
     if not inputs or not all(isinstance(key, str) for key in inputs):
         return False
     parameters = inspect.signature(forward).parameters
@@ -55,8 +59,8 @@ def loss_of(
 ) -> Callable[[Mapping[str, Tensor]], Tensor]:
     """The loss `criterion(model(inputs), targets)` (), as a function of the model's parameters by name.
 
-    The model has these parameters while the criterion is evaluated too, so that a penalty on `model.parameters()`
-    within it counts:
+    The model also has these parameters while the criterion is evaluated. A penalty on `model.parameters()` in the
+    criterion is thus differentiated.
 
         theta, unravel = ravel(model)
         loss = loss_of(model, criterion, inputs, targets)
@@ -67,13 +71,13 @@ def loss_of(
 
 
 def evaluated(model: nn.Module, parameters: Mapping[str, Tensor], function: Callable[..., Any], *given: Any) -> Any:
-    """What `function(*given)` returns while `model` has these parameters, as `call` gives them."""
+    """The result of `function(*given)` while `model` has the given parameters, by name. Buffers are as in `call`."""
     state = {f"model.{name}": value for name, value in {**_copies(model), **parameters}.items()}
     return torch.func.functional_call(_Holder(model, function), state, given)
 
 
 class _Holder(nn.Module):
-    """A function that may read a model, as a module of which the model is a part."""
+    """A module that calls a function. The model that the function may read is a part of it."""
 
     def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -84,17 +88,17 @@ class _Holder(nn.Module):
 
 
 def _copies(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the buffers, where train mode may write into them."""
+    """Copies of the buffers by name, in train mode, which may write into them; nothing otherwise."""
     if not any(part.training for part in module.modules()):
         return {}
     return {name: buffer.clone() for name, buffer in module.named_buffers()}
 
 
 def own_loss(outputs: Any, targets: Any = None) -> Tensor:
-    """The criterion of a network that computes its loss itself, say from labels among its inputs.
+    """The loss () in the outputs of a network that computes its loss itself, for example from labels in its inputs.
 
-    The loss is the output, where that is a tensor, its entry or attribute `loss`, or the first entry of a tuple or
-    list. Raises ValueError where there is none.
+    The loss is the output if that is a tensor, or its entry or attribute `loss`, or the first entry of a tuple or list.
+    Raises ValueError where none of these is a tensor of shape ().
     """
     found = outputs
     if isinstance(outputs, Mapping):
@@ -114,7 +118,10 @@ def own_loss(outputs: Any, targets: Any = None) -> Tensor:
 
 
 def completed(criterion: Callable[..., Tensor] | None, targets: Any) -> Callable[..., Tensor]:
-    """A criterion of (outputs, targets), for one of the outputs alone or for none; raises ValueError for a class."""
+    """A criterion of (outputs, targets), from one that may be None or take the outputs alone.
+
+    None stands for `own_loss`. Raises ValueError for a class instead of an instance of it.
+    """
     if criterion is None:
         return own_loss
     if isinstance(criterion, type):
@@ -127,7 +134,7 @@ def completed(criterion: Callable[..., Tensor] | None, targets: Any) -> Callable
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function takes so many positional arguments; True where its signature is not known."""
+    """Whether a function takes `count` positional arguments; True where its signature is not known."""
     try:
         signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
         signature.bind(*range(count))

@@ -1,7 +1,7 @@
 """What the vectorised methods share: one-hot rows, equal chunks of them, and how many fit a memory budget.
 
-Throughout, `chunk_size` is how many rows are done at once: a number, None for all, or "auto" for what fits
-`memory_budget_mb` (10^6 bytes) beyond the result.
+`chunk_size` is the number of rows that are computed at once: an integer, None for all rows, or "auto". "auto" is the
+number of rows that fit into `memory_budget_mb` (in units of 10^6 bytes), not counting the result.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Product = Callable[[Tensor], Tensor]  # rows of vectors (c, P) -> rows of their products (c, P)
 
-FEW = 4  # rows that are done at once without asking
-MARGIN = 1.6  # of what was seen: convolutions allocate up to half as much again within their kernels
+FEW = 4  # rows that are computed at once without measuring their memory
+MARGIN = 1.6  # factor on the measured memory: convolutions allocate up to half as much again within their kernels
 
 
 def one_hot(rows: slice, theta: Tensor) -> Tensor:
@@ -27,13 +27,13 @@ def one_hot(rows: slice, theta: Tensor) -> Tensor:
 
 
 def batched(single: Callable[[Tensor], Tensor]) -> Product:
-    """A product of one vector, (P,) -> (P,), made one of rows by vmap; a row alone is multiplied without vmap."""
+    """A product of one vector, (P,) -> (P,), as a product of rows by vmap. A single row is multiplied without vmap."""
     rows = torch.func.vmap(single)
     return lambda vectors: rows(vectors) if len(vectors) > 1 else single(vectors[0])[None]
 
 
 def matrix(product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float) -> Tensor:
-    """The symmetric (P, P) matrix that `product` multiplies rows with; raises ValueError as `slices`."""
+    """The symmetric matrix (P, P) that `product` multiplies rows with. Raises ValueError as `slices` does."""
     result = theta.new_empty(theta.numel(), theta.numel())
     for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
         result[rows] = product(one_hot(rows, theta))
@@ -41,7 +41,7 @@ def matrix(product: Product, theta: Tensor, chunk_size: int | str | None, memory
 
 
 def matrix_diagonal(product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float) -> Tensor:
-    """The diagonal (P,) of that matrix: one entry of each of its rows."""
+    """The diagonal (P,) of the same matrix: one entry of each row. Raises ValueError as `slices` does."""
     result = torch.empty_like(theta)
     for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
         result[rows] = product(one_hot(rows, theta))[:, rows].diagonal()
@@ -51,7 +51,7 @@ def matrix_diagonal(product: Product, theta: Tensor, chunk_size: int | str | Non
 def matrix_times(
     vectors: Tensor, product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float
 ) -> Tensor:
-    """That matrix times `vectors` ((P, k) -> (P, k))."""
+    """The same matrix times `vectors` ((P, k) -> (P, k)). Raises ValueError as `slices` does."""
     result = torch.empty_like(vectors)
     for columns in slices(vectors.shape[1], chunk_size, product, theta, memory_budget_mb):
         result[:, columns] = product(vectors[:, columns].T).T
@@ -61,13 +61,13 @@ def matrix_times(
 def slices(
     count: int, chunk_size: int | str | None, product: Product, theta: Tensor, memory_budget_mb: float
 ) -> list[slice]:
-    """Slices of one length, at most `chunk_size`, that cover `range(count)`; the last may overlap the one before it.
+    """Slices of one length, at most `chunk_size`, that cover `range(count)`. The last may overlap the one before it.
 
-    One length, so that compiled code meets one shape. For "auto" the memory that `product` takes, which is linear in
-    the number of rows, is found out by doing two and four, where there are more; at least one row is done, whatever the
-    budget.
+    They have one length so that compiled code is called with one shape. With "auto" `product` is called with two and
+    with four rows to measure its memory, which is linear in the number of rows. A chunk has at least one row, even
+    where that exceeds the budget.
 
-    Raises ValueError for another chunk_size, or a budget that is not above 0.
+    Raises ValueError for another `chunk_size`, or a budget that is not above 0.
     """
     if chunk_size == "auto":
         chunk_size = _fitting(count, product, theta, memory_budget_mb)
@@ -80,29 +80,32 @@ def slices(
         )
     chunks = -(-count // chunk_size)
     length = -(-count // chunks)
-    return [slice(start, start + length) for start in (min(chunk * length, count - length) for chunk in range(chunks))]
+    starts = [min(chunk * length, count - length) for chunk in range(chunks)]
+    return [slice(start, start + length) for start in starts]
 
 
 def _fitting(count: int, product: Product, theta: Tensor, memory_budget_mb: float) -> int:
+    """How many of `count` rows fit the budget; at least one."""
     if not memory_budget_mb > 0:
         raise ValueError(f"memory_budget_mb must be above 0; found {memory_budget_mb}")
     if count <= FEW:
         return count
-    product(one_hot(slice(0, 1), theta))  # where torch refuses it, it says so here; under a mode it may crash instead
-    two, four = (_peak_bytes(product, rows, theta) for rows in (2, 4))
-    each = (four - two) / 2 * MARGIN or 1.0
-    return max(1, int((memory_budget_mb * 1e6 - (two * MARGIN - 2 * each)) / each))
+    product(one_hot(slice(0, 1), theta))  # torch's errors are raised here; under the mode of `_Live` it may crash
+    two, four = _peak_bytes(product, 2, theta), _peak_bytes(product, 4, theta)
+    per_row = (four - two) / 2 * MARGIN or 1.0
+    fixed = two * MARGIN - 2 * per_row
+    return max(1, int((memory_budget_mb * 1e6 - fixed) / per_row))
 
 
 def _peak_bytes(product: Product, rows: int, theta: Tensor) -> int:
-    """The most bytes of tensors alive at once while `rows` products are done, the one-hot rows among them."""
+    """The most bytes of tensors alive at once while `rows` products are computed, including the one-hot rows."""
     with _Live() as live:
         product(one_hot(slice(0, rows), theta))
     return live.peak
 
 
 class _Live(TorchDispatchMode):
-    """Follows the storages that operators return, from their making to their end."""
+    """Counts the bytes of the storages that operators return, from their allocation to their release."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,15 +118,15 @@ class _Live(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor):
-                self._made(tensor.untyped_storage())
+                self._allocated(tensor.untyped_storage())
         return result
 
-    def _made(self, storage: Any) -> None:
+    def _allocated(self, storage: Any) -> None:
         if storage not in self.alive:
             self.alive[storage] = None
             self.current += storage.nbytes()
             self.peak = max(self.peak, self.current)
-            weakref.finalize(storage, self._ended, storage.nbytes())
+            weakref.finalize(storage, self._released, storage.nbytes())
 
-    def _ended(self, size: int) -> None:
+    def _released(self, size: int) -> None:
         self.current -= size

@@ -11,7 +11,7 @@ from methods.blocks import restricted
 
 
 def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
-    """Hessian of `loss` at `theta` ((P,) -> (P, P)); P backward passes through one gradient's graph."""
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)): P backward passes through one gradient's graph."""
     result = theta.new_empty(theta.numel(), theta.numel())
     for index, row in enumerate(_rows(loss, theta)):
         result[index] = row
@@ -27,7 +27,10 @@ def diagonal(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
 
 
 def hvp(loss: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor) -> Tensor:
-    """Hessian times `vectors` ((P, k) -> (P, k)); one backward pass of gradient . v for each v."""
+    """Hessian times `vectors` ((P, k) -> (P, k)): one backward pass of gradient . v for each v.
+
+    Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994), has the product.
+    """
     theta = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
     products = [torch.autograd.grad(gradient, theta, grad_outputs=v, retain_graph=True)[0] for v in vectors.unbind(1)]
@@ -42,8 +45,8 @@ def block_diagonal(loss: Callable[[Tensor], Tensor], theta: Tensor, sizes: Seque
 def _rows(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Iterator[Tensor]:
     """The Hessian's rows (P,), one after another, each from a one-hot vector.
 
-    `for entry in gradient` looks simpler, but each of its passes goes back through the unbinding of all P entries, and
-    so takes P small allocations: ten times slower at P = 3,000.
+    `for entry in gradient` looks simpler. But each of its passes then goes back through the unbinding of all P entries,
+    which takes P small allocations: it is ten times slower at P = 3,000.
     """
     theta = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)

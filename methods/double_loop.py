@@ -1,4 +1,4 @@
-"""The double loop over a weight matrix that many first write, and that finds the diagonal, not the Hessian.
+"""The double loop over a weight matrix that many people write first. It finds the diagonal, not the Hessian.
 
     gradients = torch.autograd.grad(loss, params, retain_graph=True)         # create_graph=True is missing
     for i in range(rows):
@@ -6,7 +6,8 @@
             second[i, j] = torch.autograd.grad(gradients[0][i][j], params, retain_graph=True)[0][i, j]
 
 Without create_graph=True torch raises "element 0 of tensors does not require grad and does not have a grad_fn". With
-it, `second[i, j]` is d^2 loss / d W_ij^2: a number for each entry of W, the diagonal of W's block of the Hessian.
+create_graph=True `second[i, j]` is d^2 loss / d W_ij^2. That is one number for each entry of W: the diagonal of the
+Hessian's block for W.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def hessian(
     targets: Tensor,
     create_graph: bool = True,
 ) -> Tensor:
-    """What the double loop finds, read as a Hessian (P, P): its numbers on the diagonal, nothing elsewhere.
+    """What the double loop finds, taken for a Hessian (P, P): its numbers on the diagonal, zeros elsewhere.
 
-    Only for a network whose one parameter is a matrix: its P entries are then all there are.
+    Only for a network whose one parameter is a matrix of P entries. Without `create_graph` torch raises RuntimeError.
     """
     return _second(model, criterion, inputs, targets, create_graph).flatten().diag()
 
@@ -56,5 +57,5 @@ def diagonal(
     targets: Tensor,
     create_graph: bool = True,
 ) -> Tensor:
-    """What the double loop finds, read as the diagonal (P,) of the Hessian, which it is."""
+    """What the double loop finds: the diagonal (P,) of the Hessian. For the same networks as `hessian`."""
     return _second(model, criterion, inputs, targets, create_graph).flatten()

@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor, compile: bool = False) -> Tensor:
-    """Hessian of `loss` at `theta` ((P,) -> (P, P)); all P forward-over-reverse products at once.
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)): all P forward-over-reverse products at once.
 
-    Silently off by percents on networks with an affine LayerNorm (torch 2.13): the inner jacrev is the cause.
-    `compile` puts it through torch.compile, once for as long as the same loss is given.
+    On networks with an affine LayerNorm the result is silently off by percents (torch 2.13), because of the inner
+    jacrev. `compile` compiles the function by torch.compile; calls with the same loss share the compiled function.
     """
     return (_compiled if compile else torch.func.hessian)(loss)(theta)
 

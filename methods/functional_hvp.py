@@ -9,10 +9,11 @@ from torch import Tensor
 
 
 def hvp(loss: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor, product: str = "hvp") -> Tensor:
-    """Hessian of `loss` at `theta` (P,) times `vectors` ((P, k) -> (P, k)), a call of torch's function for each.
+    """Hessian of `loss` at `theta` (P,) times `vectors` ((P, k) -> (P, k)): one call of torch's function for each.
 
-    `product="hvp"` is reverse mode three times over (the double-backward trick), "vhp" reverse over reverse and, by its
-    documentation, the faster; equal, since the Hessian is symmetric. Raises ValueError for another product.
+    `product="hvp"` applies reverse mode three times (the double-backward trick). `product="vhp"` is reverse over
+    reverse, which torch's documentation calls faster. Both give the same, since the Hessian is symmetric. Raises
+    ValueError for another product.
     """
     if product not in ("hvp", "vhp"):
         raise ValueError(f"product must be hvp or vhp; found {product}")

@@ -13,11 +13,11 @@ from methods.chunks import batched, slices
 
 
 class Estimate(NamedTuple):
-    """A random estimate, and how far it may be off."""
+    """A random estimate with its standard error."""
 
     value: Tensor  # (P,)
-    standard_error: Tensor  # (P,) of each entry, from the spread over the probes
-    probes: int  # m, independent ones
+    standard_error: Tensor  # (P,), of each entry, from the spread over the probes
+    probes: int  # number of independent random vectors
 
 
 def diagonal(
@@ -30,9 +30,14 @@ def diagonal(
 ) -> Estimate:
     """Estimate the diagonal of the Hessian of `loss` at `theta` ((P,) -> (P,)) by the mean of v * (H v).
 
-    v are `probes` vectors of random signs, for which the variance of entry i is that of sum over j != i of H_ij^2
-    (Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007). Products are reverse over reverse, `chunk_size` at once as in
-    `methods.vmap_hvp`. Raises ValueError for fewer than two probes, from which no standard error can be had.
+    The v are `probes` vectors of random signs. For one v, the variance of entry i is the sum over j != i of H_ij^2. The
+    products are reverse over reverse, `chunk_size` at once as in `methods.chunks`. The same seed gives the same
+    estimate, for the same `chunk_size`.
+
+    Raises ValueError for fewer than two probes, which give no standard error, and for another `chunk_size`.
+
+    Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines", 1990;
+    Bekas, Kokiopoulou, Saad, "An estimator for the diagonal of a matrix", 2007.
     """
     if not (isinstance(probes, int) and probes >= 2):
         raise ValueError(f"probes must be a whole number of at least 2; found {probes}")
@@ -45,9 +50,10 @@ def diagonal(
         signs = torch.randint(0, 2, (count, theta.numel()), generator=generator, device=theta.device)
         vectors = (2 * signs - 1).to(theta.dtype)
         samples = vectors * product(vectors)
-        # Chan, Golub and LeVeque's update of mean and sum of squares by a chunk.
-        shift = samples.mean(0) - mean
-        squares += (samples - samples.mean(0)).square().sum(0) + shift.square() * done * count / (done + count)
+        # A chunk updates the mean and the sum of squares as in Chan, Golub and LeVeque (1983).
+        chunk_mean = samples.mean(0)
+        shift = chunk_mean - mean
+        squares += (samples - chunk_mean).square().sum(0) + shift.square() * done * count / (done + count)
         mean += shift * count / (done + count)
         done += count
     return Estimate(mean, (squares / (probes - 1) / probes).sqrt(), probes)

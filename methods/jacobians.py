@@ -20,11 +20,11 @@ def hessian(
 ) -> Tensor:
     """Hessian of `loss` at `theta` ((P,) -> (P, P)) as `outer(inner(loss))`.
 
-    jacfwd(jacrev) is what torch.func.hessian does. With an inner jacrev or jacfwd the result is silently off by
-    percents on networks with an affine LayerNorm (torch 2.13); with an inner grad it is right. jacfwd(jacfwd) holds P^2
-    tangents at once. An outer jacrev takes a `chunk_size`, rows at once (None: all); torch's jacfwd has none.
+    torch.func.hessian is jacfwd(jacrev). With an inner jacrev or jacfwd the result is silently off by percents on
+    networks with an affine LayerNorm (torch 2.13); with an inner grad it is right. jacfwd(jacfwd) holds P^2 tangents at
+    once. With an outer jacrev `chunk_size` rows are computed at once (None: all); torch's jacfwd has no such option.
 
-    Raises ValueError for an unknown composition, a chunk_size below 1, or one with an outer jacfwd.
+    Raises ValueError for an unknown composition, a `chunk_size` below 1, or a `chunk_size` with an outer jacfwd.
     """
     if outer not in OUTER or inner not in INNER:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""One second derivative an entry: what people write first."""
+"""One backward pass for each entry of the Hessian: the loops that many people write first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
-    """Hessian of `loss` at `theta` ((P,) -> (P, P)); P^2 backward passes, each for one entry."""
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)): P^2 backward passes, each for one entry."""
     theta = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
     result = torch.zeros(theta.numel(), theta.numel(), dtype=theta.dtype, device=theta.device)
@@ -20,7 +20,7 @@ def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
 
 
 def diagonal(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
-    """Diagonal of the Hessian ((P,) -> (P,)); P backward passes, of each of which one entry is kept."""
+    """Diagonal of the Hessian ((P,) -> (P,)): P backward passes, each for one entry."""
     theta = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
     result = torch.zeros_like(theta, requires_grad=False)

@@ -1,4 +1,4 @@
-"""From a module, or tensors in tuples, lists and dicts, to one flat vector, and back."""
+"""Flattens a module's parameters, or tensors in tuples, lists and dicts, into one vector, and undoes it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Parameters = torch.nn.Module | Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 def ravel(parameters: Parameters) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """Flatten parameters to `theta` (P,), detached, with the function that undoes it.
+    """Flatten parameters to `theta` (P,), detached. The second result is the function that undoes it.
 
-    The order is that of the sequence or mapping, and so on within it; for a module that of `named_parameters()`, of
-    which those that require a gradient are taken (a tied one once). `unravel(theta)` gives views of theta, in the same
-    structure: a tensor, or tuples, lists and dicts of tensors (for a module a dict by name, as
-    `torch.func.functional_call` takes it).
+    Tensors keep the order of the sequences and mappings that hold them. Of a module, those of `named_parameters()` are
+    taken that require a gradient, a tied one once. `unravel(theta)` gives views of theta in the same structure: a
+    tensor, or tuples, lists and dicts of tensors. For a module it gives a dict by name, as
+    `torch.func.functional_call` takes it.
 
         theta, unravel = ravel(model)
         loss = lambda theta: criterion(functional_call(model, unravel(theta), (inputs,)), targets)
 
-    Raises ValueError where there is no parameter, one that is not a tensor of real floating-point numbers, or
-    parameters of several dtypes or devices.
+    Raises ValueError where there is no parameter, where one is not a tensor of real floating-point numbers, or where
+    they have several dtypes or devices.
     """
     leaves, structure = tree_flatten(_named(parameters))
     places = [place for place, leaf in enumerate(leaves) if leaf is not None]

@@ -24,10 +24,13 @@ def ggn(
 ) -> Tensor:
     """J^T L J (P, P), with J the Jacobian of the outputs in the parameters and L the loss's Hessian in the outputs.
 
-    It is the Hessian with the second derivatives of the network left out, and positive semi-definite for a convex loss
-    (Schraudolph 2002; Martens 2020, "New insights and perspectives on the natural gradient method"). Each row is a jvp,
-    a product with L, and a vjp; `chunk_size` rows are done at once, as in `methods.vmap_hvp`. Rows and columns are in
-    the order of `model.named_parameters()`.
+    It is the Hessian without the second derivatives of the network, and positive semi-definite for a convex loss. Each
+    row takes a jvp, a product with L, and a vjp; `chunk_size` rows are computed at once, as in `methods.chunks`. Rows
+    and columns are in the order of `model.named_parameters()`. Raises ValueError as `methods.ravel` and
+    `methods.chunks` do.
+
+    Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", 2002; Martens, "New insights
+    and perspectives on the natural gradient method", 2020.
     """
     theta, unravel = ravel(model)
 
@@ -36,5 +39,10 @@ def ggn(
 
     predicted, pull = vjp(outputs, theta)  # type: ignore[misc]  two values without has_aux
     curve = vjp(grad(lambda z: criterion(z, targets)), predicted)[1]
-    product = batched(lambda v: pull(curve(jvp(outputs, (theta,), (v,))[1])[0])[0])
-    return matrix(product, theta, chunk_size, memory_budget_mb)
+
+    def product(v: Tensor) -> Tensor:
+        change = jvp(outputs, (theta,), (v,))[1]  # J v
+        (cotangent,) = curve(change)  # L J v
+        return pull(cotangent)[0]
+
+    return matrix(batched(product), theta, chunk_size, memory_budget_mb)

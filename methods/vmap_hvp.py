@@ -34,19 +34,22 @@ def hvp(
 ) -> Tensor:
     """Hessian of `loss` at `theta` (P,) times `vectors` ((P, k) -> (P, k)), `chunk_size` products at once.
 
-    `composition`:
-    - forward_over_reverse: the jvp of the gradient. Fails where torch has no such rule, as for mse_loss ("ZeroTensors
+    `composition` is one of
+    - forward_over_reverse: the jvp of the gradient. Fails where torch has no rule for it, as for mse_loss ("ZeroTensors
       are immutable").
     - forward_over_jacrev: the jvp of jacrev, as in torch.func.hessian. Silently wrong under LayerNorm (torch 2.13).
     - reverse_over_forward: the gradient of a jvp. Silently wrong under LayerNorm (torch 2.13).
-    - reverse_over_reverse: the vjp of the gradient, which is the product since the Hessian is symmetric.
-    - linearize: forward over reverse, the gradient linearized once, its linear map then applied to every vector. Where
+    - reverse_over_reverse: the vjp of the gradient, which is the product, since the Hessian is symmetric.
+    - linearize: forward over reverse. The gradient is linearized once; its linear map is applied to every vector. Where
       the jvp of the gradient fails (mse_loss), torch 2.13 ends the process with a segmentation fault.
 
-    `chunk_size` is a number, None for all at once, or "auto" for what fits `memory_budget_mb` beyond the result
-    (`methods.chunks`). `compile` puts a chunk through torch.compile, once for as long as the same loss is given.
+    `chunk_size` is a number, None for all at once, or "auto" for what fits `memory_budget_mb`, as in `methods.chunks`.
+    `compile` compiles the product of a chunk by torch.compile; calls with the same loss share the compiled function.
 
-    Raises ValueError for an unknown composition or another chunk_size.
+    Raises ValueError for an unknown composition or another `chunk_size`.
+
+    Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994); for the compositions,
+    torch's tutorial "Jacobians, Hessians, hvp, vhp, and more: composing function transforms".
     """
     return matrix_times(vectors, _product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb)
 
@@ -61,7 +64,7 @@ def hessian(
 ) -> Tensor:
     """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once; options as for `hvp`.
 
-    Memory beyond the result: the activations of one product, times chunk_size.
+    Beyond the result it takes the memory for the activations of one product, times `chunk_size`.
     """
     return matrix(_product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb)
 
@@ -89,7 +92,7 @@ def block_diagonal(
 ) -> tuple[Tensor, ...]:
     """Diagonal blocks (p, p) of the Hessian, one for each part of theta of `sizes`; options as for `hvp`.
 
-    Raises NotImplementedError for `compile`: each block's loss would be compiled anew at every call.
+    Raises NotImplementedError for `compile`, since each block's loss would be compiled again at every call.
     """
     if compile:
         raise NotImplementedError("compile=true is not offered for block_diagonal; set method.compile=false")
@@ -121,5 +124,5 @@ def _product(loss: Loss, theta: Tensor, composition: str, compile: bool) -> Prod
 
 @lru_cache(maxsize=1)
 def _compiled(loss: Loss, composition: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Rows of vectors (c, P) to rows of products at theta, compiled."""
+    """The compiled function of theta (P,) and rows of vectors (c, P) that gives rows of products (c, P)."""
     return torch.compile(lambda theta, vectors: batched(_single(loss, theta, composition))(vectors), dynamic=False)

@@ -1,4 +1,4 @@
-"""What torch's transforms do not take, told apart from errors of the network."""
+"""Errors of torch that say that its transforms do not take an operation, apart from all other errors."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Shifts:
         plain = [use.gradient for use in self._uses]
         distance = sum(float((x - y).double().norm()) for x, y in zip(gradients, plain, strict=True))
         size = sum(float(y.double().norm()) for y in plain)
-        # Near zero the terms of a gradient cancel.
+        # A gradient near zero is a sum of terms that cancel, so that a hundred tolerances are allowed.
         if not distance <= PARAMETER * TOLERANCE[self._network.precision] * size:
             raise Refused(f"the loss's gradient under torch's transforms is off by {distance / size:.1e}")
 

@@ -1,4 +1,4 @@
-"""Other libraries' ways to the same quantities, each used as its own documentation recommends.
+"""Methods of other libraries for the same quantities, each used as its own documentation recommends.
 
-A module here imports its library: `pip install '.[peers]'`, for JAX `pip install '.[jax]'`.
+Each module imports one library. `pip install '.[peers]'` installs them, `pip install '.[jax]'` installs JAX.
 """

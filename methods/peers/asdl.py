@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 
 def hessian(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor) -> Tensor:
-    """Hessian (P, P) by `HessianMaker` with `hessian_shapes=["full"]`, on a copy, which it leaves its result in."""
+    """Hessian (P, P) by `HessianMaker` with `hessian_shapes=["full"]`.
+
+    It works on a copy of the model, since asdl stores the result in the model.
+    """
     model = copy.deepcopy(model)
     maker = HessianMaker(model, HessianConfig(hessian_shapes=["full"]))
     maker.setup_loss_call(criterion, maker.setup_model_call(model, inputs), targets)

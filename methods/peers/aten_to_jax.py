@@ -1,4 +1,4 @@
-"""A torch loss as a JAX function: traced to ATen operators, each of them given its JAX counterpart."""
+"""A torch loss as a JAX function: it is traced to ATen operators, and each of these has a JAX counterpart."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
 
-# Operators that torch itself takes apart into simpler ones.
-_TAKEN_APART = [
+# Operators that torch decomposes into simpler ones.
+_DECOMPOSED = [
     aten.addmm,
     aten.native_layer_norm,
     aten.native_group_norm,
@@ -32,11 +32,11 @@ _TAKEN_APART = [
 
 
 def translated(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Callable[[Any], Any]:
-    """`loss`, (P,) -> (), as a function of a JAX array of theta's size and dtype; its constants are copied bit by bit.
+    """The `loss`, (P,) -> (), as a function of a JAX array of theta's size and dtype. Its constants are copied.
 
-    Raises NotImplementedError naming the operators that have no translation here.
+    Raises NotImplementedError that names the operators without a translation here.
     """
-    table: Any = {**core_aten_decompositions(), **get_decompositions(_TAKEN_APART)}
+    table: Any = {**core_aten_decompositions(), **get_decompositions(_DECOMPOSED)}
     module = make_fx(loss, decomposition_table=table)(theta)
     module.graph.eliminate_dead_code()
     nodes = list(module.graph.nodes)

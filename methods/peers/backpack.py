@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 
 def diagonal(model: nn.Module, criterion: nn.Module, inputs: Any, targets: Tensor) -> Tensor:
-    """Diagonal (P,) of the Hessian; for sequential networks of the layers that BackPACK has rules for.
+    """Diagonal (P,) of the Hessian, for sequential networks of layers that BackPACK has rules for.
 
-    Works on a copy, since `extend` leaves hooks in the model. Raises NotImplementedError for a loss that is no module.
+    It works on a copy, since `extend` leaves hooks in the model. Raises NotImplementedError for a loss that is no
+    module, and for layers without a rule.
     """
     if not isinstance(criterion, nn.Module):
         raise NotImplementedError("BackPACK needs the loss as a module, such as torch.nn.CrossEntropyLoss()")

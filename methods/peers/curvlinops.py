@@ -11,25 +11,26 @@ from torch import Tensor, nn
 
 
 def hessian(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor) -> Tensor:
-    """Hessian (P, P) as `HessianLinearOperator @ I`: vmapped jvp of jacrev, all P at once.
+    """Hessian (P, P) as `HessianLinearOperator @ I`: a jvp of jacrev under vmap, all P at once.
 
-    Silently wrong under LayerNorm (curvlinops 3.0.1 with torch 2.13), by that jacrev.
+    Silently wrong under LayerNorm (curvlinops 3.0.1 with torch 2.13), because of jacrev. Raises NotImplementedError for
+    a loss that is no module.
     """
     return _times_identity(_operator(HessianLinearOperator, model, criterion, inputs, targets), model)
 
 
 def hvp(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor, vectors: Tensor) -> Tensor:
-    """Hessian times `vectors` ((P, k) -> (P, k)); as `hessian`."""
+    """Hessian times `vectors` ((P, k) -> (P, k)); errors as for `hessian`."""
     return _operator(HessianLinearOperator, model, criterion, inputs, targets) @ vectors
 
 
 def ggn(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor) -> Tensor:
-    """Generalised Gauss-Newton matrix (P, P) as `GGNLinearOperator @ I`."""
+    """Generalised Gauss-Newton matrix (P, P) as `GGNLinearOperator @ I`; errors as for `hessian`."""
     return _times_identity(_operator(GGNLinearOperator, model, criterion, inputs, targets), model)
 
 
 def _operator(kind: type, model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor) -> Any:
-    """The operator over one batch, without its own check that the loss is deterministic: the harness has made it."""
+    """The operator over one batch. Its check that the loss is deterministic is left out, since the harness makes it."""
     if not hasattr(criterion, "reduction"):
         raise NotImplementedError("curvlinops needs the loss as a module, such as torch.nn.CrossEntropyLoss()")
     params = [p for p in model.parameters() if p.requires_grad]

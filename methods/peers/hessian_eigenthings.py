@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 
 def hvp(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor, vectors: Tensor) -> Tensor:
-    """Hessian times `vectors` ((P, k) -> (P, k)) by `HessianOperator.matvec`; each builds the graph anew."""
+    """Hessian times `vectors` ((P, k) -> (P, k)) by `HessianOperator.matvec`, with a new graph for each vector."""
     operator = HessianOperator(model, [(inputs, targets)], supervised_loss(criterion))
     return torch.stack([operator.matvec(v.contiguous()) for v in vectors.unbind(1)], dim=1)
 
 
 def hessian(model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Tensor) -> Tensor:
-    """Hessian (P, P), a product with each column of the identity; the library is meant for products and eigenvalues."""
+    """Hessian (P, P), by a product with each column of the identity. The library is made for products, not for this."""
     operator = HessianOperator(model, [(inputs, targets)], supervised_loss(criterion))
     result = torch.empty(operator.size, operator.size, dtype=operator.dtype, device=operator.device)
     one_hot = torch.zeros_like(result[0])

@@ -1,4 +1,4 @@
-"""JAX: the same loss, translated operator by operator, differentiated and compiled by JAX."""
+"""JAX: the loss is translated operator by operator, then differentiated and compiled by JAX."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from methods.peers.aten_to_jax import translated
 def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor, jit: bool = True) -> Tensor:
     """Hessian of `loss` at `theta` ((P,) -> (P, P)) by `jax.hessian`, which is jacfwd(jacrev); compiled if `jit`.
 
-    The loss is traced and translated once, for as long as it is the same; what it closes over is read then, bit by bit.
-    Raises NotImplementedError for an operator without a translation, or a GPU that JAX does not see.
+    Calls with the same loss share one translation. Tensors that the loss closes over are copied, bit by bit, when it is
+    translated. Raises NotImplementedError for an operator without a translation, or a GPU that JAX does not see.
     """
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):  # no TF32, as in torch here
         return _to_torch(_hessian(loss, _Traced(theta), jit)(_to_jax(theta)), theta)
 
 
 def hvp(loss: Callable[[Tensor], Tensor], theta: Tensor, vectors: Tensor, jit: bool = True) -> Tensor:
-    """Hessian times `vectors` ((P, k) -> (P, k)), forward over reverse under `jax.vmap`; as `hessian`."""
+    """Hessian times `vectors` ((P, k) -> (P, k)), forward over reverse under `jax.vmap`; otherwise as `hessian`."""
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):  # no TF32, as in torch here
         products = _products(loss, _Traced(theta), jit)
         return _to_torch(products(_to_jax(theta), _to_jax(vectors)), theta)
 
 
 class _Traced:
-    """The point at which a loss is traced, which then stands for all points of its size, dtype and device."""
+    """The point at which a loss is traced. It equals every point of the same size, dtype and device."""
 
     def __init__(self, theta: Tensor) -> None:
         self.theta = theta.detach()

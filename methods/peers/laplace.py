@@ -13,26 +13,19 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Tensor
 
 
 def hessian(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Hessian (P, P) of a mean cross-entropy or mean squared error: what `fit` sums over the data, divided again.
+    """Hessian (P, P) of a mean cross-entropy or mean squared error: the sum over the data that `fit` makes, rescaled.
 
-    The backend is CurvlinopsHessian, since the default one gives the GGN; wrong under LayerNorm as curvlinops is.
-    Raises NotImplementedError for another loss, or one with weights, smoothing or probabilities as targets.
+    The backend is CurvlinopsHessian, since the default one gives the GGN. It is wrong under LayerNorm, as curvlinops
+    is. Raises NotImplementedError for another loss, and for class weights, smoothing or probabilities as targets.
     """
-    plain = (
-        isinstance(criterion, nn.CrossEntropyLoss)
-        and criterion.weight is None
-        and criterion.label_smoothing == 0
-        and criterion.ignore_index == -100
-        and not targets.is_floating_point()
-    )
-    if plain and criterion.reduction == "mean":
+    if _is_plain_cross_entropy(criterion, targets) and criterion.reduction == "mean":
         likelihood, scale = "classification", 1 / targets.numel()
     elif isinstance(criterion, nn.MSELoss) and criterion.reduction == "mean":
         likelihood, scale = "regression", 2 / targets.numel()  # laplace's loss is half the sum of squares
     else:
         raise NotImplementedError("laplace-torch knows plain mean CrossEntropyLoss and mean MSELoss only")
     default = torch.get_default_dtype()
-    torch.set_default_dtype(next(model.parameters()).dtype)  # in which laplace-torch makes its identity matrix
+    torch.set_default_dtype(next(model.parameters()).dtype)  # laplace-torch makes its identity matrix in this dtype
     try:
         fit: Any = Laplace(
             copy.deepcopy(model),
@@ -47,3 +40,14 @@ def hessian(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Ten
     finally:
         torch.set_default_dtype(default)
     return fit.H.detach().mul_(scale)
+
+
+def _is_plain_cross_entropy(criterion: nn.Module, targets: Tensor) -> bool:
+    """Whether the loss is a cross-entropy of classes, without weights, smoothing or classes to ignore."""
+    return (
+        isinstance(criterion, nn.CrossEntropyLoss)
+        and criterion.weight is None
+        and criterion.label_smoothing == 0
+        and criterion.ignore_index == -100
+        and not targets.is_floating_point()
+    )
