@@ -222,7 +222,7 @@ def supported(spec: Spec, quantity: str) -> bool:
 
 
 def _explained(outcome: Outcome, case: Case, spec: Spec) -> Outcome:
-    """The outcome with "right" replaced by how `explain` says it is done; rows on a supported network are a failure."""
+    """The outcome, "right" replaced by how `explain` says it is computed; rows on a supported network are a failure."""
     if outcome.how == "warned" and supported(spec, outcome.quantity):
         return Outcome(outcome.quantity, "FAILED", "a false alarm")
     if outcome.how != "right":
@@ -231,13 +231,18 @@ def _explained(outcome: Outcome, case: Case, spec: Spec) -> Outcome:
     slow = {reason for reason in reasons.values() if reason != PRODUCTS and not any(few in reason for few in FEWER)}
     if slow and supported(spec, outcome.quantity):
         return Outcome(outcome.quantity, "FAILED", f"takes rows: {slow}")
-    ways = {reason == PRODUCTS for reason in reasons.values()}
-    how = "both" if len(ways) == 2 else "products" if ways == {True} else "rows" if slow else "fewer rows"
+    by_products = {reason == PRODUCTS for reason in reasons.values()}
+    if len(by_products) == 2:
+        how = "both"
+    elif by_products == {True}:
+        how = "products"
+    else:
+        how = "rows" if slow else "fewer rows"
     return Outcome(outcome.quantity, how, "; ".join(slow))
 
 
 def _strict(outcome: Outcome, case: Case) -> Outcome:
-    """Whether fallback="error" raises when, and only when, rows are taken though they are not the faster way."""
+    """Whether fallback="error" raises when, and only when, rows are taken though they are not faster."""
     name = f"strict {outcome.quantity}"
     if outcome.how in ("refused", "FAILED"):
         return Outcome(name, "refused")

@@ -358,13 +358,13 @@ def test_an_unknown_exception_is_raised(error, quantity, writer) -> None:
         (nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "enters no Linear"),
     ],
 )
-def test_rows_are_told_and_can_be_refused(layer, reason) -> None:
+def test_rows_are_reported_and_can_be_refused(layer, reason) -> None:
     model = made(nn.Sequential(nn.Linear(3, 4), layer, nn.Tanh(), nn.Linear(4, 2)))
     given = model, nn.CrossEntropyLoss(), draw(5, 3, seed=1), torch.arange(5) % 2
     for quantity in QUANTITIES:
-        told = factored.explain(*given, quantity)
-        assert list(told) == [name for name, _ in model.named_parameters()]
-        assert any(reason in how for how in told.values())
+        reasons = factored.explain(*given, quantity)
+        assert list(reasons) == [name for name, _ in model.named_parameters()]
+        assert any(reason in how for how in reasons.values())
         with pytest.raises(FallbackError, match=reason):
             getattr(factored, quantity)(*given, fallback="error")
         assert right(*given, quantity)
@@ -387,8 +387,8 @@ def test_networks_of_the_harness_take_no_rows() -> None:
         networks.lenet5(image=12, channels=(2, 3), widths=(7, 5), outputs=3, batch=2),
         transformers.transformer(width=12, heads=2, length=4, blocks=2, batch=2, attention="sdpa"),
     ):
-        told = factored.explain(*arguments(problem))
-        slow = {name for name, how in told.items() if "matrix products" not in how and "no fewer than" not in how}
+        reasons = factored.explain(*arguments(problem))
+        slow = {name for name, how in reasons.items() if "matrix products" not in how and "no fewer than" not in how}
         norms = {
             f"{name}.{of}"
             for name, module in problem.model.named_modules()

@@ -12,7 +12,7 @@ from torch.nn import functional
 from harness.problems import from_network, networks, transformers
 from harness.truth import differences
 from methods import create_graph_rows, factored
-from methods.factoring import products, propagation, rows
+from methods.factoring import contractions, products, propagation, rows
 from tests.oracles import distance
 from tests.test_zoo import CASES, case
 
@@ -113,7 +113,7 @@ class _Tied(nn.Module):
     sizes=st.tuples(*[st.integers(1, 4)] * 2, st.integers(2, 4), st.integers(1, 5)),
     tokens=st.integers(0, 3),
     memory_mb=st.sampled_from([1e-4, 256]),
-    at_once=st.sampled_from([(1, 64), (2, 300), (products.TILE, products.CACHE)]),
+    at_once=st.sampled_from([(1, 64), (2, 300), (products.TILE, contractions.CACHE)]),
 )
 def test_compositions_agree_with_rows(layers, criterion, sizes, tokens, memory_mb, at_once) -> None:
     inputs, width, outputs, batch = sizes
@@ -129,7 +129,8 @@ def test_compositions_agree_with_rows(layers, criterion, sizes, tokens, memory_m
     x = draw(batch, *([tokens] if tokens else []), inputs, seed=1)
     problem = network(nn.Sequential(*modules), x, targets, make(outputs))
     rows = by_rows(problem)
-    with mock.patch.multiple(products, TILE=at_once[0], CACHE=at_once[1]):
+    tile, cache = at_once
+    with mock.patch.object(products, "TILE", tile), mock.patch.object(contractions, "CACHE", cache):
         found = of(problem, memory_mb=memory_mb)
     assert float((found - rows).norm()) <= 1e-12 * max(float(rows.norm()), 1e-3)
     diagonal = factored.diagonal(problem.model, problem.criterion, problem.inputs, problem.targets)
@@ -256,8 +257,8 @@ def test_only_what_is_needed_takes_rows() -> None:
     def penalized(outputs, targets):
         return functional.cross_entropy(outputs, targets) + weight.square().sum()
 
-    told = factored.explain(model, penalized, inputs, targets)
-    assert {name for name, how in told.items() if how != "matrix products"} == {"1.weight", "1.bias"}
+    reasons = factored.explain(model, penalized, inputs, targets)
+    assert {name for name, how in reasons.items() if how != "matrix products"} == {"1.weight", "1.bias"}
     found = factored.hessian(model, penalized, inputs, targets)
     truth = by_rows(problem)
     truth.diagonal()[:12] += 2

@@ -138,12 +138,12 @@ def test_small_and_large_numbers_in_single_precision(factor: float) -> None:
 @pytest.mark.parametrize(
     "criterion", [lambda x, y: x.detach().sum(), lambda x, y: torch.tensor(x.tolist()).sum(), lambda x, y: X.sum()]
 )
-def test_a_loss_without_parameters_is_told(criterion) -> None:
+def test_a_loss_without_parameters_is_reported(criterion) -> None:
     with pytest.raises(ValueError, match="does not depend on the model's trainable parameters"):
         factored.hessian(Net(lambda net, x: net.first(x)), criterion, X, None)
 
 
-def test_a_loss_that_is_not_a_number_is_told() -> None:
+def test_a_loss_that_is_not_a_number_is_reported() -> None:
     with pytest.raises(CertificateError, match="the loss is nan"):
         factored.diagonal(Net(lambda net, x: net.first(x).log()), squares, -X.abs(), None)
 

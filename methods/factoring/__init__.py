@@ -5,7 +5,8 @@ A result passes through them in this order:
 - `network`: the loss as a function of shifts; `affine` and `modes` find the affine maps while the network runs.
 - `plan`: decides which parameters are computed by matrix products, and which take rows.
 - `uses`: the calls of affine maps that the matrix products are about.
-- `hessian`: writes the Hessian; `shifts` gives the derivatives along shifts, `products` sums them over the samples.
+- `hessian`: writes the Hessian; `shifts` gives the derivatives along shifts, `products` writes
+  the sums over the samples that `contractions` computes.
 - `diagonal`: writes the diagonal, which `propagation` propagates back from the outputs, or else `shifts` gives.
 - `rows`: rows by backward passes, for the other parameters.
 - `certificate`: compares the result with double backward through the plain loss.

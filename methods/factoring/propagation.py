@@ -44,8 +44,8 @@ class Outputs:
 def outputs_of(network: Network, fixed: set[str], uses: Sequence[Use]) -> Outputs | None:
     """The network's outputs, for the uses of the parameters `fixed`; None where they are no source of the curvature.
 
-    They are one where they are a tensor (N, ...) of at most `OUTPUTS` entries for a sample, where the loss depends on
-    the affine maps through them alone, and where the criterion does not mix samples.
+    They are a source where three conditions hold: they are a tensor (N, ...) of at most `OUTPUTS` entries a sample; the
+    loss depends on the affine maps through them alone; the criterion does not mix samples.
     """
     if not uses:
         return None
@@ -58,11 +58,10 @@ def outputs_of(network: Network, fixed: set[str], uses: Sequence[Use]) -> Output
     if not loss.requires_grad:
         return None
     (slope,) = torch.autograd.grad(loss, leaf, create_graph=True, materialize_grads=True)
+    gradients = torch.autograd.grad(outputs, shifts, slope.detach(), create_graph=True, materialize_grads=True)
+    through_outputs = all(close(x - use.gradient, use.gradient) for x, use in zip(gradients, uses, strict=True))
     slope = slope.reshape(samples, -1)  # d loss / df (N, C)
-    cotangents = slope.detach().view_as(outputs)
-    gradients = torch.autograd.grad(outputs, shifts, cotangents, create_graph=True, materialize_grads=True)
-    alone = all(close(found - use.gradient, use.gradient) for found, use in zip(gradients, uses, strict=True))
-    if slope.shape[1] > OUTPUTS or not alone:
+    if slope.shape[1] > OUTPUTS or not through_outputs:
         return None
     curvature = _criterion_curvature(leaf, slope)
     if curvature is None:
@@ -73,7 +72,8 @@ def outputs_of(network: Network, fixed: set[str], uses: Sequence[Use]) -> Output
 def _criterion_curvature(outputs: Tensor, slope: Tensor) -> Tensor | None:
     """The derivative (N, C, C) of the slope (N, C) in the outputs (N, ...); None where the criterion mixes samples.
 
-    Where it does not, a random cotangent for each sample gives what the rows for all samples at once explain.
+    Unit cotangents give the rows, each for all samples at once. What a random cotangent for each sample gives must be
+    the same combination of the rows, unless samples are mixed.
     """
     random = drawn(slope)
     cotangents = torch.cat([_units(slope, slice(0, slope.shape[1])), random[None]])
