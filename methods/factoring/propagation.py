@@ -178,12 +178,10 @@ def _propagate(source: Tensor, curvature: Tensor, shifts: Sequence[Tensor], bloc
     explained = [torch.zeros_like(shift) for shift in shifts]
     mixed = set()
     for columns in slices(0, count, count if _is_dense(curvature) else ROWS):
-        cotangents, last = _units(source, columns), columns.stop == count
-        number = len(cotangents)
-        if last:
-            cotangents = torch.cat([cotangents, random[None]])
-        for place, found in enumerate(_vjps(source, shifts, cotangents)):
-            rows = found[:number]
+        units, last = _units(source, columns), columns.stop == count
+        products = _vjps(source, shifts, torch.cat([units, random[None]]) if last else units)
+        for place, found in enumerate(products):
+            rows = found[: len(units)]
             blocks[place].add(rows, curvature[:, columns])
             explained[place] += torch.einsum("nc,cnsp->nsp", random[:, columns], rows)
             if last and not close(found[-1] - explained[place], found[-1]):
