@@ -158,6 +158,15 @@ def parameters(path: str) -> list[str]:
     return _parameters(node)
 
 
+def lacks(path: str) -> bool:
+    """Whether the source of a dotted path's module does not define its name; False where there is no source."""
+    module, _, name = path.rpartition(".")
+    try:
+        return name not in _tops(module)
+    except ReproduceError:
+        return False
+
+
 def _error(seen: Mapping[str, Any]) -> str:
     return "" if seen["relative_error"] is None else f", relative error {seen['relative_error']:.1e}"
 
