@@ -9,8 +9,8 @@ from typing import Any
 
 from harness.advise.advice import Advice, Survey
 from harness.advise.snippet import snippet
-from harness.text import duration, significant
 from harness.record.names import problem_name
+from harness.text import duration, significant
 
 HEADINGS = ("method", "time", "peak MB", "error", "timed P", "checked P")
 GAP = "  "  # between columns

@@ -9,11 +9,11 @@ from pathlib import Path
 from harness.advise.advice import Advice, Survey, ordered
 from harness.advise.expectation import FEWEST
 from harness.advise.trial import SCREEN, Trial
-from harness.text import duration
 from harness.job import Job
 from harness.reproduce import lacks
 from harness.run.launcher import Launcher
 from harness.run.progress import Progress
+from harness.text import duration
 
 TOP = 5  # best methods whose results are checked in all parameters
 

@@ -14,10 +14,10 @@ from harness import record
 from harness.advise import room
 from harness.advise.advice import SLOWER, Advice
 from harness.advise.expectation import FEWEST, expected, sizes
-from harness.text import duration
 from harness.job import Job
 from harness.reproduce import ReproduceError, parameters
 from harness.run.launcher import Launcher
+from harness.text import duration
 
 OFFERED = ("loss", "theta", "sizes", "model", "criterion", "inputs", "targets", "vectors")  # what a method may ask for
 SCREEN = 0.25  # share of limit_s that a pass may take before a method is known to be fast
