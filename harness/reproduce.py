@@ -20,8 +20,7 @@ from harness.record.names import CUSTOM, problem_name
 
 OURS = ("harness", "methods")  # packages whose source is copied; all others are imported
 
-
-# What stands in a script for the functions that make a problem: only what they are given is used there.
+# Replacements, in a script, of the functions that make a problem: a script only uses their arguments.
 STUBS = {
     "harness.problems.problem.Problem": "Problem = tuple",
     "harness.problems.problem.from_network": """def from_network(model, criterion, inputs, targets=None, hessian=None):
@@ -38,38 +37,18 @@ class ReproduceError(ValueError):
 def script(seen: Mapping[str, Any]) -> str:
     """The script for one record of a Hessian; it computes in float64, whatever the record's dtype.
 
-    Raises ReproduceError for a record of another quantity or of a `subset`, of a cell that was never composed, or whose
-    sources are not at hand.
+    Raises ReproduceError for a record of another quantity or of a `subset`, for a benchmark cell that was never
+    composed, and where the sources are not at hand.
     """
-    if seen["quantity"] != "hessian" or not seen["problem_target"] or not seen["target"]:
-        raise ReproduceError(
-            f"the record of {seen['problem']} by {seen['method']} is of quantity={seen['quantity']} and was built by "
-            f"{seen['problem_target']}; scripts are written for a Hessian whose problem and method are known"
-        )
-    if seen["subset"]:
-        raise ReproduceError(
-            f"the record is of subset={seen['subset']} parameters; scripts are written for all of them"
-        )
+    _require_whole_hessian(seen)
     source = _Source()
-    builder = source.add(seen["problem_target"])
+    setup = _problem(seen, source)
     method = source.add(seen["target"])
-    options = json.loads(seen["problem_options"])
-    options.pop("stop_gradient", None)  # what is meant by the loss, and no option of its builder
-    if "seed" in _parameters(builder):
-        options.setdefault("seed", seen["seed"])
-    built = _built(seen["problem_target"], options)
-    called = f"{builder.name}({', '.join(f'{key}={_argument(value, source)}' for key, value in options.items())})"
-    if seen["problem_target"].split(".")[0] not in OURS:  # ours are drawn in float64
-        source.add("harness.problems.problem.double")
-        called = f"torch.utils._pytree.tree_map(double, {called})"
-    setup = _of_network(built, called, source) if _is_network(built) else _of_function(built, called)
     source.add("methods.ravel.ravel")
     if seen.get("attention"):
         source.add("harness.problems.attention.use_math")
         setup = f"use_math()\n{setup}"
-    offered = ("loss", "theta", "model", "criterion", "inputs", "targets")
-    given = [f"{name}={name}" for name in _parameters(method) if name in offered]
-    given += [f"{key}={value!r}" for key, value in json.loads(seen["method_options"]).items()]
+    arguments = _method_arguments(seen, method)
     return f'''"""{seen["method"]} on {seen["problem"]}: {seen["status"]} with torch {seen["torch"]}{_error(seen)}."""
 
 {source.text()}
@@ -81,7 +60,7 @@ def gradient(theta):
     return torch.autograd.grad(loss(theta), theta)[0]
 
 
-found = {method.name}({", ".join(given)})
+found = {method.name}({arguments})
 step = 1e-4
 true = torch.stack([(gradient(theta + step * unit) - gradient(theta - step * unit)) / (2 * step)
                     for unit in torch.eye(len(theta), dtype=theta.dtype)])
@@ -91,13 +70,51 @@ print(f"asymmetry: {{float((found - found.T).norm() / found.norm()):.1e}}")
 '''
 
 
+def _require_whole_hessian(seen: Mapping[str, Any]) -> None:
+    """Raise ReproduceError unless the record is of a Hessian in all parameters, with its problem and method."""
+    if seen["quantity"] != "hessian" or not seen["problem_target"] or not seen["target"]:
+        raise ReproduceError(
+            f"the record of {seen['problem']} by {seen['method']} is of quantity={seen['quantity']} and was built by "
+            f"{seen['problem_target']}; scripts are written for a Hessian whose problem and method are known"
+        )
+    if seen["subset"]:
+        raise ReproduceError(
+            f"the record is of subset={seen['subset']} parameters; scripts are written for all of them"
+        )
+
+
+def _problem(seen: Mapping[str, Any], source: _Source) -> str:
+    """The lines that define loss and theta of a record's problem."""
+    target = seen["problem_target"]
+    builder = source.add(target)
+    options = json.loads(seen["problem_options"])
+    options.pop("stop_gradient", None)  # it describes the loss, and is no option of the builder
+    if "seed" in _parameters(builder):
+        options.setdefault("seed", seen["seed"])
+    built = _built(target, options)
+    arguments = ", ".join(f"{key}={_argument(value, source)}" for key, value in options.items())
+    called = f"{builder.name}({arguments})"
+    if target.split(".")[0] not in OURS:  # our builders draw in float64
+        source.add("harness.problems.problem.double")
+        called = f"torch.utils._pytree.tree_map(double, {called})"
+    return _of_network(built, called, source) if _is_network(built) else _of_function(built, called)
+
+
+def _method_arguments(seen: Mapping[str, Any], method: ast.FunctionDef) -> str:
+    """The arguments of the method's call, as source."""
+    offered = ("loss", "theta", "model", "criterion", "inputs", "targets")
+    asked = [f"{name}={name}" for name in _parameters(method) if name in offered]
+    options = [f"{key}={value!r}" for key, value in json.loads(seen["method_options"]).items()]
+    return ", ".join([*asked, *options])
+
+
 def _built(target: str, options: Mapping[str, Any]) -> Any:
-    """What a builder returns: only that tells whether it is a network, a function or a problem."""
+    """What a builder returns: a network, a function or a problem, which its source alone does not show."""
     from harness.problems.problem import returned  # which imports torch
 
     try:
         return returned(target, options)
-    except Exception as error:  # of whatever kind: it is the user's own code
+    except Exception as error:  # the user's own code may raise anything
         raise ReproduceError(f"{target} was called with {dict(options)} and raised {error}") from error
 
 
@@ -140,7 +157,7 @@ def loss(theta):
 
 
 def _argument(value: Any, source: _Source) -> str:
-    """An option as source; the path of something of ours becomes that of the same in the script."""
+    """An option as source; the path of a definition that is copied becomes its path in the script."""
     if isinstance(value, str) and value.split(".")[0] in OURS:
         return f'f"{{__name__}}.{source.add(value).name}"'
     return repr(value)
@@ -149,13 +166,22 @@ def _argument(value: Any, source: _Source) -> str:
 def parameters(path: str) -> list[str]:
     """Names of the parameters of the function at a dotted path, read from its source, without importing it.
 
-    Raises ReproduceError where that does not tell: where it is not defined there by a plain `def`.
+    Raises ReproduceError where the source does not show them: where no plain `def` defines the function.
     """
     module, _, name = path.rpartition(".")
     node, _ = _tops(module).get(name, (None, ""))
     if not isinstance(node, ast.FunctionDef) or node.decorator_list:
         raise ReproduceError(f"{path} is not defined in the source of {module} by a plain def")
     return _parameters(node)
+
+
+def lacks(path: str) -> bool:
+    """Whether the source of a dotted path's module does not define its name; False where there is no source."""
+    module, _, name = path.rpartition(".")
+    try:
+        return name not in _tops(module)
+    except ReproduceError:
+        return False
 
 
 def _error(seen: Mapping[str, Any]) -> str:
@@ -174,7 +200,7 @@ class _Source:
         self._definitions: dict[str, tuple[str, str]] = {}  # name -> (module, source)
 
     def add(self, path: str) -> Any:
-        """Take in what a dotted path of ours names, with all that it uses; its syntax tree."""
+        """Copy the definition at a dotted path of our packages, with all that it uses; its syntax tree."""
         module, _, name = path.rpartition(".")
         if path in STUBS:
             self._definitions[name] = (module, STUBS[path])
@@ -235,22 +261,33 @@ def _tops(module: str) -> dict[str, tuple[ast.stmt, str]]:
     lines = text.splitlines()
     found: dict[str, tuple[ast.stmt, str]] = {}
     for node in ast.parse(text).body:
-        names: list[str] = []
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names = [node.name]
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.asname or alias.name.split(".")[0] for alias in node.names]
-        first = min([node.lineno, *(entry.lineno for entry in getattr(node, "decorator_list", []))])
-        for name in names:
-            found[name] = (node, "\n".join(lines[first - 1 : node.end_lineno]))
+        source = "\n".join(lines[_first_line(node) - 1 : node.end_lineno])
+        for name in _defined(node):
+            found[name] = (node, source)
     return found
 
 
+def _defined(node: ast.stmt) -> list[str]:
+    """The names that a statement defines or imports."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.split(".")[0] for alias in node.names]
+    targets: list[ast.expr] = []
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+    return [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+
+
+def _first_line(node: ast.stmt) -> int:
+    """The number of the first line of a statement, its decorators included."""
+    return min([node.lineno, *(entry.lineno for entry in getattr(node, "decorator_list", []))])
+
+
 def _names(seen: Mapping[str, Any]) -> list[str | None]:
-    """What a record's problem may be called, a custom one first by the path of its function."""
+    """The names that select a record's problem; of a custom problem the path of its function comes first."""
     problem, target = seen["problem"], seen["problem_target"]
     return [target, problem_name(problem, target), problem] if problem == CUSTOM else [problem, target]
 
@@ -262,7 +299,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Print a script that shows what a record found, without the harness.",
     )
     parser.add_argument("record", metavar="RECORD", help="a record.json, or a run folder or baseline with --of")
-    which = "which record of many; PROBLEM is a row of conf/problem, or the name or path of a custom one's function"
+    which = (
+        "which record of many; PROBLEM is the name of a file in conf/problem, or the name or path of the function of a "
+        "custom problem"
+    )
     parser.add_argument("--of", nargs=2, metavar=("PROBLEM", "METHOD"), help=which)
     options = parser.parse_args(arguments)
     try:

@@ -38,7 +38,7 @@ RESERVED = {
     "seaborn": {"report"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
-    "rich": {"advise", "compare", "report", "run"},
+    "rich": {"compare", "report", "run"},
 }
 
 

@@ -1,6 +1,7 @@
-"""Methods that fail on a whole problem only, or whose source does not tell what they ask for; networks for them."""
+"""Methods that are slow or fail on a whole problem only, or whose source hides what they ask for; networks for them."""
 
 import functools
+import time
 
 import torch
 from torch import nn
@@ -43,6 +44,17 @@ def raises_beyond(loss, theta):
     if len(theta) > 64:
         raise ValueError(f"{len(theta)} parameters are too many")
     return create_graph_rows.hessian(loss, theta)
+
+
+def idle(loss, theta):
+    """Right, and half a second too slow."""
+    time.sleep(0.55)
+    return create_graph_rows.hessian(loss, theta)
+
+
+def asleep(loss, theta):
+    """Does not return in time."""
+    time.sleep(60)
 
 
 class Flat(nn.Module):
@@ -92,3 +104,21 @@ def network(kind, seed=0):
     torch.manual_seed(seed)
     model = {"flat": Flat, "slope": Slope, "cubic": Cubic}[kind]().double()
     return model, nn.MSELoss(), torch.randn(20, 5).double(), torch.randn(20).double()
+
+
+class Named(nn.Module):
+    """Takes a dict whose keys its forward does not name."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(2, 4)
+
+    def forward(self, batch):
+        """Outputs (N, 4)."""
+        return torch.tanh(self.first(batch["x"]) + self.second(batch["z"]))
+
+
+def named(key="z", seed=0):
+    """A regression of 28 parameters on a dict; another `key` than `z` is not found by its network."""
+    torch.manual_seed(seed)
+    return Named(), nn.MSELoss(), {"x": torch.randn(8, 3), key: torch.randn(8, 2)}, torch.randn(8, 4)

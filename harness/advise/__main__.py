@@ -2,6 +2,6 @@
 
 import sys
 
-from harness.advise import main
+from harness.advise.command import main
 
 sys.exit(main())

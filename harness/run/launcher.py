@@ -88,6 +88,20 @@ class Launcher:
         folder.mkdir(parents=True, exist_ok=True)
         return self._ask(job, "identity", folder)
 
+    def problem(self, job: Job, folder: Path) -> dict[str, Any]:
+        """What `worker` finds of the job's problem, which it builds and evaluates once, without a method.
+
+        `status` is `ok`, or `message` says why it failed; the process's log is left in the folder.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        return self._ask(job, "problem", folder)
+
+    def reference(self, job: Job, folder: Path) -> dict[str, Any]:
+        """`status` and `message` of the job's reference, which later agreement passes use."""
+        folder.mkdir(parents=True, exist_ok=True)
+        truth = self._truth(job, folder)
+        return truth if isinstance(truth, dict) else {"status": "ok", "message": None}
+
     def _run(self, job: Job, folder: Path, attempt: int) -> Path:
         record.write_json(asdict(job), folder / "job.json")
         began = time.perf_counter()
@@ -196,7 +210,7 @@ def _merge(job: Job, seen: Mapping[str, Any], part: str, fields: dict[str, Any])
             f"{said[0]}: the timed calls took {slowest:.1e} s, but one with other values in theta did not end, so that "
             "those looked up what had been computed before"
         ]
-    elif status == "timeout" and (part in ("exact", "process") or (part == "time" and fields.get("times_s"))):
+    elif status == "timeout" and (part in ("exact", "peak", "process") or (part == "time" and fields.get("times_s"))):
         status = seen["status"]
         said = [f"{said[0]}, so not all its columns are filled; raise limit_s to have them"]
     elif status == "timeout" and part == "time" and fields.get("first_s") is not None:

@@ -3,8 +3,9 @@
 A cell has four passes, each in a fresh process, since each would disturb the others: `time`, `exact` (peak and number
 of tensor allocations under the profiler, then operations and FLOPs under dispatch modes), `process` (peak of resident
 memory, with glibc's caching off) and `agreement`. Before the last the pass `reference` computes what results are
-compared with, where no method is imported. Beside them `limits` measures the machine, and `identity` tells versions and
-the method's hash without calling it.
+compared with, where no method is imported. `peak` is the first half of `exact`. Beside them `limits` measures the
+machine, `problem` builds and evaluates the problem, and `identity` tells versions and the method's hash without calling
+it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def preload() -> None:
 
 
 def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -> None:
-    """Run a pass of a cell, or `reference`, `limits` or `identity`; write its fields of the record to `result`.
+    """Run a pass of a cell, or `reference`, `limits`, `problem` or `identity`; write its fields to `result`.
 
     `truth` is the file that `reference` writes and that `agreement` reads. What is known is written step by step,
     for the case that a call never returns; a `status` is there only once it is the pass's last word on the row, as at
@@ -84,6 +85,8 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
         seen |= environment.describe(asked.device, asked.code)
         if part == "limits":
             seen |= rates.measure(_begin(asked), getattr(torch, asked.dtype))
+        elif part == "problem":
+            seen |= _described(asked)
         elif part == "identity":
             seen |= provenance(asked) | {"asks": asks(asked)}
         else:
@@ -118,6 +121,16 @@ def _fields(job: Job, part: str, truth: str | None, heard: Listener, began: floa
         yield fields | {"worked_s": time.perf_counter() - began}
 
 
+def _described(job: Job) -> dict[str, Any]:
+    """`params` (P), what the problem's builder was called with, and the attention that its loss calls."""
+    problem = _problem(job)
+    return {
+        "params": problem.theta.numel(),
+        "builder_options": _builder_options(job),
+        "attention": attention.met(problem.loss, problem.theta),
+    }
+
+
 def _reference(job: Job, truth: str | None) -> Fields:
     assert truth is not None
     apart.compute(job, _problem(job), Path(truth))
@@ -140,7 +153,7 @@ def _measured(job: Job, part: str, truth: str | None, heard: Listener, began: fl
         yield provenance(job)
     cell = bind(job, problem)
     if watch is None:
-        yield from {"exact": _exact, "process": _process}[part](cell)
+        yield from {"exact": _exact, "peak": _peak, "process": _process}[part](cell)
     elif known is None:
         yield from timing(cell, watch, began)
     else:
@@ -164,13 +177,18 @@ def _problem(job: Job) -> Problem:
     device = _begin(job)
     if job.memory_limit_gb is not None:
         memory.limit(job.memory_limit_gb, device)
-    builder_options = job.builder_options
-    with contextlib.suppress(ImportError, AttributeError, ValueError, TypeError):
-        if "seed" in inspect.signature(pkgutil.resolve_name(job.problem_target)).parameters:
-            builder_options.setdefault("seed", job.seed)
-    problem = build(job.problem_target, builder_options).to(device, getattr(torch, job.dtype))
+    problem = build(job.problem_target, _builder_options(job)).to(device, getattr(torch, job.dtype))
     check(problem)
     return problem if job.subset is None else subset(problem, job.subset, job.seed)
+
+
+def _builder_options(job: Job) -> dict[str, Any]:
+    """What the problem's builder is called with: the job's options, and its seed where the builder takes one."""
+    options = job.builder_options
+    with contextlib.suppress(ImportError, AttributeError, ValueError, TypeError):
+        if "seed" in inspect.signature(pkgutil.resolve_name(job.problem_target)).parameters:
+            options.setdefault("seed", job.seed)
+    return options
 
 
 def _device(name: str) -> torch.device:
@@ -209,13 +227,17 @@ def _warm_up(cell: Cell) -> None:
 
 
 def _exact(cell: Cell) -> Fields:
+    yield from _peak(cell)
+    if not counters.unseen() and not counters.compilation():
+        yield counters.count(cell.call)
+
+
+def _peak(cell: Cell) -> Fields:
     _warm_up(cell)
     if counters.unseen():
         return
     peak, allocations = memory.tensor_peak(cell.call, cell.device)
     yield {"tensor_peak_bytes": peak, "allocations": allocations}
-    if not counters.compilation():
-        yield counters.count(cell.call)
 
 
 def _process(cell: Cell) -> Fields:

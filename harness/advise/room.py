@@ -1,0 +1,40 @@
+"""Whether the memory of this machine suffices."""
+
+from __future__ import annotations
+
+import os
+
+from harness.job import Job
+
+SHARE = 0.5  # of the machine's memory that a method may take
+OUTPUT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def output_bytes(job: Job, params: int) -> int:
+    """Bytes of the result where it is a whole matrix, else 0: the others grow no faster than the parameters."""
+    return OUTPUT_BYTES[job.dtype] * params**2 if job.quantity in ("hessian", "ggn") else 0
+
+
+def refusal(job: Job, params: int, memory_gb: float | None) -> str | None:
+    """Why the result alone takes too much memory; None where it fits."""
+    size = output_bytes(job, params)
+    limits = [] if memory_gb is None else [(memory_gb * 1e9, f"memory_gb={memory_gb:g}")]
+    if job.device == "cpu":
+        limits.append((SHARE * machine_bytes(), "half of this machine's memory"))
+    for limit, name in limits:
+        if size > limit:
+            return (
+                f"not run: the result alone, {params} x {params} entries of {job.dtype}, takes {size / 1e9:.3g} GB, "
+                f"more than {name}; ask for quantity=diagonal or hvp, or take a smaller network"
+            )
+    return None
+
+
+def fits(job: Job, peak_bytes: float | None) -> bool:
+    """Whether a call of such a peak may be made; on a GPU it is tried."""
+    return job.device != "cpu" or peak_bytes is None or peak_bytes <= SHARE * machine_bytes()
+
+
+def machine_bytes() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

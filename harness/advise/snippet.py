@@ -1,0 +1,47 @@
+"""The lines of Python that compute a problem's quantity by one method."""
+
+from __future__ import annotations
+
+from harness.advise.advice import Advice, Survey
+
+
+def snippet(survey: Survey, advice: Advice) -> str:
+    """A program that builds the problem and calls the method; `result` is what it returns."""
+    job = advice.job
+    module, _, function = job.target.rpartition(".")
+    names = "build" if job.subset is None else "build, subset"
+    lines = ["import torch", f"from harness.problems import {names}", f"from {module} import {function}", ""]
+    if survey.attention is not None:
+        lines[1:1] = ["from harness.problems import attention"]
+        lines.append("attention.use_math()  # the fused kernels cannot be differentiated twice")
+    if "seed" not in survey.builder_options:
+        lines.append(f"torch.manual_seed({job.seed})")
+    built = f"build({job.problem_target!r}, {survey.builder_options!r})"
+    lines.append(f"problem = {built}.to({job.device!r}, torch.{job.dtype})")
+    if job.subset is not None:
+        lines.append(f"problem = subset(problem, {job.subset}, {job.seed})")
+    if "vectors" in advice.asks:
+        lines.append(f"vectors = torch.randn({survey.params}, {job.vectors}).to(problem.theta)  # put yours here")
+    lines.append(f"result = {function}({_arguments(advice)})  # {_shape(survey, advice)}")
+    return "\n".join(lines)
+
+
+def _arguments(advice: Advice) -> str:
+    """Each argument by its name, then the method's options."""
+    given = [f"{name}={_value(name)}" for name in advice.asks]
+    return ", ".join([*given, *(f"{name}={value!r}" for name, value in advice.job.method_options.items())])
+
+
+def _value(name: str) -> str:
+    return name if name == "vectors" else f"problem.{name}"
+
+
+def _shape(survey: Survey, advice: Advice) -> str:
+    """What the quantity is, in words."""
+    params, job = survey.params, advice.job
+    shapes = {
+        "diagonal": f"({params},)",
+        "block_diagonal": "a block for each parameter tensor",
+        "hvp": f"({params}, {job.vectors})",
+    }
+    return shapes.get(job.quantity, f"({params}, {params})")
