@@ -6,11 +6,11 @@ import json
 import pytest
 
 from harness import record, sweep
-from harness.analysis import history
 from harness.analysis.coverage import outcomes
 from harness.analysis.crossovers import crossovers
 from harness.analysis.distances import comparable
 from harness.analysis.fits import fits
+from harness.analysis.history import histories
 from harness.analysis.profiles import times_over_best
 from harness.analysis.speedups import speedups
 from harness.analysis.table import Analysis
@@ -193,7 +193,7 @@ def test_no_history_takes_two_functions_together(frame_of, tmp_path):  # noqa: F
         for number, path in enumerate(("two.good", "two.bad")):
             entry = cell(**TWO, problem_target=path, times_s=[1.0 + number] * 3, started=f"2026-11-0{night}T02:00:00Z")
             record.write(entry, tmp_path / f"night{night}" / str(number) / "record.json")
-    found = history.histories(record.load(tmp_path))
+    found = histories(Analysis(record.load(tmp_path)))
     assert sorted(history.cell.split(",")[0] for history in found) == ["bad", "good"]
     assert all(history.nights["time_s"].nunique() == 1 for history in found)
 

@@ -44,7 +44,7 @@ def test_both_sides_of_a_nightly_run_are_cells_of_their_own(frame_of):  # noqa: 
     titles = [ax.get_title() for ax in time_against_size(Analysis(frame)).axes]
     assert titles == ["mlp, hessian, commit 1a2b3c4d", "mlp, hessian, code own"]
     assert latex(Analysis(frame)).count(r"\begin{xltabular}") == 2
-    assert set(outcomes(Analysis(frame))["way"]) == {"vmap_hvp commit 1a2b3c4d", "vmap_hvp code own"}
+    assert set(outcomes(Analysis(frame))["method"]) == {"vmap_hvp commit 1a2b3c4d", "vmap_hvp code own"}
 
 
 def test_the_two_sides_never_contest_with_each_other(frame_of):  # noqa: F811
