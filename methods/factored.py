@@ -40,7 +40,7 @@ from methods.factoring.rows import ROWS, products_of, rows_of
 USUAL = PRODUCTS  # what `explain` reports of a parameter that takes no rows; the harness reads it
 MEMORY = 2**28  # bytes that `hessian` uses beside the result, unless a tenth of the result is more
 
-Criterion = Callable[..., Tensor]
+Criterion = Callable[..., Tensor] | None  # None: the model computes its own loss
 Fallback = Literal["rows", "error"]
 
 
@@ -56,10 +56,11 @@ def hessian(
 ) -> Tensor:
     """Hessian (P, P) of `criterion(model(inputs), targets)` in the trainable parameters, in `named_parameters()` order.
 
-    The samples are the first dimension of the first input. The result is written into `out`, if given, which may be a
-    memory-mapped file. Beside the result about `memory_mb` MiB are used (by default 256, or a tenth of the result). At
-    least the memory for the shifts of one output of a layer is used, and for 64 backward passes where parameters need
-    rows.
+    The samples are the first dimension of the first input. `criterion` is None for a model that computes its own loss,
+    as Hugging Face's do from labels. The result is written into `out`, if given, which may be a memory-mapped file.
+
+    Beside the result about `memory_mb` MiB are used (by default 256, or a tenth of the result). At least the memory for
+    the shifts of one output of a layer is used, and for 64 backward passes where parameters need rows.
 
     Before the result is returned, its product with a random vector is compared with double backward through the plain
     loss; `methods.factoring.certificate` says which errors that catches, and with which probability. Where they differ,

@@ -321,3 +321,21 @@ def test_the_diagonal_is_propagated_through_entrywise_operations(layers, left: i
         diagonal = factored.diagonal(problem.model, problem.criterion, problem.inputs, problem.targets)
     assert [len(uses) for uses in found] == [left]
     assert float((diagonal - by_rows(problem).diagonal()).norm() / diagonal.norm()) < 1e-12
+
+
+def test_a_model_that_computes_its_own_loss_needs_no_criterion():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    inputs = torch.randn(5, 3, dtype=torch.float64)
+
+    class OwnLoss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return {"loss": self.network(x).square().mean()}
+
+    found = factored.hessian(OwnLoss(), None, inputs, None)
+    expected = factored.hessian(network, lambda outputs, _: outputs.square().mean(), inputs, None)
+    assert torch.equal(found, expected)

@@ -29,10 +29,11 @@ class _GradientHooks(NamedTuple):
 class Network:
     """The loss `criterion(model(inputs), targets)`, and where its trainable parameters lie in theta (P,).
 
-    The samples are the first dimension of the first tensor among the inputs.
+    The samples are the first dimension of the first tensor among the inputs. The criterion may be None for a model
+    that computes its own loss (`methods.calls.completed`).
     """
 
-    def __init__(self, model: nn.Module, criterion: Callable[..., Tensor], inputs: Any, targets: Any) -> None:
+    def __init__(self, model: nn.Module, criterion: Callable[..., Tensor] | None, inputs: Any, targets: Any) -> None:
         self.params = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names = {id(p): name for name, p in self.params.items()}
         self.theta, _ = ravel(model)
@@ -40,7 +41,8 @@ class Network:
         self.span = {name: slice(*pair) for name, pair in zip(self.params, itertools.pairwise(ends), strict=True)}
         self.hooked = False  # whether there are hooks on gradients; known after `plain`
         self.precision = self.theta.dtype  # the lowest between the parameters and the loss; known after `loss`
-        self._model, self._criterion, self._inputs, self._targets = model, criterion, inputs, targets
+        self._model, self._inputs, self._targets = model, inputs, targets
+        self._criterion = calls.completed(criterion, targets)
         self._samples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
 
     def plain(self, hooks: bool = True) -> Tensor:
