@@ -22,16 +22,15 @@ from pandas import DataFrame, Series
 from harness.compare.matching import named
 from harness.compare.times import holm, processes_needed, times
 from harness.record import COUNTERS
-from harness.record.identity import ASKED
+from harness.record.identity import ASKED, MACHINE
 
 FAMILY = 0.01  # chance of any false alarm in a comparison
 GUARD = 1.10  # a slowdown smaller than this is none, unless the guard is set
 DISPATCHED = ("operations", "flops")  # those that do not depend on a GPU's libraries and their workspaces
 ERROR_GREW = 10.0  # an error larger by this factor, though tolerated, is a change of the computation
 
-MACHINE = ["cpu", "cores", "gpu", "driver", "governor", "platform"]
 # What must be the same for times to compare: the least of many calls is less than that of few.
-TIMED_ALIKE = [*MACHINE, "measure"]
+TIMED_ALIKE = (*MACHINE, "measure")
 
 VERDICTS = ("broken", "slower", "undecided", "not comparable", "fixed", "faster", "same")
 ALARMS = ("broken", "slower")
