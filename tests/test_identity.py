@@ -245,5 +245,5 @@ def test_a_folder_is_called_by_the_function():
 
 def test_cells_that_could_not_be_composed_keep_their_functions(tmp_path):
     for path in ("two.good", "two.bad"):
-        sweep._not_composed(["problem=custom", f"problem._target_={path}", "dtype=none"], ValueError("no"), tmp_path)
+        sweep._record_failure(["problem=custom", f"problem._target_={path}", "dtype=none"], ValueError("no"), tmp_path)
     assert sorted(record.load(tmp_path)["problem_name"]) == ["bad", "good"]

@@ -98,8 +98,8 @@ def compare(
     return found
 
 
-def side(folder: Path) -> Path:
-    """Of a run folder that has two sides its candidate: the other is other code, run for comparison."""
+def candidate_folder(folder: Path) -> Path:
+    """The candidate's folder in a run that also measured a baseline; any other folder as it is."""
     return folder / "candidate" if (folder / "candidate").is_dir() else folder
 
 
