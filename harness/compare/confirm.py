@@ -16,7 +16,8 @@ import pandas
 from pandas import DataFrame
 
 from harness import record
-from harness.compare.verdicts import GUARD, TRANSIENT, compare
+from harness.compare.statuses import TRANSIENT
+from harness.compare.verdicts import GUARD, compare
 from harness.job import Job
 from harness.run.launcher import Launcher
 
