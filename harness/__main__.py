@@ -30,9 +30,9 @@ CONF = next(
 
 
 def extend_hydra() -> None:
-    """Let Hydra find the harness's plugins, and every entry point of the group `harness.methods` as a row of its name.
+    """Let Hydra find the harness's plugins, and every entry point of the group `harness.methods` as a method.
 
-    An entry point leads to a mapping like a row's YAML.
+    An entry point is named as its method, and leads to a mapping like a YAML file in conf/method.
     """
     plugins = str(Path(__file__).parent / "plugins")
     if plugins not in sys.path:
@@ -45,7 +45,7 @@ def extend_hydra() -> None:
 
 
 def run_cell(config: DictConfig) -> None:
-    """Run one cell in a process of its own and show its row; exit with 1 unless it is ok."""
+    """Run one benchmark cell and show it as a table of one row; exit with 1 unless it is ok."""
     hydra_config = HydraConfig.get()
     swept = hydra_config.mode == RunMode.MULTIRUN  # by a launcher that is not ours
     output = Path(hydra_config.sweep.dir if swept else hydra_config.runtime.output_dir)

@@ -62,12 +62,12 @@ class Measure:
 
 @dataclass(frozen=True)
 class Job:
-    """One cell of the table. A field with a check is a key of the configuration."""
+    """One benchmark cell, and how it is measured. A field with a check is a key of the configuration."""
 
-    problem: str  # row of conf/problem
+    problem: str  # name of a file in conf/problem
     problem_target: str  # dotted path of the builder
     problem_options: dict[str, Any]  # of the builder, and `stop_gradient` where the user states it
-    method: str  # row of conf/method
+    method: str  # name of a file in conf/method
     target: str  # dotted path of the measured function
     method_options: dict[str, Any]
     quantity: Annotated[str, one_of(QUANTITIES)]
