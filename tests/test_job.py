@@ -134,7 +134,6 @@ print(*readable(Analysis(frame)).columns, sep=",")
 """
 
 
-@pytest.mark.slow
 def test_a_new_key_is_written_in_three_places(tmp_path: Path) -> None:
     """It is then checked, recorded, shown where it differs, and makes a cell in reports and comparisons."""
     root = Path(__file__).parent.parent
@@ -148,10 +147,10 @@ def test_a_new_key_is_written_in_three_places(tmp_path: Path) -> None:
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
 
-    cell = ["-m", "harness", "problem=quadratic", "method=create_graph_rows", "passes=[agreement]"]
-    refused = run(*cell, "colour=green")
+    cell = ["-m", "harness", "-m", "problem=quadratic", "method=create_graph_rows", "passes=[agreement]"]
+    refused = run(*cell, "colour=green", "output=refused")
     assert "colour=green is not known; choose one of red, blue" in refused.stderr
-    done = run(*cell, "-m", "colour=red,blue", "output=run")
+    done = run(*cell, "colour=red,blue", "output=run")
     assert done.returncode == 0, done.stderr
     cells, headings = run("-c", PROGRAM, "run").stdout.splitlines()
     assert cells == "2 2 0"
