@@ -1,1 +1,1 @@
-"""A benchmark of the ways to compute a Hessian in PyTorch: time, memory and numerical agreement."""
+"""A benchmark of the methods that compute a Hessian in PyTorch: time, memory and correctness."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,8 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from harness import sweep
-from harness.compare import baseline
-from harness.job import JobError
+from harness.config import ConfigError
+from harness.plan import plan_of
+from harness.run.signals import exit_when_asked
 
 CONF = next(
     folder
@@ -30,9 +30,9 @@ CONF = next(
 
 
 def extend_hydra() -> None:
-    """Let Hydra find the harness's plugins, and every entry point of the group `harness.methods` as a row of its name.
+    """Let Hydra find the harness's plugins, and every entry point of the group `harness.methods` as a method.
 
-    An entry point leads to a mapping like a row's YAML.
+    An entry point is named as its method, and leads to a mapping like a YAML file in conf/method.
     """
     plugins = str(Path(__file__).parent / "plugins")
     if plugins not in sys.path:
@@ -45,7 +45,7 @@ def extend_hydra() -> None:
 
 
 def run_cell(config: DictConfig) -> None:
-    """Run one cell in a process of its own and show its row; exit with 1 unless it is ok."""
+    """Run one benchmark cell and show it as a table of one row; exit with 1 unless it is ok."""
     hydra_config = HydraConfig.get()
     swept = hydra_config.mode == RunMode.MULTIRUN  # by a launcher that is not ours
     output = Path(hydra_config.sweep.dir if swept else hydra_config.runtime.output_dir)
@@ -53,10 +53,10 @@ def run_cell(config: DictConfig) -> None:
     whole._set_flag("struct", False)
     whole["hydra"] = hydra_config
     try:
-        cell = sweep.cell_of(whole)
-    except JobError as error:
+        plan = plan_of(whole)
+    except ConfigError as error:
         raise SystemExit(f"harness: {error}") from error
-    paths = sweep.run_cells([(cell.job.method, cell)], output)
+    paths = sweep.run_plans([(plan.job.method, plan)], output)
     if swept:
         return
     from harness import record
@@ -67,16 +67,17 @@ def run_cell(config: DictConfig) -> None:
     terminal(Analysis(frame))
     for path in paths:
         print(f"record: {path}")
-    if cell.comparison is not None:
-        raise SystemExit(baseline.conclude(cell.comparison, output))
+    if plan.comparison is not None:
+        from harness.compare.conclusion import conclude
+
+        raise SystemExit(conclude(plan.comparison, output))
     if not (frame["status"] == "ok").all():
         raise SystemExit(1)
 
 
 def main() -> None:
     """Entry point."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that servers are closed, and worktrees removed
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    exit_when_asked()
     extend_hydra()
     asked_for_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on; by itself it would print some as tracebacks

@@ -12,11 +12,14 @@ import pytest
 from scipy import stats
 
 from harness import record
-from harness.compare import baseline, output
+from harness.compare import output
 from harness.compare.__main__ import main
+from harness.compare.baseline import Comparison
+from harness.compare.conclusion import conclude
 from harness.compare.confirm import confirm
 from harness.compare.times import LEVEL, processes_needed, times
-from harness.compare.verdicts import COUNTERS, FAMILY, compare
+from harness.compare.verdicts import FAMILY, compare
+from harness.record import COUNTERS
 
 ROOT = Path(__file__).parent.parent
 SLOW = """
@@ -304,7 +307,7 @@ def test_how_many_processes_can_tell(tmp_path: Path) -> None:
         assert cells * times(apart[1:], apart[1:] + needed).p > FAMILY
     found = judged(tmp_path, processes(1.0, 0.01, 1, count=4), processes(10.0, 0.01, 2, count=4)).iloc[0]
     assert found["verdict"] == "undecided"
-    assert "5 processes a side are the least that can tell" in found["reason"]
+    assert "baseline and candidate need at least 5 processes each" in found["reason"]
 
 
 def test_exit_statuses_and_files(tmp_path: Path, capsys) -> None:
@@ -329,11 +332,12 @@ def test_exit_statuses_and_files(tmp_path: Path, capsys) -> None:
     [
         ([], "BASE and CANDIDATE are needed"),
         (["a", "b", "--slower", "0.9"], "0.9 must be a ratio above 1"),
+        (["a", "b", "--slower", "inf"], "inf must be a ratio above 1"),
         (["a", "b", "--slower", "much"], "invalid ratio value: 'much'"),
         (["a", "b", "--allow", "bytes"], "bytes is no counter; they are operations"),
         (["a", "b", "--confirm", "-1"], "must be a time in seconds"),
         (["--selftest", "0"], "at least 1 run"),
-        (["--selftest", "--load", "2"], "must lie between 0 and 1"),
+        (["--selftest", "--load", "2"], "2 must be a share between 0 and 1"),
     ],
 )
 def test_bad_arguments_end_with_3(arguments: list[str], words: str, capsys) -> None:
@@ -488,6 +492,7 @@ def test_a_baseline_that_is_not_there_ends_the_run_with_a_message(harness, asked
         (["baseline=interpreter:/bin/false"], "cannot import torch"),
         (["baseline=interpreter:"], "must be git:REF, interpreter:PATH"),
         (["baseline=git:HEAD", "slower=0.9"], "slower=0.9 must be a ratio above 1"),
+        (["baseline=git:HEAD", "slower=inf"], "slower=inf must be a ratio above 1"),
         (["baseline=git:HEAD", "allow=[bytes]"], "must be a list of counters, of operations"),
         (["baseline=git:HEAD", "confirm_s=-1"], "must be a time in seconds"),
         (["-m", "baseline=git:HEAD", "slower=0.9"], "slower=0.9 must be a ratio above 1"),
@@ -525,10 +530,13 @@ def test_what_both_sides_take_from_the_candidate_is_told(tmp_path: Path, monkeyp
         subprocess.run(["git", *command], check=True)
     (tmp_path / "conf" / "row.yaml").write_text("a: 2")
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    for commit, words in ((head, "both sides ran the candidate's conf/row.yaml"), ("0" * 40, "is not known")):
+    for commit, words in (
+        (head, "baseline and candidate both ran the candidate's conf/row.yaml"),
+        ("0" * 40, "is not known"),
+    ):
         for side in record.SIDES:
             folder(tmp_path / commit / side, [cell(commit=commit)])
-        assert baseline.conclude(baseline.Comparison("git:main", 0.0, 1.1, ()), tmp_path / commit) == 0
+        assert conclude(Comparison("git:main", 0.0, 1.1, ()), tmp_path / commit) == 0
         assert words in capsys.readouterr().out.replace("\n", " ")
 
 

@@ -18,6 +18,7 @@ from harness.compare.verdicts import compare
 from harness.job import Job, Measure
 from harness.record import identity
 from harness.record.names import endings
+from harness.record.schema import PARTS
 from harness.report.figures.curves import time_against_size
 from harness.report.latex import latex
 from harness.report.readable import readable
@@ -70,16 +71,27 @@ def of_job(name):
 FIELDS = [field.name for field in (*dataclasses.fields(Job), *dataclasses.fields(Measure)) if field.name != "measure"]
 
 
-def test_every_field_of_a_job_is_decided_once():
-    lists = [*identity.ASKED, *identity.SAMPLED, *identity.RAN_BY, *identity.NO_PART]
+def test_every_field_of_a_job_has_its_part_of_the_cell():
+    lists = [*identity.ASKED, *identity.SAMPLED, *identity.RAN_BY, *identity.PROCESS]
     assert sorted(lists) == sorted(field.name for field in dataclasses.fields(Job))
-    assert set(lists) <= set(record.NAMES)
+    assert {field.part for field in record.FIELDS} == set(PARTS)
+
+
+def test_what_makes_a_cell_is_what_it_was():
+    """A change here changes which records count as one cell, in every report and comparison."""
+    assert set(identity.CELL) == {
+        *("problem", "problem_target", "problem_options", "method", "target", "method_options", "quantity", "vectors"),
+        *("subset", "device", "dtype", "threads", "allocator", "seed", "memory_limit_gb", "limit_s", "measure"),
+        *("interpreter", "code", "torch", "packages", "machine"),
+    }
+    assert set(identity.MACHINE) == {"cpu", "cores", "gpu", "driver", "governor", "platform"}
+    assert set(identity.JSON) == {"problem_options", "method_options", "measure"}
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_one_field_at_a_time_parts_cells_in_tables(frame_of, name):  # noqa: F811
     rows = Analysis(frame_of([seen(BASE), seen(of_job(name))])).cells
-    assert len(rows) == (1 if name in identity.NO_PART else 2)
+    assert len(rows) == (1 if name in identity.PROCESS else 2)
     text = readable(Analysis(frame_of([seen(BASE), seen(of_job(name))]))).drop(columns=["time", "message"])
     assert not text.duplicated().any(), "what parts two rows is shown"
 
@@ -91,7 +103,7 @@ def test_one_field_at_a_time_parts_cells_in_comparisons(frame_of, name):  # noqa
     alone = compare(frame_of([one]), frame_of([other]))
     assert len(alone) == (0 if asked else 1)
     both = compare(frame_of([one, other]), frame_of([one, other]))
-    merged = name in (*identity.NO_PART, *identity.RAN_BY)
+    merged = name in (*identity.PROCESS, *identity.RAN_BY)
     assert len(both) == (1 if merged else 2)
     assert both["cell"].nunique() == len(both), "cells have names of their own"
 
@@ -233,5 +245,5 @@ def test_a_folder_is_called_by_the_function():
 
 def test_cells_that_could_not_be_composed_keep_their_functions(tmp_path):
     for path in ("two.good", "two.bad"):
-        sweep._not_composed(["problem=custom", f"problem._target_={path}", "dtype=none"], ValueError("no"), tmp_path)
+        sweep._record_failure(["problem=custom", f"problem._target_={path}", "dtype=none"], ValueError("no"), tmp_path)
     assert sorted(record.load(tmp_path)["problem_name"]) == ["bad", "good"]

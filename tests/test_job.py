@@ -1,11 +1,16 @@
 """The job: what the configuration must be, and the name of a cell."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from harness.job import Job, JobError
+from harness.config import ConfigError
+from harness.job import Job
 
 CONFIG = {
     "problem": {"_target_": "a.problem", "width": 3},
@@ -75,21 +80,20 @@ def test_what_is_stated_of_a_stop_gradient_is_part_of_the_cell_and_no_option_of_
         ({"limit_s": 0}, "limit_s=0"),
         ({"limit_s": "soon"}, "limit_s=soon"),
         ({"limit_s": float("nan")}, "limit_s=nan"),
-        ({"colour": "red"}, "colour: no such key; the keys are"),
         ({"memory_limit_gb": 0}, "memory_limit_gb=0"),
         ({"interpreter": 3}, "interpreter=3"),
         ({"problem": {"_target_": "???"}}, "set problem._target_="),
         ({"method": {}}, "set method._target_="),
         ({"measure": {**CONFIG["measure"], "probes": -1}}, "measure.probes=-1"),
-        ({"measure": {**CONFIG["measure"], "rows": 0}}, "measure.rows=0 must be a number of at least 1"),
+        ({"measure": {**CONFIG["measure"], "rows": 0}}, "measure.rows=0 must be a whole number of at least 1"),
         ({"measure": {**CONFIG["measure"], "max_samples": 1.5}}, "measure.max_samples=1.5 must be a whole number"),
         ({"measure": {**CONFIG["measure"], "budget_s": float("nan")}}, "measure.budget_s=nan"),
-        ({"seed": 10**20}, "seed=100000000000000000000 must be less than"),
-        ({"measure": {**CONFIG["measure"], "probe": 1}}, "probe"),
+        ({"seed": 10**20}, "seed=100000000000000000000 must be a whole number of at least 0 and less than 2^62"),
+        ({"measure": {**CONFIG["measure"], "probe": 1}}, "measure.probe: no such key; the keys are budget_s, "),
     ],
 )
 def test_a_bad_value_is_named(change: dict, words: str) -> None:
-    with pytest.raises(JobError) as error:
+    with pytest.raises(ConfigError) as error:
         Job.from_config(CONFIG | change, "p", "m")
     assert words in str(error.value)
 
@@ -100,3 +104,54 @@ def test_the_key_changes_with_every_field() -> None:
     keys = {Job.from_config(CONFIG | change, "mine", "your/s").key for change in changes}
     assert job.key.startswith("mine-your_s-hessian-")
     assert len(keys | {job.key}) == 5
+
+
+# A new key `colour`: where it is written, after which line, and what.
+NEW_KEY = (
+    ("conf/config.yaml", "threads: 1\n", "colour: red # red or blue\n"),
+    (
+        "harness/job.py",
+        "    threads: Annotated[int, whole(1)]\n",
+        "    colour: Annotated[str, one_of(('red', 'blue'))]\n",
+    ),
+    (
+        "harness/record/schema.py",
+        '"intra-operation threads of torch", part="setting"),\n',
+        "    Field('colour', 'str', '', 'red or blue', part='setting'),\n",
+    ),
+)
+PROGRAM = """
+import sys
+from harness import record
+from harness.analysis.table import Analysis
+from harness.compare.verdicts import compare
+from harness.report.readable import readable
+
+frame = record.load(sys.argv[1])
+red, blue = frame[frame["colour"] == "red"], frame[frame["colour"] == "blue"]
+print(len(Analysis(frame).cells), len(compare(frame, frame)), len(compare(red, blue)))
+print(*readable(Analysis(frame)).columns, sep=",")
+"""
+
+
+def test_a_new_key_is_written_in_three_places(tmp_path: Path) -> None:
+    """It is then checked, recorded, shown where it differs, and makes a cell in reports and comparisons."""
+    root = Path(__file__).parent.parent
+    for name in ("conf", "harness", "methods"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, line, added in NEW_KEY:
+        text = (tmp_path / name).read_text()
+        assert text.count(line) == 1
+        (tmp_path / name).write_text(text.replace(line, line + added))
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
+
+    cell = ["-m", "harness", "-m", "problem=quadratic", "method=create_graph_rows", "passes=[agreement]"]
+    refused = run(*cell, "colour=green", "output=refused")
+    assert "colour=green is not known; choose one of red, blue" in refused.stderr
+    done = run(*cell, "colour=red,blue", "output=run")
+    assert done.returncode == 0, done.stderr
+    cells, headings = run("-c", PROGRAM, "run").stdout.splitlines()
+    assert cells == "2 2 0"
+    assert "colour" in headings.split(",")

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness import record
-from harness.sweep import Cell, ordered
+from harness.plan import Plan
+from harness.sweep import ordered
 
 ROOT = Path(__file__).parent.parent
 SWEEP = [
@@ -59,7 +60,7 @@ def survivors(marker: str) -> list[str]:
 
 
 def test_round_is_the_slowest_axis_and_methods_are_shuffled_by_the_seed(job) -> None:
-    jobs = [(str(number), Cell(job(method=f"m{number}"), rounds=3, workers=1, resume=False)) for number in range(8)]
+    jobs = [(str(number), Plan(job(method=f"m{number}"), rounds=3, workers=1, resume=False)) for number in range(8)]
     order = ordered(jobs)
     assert [cell.job.round for _, cell in order] == [0] * 8 + [1] * 8 + [2] * 8
     rounds = [[name for name, _ in order[start : start + 8]] for start in (0, 8, 16)]

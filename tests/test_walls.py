@@ -12,10 +12,13 @@ MODULES = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "methods").rglob("
 
 # Rooms of the harness that each of its rooms may import; a module at the top of the harness is a room of its own.
 ALLOWED = {
-    "__main__": {"analysis", "compare", "job", "record", "report", "sweep"},
+    "__main__": {"analysis", "compare", "config", "plan", "record", "report", "run", "sweep"},
     "plugins": {"sweep"},
-    "sweep": {"analysis", "compare", "job", "record", "report", "run"},
-    "job": {"record"},
+    "sweep": {"compare", "config", "plan", "record", "run"},
+    "run_folder": {"analysis", "compare", "config", "record", "report"},
+    "plan": {"compare", "config", "job"},
+    "job": {"config", "record"},
+    "config": set(),
     "run": {"job", "measure", "problems", "record", "run", "truth"},
     "measure": {"job", "measure", "record"},
     "truth": {"job", "measure", "problems", "truth"},
@@ -24,15 +27,15 @@ ALLOWED = {
     "text": {"record"},
     "analysis": {"analysis", "findings", "record", "text"},
     "report": {"analysis", "record", "report", "text"},
-    "compare": {"analysis", "compare", "job", "record", "run", "text"},
-    "advise": {"__main__", "advise", "job", "record", "reproduce", "run", "sweep", "text"},
+    "compare": {"analysis", "compare", "config", "job", "record", "run", "text"},
+    "advise": {"__main__", "advise", "job", "plan", "record", "reproduce", "run", "text"},
     "findings": {"record"},
     "reproduce": {"problems", "record"},
 }
 # Outside packages, and the rooms that may import them.
 RESERVED = {
-    "hydra": {"__main__", "advise", "sweep", "plugins"},
-    "omegaconf": {"__main__", "advise", "sweep", "plugins"},
+    "hydra": {"__main__", "advise", "plugins", "run_folder", "sweep"},
+    "omegaconf": {"__main__", "advise", "plan", "plugins", "run_folder", "sweep"},
     "torch": {"run", "measure", "problems", "truth"},
     "pandas": {"analysis", "compare", "record", "report", "text"},
     "seaborn": {"report"},

@@ -15,11 +15,11 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness import sweep
 from harness.__main__ import CONF, extend_hydra
 from harness.advise.output import as_json, as_text
 from harness.advise.survey import ProblemFailure, survey
 from harness.job import Job
+from harness.plan import plan_of
 
 QUICK = ("limit_s=20", "measure.budget_s=0.2", "measure.min_samples=1")  # where the overrides say nothing else
 MEMORY = "memory_gb="
@@ -78,7 +78,7 @@ def asked(overrides: Sequence[str]) -> tuple[list[Job], float | None]:
 def jobs(overrides: Sequence[str]) -> list[Job]:
     """A job for each method that the overrides choose: `method=a,b`, or without one all that are not compiled.
 
-    Raises JobError or Hydra's errors where the overrides cannot be composed.
+    Raises ConfigError or Hydra's errors where the overrides cannot be composed.
     """
     extend_hydra()
     named = [entry.removeprefix("method=").split(",") for entry in overrides if entry.startswith("method=")]
@@ -86,7 +86,7 @@ def jobs(overrides: Sequence[str]) -> list[Job]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         names = named[-1] if named else GlobalHydra.instance().config_loader().get_group_options("method")
         configs = [compose("config", [*rest, f"method={name}"], return_hydra_config=True) for name in names]
-        found = [sweep.cell_of(config).job for config in configs]
+        found = [plan_of(config).job for config in configs]
     return found if named else [job for job in found if not job.method_options.get("compile")]
 
 

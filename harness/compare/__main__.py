@@ -1,10 +1,11 @@
-"""A verdict a cell, from records. Exit status: 0 fine, 1 a regression, 2 nothing comparable, 3 an error."""
+"""Compare a candidate with a baseline, both from records: a verdict on each benchmark cell.
+
+Exit status: 0 no regression, 1 a regression, 2 nothing comparable, 3 an error.
+"""
 
 from __future__ import annotations
 
 import argparse
-import math
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,14 @@ from pandas import DataFrame
 
 from harness import record
 from harness.compare import output
+from harness.compare.baseline import SECONDS, SLOWDOWN
 from harness.compare.confirm import confirm
-from harness.compare.verdicts import GUARD, compare, side
+from harness.compare.verdicts import GUARD, candidate_folder, compare
+from harness.config import Check, number
 from harness.run.launcher import Launcher, LaunchError
+from harness.run.signals import exit_when_asked
+
+SHARE = number("a share between 0 and 1", lambda share: 0 <= share <= 1)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,46 +35,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print, write; the exit status."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that what was started is ended
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    parser = _Parser(prog="python -m harness.compare", description=__doc__)
-    parser.add_argument("base", type=Path, metavar="BASE", nargs="?", help="a run folder or baseline file (*.jsonl)")
-    parser.add_argument("candidate", type=Path, metavar="CANDIDATE", nargs="?", help="what is judged")
-    parser.add_argument(
-        "--slower", type=ratio, default=GUARD, metavar="RATIO", help="slowdown that matters (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--allow",
-        type=counters,
-        default=(),
-        metavar="COUNTERS",
-        help=f"counters that may change, with commas: {', '.join(record.COUNTERS)}",
-    )
-    parser.add_argument(
-        "--confirm",
-        type=seconds,
-        default=0.0,
-        metavar="SECONDS",
-        help="time for more processes of undecided cells, added to both run folders",
-    )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the verdicts as Markdown")
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write them as JUnit XML")
-    parser.add_argument(
-        "--selftest",
-        type=int,
-        nargs="?",
-        const=20,
-        metavar="RUNS",
-        help="measure the verdict's own false alarms and misses here (20 runs), on the cells of "
-        "BASE or else of +sweep=nightly",
-    )
-    parser.add_argument(
-        "--load",
-        type=share,
-        default=0.0,
-        metavar="SHARE",
-        help="of the selftest: another process keeps one core busy this part of the time",
-    )
+    exit_when_asked()
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.selftest is not None:
         if options.candidate or options.selftest < 1:
@@ -77,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.candidate is None:
         parser.error("BASE and CANDIDATE are needed: two run folders or baseline files")
     try:
-        options.base, options.candidate = side(options.base), side(options.candidate)
+        options.base, options.candidate = candidate_folder(options.base), candidate_folder(options.candidate)
         verdicts = compare(record.load(options.base), record.load(options.candidate), options.slower, options.allow)
         confirmed = _confirmed(options) if options.confirm else verdicts
         verdicts = verdicts if confirmed is None else confirmed
@@ -92,18 +60,71 @@ def main(arguments: list[str] | None = None) -> int:
     return output.status(verdicts) or (3 if confirmed is None else 0)
 
 
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m harness.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "base", type=Path, metavar="BASE", nargs="?", help="the baseline: a run folder or baseline file (*.jsonl)"
+    )
+    parser.add_argument(
+        "candidate", type=Path, metavar="CANDIDATE", nargs="?", help="what is judged: a run folder or baseline file"
+    )
+    parser.add_argument(
+        "--slower",
+        type=ratio,
+        default=GUARD,
+        metavar="RATIO",
+        help="ratio of times from which a slowdown matters (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow",
+        type=counters,
+        default=(),
+        metavar="COUNTERS",
+        help=f"counters that may change, with commas: {', '.join(record.COUNTERS)}",
+    )
+    parser.add_argument(
+        "--confirm",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="time for more processes of undecided cells; their records are added to both run folders",
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the verdicts as Markdown")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the verdicts as JUnit XML")
+    parser.add_argument(
+        "--selftest",
+        type=int,
+        nargs="?",
+        const=20,
+        metavar="RUNS",
+        help="measure how often the verdict is wrong on this machine, in RUNS runs (default: 20) of the cells of BASE, "
+        "or of +sweep=nightly without BASE",
+    )
+    parser.add_argument(
+        "--load",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="with --selftest: keep one core busy for this share of the time, by another process",
+    )
+    return parser
+
+
 def _confirmed(options: argparse.Namespace) -> DataFrame | None:
     """The verdicts after more processes; None, and why, where these cannot be had."""
-    sides = options.base, options.candidate
+    folders = options.base, options.candidate
     try:
         with Launcher() as launcher:
-            return confirm(sides, launcher, options.confirm, options.slower, options.allow)
+            return confirm(folders, launcher, options.confirm, options.slower, options.allow)
     except (record.RecordError, LaunchError, OSError) as error:
         print(f"harness.compare: undecided cells were not run again: {error}", file=sys.stderr)
         return None
 
 
 def _selftest(options: argparse.Namespace) -> int:
+    """Measure how often the verdict is wrong; the exit status."""
     from harness.compare.selftest import selftest
 
     try:
@@ -115,22 +136,23 @@ def _selftest(options: argparse.Namespace) -> int:
 
 def ratio(text: str) -> float:
     """A slowdown, as 1.10 for 10 %."""
-    if not 1 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be a ratio above 1, as 1.10 for 10 %")
-    return float(text)
+    return _checked(text, SLOWDOWN)
 
 
 def seconds(text: str) -> float:
     """A time."""
-    if not float(text) >= 0:
-        raise argparse.ArgumentTypeError(f"{text} must be a time in seconds of at least 0")
-    return float(text)
+    return _checked(text, SECONDS)
 
 
 def share(text: str) -> float:
     """A part of a whole."""
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
+    return _checked(text, SHARE)
+
+
+def _checked(text: str, check: Check) -> float:
+    """A number that passes a check; raises ArgumentTypeError with the check's words."""
+    if not check.allows(float(text)):
+        raise argparse.ArgumentTypeError(f"{text} {check.must}")
     return float(text)
 
 

@@ -1,4 +1,4 @@
-"""More processes for the cells that a comparison leaves undecided, both sides in turn, before an alarm is raised."""
+"""More processes for the cells that a comparison leaves undecided, in turn for the baseline and the candidate."""
 
 from __future__ import annotations
 
@@ -8,60 +8,56 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas
 from pandas import DataFrame
 
 from harness import record
-from harness.compare.verdicts import GUARD, TRANSIENT, compare
+from harness.compare.statuses import TRANSIENT
+from harness.compare.verdicts import GUARD, compare
 from harness.job import Job
 from harness.run.launcher import Launcher
 
 LOOKS = 3  # the first, and two after more processes where it was undecided
 
 
+@dataclass(frozen=True)
+class _Again:
+    """A cell that is to be run again."""
+
+    records: tuple[str, str]  # one of the baseline's and one of the candidate's, whose jobs are run
+    processes: int  # of the baseline and of the candidate each
+
+
 def confirm(
     folders: Sequence[Path], launcher: Launcher, budget_s: float, guard: float = GUARD, allow: Collection[str] = ()
 ) -> DataFrame:
-    """Verdicts on two run folders, baseline and candidate, to which undecided cells get as many processes again.
+    """Verdicts on two run folders, baseline and candidate, in which undecided cells get as many processes again.
 
-    So do those that are broken by what may strike by chance. At most LOOKS - 1 times, as long as `budget_s` lasts, by
-    the time that the cells took before. Where a cell was not measured in turn, its new processes alone tell times.
-    Raises RecordError where a cell's job is not beside its record, or what it ran is not there any more.
+    So do cells that are broken by what may happen to any process. This is done at most LOOKS - 1 times, and as long as
+    `budget_s` lasts by the time that the cells took before. Of a cell that was not measured in turn, only the times of
+    its new processes count. Raises RecordError where a cell's job is not beside its record, or its code is gone.
     """
     began = time.monotonic()
     folders = [folder.resolve() for folder in folders]  # as frames name their files
-    ran: set[str] = set()  # files of the new records
-    untimed: set[str] = set()
+    new: set[str] = set()  # files of records that this call added
+    untimed: set[str] = set()  # files of records whose times do not count
     for _ in range(LOOKS - 1):
         frames = _frames(folders, untimed)
         verdicts = compare(*frames, guard=guard, allow=allow, looks=LOOKS)
         known = pandas.concat(frames).drop_duplicates("path").set_index("path")
-        again: list[tuple[list[str], int]] = []  # a record of each side, and how many more there are to be
-        left_s = budget_s - (time.monotonic() - began)
-        for _, row in verdicts.iterrows():
-            paths = [*row["base_paths"], *row["candidate_paths"]]
-            by_chance = row["verdict"] == "broken" and _by_chance(known.loc[row["candidate_paths"], "status"])
-            if row["verdict"] == "undecided" or by_chance:
-                cost = known.loc[paths, "cell_s"].sum()
-                if cost <= left_s:
-                    left_s -= cost
-                    sides = row["base_paths"], row["candidate_paths"]
-                    again.append(
-                        ([max(side, key=lambda path: len(_job(path).passes)) for side in sides], len(sides[0]))
-                    )
-                    untimed |= set() if row["in_turn"] else set(paths) - ran
-        if not again:
+        chosen = _affordable(verdicts, known, budget_s - (time.monotonic() - began))
+        if not len(chosen):
             return verdicts
-        print(f"running {len(again)} cells again", file=sys.stderr, flush=True)
-        start = 1 + int(known["round"].max())
-        for number in range(max(count for _, count in again)):
-            for sides, count in again:
-                if number < count:
-                    ran |= set(_run_both(sides, folders, start + number, number == 0, launcher))
+        print(f"running {len(chosen)} cells again", file=sys.stderr, flush=True)
+        for row in chosen.loc[~chosen["in_turn"].astype("bool")].to_dict("records"):
+            untimed |= {*row["base_paths"], *row["candidate_paths"]} - new
+        again = [_again(row) for row in chosen.to_dict("records")]
+        new |= _run_rounds(again, folders, 1 + int(known["round"].max()), launcher)
     return compare(*_frames(folders, untimed), guard=guard, allow=allow, looks=LOOKS)
 
 
@@ -73,32 +69,72 @@ def _frames(folders: Sequence[Path], untimed: set[str]) -> list[DataFrame]:
     return frames
 
 
+def _affordable(verdicts: DataFrame, known: DataFrame, left_s: float) -> DataFrame:
+    """Those verdicts that more processes may change, in their order, as far as the time that is left allows.
+
+    `known` are the records by their files.
+    """
+    chosen = []
+    for place, row in verdicts.iterrows():
+        by_chance = row["verdict"] == "broken" and _by_chance(known.loc[row["candidate_paths"], "status"])
+        if row["verdict"] != "undecided" and not by_chance:
+            continue
+        cost_s = known.loc[[*row["base_paths"], *row["candidate_paths"]], "cell_s"].sum()
+        if cost_s <= left_s:
+            left_s -= cost_s
+            chosen.append(place)
+    return verdicts.loc[chosen]
+
+
 def _by_chance(statuses: Iterable[str]) -> bool:
-    """Whether nothing worse came of these records than what may strike a process by chance."""
+    """Whether nothing worse came of these records than what may happen to any process."""
     seen = set(statuses)
     return bool(seen & set(TRANSIENT)) and seen <= {"ok", *TRANSIENT}
 
 
-def _run_both(sides: Sequence[str], folders: Sequence[Path], number: int, whole: bool, launcher: Launcher) -> list[str]:
-    """One more round of both sides of a cell, each like one of its records, whole or only timed; the new files."""
-    both = list(zip(sides, folders, strict=True))
+def _again(row: Mapping[Hashable, Any]) -> _Again:
+    """How the cell of a verdict is run again: like the records with the most passes."""
+    base, candidate = (
+        max(paths, key=lambda path: len(_job(path).passes)) for paths in (row["base_paths"], row["candidate_paths"])
+    )
+    return _Again((base, candidate), processes=len(row["base_paths"]))
+
+
+def _run_rounds(cells: Sequence[_Again], folders: Sequence[Path], first: int, launcher: Launcher) -> set[str]:
+    """Run all cells round by round, numbered from `first`; the files of the new records."""
+    new: set[str] = set()
+    for number in range(max(cell.processes for cell in cells)):
+        for cell in cells:
+            if number < cell.processes:
+                new |= _run_both(cell, folders, first + number, number == 0, launcher)
+    return new
+
+
+def _run_both(cell: _Again, folders: Sequence[Path], number: int, whole: bool, launcher: Launcher) -> set[str]:
+    """One more round of a cell's baseline and candidate, with all their passes or only timed; the new files."""
+    both = list(zip(cell.records, folders, strict=True))
     random.Random(number).shuffle(both)
-    ran = []
+    new: set[str] = set()
     for path, folder in both:
         job = _job(path)
         found = launcher.run(replace(job, round=number, passes=job.passes if whole else ("time",)), folder)
-        before, now = record.read(Path(path)), record.read(found)
-        changed = [
-            name for name in ("method_hash", "torch") if now[name] is not None and before[name] not in (None, now[name])
-        ]
-        if changed:
-            shutil.rmtree(found.parent)
-            raise record.RecordError(
-                f"{path}: its {' and '.join(changed)} changed since, so it cannot be run again; measure both sides in "
-                "one run instead: python -m harness +sweep=nightly baseline=git:REF"
-            )
-        ran.append(str(found))
-    return ran
+        _require_same_code(Path(path), found)
+        new.add(str(found))
+    return new
+
+
+def _require_same_code(before: Path, found: Path) -> None:
+    """Remove a new record, and raise RecordError, where its method or torch is not that of the record before."""
+    seen, now = record.read(before), record.read(found)
+    changed = [
+        name for name in ("method_hash", "torch") if now[name] is not None and seen[name] not in (None, now[name])
+    ]
+    if changed:
+        shutil.rmtree(found.parent)
+        raise record.RecordError(
+            f"{before}: its {' and '.join(changed)} changed since, so it cannot be run again; measure baseline and "
+            "candidate in one run instead: python -m harness +sweep=nightly baseline=git:REF"
+        )
 
 
 def _job(path: str) -> Job:

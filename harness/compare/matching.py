@@ -1,4 +1,4 @@
-"""Which records of a baseline and of a candidate are of the same cell, and what that is called."""
+"""Which records of a baseline and of a candidate are of the same benchmark cell, and the cell's name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.record.names import method_labels, problem_names
 def named(base: DataFrame, candidate: DataFrame) -> tuple[DataFrame, DataFrame]:
     """Both frames with columns `key`, equal for rows of the same cell, and `cell`, its name.
 
-    A cell is what was asked. How it was sampled is part of it only where one of the frames has it in several ways;
-    where they differ in that, their times do not compare, and all else does. Rounds, and the code and the interpreter
-    that ran them, are what is compared.
+    Two records are of one cell if they agree in ASKED. They must agree in SAMPLED only if the baseline or the candidate
+    has that cell with several values of it; else only their times do not compare. Rounds, code and interpreters belong
+    to no cell: they are what is compared.
     """
     both = pandas.concat([base, candidate], ignore_index=True)
     both = both.assign(problem_name=problem_names(both), label=method_labels(both))
@@ -28,16 +28,14 @@ def named(base: DataFrame, candidate: DataFrame) -> tuple[DataFrame, DataFrame]:
     sampled = _canonical(known, SAMPLED)
     of_base = Series(both.index < len(base), index=both.index)
     several = sampled.groupby([asked, of_base]).transform("nunique").gt(1).groupby(asked).transform("any")
-    parts = zip(asked, sampled, several, strict=True)
-    keys = Series([(what, how if apart else None) for what, how, apart in parts], index=both.index, dtype="object")
-    cells = _names(shown, keys)
-    told = DataFrame({"key": keys, "cell": cells})
-    first, second = told[of_base].set_index(base.index), told[~of_base].set_index(candidate.index)
-    return base.join(first), candidate.join(second)
+    keys = Series(list(zip(asked, sampled.where(several, None), strict=True)), index=both.index, dtype="object")
+    added = DataFrame({"key": keys, "cell": _names(shown, keys)})
+    of_baseline, of_candidate = added[of_base].set_index(base.index), added[~of_base].set_index(candidate.index)
+    return base.join(of_baseline), candidate.join(of_candidate)
 
 
 def _canonical(rows: DataFrame, columns: tuple[str, ...]) -> Series:
-    """One value a row, the same for rows that agree in all these columns."""
+    """A value for each row, the same for rows that agree in all these columns."""
     values: list[Hashable] = [
         tuple(map(canonical, columns, row)) for row in rows[list(columns)].itertuples(index=False, name=None)
     ]
@@ -45,7 +43,7 @@ def _canonical(rows: DataFrame, columns: tuple[str, ...]) -> Series:
 
 
 def _names(shown: DataFrame, keys: Series) -> Series:
-    """What each row's cell is called; where several would have one name, with the settings that tell them apart."""
+    """The name of each row's cell; where several cells would share a name, with the settings in which they differ."""
     size = shown["params"].map("P={:.0f}".format, na_action="ignore").astype("object")
     problem = shown["problem"].where(size.isna(), shown["problem"] + " " + size.fillna(""))
     names = problem + ", " + shown["label"] + ", " + shown["quantity"] + ", " + shown["dtype"] + ", " + shown["device"]
@@ -53,8 +51,8 @@ def _names(shown: DataFrame, keys: Series) -> Series:
         if keys[rows.index].nunique() < 2:
             continue
         for column in (*ASKED, *SAMPLED):
-            column = "memory_limit" if column == "memory_limit_gb" else column
-            if shown.loc[rows.index, column].nunique(dropna=False) > 1:
-                told = shown.loc[rows.index, column].map(lambda value, column=column: setting(column, value))
-                names[rows.index] += ", " + told
+            column = "memory_limit" if column == "memory_limit_gb" else column  # the same as text
+            values = shown.loc[rows.index, column]
+            if values.nunique(dropna=False) > 1:
+                names[rows.index] += ", " + values.map(lambda value, column=column: setting(column, value))
     return names.map(plain)

@@ -1,4 +1,4 @@
-"""A comparison for people and machines: a table in the terminal, Markdown, JUnit XML, sentences and an exit status."""
+"""What a comparison shows: a table in the terminal, Markdown, JUnit XML, and an exit status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN = 40  # lines of the terminal's table; cells that are the same come last
 
 
 def status(verdicts: DataFrame) -> int:
-    """0 fine, 1 a regression, 2 nothing comparable, 3 where files were skipped that might have told of one."""
+    """The exit status: 0 no regression, 1 a regression, 2 nothing comparable, 3 if files were skipped."""
     if verdicts["verdict"].isin(ALARMS).any():
         return 1
     if verdicts.attrs["skipped"]:
@@ -38,8 +38,8 @@ def status(verdicts: DataFrame) -> int:
 def summary(verdicts: DataFrame) -> str:
     """`12 cells: 1 slower, 11 same.`"""
     counts = verdicts["verdict"].value_counts()
-    told = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
-    return f"{len(verdicts)} cells: {told}." if told else "No cell is in both."
+    found = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
+    return f"{len(verdicts)} cells: {found}." if found else "No cell is in both."
 
 
 def terminal(verdicts: DataFrame, console: Console | None = None) -> None:
@@ -60,13 +60,13 @@ def terminal(verdicts: DataFrame, console: Console | None = None) -> None:
         console.print(table)
     if len(verdicts) > SHOWN:
         console.print(f"and {len(verdicts) - SHOWN} more")
-    for said in _told(verdicts):
-        console.print(Text(said, "dim"))
+    for note in _notes(verdicts):
+        console.print(Text(note, "dim"))
     console.print(Text(summary(verdicts), "bold"))
 
 
 def markdown(verdicts: DataFrame) -> str:
-    """For a pull request or a job's summary: what is not the same as a table, the rest folded."""
+    """For a pull request or a job's summary: a table of what changed, and the rest folded."""
     parts = [f"**{summary(verdicts)}**"]
     changed = verdicts[verdicts["verdict"] != "same"]
     rest = verdicts[verdicts["verdict"] == "same"]
@@ -76,13 +76,13 @@ def markdown(verdicts: DataFrame) -> str:
         parts.append(
             f"<details><summary>{len(rest)} cells are the same</summary>\n\n{_markdown_table(rest)}\n\n</details>"
         )
-    if _told(verdicts):
-        parts.append("\n".join(f"- {escaped(said)}" for said in _told(verdicts)))
+    if _notes(verdicts):
+        parts.append("\n".join(f"- {escaped(note)}" for note in _notes(verdicts)))
     return "\n\n".join(parts) + "\n"
 
 
 def junit(verdicts: DataFrame) -> str:
-    """One test case a cell: a failure where it is broken or slower, skipped where undecided or not comparable."""
+    """A test case for each cell: a failure if it is broken or slower, skipped if undecided or not comparable."""
     alarms = verdicts["verdict"].isin(ALARMS)
     undecided = verdicts["verdict"].isin(["undecided", "not comparable"])
     skipped = verdicts.attrs["skipped"]
@@ -96,23 +96,24 @@ def junit(verdicts: DataFrame) -> str:
     )
     for _, row in verdicts.iterrows():
         case = ElementTree.SubElement(suite, "testcase", classname=plain(row["problem"]), name=row["cell"])
-        said = f"{row['verdict']} {ratio(row)} {interval(row)} {plain(row['reason'])}".strip()
+        message = f"{row['verdict']} {ratio(row)} {interval(row)} {plain(row['reason'])}".strip()
         if row["verdict"] in ALARMS:
-            ElementTree.SubElement(case, "failure", message=said)
+            ElementTree.SubElement(case, "failure", message=message)
         elif row["verdict"] in ("undecided", "not comparable"):
-            ElementTree.SubElement(case, "skipped", message=said)
+            ElementTree.SubElement(case, "skipped", message=message)
         else:
-            ElementTree.SubElement(case, "system-out").text = said
-    for said in skipped:
-        case = ElementTree.SubElement(suite, "testcase", classname="records", name=plain(said))
+            ElementTree.SubElement(case, "system-out").text = message
+    for file in skipped:
+        case = ElementTree.SubElement(suite, "testcase", classname="records", name=plain(file))
         ElementTree.SubElement(case, "error", message="no record that can be read")
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _told(verdicts: DataFrame) -> list[str]:
-    """What to know beside the cells, on one line each."""
-    return [plain(said) for said in (*verdicts.attrs["notes"], *(f"skipped {s}" for s in verdicts.attrs["skipped"]))]
+def _notes(verdicts: DataFrame) -> list[str]:
+    """What else to know, on one line each."""
+    skipped = [f"skipped {file}" for file in verdicts.attrs["skipped"]]
+    return [plain(note) for note in (*verdicts.attrs["notes"], *skipped)]
 
 
 def ratio(row: Series) -> str:
@@ -121,7 +122,7 @@ def ratio(row: Series) -> str:
 
 
 def interval(row: Series) -> str:
-    """Of the ratio, at 99 %."""
+    """The interval of the ratio, at 99 %."""
     if math.isnan(row["low"]):
         return ""
     return f"[{row['low']:.3f}, {row['high']:.3f}]" if math.isfinite(row["high"]) else "too few processes"

@@ -41,7 +41,7 @@ def times(base: Sequence[float], candidate: Sequence[float]) -> Times:
 
 
 def processes_needed(cells: int, level: float) -> int:
-    """The least number of processes a side of which the test can tell a change in one of so many cells."""
+    """The least number of processes, of baseline and candidate each, that can show a change in one of so many cells."""
     return next(count for count in itertools.count(2) if 2 * cells / math.comb(2 * count, count) < level)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def load(*paths: str | Path) -> pandas.DataFrame:
-    """One row a record, from run folders (every record.json below them) and baseline files (`*.jsonl`).
+    """One row for each record, from run folders (every record.json below them) and baseline files (`*.jsonl`).
 
     Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. Links to folders are followed, so that
     `path` still leads to a record when LAST is another run; a file that is reached twice counts once.

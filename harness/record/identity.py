@@ -1,7 +1,6 @@
-"""What makes a benchmark cell: the one list from which reports, comparisons and trends take their columns.
+"""What makes a benchmark cell: the lists of columns by which reports, comparisons and trends group records.
 
-Two records are of one cell where they agree in CELL. A test holds that each field of a job is in one of these lists or,
-with the reason, in NO_PART.
+Two records are of one cell if they agree in CELL. Every list comes from the `part` of the schema's fields.
 """
 
 from __future__ import annotations
@@ -9,35 +8,25 @@ from __future__ import annotations
 import json
 from typing import Any
 
-PROBLEM = ("problem", "problem_target", "problem_options")
-METHOD = ("method", "target", "method_options")
-# What was asked: which numbers are to come out, on what, within which memory.
-ASKED = (
-    *PROBLEM,
-    *METHOD,
-    "quantity",
-    "vectors",
-    "subset",
-    "device",
-    "dtype",
-    "threads",
-    "allocator",
-    "seed",
-    "memory_limit_gb",
-)
-# How it was sampled and judged. A comparison matches cells across these, unless one of its sides has several of them.
-SAMPLED = ("limit_s", "measure")
-# Whose code ran it: in these the two sides of a comparison differ.
-RAN_BY = ("interpreter", "code")
-# What it ran on, which may change from night to night. `machine` is the GPU, or else the CPU with its cores.
-ENVIRONMENT = ("torch", "packages", "machine")
+from harness.record.schema import FIELDS
+
+
+def fields_of(*parts: str) -> tuple[str, ...]:
+    """Names of the fields with one of these parts (of `schema.PARTS`), part by part, in the order of the schema."""
+    return tuple(field.name for part in parts for field in FIELDS if field.part == part)
+
+
+PROBLEM = fields_of("problem")
+METHOD = fields_of("method")
+ASKED = fields_of("problem", "method", "setting")  # a comparison matches cells that agree in these
+SAMPLED = fields_of("sampling")  # and in these only if the baseline or the candidate has several of them
+RAN_BY = fields_of("code")
+MACHINE = fields_of("machine")
+PROCESS = fields_of("process")  # records of one cell may differ in these
+# Changes from one nightly run to the next. The column `machine` is the GPU, or else the CPU with its cores.
+ENVIRONMENT = (*fields_of("versions"), "machine")
 CELL = (*ASKED, *RAN_BY, *ENVIRONMENT, *SAMPLED)
-# Fields of a job in which records of one cell may differ, and why.
-NO_PART = {
-    "round": "counts the processes of a cell",
-    "passes": "says what was measured of it: after the first round often only the time",
-}
-JSON = ("problem_options", "method_options", "measure")  # columns that hold JSON as text
+JSON = tuple(field.name for field in FIELDS if field.unit == "JSON")  # columns that hold JSON as text
 
 
 def canonical(column: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the problems and methods of a table of records are called: short, and different where they are."""
+"""Names of the problems and methods in a table of records: short, and different for different ones."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from harness.record.checks import options
 if TYPE_CHECKING:
     import pandas
 
-CUSTOM = "custom"  # the row of conf/problem whose name says nothing: its function's does
+CUSTOM = "custom"  # the problem of conf/problem that is called by the name of its function
 
 
 def problem_name(problem: str, target: str | None) -> str:
-    """What one problem is called: by its row of conf/problem, and a custom one by its function."""
+    """The name of one problem: that of its file in conf/problem, or of its function if it is a custom one."""
     return target.rpartition(".")[2] if problem == CUSTOM and target else problem
 
 
 def problem_names(frame: pandas.DataFrame) -> pandas.Series:
-    """The name of each row's problem; where others have that name, with what of the function's path tells them apart.
+    """The name of each row's problem; of several problems with one name, with the end of the function's path.
 
-    A row of conf/problem keeps its name beside a custom function that has the same one.
+    A problem of conf/problem keeps its name if only a custom function shares it.
     """
     targets = filled(frame, "problem_target", ["problem"])
     known = [
         (str(problem), target if isinstance(target, str) else None)
         for problem, target in zip(frame["problem"], targets, strict=True)
     ]
-    names = _told_apart(set(known))
+    names = _distinct_names(set(known))
     return frame["problem"].mask(frame["problem"].notna(), [names[problem] for problem in known])
 
 
-def _told_apart(problems: Collection[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
-    """The name of each problem, given by its row of conf/problem and its function's path."""
+def _distinct_names(problems: Collection[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
+    """The name of each problem, given by its file in conf/problem and its function's path."""
     called: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
     for problem, target in problems:
         called[problem_name(problem, target)].append((problem, target))
     names: dict[tuple[str, str | None], str] = {}
     for name, same in called.items():
         ends = endings({target for _, target in same if target}, least=2)
-        rows = sum(problem != CUSTOM and target is not None for problem, target in same)
+        of_conf = sum(problem != CUSTOM and target is not None for problem, target in same)
         for problem, target in same:
             names[problem, target] = name
             if target is not None and problem == CUSTOM and len(same) > 1:
                 names[problem, target] = ends[target]
-            elif target is not None and problem != CUSTOM and rows > 1:
+            elif target is not None and problem != CUSTOM and of_conf > 1:
                 names[problem, target] = f"{name} {ends[target]}"
     return names
 
 
 def method_labels(frame: pandas.DataFrame) -> pandas.Series:
-    """The method's name; where its rows differ in function or options, these too: `vmap_hvp chunk_size=8`.
+    """The method's name, with its function or options where its rows differ in these: `vmap_hvp chunk_size=8`.
 
-    Its functions differ where one quantity is computed by several. A path's last part tells nothing where it is the
-    quantity.
+    Functions differ if several compute one quantity. The last part of a function's path is left out if it is the name
+    of the quantity.
     """
     targets = filled(frame, "target", ["method", "quantity"])
     labels = frame["method"].astype("object").copy()
@@ -78,7 +78,10 @@ def method_labels(frame: pandas.DataFrame) -> pandas.Series:
 
 
 def endings(paths: Collection[str], least: int = 1) -> dict[str, str]:
-    """Of each dotted path the shortest end, of `least` parts or more, that no other has: `a.x.f`, `b.x.f` and `g`."""
+    """The shortest end of each dotted path, of `least` parts or more, that no other path has.
+
+    Those of `a.x.f`, `b.x.f` and `c.g` are `a.x.f`, `b.x.f` and `g`.
+    """
     parts = {path: path.split(".") for path in paths}
     found = {}
     for path, own in parts.items():
@@ -89,9 +92,9 @@ def endings(paths: Collection[str], least: int = 1) -> dict[str, str]:
 
 
 def filled(frame: pandas.DataFrame, column: str, by: Sequence[str]) -> pandas.Series:
-    """The column, its gaps filled where all rows with the same `by` agree on one value.
+    """The column, with a gap filled if all rows with the same values of `by` agree on one value.
 
-    A record of a cell that failed early lacks some fields, and one of an old schema others.
+    Records lack fields if their cell failed early, or if their schema is older than the field.
     """
     import pandas
 

@@ -13,14 +13,30 @@ COUNTERS = ("operations", "allocations", "flops", "tensor_peak_bytes")  # the sa
 STATUSES = ("ok", "unsupported", "nonfinite", "wrong", "oom", "timeout", "crashed", "error")
 
 
+# What a field has to do with the benchmark cell that its record is of. `harness.record.identity` derives every list of
+# columns from this.
+PARTS = {
+    "problem": "which problem was solved",
+    "method": "by which method",
+    "setting": "every other setting that was asked for",
+    "sampling": "how the cell was sampled and judged",
+    "code": "whose code ran it: in this a baseline and a candidate differ",
+    "versions": "versions of the packages that ran it",
+    "machine": "the machine that ran it",
+    "process": "a field in which the records of one cell may differ: it says which process ran, or what was measured",
+    "": "a result of the run, or a fact that no cell depends on",
+}
+
+
 @dataclass(frozen=True)
 class Field:
-    """One column: its name (the unit is in it), its JSON type, its unit and its meaning."""
+    """One column: its name (the unit is in it), its JSON type, its unit, its meaning, and its part of the cell."""
 
     name: str
     type: str  # str, int, float, bool, list[float]; every field but the first three may be null
     unit: str
     meaning: str
+    part: str = ""  # of PARTS
 
 
 FIELDS = (
@@ -30,29 +46,35 @@ FIELDS = (
     Field("message", "str", "", "why the status is not ok and what to do, or what to know about the row"),
     Field("traceback", "str", "", "where the method or the problem failed"),
     # What was asked: the job.
-    Field("problem", "str", "", "row of conf/problem"),
-    Field("problem_target", "str", "dotted path", "the function that built it"),
-    Field("problem_options", "str", "JSON", "every option the problem was built with"),
-    Field("method", "str", "", "row of conf/method"),
-    Field("method_options", "str", "JSON", "every option the method was called with"),
-    Field("target", "str", "dotted path", "the function that was measured"),
-    Field("quantity", "str", "", "hessian, diagonal, block_diagonal, hvp or ggn"),
-    Field("vectors", "int", "count", "k, the vectors of an hvp"),
-    Field("subset", "int", "count", "parameters that were taken, the others being fixed; null for all"),
-    Field("device", "str", "", "cpu, cuda or cuda:N"),
-    Field("dtype", "str", "", "float64, float32, float16 or bfloat16"),
-    Field("threads", "int", "count", "intra-operation threads of torch"),
-    Field("allocator", "str", "", "default (glibc's own settings) or tuned (results/README.md)"),
-    Field("seed", "int", "", "seed of the problem's parameters and data, and of the vectors and probes"),
-    Field("round", "int", "", "which repetition of the cell, each in fresh processes"),
-    Field("interpreter", "str", "path", "the Python that ran the cell; null for the harness's own"),
-    Field("code", "str", "path", "folder whose modules came before all others; null for none"),
-    Field("limit_s", "float", "s", "time limit of each pass"),
+    Field("problem", "str", "", "row of conf/problem", part="problem"),
+    Field("problem_target", "str", "dotted path", "the function that built it", part="problem"),
+    Field("problem_options", "str", "JSON", "every option the problem was built with", part="problem"),
+    Field("method", "str", "", "row of conf/method", part="method"),
+    Field("method_options", "str", "JSON", "every option the method was called with", part="method"),
+    Field("target", "str", "dotted path", "the function that was measured", part="method"),
+    Field("quantity", "str", "", "hessian, diagonal, block_diagonal, hvp or ggn", part="setting"),
+    Field("vectors", "int", "count", "k, the vectors of an hvp", part="setting"),
+    Field("subset", "int", "count", "parameters that were taken, the others being fixed; null for all", part="setting"),
+    Field("device", "str", "", "cpu, cuda or cuda:N", part="setting"),
+    Field("dtype", "str", "", "float64, float32, float16 or bfloat16", part="setting"),
+    Field("threads", "int", "count", "intra-operation threads of torch", part="setting"),
+    Field("allocator", "str", "", "default (glibc's own settings) or tuned (results/README.md)", part="setting"),
     Field(
-        "memory_limit_gb", "float", "GB", "limit on the memory of each pass's process, above its start; null for none"
+        "seed", "int", "", "seed of the problem's parameters and data, and of the vectors and probes", part="setting"
     ),
-    Field("passes", "str", "", "what was measured, of: time, exact, process, agreement"),
-    Field("measure", "str", "JSON", "options of sampling and of agreement"),
+    Field("round", "int", "", "which repetition of the cell, each in fresh processes", part="process"),
+    Field("interpreter", "str", "path", "the Python that ran the cell; null for the harness's own", part="code"),
+    Field("code", "str", "path", "folder whose modules came before all others; null for none", part="code"),
+    Field("limit_s", "float", "s", "time limit of each pass", part="sampling"),
+    Field(
+        "memory_limit_gb",
+        "float",
+        "GB",
+        "limit on the memory of each pass's process, above its start; null for none",
+        part="setting",
+    ),
+    Field("passes", "str", "", "what was measured, of: time, exact, process, agreement", part="process"),
+    Field("measure", "str", "JSON", "options of sampling and of agreement", part="sampling"),
     Field("cell_s", "float", "s", "wall time of the cell, all its passes with their processes"),
     Field("worked_s", "float", "s", "part of it in which the problem was built and measured"),
     Field("attempt", "int", "", "1, or 2 where `resume` has retried a crashed cell"),
@@ -62,7 +84,7 @@ FIELDS = (
         "",
         "SHA-256 of the method's source, of what it imports of its own package, and of its options",
     ),
-    Field("packages", "str", "", "packages beside torch that the method uses, with their versions"),
+    Field("packages", "str", "", "packages beside torch that the method uses, with their versions", part="versions"),
     # What was seen: size and time.
     Field("params", "int", "count", "P, the number of parameters"),
     Field("whole_params", "int", "count", "parameters of the problem that a subset was taken of; null without one"),
@@ -119,18 +141,18 @@ FIELDS = (
     Field("warnings", "str", "", "what Python and torch warned of while the loss was evaluated and the method called"),
     Field("explained", "str", "", "parameters that the method does otherwise than it is meant to, and why, if it says"),
     # Where.
-    Field("torch", "str", "", "torch version"),
+    Field("torch", "str", "", "torch version", part="versions"),
     Field("python", "str", "", "Python version"),
-    Field("platform", "str", "", "operating system"),
-    Field("cpu", "str", "", "CPU model"),
-    Field("cores", "int", "count", "cores that the process may use"),
+    Field("platform", "str", "", "operating system", part="machine"),
+    Field("cpu", "str", "", "CPU model", part="machine"),
+    Field("cores", "int", "count", "cores that the process may use", part="machine"),
     Field("ram_bytes", "int", "bytes", "physical memory"),
-    Field("gpu", "str", "", "GPU model, where the cell ran on one"),
+    Field("gpu", "str", "", "GPU model, where the cell ran on one", part="machine"),
     Field("cuda", "str", "", "CUDA version torch was built for, where the cell ran on a GPU"),
-    Field("driver", "str", "", "GPU driver, where the cell ran on one"),
+    Field("driver", "str", "", "GPU driver, where the cell ran on one", part="machine"),
     Field("cudnn", "int", "", "cuDNN version, where the cell ran on a GPU"),
     Field("blas", "str", "", "BLAS that torch was built with"),
-    Field("governor", "str", "", "frequency governor of the CPU, where Linux tells"),
+    Field("governor", "str", "", "frequency governor of the CPU, where Linux tells", part="machine"),
     Field("tf32", "bool", "", "whether TF32 was allowed (the harness switches it off)"),
     Field("deterministic", "bool", "", "whether deterministic algorithms were asked for"),
     Field("omp_wait_policy", "str", "", "OMP_WAIT_POLICY of the process"),

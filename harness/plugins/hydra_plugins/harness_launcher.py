@@ -1,8 +1,8 @@
 """The harness's plugins of Hydra.
 
-Hydra finds plugins only in the namespace package `hydra_plugins`: hence the folder, whose parent `harness.__main__`
-puts on sys.path. Hydra's own launcher stops at the first cell that fails to compose or dies, and no cell knows
-how many there are.
+Hydra finds plugins only in the namespace package `hydra_plugins`. So they are in a folder of that name, and
+`harness.__main__` puts its parent on sys.path. Hydra's own launcher does not do: it stops at the first cell that cannot
+be composed or that fails, and runs each cell without the others.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from harness import sweep
 
 
 class CellSweeper(BasicSweeper):
-    """Hydra's own sweeper, but for two things.
+    """Hydra's own sweeper with two changes.
 
-    A cell that cannot be composed is left to the launcher, where it becomes a row; a glob with a slash looks into
-    folders of a group (`problem=glob([mlp*,zoo/l*])`), and one that matches nothing is an error.
+    A cell that cannot be composed is left to the launcher, which records it as an error. A glob with a slash looks into
+    the folders of a group (`problem=glob([mlp*,zoo/l*])`), and a glob that matches nothing is an error.
     """
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Accept all."""
+        """Accept every cell: the launcher records what cannot be composed."""
 
     @staticmethod
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
@@ -45,7 +45,7 @@ class CellSweeper(BasicSweeper):
 
 
 def _matching(override: Override, glob: Glob) -> list[str]:
-    """The options of a group that a glob matches: in folders by its patterns with a slash, outside by the others."""
+    """The options of a group that a glob matches: patterns with a slash those in folders, the others those outside."""
     group, loader = override.key_or_group, override.config_loader
     assert loader is not None
     outside = loader.get_group_options(group, ObjectType.CONFIG)
@@ -72,7 +72,7 @@ class CellLauncher(Launcher):
         self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the cells; what they found is in their records."""
+        """Run the cells; their results are in their records."""
 
         def compose(overrides: Sequence[str]) -> DictConfig:
             return self._loader.load_sweep_config(self._config, list(overrides))
