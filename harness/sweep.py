@@ -23,7 +23,9 @@ from harness import record
 from harness.compare import baseline
 from harness.compare.baseline import Comparison
 from harness.job import Job, JobError
-from harness.run.launcher import Launcher, LaunchError, point_latest
+from harness.run.client import LaunchError
+from harness.run.folders import point_latest
+from harness.run.launcher import Launcher
 
 MANY = 200  # cells whose composing takes seconds, so that it is told
 

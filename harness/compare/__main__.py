@@ -16,7 +16,8 @@ from harness import record
 from harness.compare import output
 from harness.compare.confirm import confirm
 from harness.compare.verdicts import GUARD, compare, side
-from harness.run.launcher import Launcher, LaunchError
+from harness.run.client import LaunchError
+from harness.run.launcher import Launcher
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from harness.problems.construction import from_network
+from harness.problems.errors import ProblemError
 from harness.problems.networks import draw_parameters, require_one_of, require_positive, task_of
-from harness.problems.problem import Problem, ProblemError, from_network
+from harness.problems.problem import Problem
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # blocks in each of the four stages
 

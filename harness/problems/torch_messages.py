@@ -1,4 +1,4 @@
-"""What the messages of torch mean for the one who reads them: a status, and what to do."""
+"""What torch's error messages mean: a status, and what to do."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ LONGEST_TRACE = 20_000  # and of a traceback, from its end
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """Status and message of a failure: the error's own words, then what to do about it where that is known."""
+    """Status and message of a failure: the error's own words, then the remedy where it is known."""
     words = text(error)
     said = (f"{type(error).__name__}: {words}" if words else type(error).__name__).split("\n\n")[0].strip()
     if isinstance(error, MemoryError):
@@ -115,7 +115,7 @@ def explain(error: BaseException) -> tuple[str, str]:
 
 
 def text(error: BaseException) -> str:
-    """An exception's text, however it behaves: at most LONGEST characters, those that cannot be printed as escapes."""
+    """An exception's text, even where reading it raises: at most LONGEST characters, unprintable ones as escapes."""
     try:
         whole = str(error)
     except BaseException as unreadable:
@@ -125,7 +125,7 @@ def text(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """An exception's traceback, its last LONGEST_TRACE characters, as `text` has them."""
+    """An exception's traceback: its last LONGEST_TRACE characters, unprintable ones as escapes."""
     try:
         return _printable("".join(traceback.format_exception(error))[-LONGEST_TRACE:])
     except BaseException as unreadable:
