@@ -26,7 +26,7 @@ DRAWS = (
     "the loss draws random numbers, or seeds torch's generator, whenever it is called; that this generator moves is "
     "not held against a method"
 )
-ROUNDING = 64  # units in the last place that the loss, computed in two ways, may differ by
+ROUNDING = 64  # units in the last place by which two computations of the loss may differ
 
 
 def check(problem: Problem) -> None:

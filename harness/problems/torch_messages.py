@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 
+_OUT_OF_MEMORY = "The method does not fit: use a smaller chunk_size, a method of rows, or a smaller problem."
 # (status, pattern in the message, what to do); the first that matches counts.
 _KNOWN = (
     (
@@ -93,10 +94,9 @@ _KNOWN = (
     (
         "oom",
         r"out of memory|can't allocate memory|Unable to allocate|cannot allocate memory",
-        "The method does not fit: use a smaller chunk_size, a method of rows, or a smaller problem.",
+        _OUT_OF_MEMORY,
     ),
 )
-
 
 LONGEST = 4_000  # characters of a message that are kept,
 LONGEST_TRACE = 20_000  # and of a traceback, from its end
@@ -105,13 +105,16 @@ LONGEST_TRACE = 20_000  # and of a traceback, from its end
 def explain(error: BaseException) -> tuple[str, str]:
     """Status and message of a failure: the error's own words, then the remedy where it is known."""
     words = text(error)
-    said = (f"{type(error).__name__}: {words}" if words else type(error).__name__).split("\n\n")[0].strip()
+    message = type(error).__name__
+    if words:
+        message = f"{message}: {words}"
+    message = message.split("\n\n")[0].strip()
     if isinstance(error, MemoryError):
-        return "oom", f"{said}. {_KNOWN[-1][2]}"
+        return "oom", f"{message}. {_OUT_OF_MEMORY}"
     for status, pattern, remedy in _KNOWN:
         if re.search(pattern, words, re.IGNORECASE):
-            return status, f"{said} -> {remedy}"
-    return "unsupported" if isinstance(error, NotImplementedError) else "error", said
+            return status, f"{message} -> {remedy}"
+    return "unsupported" if isinstance(error, NotImplementedError) else "error", message
 
 
 def text(error: BaseException) -> str:

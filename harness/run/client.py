@@ -72,7 +72,7 @@ class ServerProcess:
         return self._process.poll() is None
 
     def ask(self, job: Job, part: str, folder: Path, truth: Path | None = None) -> dict[str, Any]:
-        """Run one pass; returns its fields of the record, or a status for the way in which its process ended.
+        """Run one pass; returns its fields of the record, or a status where its process ended without them.
 
         `truth` is the file that the pass `reference` writes and that `agreement` reads.
         """

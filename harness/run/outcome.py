@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.job import Job
+from harness.truth.timed_results import FRESH_CALL
 
 Fields = dict[str, Any]  # of a record
 
@@ -50,6 +51,6 @@ def _timeout(job: Job, status: str, part: str, fields: Mapping[str, Any]) -> tup
 
 def _is_stuck(job: Job, fields: Mapping[str, Any]) -> bool:
     """Whether the time ran out in a call of the method at a fresh point that took far longer than any sample."""
-    if fields.get("running") != "fresh call":
+    if fields.get("running") != FRESH_CALL:
         return False
     return job.limit_s - fields["worked_s"] > max(STUCK * max(fields["times_s"]), STUCK_S)

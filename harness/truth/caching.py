@@ -31,6 +31,7 @@ from harness.problems.binding import BoundMethod
 from harness.truth.moved_point import has_gradient, moved
 from harness.truth.result_recorder import number
 from harness.truth.results import is_estimate, plain
+from harness.truth.timed_results import FRESH_CALL
 from harness.truth.true_change import TrueForm, true_result_changed
 
 CALLS = 3  # at as many points, of which the fastest counts
@@ -39,7 +40,7 @@ RATIO = 3.0  # a call that takes this many times as long is far slower,
 FLOOR_S = 1e-4  # if it is slower by this at least: less may be memory that the processor's caches have lost
 LONGEST_S = 20.0  # calls that take longer are not made again
 # What the launcher reads where the time limit strikes: was the method called, or did the harness work itself?
-METHOD_RUNS, HARNESS_RUNS = {"running": "fresh call"}, {"running": None}
+METHOD_RUNS, HARNESS_RUNS = {"running": FRESH_CALL}, {"running": None}
 
 Fault = dict[str, Any]  # `status` and `message` of a record
 # Yields METHOD_RUNS before each call of the method, HARNESS_RUNS after it.

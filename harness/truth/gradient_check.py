@@ -41,7 +41,7 @@ class Departure:
     slope: float  # relative difference of the gradient from the slope, along random directions
     curvature: float  # the same of the second derivative; 0 where differences cannot tell
     calls: tuple[str, ...]  # the calls that explain it, with their lines
-    stated: bool  # whether the user said `problem.stop_gradient=false`
+    stated: bool  # whether the user states `problem.stop_gradient=false`
 
     @property
     def right(self) -> bool:

@@ -10,7 +10,7 @@ from torch.autograd.graph import Node
 from harness.truth.precision import reached
 
 LEAF = "torch::autograd::AccumulateGrad"
-TRAINING = ("_saved_training", "_saved_train")  # attributes of an operator that says whether it is in train mode
+TRAINING = ("_saved_training", "_saved_train")  # attributes by which an operator shows that it is in train mode
 
 
 def operators(loss: Callable[[Tensor], Tensor], theta: Tensor) -> list[str]:

@@ -85,6 +85,6 @@ class ResultRecorder:
 
 
 def number(result: Any) -> float:
-    """One number of a result, which tells it from another."""
+    """One number of a result, by which results are distinguished."""
     with torch.no_grad():
         return sketch.bilinear(result_tensors(result), 1)[0]

@@ -1,4 +1,4 @@
-"""A few numbers of a result, small enough for a record, by which results are told apart."""
+"""A few numbers of a result, small enough for a record, by which results are compared."""
 
 from __future__ import annotations
 

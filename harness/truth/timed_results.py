@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+FRESH_CALL = "fresh call"  # the field `running` while the time pass calls the method at a fresh point
 DISTANT = 3.0  # times the tolerance: two right results may be 2 apart, and 32 numbers know a distance to some 12 %
 STRAY = 10.0  # the same for a single number, which varies as a normal variable of that standard deviation
 
