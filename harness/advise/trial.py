@@ -19,7 +19,6 @@ from harness.reproduce import ReproduceError, parameters
 from harness.run.launcher import Launcher
 from harness.text import duration
 
-
 SCREEN = 0.25  # share of limit_s that a pass may take before a method is known to be fast
 FAR = 20.0  # times the best: such a method is not measured further,
 SLOW_S = 0.5  # if a call of it takes this long

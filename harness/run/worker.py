@@ -163,7 +163,9 @@ def _measured(job: Job, part: str, truth: str | None, warning_log: WarningLog, b
         side_effects = SideEffects()
         yield from _bound(job, problem, first, lambda bound: time_pass(bound, side_effects, began))
     else:  # these passes measure memory, which the search for side effects would take
-        yield from _bound(job, problem, first, {"exact": _exact_pass, "peak": _peak_pass, "process": _process_pass}[part])
+        yield from _bound(
+            job, problem, first, {"exact": _exact_pass, "peak": _peak_pass, "process": _process_pass}[part]
+        )
 
 
 def _bound(job: Job, problem: Problem, first: bool, run_pass: Callable[[BoundMethod], Fields]) -> Fields:
