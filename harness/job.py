@@ -31,6 +31,10 @@ ALLOCATORS = ("default", "tuned")
 PASSES = ("time", "exact", "process", "agreement")
 TRUTHS = ("autograd", "differences")
 QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
+# What a method may ask for by name: of every problem, of a network, of quantity=hvp.
+PROBLEM_ARGUMENTS = ("loss", "theta", "sizes")
+NETWORK_ARGUMENTS = ("model", "criterion", "inputs", "targets")
+METHOD_ARGUMENTS = (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS, "vectors")
 
 AT_LEAST_0 = number("a number of at least 0", lambda value: value >= 0)
 DEVICE = Check(

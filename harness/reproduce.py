@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import record
+from harness.job import METHOD_ARGUMENTS
 from harness.record.names import CUSTOM, problem_name
 
 OURS = ("harness", "methods")  # packages whose source is copied; all others are imported
@@ -23,9 +24,11 @@ OURS = ("harness", "methods")  # packages whose source is copied; all others are
 # Replacements, in a script, of the functions that make a problem: a script only uses their arguments.
 STUBS = {
     "harness.problems.problem.Problem": "Problem = tuple",
-    "harness.problems.problem.from_network": """def from_network(model, criterion, inputs, targets=None, hessian=None):
+    "harness.problems.construction.from_network": """def from_network(
+    model, criterion, inputs, targets=None, hessian=None
+):
     return model, criterion, inputs, targets""",
-    "harness.problems.problem.from_function": """def from_function(objective, parameters, data=(), hessian=None):
+    "harness.problems.construction.from_function": """def from_function(objective, parameters, data=(), hessian=None):
     return objective, parameters, data""",
 }
 
@@ -95,22 +98,21 @@ def _problem(seen: Mapping[str, Any], source: _Source) -> str:
     arguments = ", ".join(f"{key}={_argument(value, source)}" for key, value in options.items())
     called = f"{builder.name}({arguments})"
     if target.split(".")[0] not in OURS:  # our builders draw in float64
-        source.add("harness.problems.problem.double")
+        source.add("harness.problems.builders.double")
         called = f"torch.utils._pytree.tree_map(double, {called})"
     return _of_network(built, called, source) if _is_network(built) else _of_function(built, called)
 
 
 def _method_arguments(seen: Mapping[str, Any], method: ast.FunctionDef) -> str:
     """The arguments of the method's call, as source."""
-    offered = ("loss", "theta", "model", "criterion", "inputs", "targets")
-    asked = [f"{name}={name}" for name in _parameters(method) if name in offered]
+    asked = [f"{name}={name}" for name in _parameters(method) if name in METHOD_ARGUMENTS]
     options = [f"{key}={value!r}" for key, value in json.loads(seen["method_options"]).items()]
     return ", ".join([*asked, *options])
 
 
 def _built(target: str, options: Mapping[str, Any]) -> Any:
     """What a builder returns: a network, a function or a problem, which its source alone does not show."""
-    from harness.problems.problem import returned  # which imports torch
+    from harness.problems.builders import returned  # which imports torch
 
     try:
         return returned(target, options)
@@ -119,7 +121,7 @@ def _built(target: str, options: Mapping[str, Any]) -> Any:
 
 
 def _is_network(built: Any) -> bool:
-    from harness.problems.problem import is_network  # which imports torch
+    from harness.problems.builders import is_network  # which imports torch
 
     return is_network(built) if isinstance(built, tuple) else built.model is not None
 

@@ -19,7 +19,9 @@ from harness.compare.baseline import Comparison, Measured
 from harness.config import ConfigError
 from harness.plan import Plan, plan_of
 from harness.record.identity import ASKED, JSON, PROCESS, RAN_BY, SAMPLED
-from harness.run.launcher import Launcher, LaunchError, point_latest
+from harness.run.client import LaunchError
+from harness.run.folders import point_latest
+from harness.run.launcher import Launcher
 from harness.run.pool import Pool
 
 MANY = 200  # cells that take seconds to compose, so that a line says so

@@ -25,8 +25,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.run import worker
-from harness.truth import traces
-from harness.truth.watch import differences
+from harness.truth import process_state
+from harness.truth.side_effects import changes
 
 
 def in_child(change, then=lambda: None) -> list[str]:
@@ -35,11 +35,11 @@ def in_child(change, then=lambda: None) -> list[str]:
     child = os.fork()
     if child == 0:
         try:
-            before = traces.read()
+            before = process_state.read()
             change()
-            after = traces.read_after()
-            with traces.unhindered():
-                found = differences(before, after)
+            after = process_state.read_after()
+            with process_state.unhindered():
+                found = changes(before, after)
             then()
             os.write(told, json.dumps(found).encode())
         except BaseException:

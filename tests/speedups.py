@@ -14,7 +14,7 @@ import pandas
 from torch import nn
 
 from harness import record
-from harness.problems.problem import build
+from harness.problems import build
 
 
 def limit_s(seen: pandas.Series) -> float:

@@ -113,7 +113,7 @@ def test_a_problem_that_fails_stops_all_before_a_method_is_run(problem, words, m
 
 def test_a_reference_that_fails_stops_all(job, monkeypatch, tmp_path) -> None:
     failed = {"status": "error", "message": "the reference cannot be computed: no"}
-    monkeypatch.setattr(Launcher, "_truth", lambda *_: failed)
+    monkeypatch.setattr(Launcher, "_reference", lambda *_: failed)
     monkeypatch.setattr(Launcher, "run", lambda *_: pytest.fail("a method was run"))
     with pytest.raises(survey.ProblemFailure, match="cannot be computed: no"):
         survey.survey([job()], tmp_path)
@@ -257,7 +257,7 @@ def test_a_reference_that_takes_too_long_says_nothing_against_a_method_of_the_ne
     job, launcher, tmp_path, monkeypatch
 ) -> None:
     late = {"status": "timeout", "message": "the reference pass took longer", "worked_s": 1.0}
-    monkeypatch.setattr(launcher, "_truth", lambda *_: late)
+    monkeypatch.setattr(launcher, "_reference", lambda *_: late)
     one = trial(launcher, tmp_path)
     advice = one.whole(one.asked(on_whole(job, target="methods.factored.hessian")))
     assert (advice.status, advice.whole, advice.checked, advice.error) == ("ok", False, 0, None)

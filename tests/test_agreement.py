@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 
 from harness.job import Measure
 from harness.problems import from_function, from_network, functions, networks
-from harness.truth import agreement
+from harness.truth import agreement, distances, results
 from harness.truth.reference import reference
 from methods.create_graph_rows import hessian
 from methods.hutchinson import Estimate
@@ -108,7 +108,7 @@ def test_the_figures_do_not_depend_on_the_blocks_they_are_summed_in(monkeypatch:
     true = hessian(NETWORK.loss, NETWORK.theta)
     noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     whole = [judge(true + 1e-3 * noise, NETWORK, measure) for measure in (FULL, PROBED)]
-    monkeypatch.setattr(agreement, "BLOCK", 7)  # P = 51: seven blocks of 7 rows and one of 2
+    monkeypatch.setattr(distances, "BLOCK", 7)  # P = 51: seven blocks of 7 rows and one of 2
     for measure, expected in zip((FULL, PROBED), whole, strict=True):
         found = judge(true + 1e-3 * noise, NETWORK, measure)
         for key in ("relative_error", "worst_error", "asymmetry"):
@@ -197,7 +197,7 @@ def test_the_ggn_and_its_distance_from_the_hessian(measure: Measure, task: str) 
 
 
 def test_an_estimate_is_judged_by_its_own_standard_error() -> None:
-    """Errors across the true diagonal; those along it, and more, in test_truth_estimates.py."""
+    """Errors across the true diagonal; those along it, and more, in test_estimates.py."""
     true = hessian(NETWORK.loss, NETWORK.theta).diagonal()
     error = 0.1 * true.norm() / len(true) ** 0.5 * torch.ones_like(true)
     noise = torch.randn(len(true), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -246,27 +246,29 @@ def test_a_hessian_of_zeros_is_compared_absolutely() -> None:
 
 def test_contract() -> None:
     theta, vectors = torch.ones(3), torch.ones(3, 2)
-    assert agreement.contract(torch.ones(3, 3), "hessian", theta, None) is None
-    assert agreement.contract(torch.ones(3), "diagonal", theta, None) is None
-    assert agreement.contract(torch.ones(3, 2), "hvp", theta, vectors) is None
+    assert results.result_fault(torch.ones(3, 3), "hessian", theta, None) is None
+    assert results.result_fault(torch.ones(3), "diagonal", theta, None) is None
+    assert results.result_fault(torch.ones(3, 2), "hvp", theta, vectors) is None
     for result, quantity in ((torch.ones(3, 2), "hessian"), (torch.ones(3, 3), "diagonal"), (torch.ones(3, 3), "hvp")):
-        assert "returned shape" in str(agreement.contract(result, quantity, theta, vectors))
-    assert "torch.float64" in str(agreement.contract(torch.ones(3, 3).double(), "hessian", theta, None))
-    assert agreement.contract(torch.ones(3, 3, requires_grad=True), "hessian", theta, None) is None, "judged, and said"
-    assert "NoneType" in str(agreement.contract(None, "hessian", theta, None))
-    assert "tuple, not a tensor" in str(agreement.contract((torch.ones(3, 3),), "hessian", theta, None))
-    assert "on meta" in str(agreement.contract(torch.ones(3, 3, device="meta"), "hessian", theta, None))
+        assert "returned shape" in str(results.result_fault(result, quantity, theta, vectors))
+    assert "torch.float64" in str(results.result_fault(torch.ones(3, 3).double(), "hessian", theta, None))
+    assert results.result_fault(torch.ones(3, 3, requires_grad=True), "hessian", theta, None) is None, (
+        "judged, and said"
+    )
+    assert "NoneType" in str(results.result_fault(None, "hessian", theta, None))
+    assert "tuple, not a tensor" in str(results.result_fault((torch.ones(3, 3),), "hessian", theta, None))
+    assert "on meta" in str(results.result_fault(torch.ones(3, 3, device="meta"), "hessian", theta, None))
 
 
 def test_contract_of_blocks_and_estimates() -> None:
     theta, eye = torch.ones(3), torch.eye(2)
     sizes = (2, 1)
-    assert agreement.contract((eye, torch.ones(1, 1)), "block_diagonal", theta, None, sizes) is None
-    assert "tuple of 2 tensors" in str(agreement.contract((eye,), "block_diagonal", theta, None, sizes))
-    assert "returned Tensor" in str(agreement.contract(torch.eye(3), "block_diagonal", theta, None, sizes))
-    assert "returned shape (2, 2)" in str(agreement.contract((eye, eye), "block_diagonal", theta, None, sizes))
-    assert agreement.contract(Estimate(theta, theta, 4), "diagonal", theta, None) is None
-    assert "returned shape (1,)" in str(agreement.contract(Estimate(theta, theta[:1], 4), "diagonal", theta, None))
+    assert results.result_fault((eye, torch.ones(1, 1)), "block_diagonal", theta, None, sizes) is None
+    assert "tuple of 2 tensors" in str(results.result_fault((eye,), "block_diagonal", theta, None, sizes))
+    assert "returned Tensor" in str(results.result_fault(torch.eye(3), "block_diagonal", theta, None, sizes))
+    assert "returned shape (2, 2)" in str(results.result_fault((eye, eye), "block_diagonal", theta, None, sizes))
+    assert results.result_fault(Estimate(theta, theta, 4), "diagonal", theta, None) is None
+    assert "returned shape (1,)" in str(results.result_fault(Estimate(theta, theta[:1], 4), "diagonal", theta, None))
 
 
 def test_the_oracle_of_these_tests() -> None:

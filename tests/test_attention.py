@@ -85,7 +85,7 @@ def test_every_method_works_on_attention_from_matrix_products(name: str) -> None
     problem = made(name)
     check(problem)
     true = central_differences(problem)
-    assert attention.met(problem.loss, problem.theta) == "math"
+    assert attention.backend_of(problem.loss, problem.theta) == "math"
     wrong = {"func"} if isinstance(problem.model, Encoder) else set()  # under LayerNorm, as everywhere
     for way in WAYS.keys() - wrong:
         assert distance(WAYS[way](problem.loss, problem.theta), true) < 1e-7, way
@@ -108,7 +108,7 @@ def test_the_first_advice_works(name: str, way: str) -> None:
 
 def test_no_attention_is_met_where_there_is_none() -> None:
     problem = from_network(nn.Linear(3, 2), lambda outputs, _: outputs.square().sum(), torch.ones(2, 3))
-    assert attention.met(problem.loss, problem.theta) is None
+    assert attention.backend_of(problem.loss, problem.theta) is None
 
 
 def test_a_process_that_measures_uses_it_and_says_so(run) -> None:

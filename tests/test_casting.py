@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from harness.problems import ProblemError, check, from_function, from_network, tensors_of
-from harness.problems.casting import cast, same
+from harness.problems.casting import cast, same_tensor
 from methods.create_graph_rows import hessian
 from tests import casting_cases
 from tests.oracles import central_differences, distance
@@ -42,7 +42,7 @@ def test_the_original_stays_as_it_was(name: str) -> None:
     with torch.no_grad():
         for leaf in copied.leaves:
             leaf.zero_()
-    assert all(same(now.detach(), then) and now.requires_grad == grad for now, then, grad in before)
+    assert all(same_tensor(now.detach(), then) and now.requires_grad == grad for now, then, grad in before)
     theirs = tensors_of((copied.model, copied.criterion, copied.inputs, copied.targets, copied.data))
     assert not {id(tensor) for tensor in theirs} & {id(tensor) for tensor in held}
 
@@ -166,13 +166,13 @@ def test_tensors_of_every_layout_are_compared() -> None:
         dense.bfloat16(),
         torch.tensor([True]),
     ):
-        assert same(tensor, tensor.clone())
-        assert not same(tensor, tensor.clone().to(torch.complex128))
+        assert same_tensor(tensor, tensor.clone())
+        assert not same_tensor(tensor, tensor.clone().to(torch.complex128))
     changed = dense.clone()
     changed[1, 1] = 4
     for layout in (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc):
-        assert not same(dense.to_sparse(layout=layout), changed.to_sparse(layout=layout))
-    assert not same(dense, changed)
-    assert not same(dense, dense[:1])
-    assert not same(dense, dense.to_sparse_coo())
-    assert not same(torch.nested.nested_tensor([dense]), torch.nested.nested_tensor([changed]))
+        assert not same_tensor(dense.to_sparse(layout=layout), changed.to_sparse(layout=layout))
+    assert not same_tensor(dense, changed)
+    assert not same_tensor(dense, dense[:1])
+    assert not same_tensor(dense, dense.to_sparse_coo())
+    assert not same_tensor(torch.nested.nested_tensor([dense]), torch.nested.nested_tensor([changed]))

@@ -100,7 +100,9 @@ def test_the_interval_of_the_median_covers_it() -> None:
             low = math.floor(count / 2 - 0.98 * math.sqrt(count))
             ordered = sorted(draw)
             interval = ordered[low], ordered[-1 - low]
-            assert clock.known_to(draw) == pytest.approx((interval[1] - interval[0]) / 2 / statistics.median(draw))
+            assert clock.relative_half_width(draw) == pytest.approx(
+                (interval[1] - interval[0]) / 2 / statistics.median(draw)
+            )
             covered += interval[0] <= math.exp(0.5) <= interval[1]
         assert covered / 2000 > 0.93
-    assert clock.known_to([1.0] * 5) == math.inf
+    assert clock.relative_half_width([1.0] * 5) == math.inf

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from harness.problems import functions
-from harness.problems.problem import from_function
+from harness.problems import from_function, functions
 from harness.problems.zoo import functions as zoo
 from harness.truth import differences
 

@@ -63,7 +63,7 @@ def test_labels_inside(name: str, kind: str) -> None:
     """GPT-2's own loss is computed in float32, whatever the model's dtype, BERT's is not."""
     problem = made(BUILDERS[name], kind, labelled(name))
     check(problem)
-    assert attention.met(problem.loss, problem.theta) == ("math" if kind == "sdpa" else None)
+    assert attention.backend_of(problem.loss, problem.theta) == ("math" if kind == "sdpa" else None)
     part = subset(problem, 24, seed=0)
     single = name == "gpt2"
     true = central_differences(part, step=1e-2 if single else 3e-4)

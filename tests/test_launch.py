@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness import record
-from harness.run.launcher import STUCK_S, Launcher, _merge
+from harness.run.launcher import Launcher
+from harness.run.outcome import STUCK_S, merged
 
 
 def test_a_right_cell_has_every_measurement(run, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_only_a_call_of_the_method_that_does_not_end_speaks_against_it(job, runn
         "running": running,
         "worked_s": worked_s,
     }
-    seen = _merge(job(limit_s=30.0), {"status": "ok"}, "time", told)
+    seen = merged(job(limit_s=30.0), {"status": "ok"}, "time", told)
     assert seen["status"] == status
     assert ("looked up what had been computed before" in seen["message"]) == (status == "timeout")
     assert ("not all its columns are filled" in seen["message"]) == (status == "ok")
@@ -136,7 +137,7 @@ def test_a_later_round_that_takes_only_times_is_judged_by_the_first(job, tmp_pat
     rounds = [times | {"timed": told} for told in (right, right, other, other)]
     both = job(passes=("time", "agreement"))
     later = [job(passes=("time",), round=1), job(passes=("time",), round=2), job(passes=("time",), round=2, seed=1)]
-    told = {"limits": [{}], "time": rounds, "reference": [{"status": "ok"}], "agreement": [agreement]}
+    told = {"rates": [{}], "time": rounds, "reference": [{"status": "ok"}], "agreement": [agreement]}
     with Told(**told) as launcher:
         seen = [record.read(launcher.run(each, tmp_path)) for each in (both, *later)]
     assert [one["status"] for one in seen] == ["ok", "ok", "wrong", "ok"], "of another seed nothing was checked"

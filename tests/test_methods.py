@@ -12,9 +12,8 @@ import pytest
 import scipy
 import torch
 
-from harness.problems import functions, networks, transformers
-from harness.problems.problem import subset
-from harness.truth import agreement, differences
+from harness.problems import functions, networks, subset, transformers
+from harness.truth import differences, results
 from methods import autograd_functional, create_graph_rows, double_loop, vmap_hvp
 from tests.oracles import central_differences, distance, jacobian_by_differences
 from tests.rows import QUANTITIES, ROWS, bound, installed, target
@@ -181,8 +180,8 @@ def test_a_row_is_right(row: str, name: str, quantity: str, dtype: torch.dtype) 
     found = function(**asked, **options)
     tolerance = max(tolerance, 1e-9) if quantity == "ggn" else tolerance
     assert state(problem, vectors) == before
-    assert agreement.contract(found, quantity, problem.theta, vectors, problem.sizes) is None
-    if agreement.is_estimate(found):
+    assert results.result_fault(found, quantity, problem.theta, vectors, problem.sizes) is None
+    if results.is_estimate(found):
         assert (found.value - exact).norm() <= 4 * found.standard_error.norm()
         return
     if quantity == "block_diagonal":

@@ -13,14 +13,16 @@ from torch import nn
 
 from harness.problems import (
     ProblemError,
+    build,
+    check,
     from_function,
     from_network,
     functions,
     networks,
     residual,
+    subset,
     transformers,
 )
-from harness.problems.problem import build, check, subset
 from methods import vmap_hvp
 from methods.create_graph_rows import hessian, hvp
 from tests.oracles import central_differences, distance

@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import nn
 
-from harness.problems.problem import build, check
+from harness.problems import build, check
 from harness.truth import differences
 
 FOLDER = Path(__file__).parent.parent / "conf" / "problem" / "zoo"

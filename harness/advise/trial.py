@@ -14,12 +14,11 @@ from harness import record
 from harness.advise import room
 from harness.advise.advice import SLOWER, Advice
 from harness.advise.expectation import FEWEST, expected, sizes
-from harness.job import Job
+from harness.job import METHOD_ARGUMENTS, Job
 from harness.reproduce import ReproduceError, parameters
 from harness.run.launcher import Launcher
 from harness.text import duration
 
-OFFERED = ("loss", "theta", "sizes", "model", "criterion", "inputs", "targets", "vectors")  # what a method may ask for
 SCREEN = 0.25  # share of limit_s that a pass may take before a method is known to be fast
 FAR = 20.0  # times the best: such a method is not measured further,
 SLOW_S = 0.5  # if a call of it takes this long
@@ -136,7 +135,7 @@ class Trial:
         return advice if seen["status"] == "timeout" else _judged(advice, seen, self._params)
 
     def _new(self, job: Job, names: list[str]) -> Advice:
-        asks = tuple(name for name in names if name in OFFERED)
+        asks = tuple(name for name in names if name in METHOD_ARGUMENTS)
         return Advice(job, asks, status="ok", message=None, params=self._params)
 
     def _run(self, job: Job, size: int, part: str, limit_s: float) -> dict[str, Any]:

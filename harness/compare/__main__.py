@@ -19,7 +19,8 @@ from harness.compare.baseline import SECONDS, SLOWDOWN
 from harness.compare.confirm import confirm
 from harness.compare.verdicts import GUARD, candidate_folder, compare
 from harness.config import Check, number
-from harness.run.launcher import Launcher, LaunchError
+from harness.run.client import LaunchError
+from harness.run.launcher import Launcher
 from harness.run.signals import exit_when_asked
 
 SHARE = number("a share between 0 and 1", lambda share: 0 <= share <= 1)

@@ -1,4 +1,4 @@
-"""How long a call takes: the first apart, warm-up until calm, then samples until their median is known well enough."""
+"""How long a call takes: first call, warm-up until the times are steady, samples until their median is known."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 from harness.job import Measure
 
 BLOCK_S = 1e-3  # a sample lasts at least this long: shorter calls are timed in blocks
-CALM = 0.95  # warm-up ends with the first call that takes more than this part of the fastest before it
+STEADY = 0.95  # warm-up ends with the first call that takes more than this part of the fastest before it
 WARM_UP_SHARE = 0.2  # of the budget at most
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What was seen of a call; the fields of a record under the same names."""
+    """The measured times of a call; the fields of a record under the same names."""
 
-    warmup_s: list[float]  # the calls after the first, until calm
-    times_s: list[float]  # wall time of a call, a sample; of a block of calls its mean
+    warmup_s: list[float]  # wall time of the calls after the first, until the times are steady
+    times_s: list[float]  # wall time of a call for each sample; of a block of calls its mean
     events_s: list[float] | None  # the same by CUDA events; None on the CPU
     calls_per_sample: int
     sampling_ended: str  # precision, budget or maximum
@@ -34,49 +34,60 @@ class Samples:
 
 
 class Timed(NamedTuple):
-    """What a call took, and what the last one of a block returned."""
+    """How long a call took, and what the last call of a block returned."""
 
     wall_s: float
     event_s: float | None  # by CUDA events
     result: Any
 
 
-class Watcher(Protocol):
-    """Sees what each sample returned, outside the clock; holds it until the next is taken, if at all."""
+class Observer(Protocol):
+    """Sees the result of each sample, outside the clock; may hold it until the next sample is taken."""
 
     def see(self, result: Any) -> None:
-        """Take the result of a sample, of a block the last one."""
+        """Take the result of a sample: of a block of calls that of the last one."""
 
     def release(self) -> None:
-        """Let go of it."""
+        """Free the result."""
 
 
 class _Sampler:
-    """Times calls, shows their results to a watcher, and knows what that cost."""
+    """Times calls, shows their results to an observer, and measures the observer's own time."""
 
-    def __init__(self, call: Callable[[], object], device: torch.device, watcher: Watcher | None) -> None:
-        self._call, self._device, self._watcher = call, device, watcher
+    def __init__(self, call: Callable[[], object], device: torch.device, observer: Observer | None) -> None:
+        self._call, self._device, self._observer = call, device, observer
         self.times: list[float] = []
         self.events: list[float] = []
-        self.beside = [0.0, 0.0]  # wall and processor time of the watcher
+        self.start()
+
+    def start(self) -> None:
+        """Start the clocks of the sampling, without the observer's time."""
+        self._began_wall, self._began_cpu = time.perf_counter(), time.process_time()
+        self._observer_wall_s, self._observer_cpu_s = 0.0, 0.0
+
+    def elapsed(self) -> tuple[float, float]:
+        """Wall and processor seconds since the start, without those of the observer."""
+        wall_s = time.perf_counter() - self._began_wall - self._observer_wall_s
+        cpu_s = time.process_time() - self._began_cpu - self._observer_cpu_s
+        return wall_s, cpu_s
 
     def release(self) -> None:
-        """Let the watcher free the last result."""
-        if self._watcher is not None:
-            self._watcher.release()
+        """Let the observer free the last result."""
+        if self._observer is not None:
+            self._observer.release()
 
     def sample(self, calls: int) -> float:
-        """Take a sample; its seconds a call."""
+        """Take a sample of so many calls; returns the seconds of one call."""
         self.release()
         wall, event, result = timed(self._call, self._device, calls)
         self.times.append(wall)
         if event is not None:
             self.events.append(event)
-        if self._watcher is not None:
-            began, cpu = time.perf_counter(), time.process_time()
-            self._watcher.see(result)
-            self.beside[0] += time.perf_counter() - began
-            self.beside[1] += time.process_time() - cpu
+        if self._observer is not None:
+            began_wall, began_cpu = time.perf_counter(), time.process_time()
+            self._observer.see(result)
+            self._observer_wall_s += time.perf_counter() - began_wall
+            self._observer_cpu_s += time.process_time() - began_cpu
         return wall
 
 
@@ -86,51 +97,51 @@ def sample(
     measure: Measure,
     budget_s: float,
     first_s: float,
-    watcher: Watcher | None = None,
+    observer: Observer | None = None,
 ) -> Samples:
     """Time a call until the median is known to `measure.precision`, or `budget_s` or `max_samples` is reached.
 
-    `first_s` is what the first call took, which is not counted. A call that alone takes more than the budget needs no
-    warm-up after it: the second is then a sample. At least `measure.min_samples` samples are taken, whatever they cost.
-    A result is freed outside the clock, but for all results of a block except the last. The time of the watcher counts
-    neither as sampling nor in the budget.
+    - `first_s` is the time of the first call, which is not counted.
+    - Where a call takes more than the budget, the second is a sample, without warm-up.
+    - At least `measure.min_samples` samples are taken, whatever they cost.
+    - Results are freed outside the clock, except for those within a block of calls.
+    - The time of the observer counts neither as sampling nor in the budget.
     """
     warm_up: list[float] = []
-    taken = _Sampler(call, device, watcher)
-    times = taken.times
-    began, cpu = time.perf_counter(), time.process_time()
-    if first_s > budget_s and taken.sample(calls=1) <= budget_s:  # only the first was slow: the second tells
+    sampler = _Sampler(call, device, observer)
+    times = sampler.times
+    if first_s > budget_s and sampler.sample(calls=1) <= budget_s:  # only the first call was slow
         warm_up.append(times.pop())
-        taken.events.clear()
-        taken.release()
-    calm = bool(times)
-    while not calm and sum(warm_up) < WARM_UP_SHARE * budget_s:
+        sampler.events.clear()
+        sampler.release()
+    steady = bool(times)
+    while not steady and sum(warm_up) < WARM_UP_SHARE * budget_s:
         warm_up.append(timed(call, device).wall_s)
-        calm = len(warm_up) > 1 and warm_up[-1] > CALM * min(warm_up[:-1])
+        steady = len(warm_up) > 1 and warm_up[-1] > STEADY * min(warm_up[:-1])
     spent = sum(warm_up) + sum(times)
     calls = max(1, math.ceil(BLOCK_S / min([first_s, *warm_up, *times])))
     if not times:
-        began, cpu = time.perf_counter(), time.process_time()
-        taken.beside = [0.0, 0.0]
+        sampler.start()
     ended = "maximum"
     while len(times) < max(measure.max_samples, measure.min_samples):
         if len(times) >= measure.min_samples:
-            if known_to(times) <= measure.precision:
+            if relative_half_width(times) <= measure.precision:
                 ended = "precision"
                 break
             if spent >= budget_s:
                 ended = "budget"
                 break
-        spent += taken.sample(calls) * calls
-    wall = time.perf_counter() - began - taken.beside[0]
-    cpu = time.process_time() - cpu - taken.beside[1]
-    return Samples(warm_up, times, taken.events or None, calls, ended, wall, cpu)
+        spent += sampler.sample(calls) * calls
+    wall_s, cpu_s = sampler.elapsed()
+    return Samples(warm_up, times, sampler.events or None, calls, ended, wall_s, cpu_s)
 
 
-def known_to(times: list[float]) -> float:
+def relative_half_width(times: list[float]) -> float:
     """Half-width of the median's 95 % interval over the median; infinite below six samples.
 
     The interval lies between two order statistics, whatever the distribution (binomial, normal approximation).
+    `scipy.stats.quantile_test` gives the exact one, but would disturb the measured process: importing scipy.stats takes
+    1.4 s and 59 MiB, and each test 2.5 ms between two samples, where this takes 3 microseconds for 100 samples.
     """
     count = len(times)
     if count < 6:
@@ -141,25 +152,26 @@ def known_to(times: list[float]) -> float:
 
 
 def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> Timed:
-    """Seconds a call, over `calls` of them, from an idle device to an idle device; by CUDA events too on a GPU."""
-    on_gpu = device.type == "cuda"
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2)) if on_gpu else (None, None)
+    """Seconds of a call, the mean over `calls`, from an idle device to an idle device; by CUDA events too on a GPU."""
+    events = None
+    if device.type == "cuda":
+        events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     synchronize(device)
     start = time.perf_counter()
-    if begin is not None:
-        begin.record()
+    if events is not None:
+        events[0].record()
     for _ in range(calls - 1):
-        call()  # whose result is freed at once: it must not be there while the next is computed
+        call()  # its result is freed at once: it must not be there while the next is computed
     result = call()
-    if end is not None:
-        end.record()
+    if events is not None:
+        events[1].record()
     synchronize(device)
-    wall = (time.perf_counter() - start) / calls
-    event = begin.elapsed_time(end) / 1e3 / calls if begin is not None and end is not None else None
-    return Timed(wall, event, result)
+    wall_s = (time.perf_counter() - start) / calls
+    event_s = None if events is None else events[0].elapsed_time(events[1]) / 1e3 / calls
+    return Timed(wall_s, event_s, result)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU is idle; nothing on the CPU."""
+    """Wait until a GPU is idle; does nothing on the CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

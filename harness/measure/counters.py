@@ -1,4 +1,4 @@
-"""Counts that are the same on every machine and every night: operations, FLOPs, and what torch.compile made."""
+"""Counts that are the same on every machine and in every run: operations, FLOPs, and what torch.compile made."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class _Counter(TorchDispatchMode):
 def count(call: Callable[[], Any]) -> dict[str, int]:
     """`operations` and `flops` of one call.
 
-    FLOPs are by the formulas of torch.utils.flop_counter (whose own mode takes more than twice as long): two for each
-    multiply-add of matrix products, convolutions and attention, forward and backward; elementwise operations,
-    reductions, normalisations and matrix-vector products count nothing.
+    FLOPs follow the formulas of torch.utils.flop_counter, whose own mode takes more than twice as long. Each
+    multiply-add of matrix products, convolutions and attention counts two, forward and backward. Elementwise
+    operations, reductions, normalisations and matrix-vector products count nothing.
     """
     with _Counter() as counter:
         call()
@@ -46,7 +46,7 @@ def count(call: Callable[[], Any]) -> dict[str, int]:
 def compilation() -> dict[str, int]:
     """`compiled_graphs` and `graph_breaks` of torch.compile in this process; empty where nothing was compiled.
 
-    Compiled code goes past the dispatcher: its operations cannot be counted.
+    Compiled code bypasses the dispatcher: its operations cannot be counted.
     """
     from torch._dynamo.utils import counters
 
@@ -58,6 +58,6 @@ def compilation() -> dict[str, int]:
     }
 
 
-def unseen() -> bool:
-    """Whether JAX was imported, whose memory and operations torch does not see."""
+def jax_is_imported() -> bool:
+    """Whether JAX was imported; torch does not see its memory and operations."""
     return "jax" in sys.modules

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,13 +19,14 @@ from harness.record.commit import commit
 def describe(device: str, code: str | None) -> dict[str, Any]:
     """The environment fields of a record; the commit is that of the folder `code`, if given."""
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
+    own_commit = commit(Path(code)) if code else {}
     return (
         machine()
-        | (commit(Path(code)) if code else {})
+        | own_commit
         | {
             "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
             "cuda": torch.version.cuda if on_gpu else None,
-            "driver": gpu_state("driver_version", device) if on_gpu else None,
+            "driver": driver_version() if on_gpu else None,
             "cudnn": torch.backends.cudnn.version() if on_gpu else None,
             "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -34,7 +36,7 @@ def describe(device: str, code: str | None) -> dict[str, Any]:
 
 @cache
 def machine() -> dict[str, Any]:
-    """What is the same for every process on this machine, in this environment; a server asks once for all its cells."""
+    """The fields that are the same for every process on this machine; a server reads them once for all its cells."""
     return commit(Path(__file__).parents[2]) | {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -48,24 +50,61 @@ def machine() -> dict[str, Any]:
     }
 
 
-def gpu_state(query: str, device: str) -> str | None:
-    """What nvidia-smi says of a GPU, such as `clocks.sm,clocks_event_reasons.active`; None where it says nothing."""
-    properties = torch.cuda.get_device_properties(device)  # by UUID: CUDA_VISIBLE_DEVICES renumbers them
-    command = ["nvidia-smi", f"--id=GPU-{properties.uuid}", f"--query-gpu={query}", "--format=csv,noheader"]
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver; None where it cannot be read."""
+    return _from_driver(lambda nvml: nvml.nvmlSystemGetDriverVersion())
+
+
+def clocks_and_throttling(device: torch.device) -> str | None:
+    """The clocks of a GPU's multiprocessors and memory, and its active throttle reasons, in the form of nvidia-smi.
+
+    An example is `1980 MHz, 2619 MHz, 0x0000000000000001`. A value that the GPU does not report is `[N/A]`. None where
+    the driver cannot be asked, or does not know the GPU.
+    """
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # since CUDA_VISIBLE_DEVICES renumbers the GPUs
+
+    def read(nvml: ModuleType) -> str:
+        gpu = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        readers: tuple[Callable[[], str], ...] = (
+            lambda: f"{nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)} MHz",
+            lambda: f"{nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM)} MHz",
+            lambda: f"0x{nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu):016X}",
+        )
+        values = []
+        for reader in readers:
+            try:
+                values.append(reader())
+            except nvml.NVMLError:
+                values.append("[N/A]")
+        return ", ".join(values)
+
+    return _from_driver(read)
+
+
+def _from_driver(read: Callable[[ModuleType], str]) -> str | None:
+    """What `read` gets from the management library of the NVIDIA driver (NVML); None where that cannot be used."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+        import pynvml
+    except ImportError:  # another `interpreter` may have torch alone
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            return read(pynvml)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
         return None
 
 
 def cpu_waiting_s() -> float | None:
     """Seconds since boot in which some process waited for a processor: Linux's pressure stall information."""
-    said = _line("/proc/pressure/cpu")
-    return None if said is None else int(said.rpartition("total=")[2]) / 1e6
+    pressure = _line("/proc/pressure/cpu")
+    return None if pressure is None else int(pressure.rpartition("total=")[2]) / 1e6
 
 
 def _line(path: str) -> str | None:
-    """The first line of a file of the system; None where there is none."""
+    """The first line of a file of the system; None where the file is missing or empty."""
     try:
         return Path(path).read_text().splitlines()[0]
     except (OSError, IndexError):

@@ -1,7 +1,7 @@
-"""Two peaks of memory: the tensors' (exact, the same every time) and the process's (graph nodes and all).
+"""Two peaks of memory: that of the tensors, which is exact and repeatable, and that of the whole process.
 
-Sampling the resident size misses short peaks, tracemalloc sees no tensors, and a second call in one process reuses
-freed pages: so each peak is taken in a fresh process around one call.
+Each peak is taken in a fresh process around one call, since a second call in one process reuses freed pages. Other
+methods do not serve: sampling the resident size misses short peaks, and tracemalloc sees no tensors.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
 
 
 def tensor_peak(call: Callable[[], Any], device: torch.device) -> tuple[int, int]:
-    """Bytes of tensors alive at the worst moment of one call, above those alive at its start; number of allocations.
+    """The peak of the bytes of live tensors in one call, above those at its start, and its number of allocations.
 
-    On a GPU the caching allocator's own peak. On the CPU the running sum of the profiler's memory events, which see
-    every allocation through torch's allocator, and no autograd node.
+    On a GPU this is the caching allocator's own peak. On the CPU it is the running sum of the profiler's memory events:
+    these see every allocation through torch's allocator, and no autograd node.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -54,16 +54,16 @@ def tensor_peak(call: Callable[[], Any], device: torch.device) -> tuple[int, int
 
 
 def prepare_process_peak() -> None:
-    """Make glibc return freed memory at once, so that the resident size follows what is in use.
+    """Make glibc return freed memory at once, so that the resident size follows the memory in use.
 
-    It slows vectorised methods about 3x: only for the pass that measures the process's peak.
+    This slows vectorised methods about 3x. Use it only in the pass that measures the process's peak.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 65536)
 
 
 def process_peak(call: Callable[[], Any]) -> int | None:
-    """Bytes by which the resident set grew at the worst moment of one call; None where /proc has no clear_refs."""
+    """The peak of the resident set in one call above that at its start, in bytes; None where /proc lacks clear_refs."""
     clear_refs = Path("/proc/self/clear_refs")
     if not clear_refs.exists():
         return None
@@ -78,9 +78,9 @@ def process_peak(call: Callable[[], Any]) -> int | None:
 
 
 def limit(size_gb: float, device: torch.device) -> None:
-    """Let this process allocate no more than `size_gb` (10^9 bytes) beyond what it has; then it is out of memory.
+    """Let this process allocate no more than `size_gb` (10^9 bytes) beyond what it has, on pain of out of memory.
 
-    On a GPU that much of its memory; on the CPU private memory (RLIMIT_DATA, setrlimit(2)).
+    On a GPU this limits its memory; on the CPU it limits private memory (RLIMIT_DATA, setrlimit(2)).
     """
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory

@@ -1,4 +1,4 @@
-"""What this machine can do at best: the rates against which a row is judged, measured here and now."""
+"""The machine's own best rates, measured here and now, with which a method's times are compared."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ REPEATS, BUDGET_S = 10, 0.3
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """`gemm_flops_per_s` of a square matrix product, and `write_bytes_per_s` of filling memory already there.
+    """`gemm_flops_per_s` of a square matrix product, and `write_bytes_per_s` of filling allocated memory.
 
-    The best of REPEATS, or of what BUDGET_S allows, at the process's thread count.
+    Each is the best of REPEATS, or of as many as BUDGET_S allows, at the process's thread count.
     """
     size = GEMM_SIZE[device.type]
     a, b, c = torch.ones(3, size, size, dtype=dtype, device=device)

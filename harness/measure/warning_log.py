@@ -8,28 +8,28 @@ from typing import Any, TextIO
 
 LONGEST = 320  # characters of one warning
 MOST = 1200  # of all of them
-FOLDERS = r"(?<![\w:/.])/(?:[^\s/'\"()]+/)+"  # of an absolute path, which leave the name of a file
+FOLDERS = r"(?<![\w:/.])/(?:[^\s/'\"()]+/)+"  # the folders of an absolute path, without the name of the file
 ORIGIN = r"\s*\(Triggered internally at [^)]*\)"  # where in torch's own source
-# Warnings that say nothing of a result, and why they are raised.
+# Warnings that say nothing about a result, with the reason why they are raised.
 HARMLESS = (
     r"get_attr Node with no underlying reference",  # torch.func.linearize traces what its user did not write
-    r"Full backward hook is firing",  # since the inputs are data and need no gradient: backpack's hooks
-    r"Converting a tensor with requires_grad=True to a scalar",  # float() of a logged value; a cut graph is found apart
+    r"Full backward hook is firing",  # backpack's hooks, since the inputs are data and need no gradient
+    r"Converting a tensor with requires_grad=True to a scalar",  # float() of a logged value; cut graphs have own checks
 )
 
 
-class Listener:
-    """Hears Python's warnings from now on, torch's among them; they are shown as before.
+class WarningLog:
+    """Logs Python's warnings from now on, torch's among them; they are shown as before.
 
-    What the filters leave out is not heard: by default deprecations, and what the same line has said before. Nor is
-    what is HARMLESS.
+    Warnings that Python filters out are not logged: by default deprecations, and repetitions from the same line. Nor
+    are those that are HARMLESS.
     """
 
     def __init__(self) -> None:
-        self._heard: dict[str, None] = {}
+        self._logged: dict[str, None] = {}
         shown = warnings.showwarning
 
-        def hear(
+        def log(
             message: Warning | str,
             category: type[Warning],
             filename: str,
@@ -38,19 +38,21 @@ class Listener:
             line: str | None = None,
         ) -> None:
             if not re.search("|".join(HARMLESS), str(message)):
-                self._heard[told(message, category)] = None
+                self._logged[on_one_line(message, category)] = None
             shown(message, category, filename, lineno, file, line)
 
-        warnings.showwarning = hear
+        warnings.showwarning = log
 
     def fields(self) -> dict[str, Any]:
-        """The field `warnings` of a record: null where nothing was heard."""
-        text = "; ".join(self._heard)
-        return {"warnings": (text if len(text) <= MOST else text[: MOST - 1] + "…") or None}
+        """The field `warnings` of a record: null where nothing was logged."""
+        return {"warnings": _shortened("; ".join(self._logged), MOST) or None}
 
 
-def told(message: Warning | str, category: type[Warning]) -> str:
+def on_one_line(message: Warning | str, category: type[Warning]) -> str:
     """One warning on one line: its category and words."""
-    said = re.sub(FOLDERS, "", re.sub(ORIGIN, "", f"{category.__name__}: {message}"))
-    said = " ".join(said.split())
-    return said if len(said) <= LONGEST else said[: LONGEST - 1] + "…"
+    words = re.sub(FOLDERS, "", re.sub(ORIGIN, "", f"{category.__name__}: {message}"))
+    return _shortened(" ".join(words.split()), LONGEST)
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

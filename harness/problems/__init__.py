@@ -1,6 +1,11 @@
 """What is differentiated: a frozen problem, the ready-made ones, and the user's own."""
 
+from harness.problems.builders import build
 from harness.problems.casting import tensors_of
-from harness.problems.problem import Problem, ProblemError, build, check, from_function, from_network, subset
+from harness.problems.checks import check
+from harness.problems.construction import from_function, from_network
+from harness.problems.errors import ProblemError
+from harness.problems.problem import Problem
+from harness.problems.subset import subset
 
 __all__ = ["Problem", "ProblemError", "build", "check", "from_function", "from_network", "subset", "tensors_of"]

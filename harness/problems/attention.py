@@ -12,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 
 def use_math() -> None:
-    """Let scaled_dot_product_attention, and what calls it, be computed from matrix products, in this process.
+    """Have scaled_dot_product_attention computed from matrix products, in this process.
 
-    As within `with torch.nn.attention.sdpa_kernel(SDPBackend.MATH):`. The fused kernels for a whole layer of
-    nn.MultiheadAttention and nn.TransformerEncoderLayer in eval mode are switched off too.
+    This is the state within `with torch.nn.attention.sdpa_kernel(SDPBackend.MATH):`. The fused kernels for a whole
+    layer of nn.MultiheadAttention and nn.TransformerEncoderLayer in eval mode are switched off too.
     """
     torch.backends.cuda.enable_flash_sdp(False)
     torch.backends.cuda.enable_mem_efficient_sdp(False)
@@ -24,21 +24,23 @@ def use_math() -> None:
     torch.backends.mha.set_fastpath_enabled(False)
 
 
-def met(loss: Callable[[Tensor], Tensor], theta: Tensor) -> str | None:
-    """`math` where the loss calls an attention of torch's, for which `use_math` makes a difference; else None."""
-    with _Watch() as watch:
+def backend_of(loss: Callable[[Tensor], Tensor], theta: Tensor) -> str | None:
+    """`math` where the loss calls an attention of torch's, on which `use_math` has an effect; else None."""
+    with _AttentionFinder() as finder:
         loss(theta.detach().requires_grad_())
-    return "math" if watch.seen else None
+    return "math" if finder.found else None
 
 
 ATTENTIONS = (functional.scaled_dot_product_attention, functional.multi_head_attention_forward)
 
 
-class _Watch(TorchFunctionMode):
+class _AttentionFinder(TorchFunctionMode):
+    """Finds out whether torch's attention is called."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.seen = False
+        self.found = False
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen |= any(function is attention for attention in ATTENTIONS)
+        self.found |= any(function is attention for attention in ATTENTIONS)
         return function(*args, **(kwargs or {}))

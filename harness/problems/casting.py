@@ -1,8 +1,10 @@
 """Copies of a problem's objects on another device and in another dtype, whatever holds their tensors.
 
-Pickle knows how to walk through an object of any class, and keeps shared what is shared. Here the tensors are left out
-of the pickle, and cast; classes, modules and what has no pickle are left out of it, and kept; functions are taken apart
-(`harness.problems.closures`), so that what they close over is cast too.
+Pickle can walk through an object of any class, and keeps shared objects shared.
+
+- Tensors are left out of the pickle, and cast.
+- Classes, modules and objects that cannot be pickled are left out of it, and kept as they are.
+- Functions are taken apart (`harness.problems.closures`), so that the tensors they close over are cast too.
 """
 
 from __future__ import annotations
@@ -26,20 +28,22 @@ COMPLEX = {torch.float64: torch.complex128, torch.float16: torch.complex32}  # c
 
 
 def cast(value: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """A copy of an object with all of its real and complex tensors on `device` and in `dtype`; it stays as it is.
+    """A copy of an object with all of its real and complex tensors on `device` and in `dtype`.
 
-    The tensors may be parameters, buffers, attributes, entries of containers or dataclasses, or what functions close
-    over, have as defaults, or name among the globals of their module. Complex ones take the complex dtype that belongs
-    to `dtype`; integers and booleans keep theirs. Inputs that require a gradient do so in the copy; a tensor that has a
-    history, as an activation that a module keeps, is detached. Objects and memory that are shared stay shared.
+    - The tensors may be parameters, buffers, attributes, or entries of containers or dataclasses. Functions may close
+      over them, have them as defaults, or name them among the globals of their module.
+    - Complex tensors take the complex dtype that belongs to `dtype`; integers and booleans keep theirs.
+    - Inputs that require a gradient do so in the copy. A tensor with a history, such as an activation that a module
+      keeps, is detached.
+    - Objects and memory that are shared stay shared.
 
-    Not seen: tensors that belong to a class that is no module, or that only code in C knows.
+    Tensors of a class that is no module, and tensors that only code in C knows, are not seen.
     """
     walk = _Walk(device, dtype)
     data = walk.dumped(value)
     tensors = [entry for entry in walk.left_out if isinstance(entry, Tensor)]
-    moved = dict(zip(map(id, tensors), _moved(tensors, device, dtype), strict=True))
-    return _Rebuilt(io.BytesIO(data), [moved.get(id(entry), entry) for entry in walk.left_out]).load()
+    copies = dict(zip(map(id, tensors), _cast_tensors(tensors, device, dtype), strict=True))
+    return _Rebuilt(io.BytesIO(data), [copies.get(id(entry), entry) for entry in walk.left_out]).load()
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -49,19 +53,18 @@ def tensors_of(value: Any) -> list[Tensor]:
     return [entry for entry in walk.left_out if isinstance(entry, Tensor)]
 
 
-def same(one: Tensor, other: Tensor) -> bool:
+def same_tensor(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors, sparse or nested too, have the same layout, dtype, shape and entries; NaN equals NaN."""
-    kinds = [(t.layout, t.dtype, t.device, t.is_nested) for t in (one, other)]
-    if kinds[0] != kinds[1]:
+    if (one.layout, one.dtype, one.device, one.is_nested) != (other.layout, other.dtype, other.device, other.is_nested):
         return False
     if one.is_nested:
         pairs = list(zip(one.unbind(), other.unbind(), strict=False))
-        return one.size(0) == other.size(0) and all(same(*pair) for pair in pairs)
+        return one.size(0) == other.size(0) and all(same_tensor(*pair) for pair in pairs)
     if one.shape != other.shape:
         return False
     if one.layout != torch.strided:
-        (indices, values), (others, entries) = ((t._indices(), t._values()) for t in map(_in_coordinates, (one, other)))
-        return same(indices, others) and same(values, entries)
+        one, other = _in_coordinates(one), _in_coordinates(other)
+        return same_tensor(one._indices(), other._indices()) and same_tensor(one._values(), other._values())
     return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
@@ -71,14 +74,14 @@ def _in_coordinates(tensor: Tensor) -> Tensor:
 
 
 class _Kept:
-    """Something that is left out of the pickle, and kept as it is."""
+    """An object that is left out of the pickle, and kept as it is."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 class _Walk(pickle.Pickler):
-    """Walks through an object; `left_out` is what is not in the pickle, by its persistent id."""
+    """Walks through an object; `left_out` are the objects that are not in the pickle, by their persistent ids."""
 
     def __init__(self, device: torch.device | str, dtype: torch.dtype) -> None:
         self._buffer = io.BytesIO()
@@ -93,7 +96,7 @@ class _Walk(pickle.Pickler):
         return self._buffer.getvalue()
 
     def persistent_id(self, value: Any) -> int | None:
-        """The place in `left_out` of a tensor, or of what is kept; None for what is walked through."""
+        """The index in `left_out` of a tensor, or of an object that is kept; None for one that is walked through."""
         if isinstance(value, _Kept):
             value = value.value
         elif not isinstance(value, Tensor) and not self._is_kept(value):
@@ -114,7 +117,7 @@ class _Walk(pickle.Pickler):
         return closures.is_torchs_own(value) and not isinstance(value, nn.Module | torch.Generator)
 
     def reducer_override(self, value: Any) -> Any:
-        """How an object is taken apart and put together again, as `object.__reduce__` has it."""
+        """How an object is taken apart and rebuilt, in the form of `object.__reduce__`."""
         if isinstance(value, types.FunctionType):
             return closures.reduced(value, self._search, _Kept)
         if isinstance(value, types.CellType):
@@ -131,20 +134,20 @@ class _Walk(pickle.Pickler):
         reduce = copyreg.dispatch_table.get(type(value))
         try:
             found = value.__reduce_ex__(4) if reduce is None else reduce(value)
-        except Exception:  # of whatever kind: an object that has no pickle says so in its own words
+        except Exception:  # of any kind: an object that cannot be pickled raises its own
             return _value_of, (_Kept(value),)
         return (_value_of, (_Kept(value),)) if isinstance(found, str) else found
 
 
 class _Rebuilt(pickle.Unpickler):
-    """Puts an object together again, with other values for what was left out."""
+    """Rebuilds an object, with other values for what was left out."""
 
     def __init__(self, file: io.BytesIO, left_out: Sequence[Any]) -> None:
         super().__init__(file)
         self._left_out = left_out
 
     def persistent_load(self, place: Any) -> Any:
-        """What stands for what was left out."""
+        """The value for an object that was left out."""
         return self._left_out[place]
 
 
@@ -156,7 +159,7 @@ def _set_vars(value: Any, state: dict[str, Any]) -> None:
     vars(value).update(state)
 
 
-def _moved(tensors: Sequence[Tensor], device: torch.device | str, dtype: torch.dtype) -> list[Tensor]:
+def _cast_tensors(tensors: Sequence[Tensor], device: torch.device | str, dtype: torch.dtype) -> list[Tensor]:
     """Copies of tensors, cast; those that share memory share it in the copies."""
     shared = Counter(map(_memory, tensors))
     copies: dict[Any, Tensor] = {}
@@ -165,18 +168,18 @@ def _moved(tensors: Sequence[Tensor], device: torch.device | str, dtype: torch.d
         memory = _memory(tensor)
         target = _target(tensor, dtype)
         if memory is None or shared[memory] == 1:
-            moved = tensor.detach().to(device, target, copy=True)
+            made = tensor.detach().to(device, target, copy=True)
         else:
             if memory not in copies:
                 whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
                 copies[memory] = whole.to(device, target, copy=True)
-            moved = copies[memory].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-        found.append(_alike(tensor, moved))
+            made = copies[memory].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        found.append(_with_attributes(tensor, made))
     return found
 
 
 def _memory(tensor: Tensor) -> Any:
-    """What tensors have in common that share memory; None for one that cannot be a view of a copy."""
+    """A key that tensors sharing memory have in common; None for a tensor that cannot be a view of a copy."""
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_conj() or tensor.is_neg():
         return None
     address = tensor.untyped_storage().data_ptr()
@@ -189,11 +192,11 @@ def _target(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if tensor.is_floating_point() else tensor.dtype
 
 
-def _alike(tensor: Tensor, moved: Tensor) -> Tensor:
-    """A copy that is a parameter, requires a gradient and has attributes as the original."""
-    if isinstance(tensor, nn.Parameter):
-        moved = Tensor._make_subclass(type(tensor), moved, tensor.requires_grad)
-    elif tensor.is_leaf and tensor.requires_grad:
-        moved.requires_grad_()
-    vars(moved).update(vars(tensor))
-    return moved
+def _with_attributes(original: Tensor, made: Tensor) -> Tensor:
+    """A copy that is a parameter, requires a gradient and has attributes, as the original does."""
+    if isinstance(original, nn.Parameter):
+        made = Tensor._make_subclass(type(original), made, original.requires_grad)
+    elif original.is_leaf and original.requires_grad:
+        made.requires_grad_()
+    vars(made).update(vars(original))
+    return made

@@ -1,4 +1,4 @@
-"""Is it a problem whose Hessian can be asked for? What is asked of a loss, and one sentence where it fails."""
+"""Checks of a problem: is its loss a scalar function of its parameters alone, whose Hessian can be asked for?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 import torch
@@ -14,32 +14,62 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from harness.problems.casting import same, tensors_of
+from harness.problems.casting import same_tensor, tensors_of
 from harness.problems.errors import CodeError, ProblemError, blamed
-from harness.problems.state import check_later, check_state, gpus_of, require_same, seeded
+from harness.problems.loss_state import check_later, check_state, gpus_of, require_same, seeded
+from harness.problems.problem import Problem
 
-if TYPE_CHECKING:
-    from harness.problems.problem import Problem
-
-MOVES = (0.1, 1e-3)  # how far the parameters are moved, relative to their size; the first that leaves the loss finite
+MOVES = (0.1, 1e-3)  # moves of the parameters, relative to their size; the first that leaves the loss finite counts
 NO_TARGETS = "there are no targets: where the criterion needs them, return (model, criterion, inputs, targets)"
 NUMPY = "inputs, targets and data must be tensors of torch, and there is an array of NumPy: torch.as_tensor(array)"
 DRAWS = (
     "the loss draws random numbers, or seeds torch's generator, whenever it is called; that this generator moves is "
     "not held against a method"
 )
-ROUNDING = 64  # units in the last place that the loss, computed in two ways, may differ by
+ROUNDING = 64  # units in the last place by which two computations of the loss may differ
 
 
 def check(problem: Problem) -> None:
-    """Raise ProblemError unless the loss is a finite, deterministic scalar of its parameters alone, without traces."""
-    first = check_state(problem)
+    """Check that the loss is a finite, deterministic scalar of its parameters alone, without side effects.
+
+    Raises ProblemError where it is not, and CodeError where the loss itself raises. Warns of a loss that moves torch's
+    random number generator.
+    """
+    value_in_copy = check_state(problem)
     theta = problem.theta.detach().requires_grad_()
-    watched = _Watched(), _Watched()
+    first_call, second_call = _CallRecorder(), _CallRecorder()
     state = _generators(problem)
-    value = _evaluated(problem, theta, watched[0])
+    value = _evaluated(problem, theta, first_call)
     if not all(map(torch.equal, state, _generators(problem))):
         warnings.warn(DRAWS, stacklevel=2)
+    _require_scalar(value)
+    buffers = {} if problem.model is None else dict(problem.model.named_buffers())
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    (gradient,) = torch.autograd.grad(value, theta, allow_unused=True)
+    if gradient is None:
+        raise ProblemError("the loss does not depend on its parameters: its gradient in them is None")
+    again = _evaluated(problem, theta, second_call)
+    if not torch.allclose(value, again, rtol=1e-6):
+        raise ProblemError(
+            f"the loss is not deterministic: {value.item()} and {again.item()} at the same parameters; call "
+            "model.eval(), remove dropout or fix its seed, and keep no state between calls"
+        )
+    if value_in_copy is not None:
+        require_same(value_in_copy, again)
+    changed = [name for name, buffer in buffers.items() if not same_tensor(buffer, before[name])]
+    if changed:
+        raise ProblemError(
+            f"the loss changes the model's {', '.join(changed)} whenever it is called, in eval mode too; a loss "
+            "must have no side effects"
+        )
+    _check_gradient_is_not_asked_for(problem, value)
+    _check_no_other_network(problem, first_call, second_call)
+    check_elsewhere(problem)
+    check_later(problem, value)
+
+
+def _require_scalar(value: Any) -> None:
+    """Raise ProblemError unless a loss is a finite scalar with a gradient."""
     if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() != 0:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ProblemError(
@@ -52,33 +82,10 @@ def check(problem: Problem) -> None:
         )
     if not torch.isfinite(value):
         raise ProblemError(f"the loss is {value.item()} at the given parameters; a Hessian there means nothing")
-    buffers = {} if problem.model is None else dict(problem.model.named_buffers())
-    before = {name: buffer.clone() for name, buffer in buffers.items()}
-    (gradient,) = torch.autograd.grad(value, theta, allow_unused=True)
-    if gradient is None:
-        raise ProblemError("the loss does not depend on its parameters: its gradient in them is None")
-    again = _evaluated(problem, theta, watched[1])
-    if not torch.allclose(value, again, rtol=1e-6):
-        raise ProblemError(
-            f"the loss is not deterministic: {value.item()} and {again.item()} at the same parameters; call "
-            "model.eval(), remove dropout or fix its seed, and keep no state between calls"
-        )
-    if first is not None:
-        require_same(first, again)
-    changed = [name for name, buffer in buffers.items() if not same(buffer, before[name])]
-    if changed:
-        raise ProblemError(
-            f"the loss changes the model's {', '.join(changed)} whenever it is called, in eval mode too; a loss "
-            "must have no side effects"
-        )
-    _check_gradient_is_not_asked_for(problem, value)
-    _check_no_other_network(problem, *watched)
-    check_elsewhere(problem)
-    check_later(problem, value)
 
 
 def _generators(problem: Problem) -> list[Tensor]:
-    """The states of torch's generators, of the CPU and of the GPUs that the problem is on."""
+    """The states of torch's random number generators: of the CPU, and of the GPUs that the problem is on."""
     return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus_of(problem))]
 
 
@@ -86,7 +93,7 @@ def _check_gradient_is_not_asked_for(problem: Problem, value: Tensor) -> None:
     """Raise ProblemError where the loss has another value at parameters that do not require a gradient."""
     try:
         held = problem.loss(problem.theta)
-    except RuntimeError:  # such as a loss with a gradient in its parameters within it
+    except RuntimeError:  # the loss may take a gradient in its parameters itself
         return
     if not _close(held, value):
         raise ProblemError(
@@ -96,10 +103,10 @@ def _check_gradient_is_not_asked_for(problem: Problem, value: Tensor) -> None:
         )
 
 
-def _check_no_other_network(problem: Problem, first: _Watched, second: _Watched) -> None:
+def _check_no_other_network(problem: Problem, first: _CallRecorder, second: _CallRecorder) -> None:
     """Raise ProblemError where the loss uses parameters, the same in two calls, that the problem does not hold.
 
-    They are then those of a network that was not cast with it, perhaps the very one that the problem is a copy of.
+    Such parameters belong to a network that was not cast with the problem, perhaps to the one that it is a copy of.
     """
     lasting = [p for p in first.parameters.values() if id(p) in second.parameters]
     if not lasting or problem.plain is None:
@@ -115,22 +122,22 @@ def _check_no_other_network(problem: Problem, first: _Watched, second: _Watched)
 
 
 def check_elsewhere(problem: Problem) -> None:
-    """Raise ProblemError where the loss reads its parameters elsewhere than where they are replaced.
+    """Raise ProblemError where the loss reads its parameters elsewhere than where the harness replaces them.
 
-    The loss as the user computes it, with the parameters' own tensors moved in place, must be the problem's loss at the
-    moved parameters: it is not where the criterion keeps a list of the parameters, or something closes over a tensor
-    that shares their memory. A loss that cannot be called, or is random, passes: `check` tells. The tensors are put
-    back bit by bit.
+    The parameters' own tensors are moved in place. The loss as the user computes it must then be the problem's loss at
+    the moved parameters. It is another where the criterion keeps a list of the parameters, or where something closes
+    over a tensor that shares their memory. A loss that cannot be called, or is random, passes: `check` reports it. The
+    tensors are put back bit by bit.
     """
     if problem.plain is None:
         return
     gpus = gpus_of(problem)
     for move in MOVES:
         try:
-            with _moved(problem, move) as moved:
+            with _parameters_moved(problem, move) as moved:
                 plain = seeded(problem.plain, gpus)
             found, again = (seeded(lambda: problem.loss(moved.requires_grad_()), gpus) for _ in range(2))
-        except Exception:  # of whatever kind: it is the user's own code
+        except Exception:  # of any kind: it is the user's own code
             return
         if not all(isinstance(value, Tensor) and value.numel() == 1 for value in (plain, found, again)):
             return
@@ -139,7 +146,7 @@ def check_elsewhere(problem: Problem) -> None:
     else:
         return
     if not _close(plain, found):
-        with _moved(problem, move):
+        with _parameters_moved(problem, move):
             later = seeded(problem.plain, gpus)
         require_same(plain, later)
         computed = "objective(parameters, *data)" if problem.model is None else "criterion(model(inputs), targets)"
@@ -153,8 +160,8 @@ def check_elsewhere(problem: Problem) -> None:
 
 
 @contextmanager
-def _moved(problem: Problem, move: float) -> Iterator[Tensor]:
-    """The parameters' own tensors moved, in place, for as long as the block lasts; their moved values (P,)."""
+def _parameters_moved(problem: Problem, move: float) -> Iterator[Tensor]:
+    """Move the parameters' own tensors, in place, for this block; gives their moved values (P,)."""
     before = [leaf.detach().clone() for leaf in problem.leaves]
     generator = torch.Generator().manual_seed(0)
     try:
@@ -174,29 +181,30 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return bool(torch.isclose(one.detach().to(other), other.detach(), rtol=tolerance, atol=tolerance, equal_nan=True))
 
 
-def _evaluated(problem: Problem, theta: Tensor, watched: _Watched) -> Any:
-    """The loss; raises CodeError where it raises itself.
+def _evaluated(problem: Problem, theta: Tensor, recorder: _CallRecorder) -> Any:
+    """The value of the loss.
 
-    Raises ProblemError where torch refuses it for a tensor of another dtype than the parameters'.
+    Raises ProblemError where torch refuses a tensor whose dtype is not the parameters', and CodeError where the loss
+    raises otherwise.
     """
-    with _of_loss(problem):
+    with _blaming_loss(problem):
         try:
-            with watched:
+            with recorder:
                 return problem.loss(theta)
         except RuntimeError as error:
-            others = [x for x in watched.last if x.dtype != theta.dtype and x.is_floating_point()]
+            others = [x for x in recorder.last if x.dtype != theta.dtype and x.is_floating_point()]
             if not others or not re.search("dtype|same type|scalar type|data type", str(error)):
                 raise
             shown = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in others)
             raise ProblemError(
-                f"in {watched.name} the loss uses a tensor that is not in the parameters' {theta.dtype}: {shown} "
+                f"in {recorder.name} the loss uses a tensor that is not in the parameters' {theta.dtype}: {shown} "
                 f"({error}); it was not found when the problem was cast, since it is made while the loss is computed "
                 "or belongs to a class: make it a buffer of the model, or data, or convert it there with .to(x.dtype)"
             ) from error
 
 
 @contextmanager
-def _of_loss(problem: Problem) -> Iterator[None]:
+def _blaming_loss(problem: Problem) -> Iterator[None]:
     """Raise CodeError for what the loss raises in this block, with what its arguments may lack."""
     try:
         with blamed("the loss"):
@@ -210,8 +218,8 @@ def _of_loss(problem: Problem) -> Iterator[None]:
         raise
 
 
-class _Watched(TorchFunctionMode):
-    """Remembers the last function of torch that was called, with its tensors, and all parameters that were met."""
+class _CallRecorder(TorchFunctionMode):
+    """Remembers the last function of torch that was called, with its tensors, and all parameters that were used."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,10 +19,10 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, type, types.ModuleTy
 
 
 def reduced(function: types.FunctionType, search: Search, kept: Callable[[Any], Any]) -> Any:
-    """How a function is taken apart and put together again, as `object.__reduce__` has it; `kept` marks what is kept.
+    """How a function is taken apart and rebuilt, in the form of `object.__reduce__`; `kept` marks what is not cast.
 
     A function that names tensors among the globals of its module gets a copy of these globals. Raises ProblemError
-    where it also assigns to one, which the rest of the module would then not see.
+    where it also assigns to a global: the rest of the module would not see that.
     """
     named = {name: value for name, value in sorted(_globals(function).items()) if search.finds_tensors(value)}
     if named and any(step.opname == "STORE_GLOBAL" for step in dis.get_instructions(function)):
@@ -57,10 +57,11 @@ def _filled(function: types.FunctionType, state: dict[str, Any]) -> None:
 
 
 def of_class(module: nn.Module, search: Search) -> dict[str, Any]:
-    """What a module has from its class, torch's own classes apart, that holds tensors, as attributes of its own.
+    """What a module inherits from its classes, except for torch's own, that holds tensors, by name.
 
-    Its copy needs these: methods that close over tensors or name them among their module's globals, and tensors that
-    belong to the class. Special methods are left out, since Python does not look for these in an instance.
+    A copy of the module needs these as attributes of its own: methods that close over tensors or name them among their
+    module's globals, and tensors that belong to the class. Special methods are left out, since Python does not look
+    them up in an instance.
     """
     found: dict[str, Any] = {}
     for kind in type(module).__mro__:
@@ -77,13 +78,13 @@ def of_class(module: nn.Module, search: Search) -> dict[str, Any]:
 
 
 class Search:
-    """Looks for tensors and networks, through containers, functions and attributes; remembers where there are none."""
+    """Looks for tensors and networks in containers, functions and attributes; remembers objects without any."""
 
     def __init__(self) -> None:
         self._empty: set[int] = set()
 
     def finds_tensors(self, value: Any) -> bool:
-        """Whether tensors or networks are reached from a value."""
+        """Whether a value leads to tensors or networks."""
         seen: set[int] = set()
         found = self._reaches(value, seen)
         if not found:
@@ -100,13 +101,13 @@ class Search:
 
 
 def is_torchs_own(value: Any) -> bool:
-    """Whether a value belongs to torch's inner workings."""
+    """Whether the class of a value belongs to torch's internals."""
     name = type(value).__module__
     return name.startswith(("torch._", "torch.library", "torch.fx", "torch.jit"))
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """What a value is made of."""
+    """The objects that a value consists of."""
     if isinstance(value, types.FunctionType):
         yield from (content for cell in value.__closure__ or () for content in _content(cell))
         yield from (value.__defaults__, value.__kwdefaults__)
@@ -124,7 +125,7 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def _content(cell: types.CellType) -> tuple[Any, ...]:
-    """What a cell holds, as a tuple of one; () for one that is still empty."""
+    """The content of a cell as a tuple of one; () for a cell that is still empty."""
     try:
         return (cell.cell_contents,)
     except ValueError:
@@ -132,7 +133,7 @@ def _content(cell: types.CellType) -> tuple[Any, ...]:
 
 
 def _globals(function: types.FunctionType) -> dict[str, Any]:
-    """The globals that a function names; none of torch's or Python's own functions, which hold no tensors there."""
+    """The globals that a function names; none for functions of torch and Python, whose globals hold no tensors."""
     package = str(function.__globals__.get("__name__")).split(".")[0]
     if package == "torch" or package in sys.stdlib_module_names - {"__main__"}:
         return {}
@@ -140,6 +141,6 @@ def _globals(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Names of globals and attributes in the code of a function and of those defined within it."""
+    """Names of globals and attributes in the code of a function and of the functions defined within it."""
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     return set(code.co_names).union(*inner)

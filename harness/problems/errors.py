@@ -1,4 +1,4 @@
-"""What is raised where there is no problem."""
+"""Errors of problems: those of the user's own code, and of problems whose Hessian cannot be asked for."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ OTHERS = tuple(str(Path(__file__).parents[2] / name) + "/" for name in ("harness
 
 
 class ProblemError(ValueError):
-    """A problem cannot be built from its options, or is none whose Hessian can be asked for."""
+    """A problem cannot be built from its options, or its Hessian cannot be asked for."""
 
 
 class CodeError(ProblemError):
-    """The user's own code, a builder or a loss, raised an `error`, the cause of this one."""
+    """The user's own code, a builder or a loss, raised an `error`, which is the cause of this one."""
 
     def __init__(self, culprit: str, error: BaseException, remedy: str = "") -> None:
         status, words = torch_messages.explain(error)
         words, _, known = words.partition(" -> ")
         remedy = remedy or known
-        super().__init__(f"{culprit} raised {words}{place(error)}" + (f" -> {remedy}" if remedy else ""))
+        advice = f" -> {remedy}" if remedy else ""
+        super().__init__(f"{culprit} raised {words}{place(error)}{advice}")
         self.error = error
         self.status = status if status == "oom" else "error"
 
 
 def place(error: BaseException) -> str:
-    """` (FILE, line N)`: the last line of the user's own that an exception came through; empty where there is none."""
+    """` (FILE, line N)`: the last line of the user's own code in a traceback; empty where there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith((*OTHERS, "<"))]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
@@ -41,7 +42,7 @@ def place(error: BaseException) -> str:
 
 @contextmanager
 def blamed(culprit: str) -> Iterator[None]:
-    """Raise CodeError for whatever the user's code raises in this block, a ProblemError apart."""
+    """Raise CodeError for whatever the user's code raises in this block, except for a ProblemError."""
     try:
         yield
     except ProblemError:

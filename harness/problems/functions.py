@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from harness.problems.construction import from_function, from_network
+from harness.problems.errors import ProblemError
 from harness.problems.networks import draw_parameters, require_positive
-from harness.problems.problem import Problem, ProblemError, from_function, from_network
+from harness.problems.problem import Problem
 
 
 def quadratic(*, seed: int = 0, size: int = 20, condition: float = 100.0) -> Problem:

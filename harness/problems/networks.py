@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.problems.problem import Problem, ProblemError, from_network
+from harness.problems.construction import from_network
+from harness.problems.errors import ProblemError
+from harness.problems.problem import Problem
 
 ACTIVATIONS = {
     "tanh": nn.Tanh,

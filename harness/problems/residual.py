@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from harness.problems.construction import from_network
+from harness.problems.errors import ProblemError
 from harness.problems.networks import draw_parameters, require_one_of, require_positive, task_of
-from harness.problems.problem import Problem, ProblemError, from_network
+from harness.problems.problem import Problem
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # blocks in each of the four stages
 
@@ -40,9 +42,9 @@ def resnet(
     channels = width
     for stage, blocks in enumerate(DEPTHS[depth]):
         for block in range(blocks):
-            wide = width * 2**stage
-            layers.append(_Block(channels, wide, 2 if stage and not block else 1, norm))
-            channels = wide
+            stride = 2 if stage > 0 and block == 0 else 1
+            layers.append(_Block(channels, width * 2**stage, stride, norm))
+            channels = width * 2**stage
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs)]
     model = draw_parameters(nn.Sequential(*layers), generator).eval()
     for name, buffer in model.named_buffers():
@@ -62,18 +64,20 @@ def _norm(norm: str, channels: int) -> nn.Module:
 class _Block(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes."""
 
-    def __init__(self, channels: int, wide: int, stride: int, norm: str) -> None:
+    def __init__(self, channels: int, out_channels: int, stride: int, norm: str) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            nn.Conv2d(channels, wide, 3, stride=stride, padding=1, bias=False),
-            _norm(norm, wide),
+            nn.Conv2d(channels, out_channels, 3, stride=stride, padding=1, bias=False),
+            _norm(norm, out_channels),
             nn.ReLU(),
-            nn.Conv2d(wide, wide, 3, padding=1, bias=False),
-            _norm(norm, wide),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            _norm(norm, out_channels),
         )
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels != wide:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, wide, 1, stride=stride, bias=False), _norm(norm, wide))
+        if stride != 1 or channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False), _norm(norm, out_channels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.branch(x) + self.shortcut(x))

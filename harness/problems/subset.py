@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.problems.errors import ProblemError
-from harness.problems.own import calls, ravel
-
-if TYPE_CHECKING:
-    from harness.problems.problem import Problem
+from harness.problems.method_helpers import calls, ravel
+from harness.problems.problem import Problem
 
 
 def subset(problem: Problem, count: int, seed: int) -> Problem:
     """The problem in `count` of its parameters, drawn at random; the others stay where they are.
 
     Its Hessian is a principal submatrix of the whole one, and each of its columns costs what one of the whole does.
-    `sizes` says how many are of each parameter tensor. Raises ProblemError where there are fewer parameters.
+    `sizes` holds how many of each parameter tensor are taken. Raises ProblemError where there are fewer parameters.
     """
     whole = problem.theta
     if not 1 <= count <= len(whole):
         raise ProblemError(f"subset={count} must be between 1 and the number of parameters, {len(whole)}")
-    index = (
-        torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].sort().values.to(whole.device)
-    )
+    drawn = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count]
+    index = drawn.sort().values.to(whole.device)
     ends = torch.tensor(problem.sizes, device=whole.device).cumsum(0)
     sizes = torch.bincount(torch.searchsorted(ends, index, right=True), minlength=len(ends)).tolist()
     outputs, closed_form = problem.outputs, problem.hessian
@@ -49,26 +46,24 @@ def subset(problem: Problem, count: int, seed: int) -> Problem:
     )
     if problem.model is None or problem.criterion is None:
         return part
-    model = _Subset(problem.model, whole[index], embed)
+    model = _PartlyFixed(problem.model, whole[index], embed)
     if type(problem.criterion).__module__.startswith("torch.nn."):  # it cannot read the model
         return replace(part, model=model)
     return replace(part, model=model, criterion=model.seen_by(problem.criterion))
 
 
-class _Subset(nn.Module):
+class _PartlyFixed(nn.Module):
     """A network with some of its parameters as one vector, the others fixed."""
 
     def __init__(self, model: nn.Module, theta: Tensor, embed: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.theta = nn.Parameter(theta.clone())
-        self._model, self._embed, (_, self._unravel) = (
-            [model],
-            embed,
-            ravel.ravel(model),
-        )  # in a list: no part of this module
+        self._model = [model]  # in a list, so that it is no part of this module
+        self._embed = embed
+        _, self._unravel = ravel.ravel(model)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """What the network makes of its inputs."""
+        """The outputs of the network."""
         given: Any = named if named else inputs
         return calls.call(self._model[0], self._held(), given)
 

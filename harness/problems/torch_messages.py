@@ -1,10 +1,11 @@
-"""What the messages of torch mean for the one who reads them: a status, and what to do."""
+"""What torch's error messages mean: a status, and what to do."""
 
 from __future__ import annotations
 
 import re
 import traceback
 
+_OUT_OF_MEMORY = "The method does not fit: use a smaller chunk_size, a method of rows, or a smaller problem."
 # (status, pattern in the message, what to do); the first that matches counts.
 _KNOWN = (
     (
@@ -93,29 +94,31 @@ _KNOWN = (
     (
         "oom",
         r"out of memory|can't allocate memory|Unable to allocate|cannot allocate memory",
-        "The method does not fit: use a smaller chunk_size, a method of rows, or a smaller problem.",
+        _OUT_OF_MEMORY,
     ),
 )
-
 
 LONGEST = 4_000  # characters of a message that are kept,
 LONGEST_TRACE = 20_000  # and of a traceback, from its end
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """Status and message of a failure: the error's own words, then what to do about it where that is known."""
+    """Status and message of a failure: the error's own words, then the remedy where it is known."""
     words = text(error)
-    said = (f"{type(error).__name__}: {words}" if words else type(error).__name__).split("\n\n")[0].strip()
+    message = type(error).__name__
+    if words:
+        message = f"{message}: {words}"
+    message = message.split("\n\n")[0].strip()
     if isinstance(error, MemoryError):
-        return "oom", f"{said}. {_KNOWN[-1][2]}"
+        return "oom", f"{message}. {_OUT_OF_MEMORY}"
     for status, pattern, remedy in _KNOWN:
         if re.search(pattern, words, re.IGNORECASE):
-            return status, f"{said} -> {remedy}"
-    return "unsupported" if isinstance(error, NotImplementedError) else "error", said
+            return status, f"{message} -> {remedy}"
+    return "unsupported" if isinstance(error, NotImplementedError) else "error", message
 
 
 def text(error: BaseException) -> str:
-    """An exception's text, however it behaves: at most LONGEST characters, those that cannot be printed as escapes."""
+    """An exception's text, even where reading it raises: at most LONGEST characters, unprintable ones as escapes."""
     try:
         whole = str(error)
     except BaseException as unreadable:
@@ -125,7 +128,7 @@ def text(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """An exception's traceback, its last LONGEST_TRACE characters, as `text` has them."""
+    """An exception's traceback: its last LONGEST_TRACE characters, unprintable ones as escapes."""
     try:
         return _printable("".join(traceback.format_exception(error))[-LONGEST_TRACE:])
     except BaseException as unreadable:

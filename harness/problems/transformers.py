@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from harness.problems.construction import from_network
+from harness.problems.errors import ProblemError
 from harness.problems.networks import activation_of, draw_parameters, require_one_of, require_positive, task_of
-from harness.problems.problem import Problem, ProblemError, from_network
+from harness.problems.problem import Problem
 
 
 def transformer(

@@ -114,7 +114,7 @@ FIELDS = (
     Field("sampling_wall_s", "float", "s", "wall time of all samples"),
     Field("sampling_cpu_s", "float", "s", "processor time of the process meanwhile"),
     Field("cpu_pressure", "float", "share", "of the sampling in which some process waited for a processor (Linux PSI)"),
-    Field("gpu_before", "str", "", "clocks and throttle reasons before the samples, from nvidia-smi"),
+    Field("gpu_before", "str", "", "clocks and throttle reasons before the samples, as nvidia-smi shows them"),
     Field("gpu_after", "str", "", "the same after them"),
     # Agreement.
     Field("reference", "str", "", "closed_form, double_backward or central_differences, in float64 on the CPU"),

@@ -1,4 +1,4 @@
-"""The harness's end of `harness.run.server`: a process that forks a fresh child for every pass of a cell."""
+"""The client of `harness.run.server`: it starts the server process, and asks it for passes of benchmark cells."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 
 from harness.job import Job
 
-BESIDE_S = {"limits": 60.0, "identity": 60.0}  # time limits of what is no part of a cell
+LIMITS_S = {"rates": 60.0, "identity": 60.0}  # time limits of requests that are no passes of a cell
 
-# glibc's settings that keep freed memory instead of returning it: no page faults on the next call.
+# Settings with which glibc keeps freed memory instead of returning it: no page faults on the next call.
 TUNED = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -31,8 +31,8 @@ class LaunchError(RuntimeError):
     """No process could be started to run a cell in."""
 
 
-class Server:
-    """A running server for one interpreter, code, thread count and allocator.
+class ServerProcess:
+    """A running server process for one interpreter, code, thread count and allocator.
 
     Raises LaunchError where it cannot be started.
     """
@@ -51,23 +51,28 @@ class Server:
         except OSError as error:
             raise LaunchError(f"interpreter={interpreter} cannot be started: {error}") from error
         if self._read() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(5)  # until it has said why
-            self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace").strip().splitlines()
+            reason = self._last_error()
             self.close()
             raise LaunchError(
-                f"interpreter={interpreter} cannot run cells: {said[-1] if said else 'it ended without a word'}; "
+                f"interpreter={interpreter} cannot run cells: {reason}; "
                 "it needs torch, and this harness's folder must be importable"
             )
 
+    def _last_error(self) -> str:
+        """The last line that a server which could not start has printed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)  # until it has printed the reason
+        self._errors.seek(0)
+        printed = self._errors.read().decode(errors="replace").strip().splitlines()
+        return printed[-1] if printed else "it ended without a word"
+
     @property
     def alive(self) -> bool:
-        """Whether it can still be asked."""
+        """Whether the process can still be asked."""
         return self._process.poll() is None
 
     def ask(self, job: Job, part: str, folder: Path, truth: Path | None = None) -> dict[str, Any]:
-        """Run one pass; its fields of the record, or the status that its process's end stands for.
+        """Run one pass; returns its fields of the record, or a status where its process ended without them.
 
         `truth` is the file that the pass `reference` writes and that `agreement` reads.
         """
@@ -79,7 +84,7 @@ class Server:
             "result": str(result.resolve()),
             "log": str((folder / "log.txt").resolve()),
             "truth": None if truth is None else str(truth),
-            "limit_s": BESIDE_S.get(part, job.limit_s),
+            "limit_s": LIMITS_S.get(part, job.limit_s),
         }
         assert self._process.stdin is not None
         try:
@@ -117,24 +122,26 @@ class Server:
 
 
 def _bootstrap(interpreter: str, code: str | None) -> str:
-    """A program that runs the server: this harness's own, but with another interpreter's own packages before ours.
+    """A program that runs the server of this harness.
 
-    Modules of `code` come before all others but this harness's.
+    Packages of another interpreter come before ours. Modules of `code` come before all others except this harness's.
     """
-    place = "0" if interpreter == sys.executable else "len(sys.path)"
-    before = f"sys.path.insert(0, {str(Path(code).resolve())!r}); " if code else ""
-    return (
-        f"import runpy, sys; sys.path.insert({place}, {str(Path(__file__).parents[2])!r}); import harness; {before}"
-        "runpy.run_module('harness.run.server', None, '__main__')"
-    )
+    index = "0" if interpreter == sys.executable else "len(sys.path)"
+    add_harness = f"sys.path.insert({index}, {str(Path(__file__).parents[2])!r})"
+    statements = ["import runpy, sys", add_harness, "import harness"]
+    if code:
+        statements.append(f"sys.path.insert(0, {str(Path(code).resolve())!r})")
+    statements.append("runpy.run_module('harness.run.server', None, '__main__')")
+    return "; ".join(statements)
 
 
 def _environment(threads: int, allocator: str) -> dict[str, str]:
-    """What must be set before torch is imported and glibc's allocator starts."""
+    """The variables that must be set before torch is imported and glibc's allocator starts."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    allocation = TUNED if allocator == "tuned" else {}
     return (
         inherited
-        | (TUNED if allocator == "tuned" else {})
+        | allocation
         | {
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
@@ -146,7 +153,7 @@ def _environment(threads: int, allocator: str) -> dict[str, str]:
 
 
 def _written(result: Path) -> dict[str, Any]:
-    """What a pass has written; nothing where there is no file, or the method has written something else into it."""
+    """The fields that a pass has written; none where there is no file, or where the method has overwritten it."""
     try:
         seen = json.loads(result.read_bytes())
     except (OSError, ValueError):
@@ -156,8 +163,8 @@ def _written(result: Path) -> dict[str, Any]:
 
 def _crash(part: str, answer: Mapping[str, Any], log: Path) -> dict[str, Any]:
     """The status of a pass whose process ended without a result."""
-    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    last = f"; it last printed: {said[-1][:300]}" if said else ""
+    printed = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    last = f"; it last printed: {printed[-1][:300]}" if printed else ""
     if answer["signal"] == signal.SIGKILL:
         killed = f"the {part} pass was killed from outside (SIGKILL), as the system does when memory runs out"
         return {"status": "oom", "message": killed + last}

@@ -1,4 +1,4 @@
-"""How far a sweep is."""
+"""The progress of a sweep, on the terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rich.console import Console
 
 
 class Progress:
-    """One live line on a terminal: done/total, what runs now, time left; elsewhere a line for each finished cell.
+    """One live line on a terminal: done/total, the running cell, time left. Elsewhere a line for each finished cell.
 
-    Nothing for a single cell.
+    A single cell has no progress.
     """
 
     def __init__(self, total: int) -> None:
@@ -36,7 +36,7 @@ class Progress:
         self._bar.stop()
 
     def begin(self, name: str) -> None:
-        """Show what runs now."""
+        """Show which cell runs now."""
         self._bar.update(self._task, description=name)
 
     def end(self, name: str, status: str) -> None:

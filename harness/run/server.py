@@ -1,13 +1,15 @@
 """A process that has imported torch and forks a fresh child for every pass of a cell.
 
-Run by `harness.run.launcher` as the main module, with the interpreter, thread count and allocator of the cells it
-serves in its environment. A request is one line of JSON on stdin,
+`harness.run.client` runs it as the main module, by the interpreter of the cells, and with their thread count and
+allocator in its environment. A request is one line of JSON on stdin:
 
     {"job": {...}, "part": "time", "result": "PATH", "log": "PATH", "truth": null, "limit_s": 60}
 
-and is answered by one line on stdout once the child is gone: {"exit_code", "signal", "timed_out"}. The child
-and whatever it started are killed at the limit, and when stdin closes: however the harness ends, nothing outlives it.
-The server itself never runs a tensor operation, so that it has no threads when it forks.
+The answer is one line on stdout once the child has ended: {"exit_code", "signal", "timed_out"}.
+
+The time limit is enforced here: the child and whatever it started are killed at the limit. They are also killed when
+stdin closes, so that nothing outlives the harness, however it ends. The server itself never runs a tensor operation, so
+that it has no threads when it forks.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ POLL_S = 0.05  # how long a dead child may go unnoticed where a grandchild holds
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until stdin ends."""
-    _die_with_parent(signal.SIGTERM)  # importing torch takes seconds, in which nobody watches stdin
+    _die_with_parent(signal.SIGTERM)  # while torch is imported, for seconds, nobody watches stdin
     from harness.run import worker
 
     worker.preload()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on the end of stdin tells, and the child is killed too
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on the server ends, and kills its child, when stdin does
     answers.write(b'{"ready": true}\n')
     answers.flush()
     for line in iter(requests.readline, b""):
@@ -55,7 +57,10 @@ def _answer(request: dict[str, Any], requests: BinaryIO) -> dict[str, Any]:
 
 
 def _wait(child: int, done: int, requests: BinaryIO, deadline: float) -> tuple[int, bool]:
-    """Wait for the child's end, its limit or the harness's end; kill its process group; return its wait status."""
+    """Wait for the end of the child, of its time or of the harness; kill the child's process group.
+
+    Returns the child's wait status, and whether it ran out of time.
+    """
     watched = [done, requests.fileno()]
     while True:
         remaining = deadline - time.monotonic()
@@ -85,7 +90,7 @@ def _kill_group(child: int) -> None:
 
 
 def _run(request: dict[str, Any]) -> None:
-    """In the child: a process group and a log of its own, then the pass; never returns."""
+    """Run a pass in the child, in a process group and with a log of its own; never returns."""
     code = 1
     try:
         os.setpgid(0, 0)
@@ -107,7 +112,7 @@ def _run(request: dict[str, Any]) -> None:
 
 
 def _die_with_parent(number: int) -> None:
-    """Ask Linux for this signal when the parent dies; elsewhere the closing of stdin must do."""
+    """Ask Linux to send this signal when the parent dies. Elsewhere the closing of stdin must suffice."""
     if sys.platform == "linux":
         import ctypes
 

@@ -1,11 +1,19 @@
-"""What a child process does: build the problem, bind the method, run one pass, write what was seen.
+"""What a child process does: build the problem, bind the method, run one pass, write the fields of the record.
 
-A cell has four passes, each in a fresh process, since each would disturb the others: `time`, `exact` (peak and number
-of tensor allocations under the profiler, then operations and FLOPs under dispatch modes), `process` (peak of resident
-memory, with glibc's caching off) and `agreement`. Before the last the pass `reference` computes what results are
-compared with, where no method is imported. `peak` is the first half of `exact`. Beside them `limits` measures the
-machine, `problem` builds and evaluates the problem, and `identity` tells versions and the method's hash without calling
-it.
+A benchmark cell has four passes. Each runs in a fresh process, since each would disturb the others:
+
+- `time` (`harness.run.time_pass`);
+- `exact`: peak and number of tensor allocations under the profiler, then operations and FLOPs under a dispatch mode;
+- `process`: peak of resident memory, with glibc's caching off;
+- `agreement` (`harness.run.agreement_pass`).
+
+Further parts are requested like passes:
+
+- `reference` computes what results are compared with, before the agreement pass, in a process that imports no method;
+- `peak` is the first half of `exact`;
+- `rates` measures the machine;
+- `problem` builds and evaluates the problem;
+- `identity` gives versions and the method's hash without calling the method.
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ import inspect
 import pkgutil
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +34,18 @@ import torch
 
 from harness.job import Job
 from harness.measure import clock, counters, environment, memory, rates
-from harness.measure.warning_log import Listener
-from harness.problems import (
-    Problem,
-    ProblemError,
-    attention,
-    build,
-    check,
-    networks,
-    subset,
-    tensors_of,
-    torch_messages,
-)
-from harness.problems.binding import Cell, MethodError, Unsupported, asks, bind, provenance
+from harness.measure.warning_log import WarningLog
+from harness.problems import Problem, ProblemError, attention, build, check, networks, subset, tensors_of
+from harness.problems.binding import BoundMethod, bind
 from harness.problems.errors import CodeError, place
+from harness.problems.method_source import MethodError, Unsupported, parameter_names, provenance
+from harness.problems.torch_messages import explain, text, trace
 from harness.record import write_json
-from harness.run.timing import timing
-from harness.truth import apart, sketch, traces
-from harness.truth.check import judged
-from harness.truth.watch import Watch
+from harness.run.agreement_pass import agreement_pass
+from harness.run.time_pass import time_pass
+from harness.truth import process_state, reference_process
+from harness.truth.operators import operators
+from harness.truth.side_effects import SideEffects
 
 # Modules that torch imports on the first call of a transform: 1 to 2 s that belong to no method.
 LAZY = ("torch._dynamo", "torch._decomp.decompositions_for_jvp", "torch.profiler")
@@ -58,7 +59,7 @@ Fields = Iterator[dict[str, Any]]  # of a record, as they become known
 
 
 def preload() -> None:
-    """In the server, before any fork: import what every child would, and look at the machine once."""
+    """Import what every child would, and read the machine's fields once: in the server, before any fork."""
     for module in LAZY:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
@@ -68,102 +69,116 @@ def preload() -> None:
 
 
 def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -> None:
-    """Run a pass of a cell, or `reference`, `limits`, `problem` or `identity`; write its fields to `result`.
+    """Run a pass of a cell or a further part; write its fields to `result`.
 
-    `truth` is the file that `reference` writes and that `agreement` reads. What is known is written step by step,
-    for the case that a call never returns; a `status` is there only once it is the pass's last word on the row, as at
-    its end, or where a fault is found. Whatever is raised ends as a row.
+    `truth` is the file that `reference` writes and that `agreement` reads. Known fields are written step by step, in
+    case a call never returns. `status` is written last: at the end of the pass, or where a fault is found. Whatever is
+    raised becomes a status and a message.
     """
     began = time.perf_counter()
     seen: dict[str, Any] = {}
-    heard = Listener()
+    warning_log = WarningLog()
     try:
         asked = Job.from_dict(job)
         _device(asked.device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         attention.use_math()
         seen |= environment.describe(asked.device, asked.code)
-        if part == "limits":
+        if part == "rates":
             seen |= rates.measure(_begin(asked), getattr(torch, asked.dtype))
         elif part == "problem":
             seen |= _described(asked)
         elif part == "identity":
-            seen |= provenance(asked) | {"asks": asks(asked)}
+            seen |= provenance(asked) | {"asks": parameter_names(asked)}
         else:
-            for fields in _fields(asked, part, truth, heard, began):
+            for fields in _fields(asked, part, truth, warning_log, began):
                 seen |= fields
                 write_json(seen, Path(result))
     except BaseException as error:
-        traces.settle()
+        process_state.restore_essentials()
         seen |= _failure(error, part)
-    seen |= heard.fields() if part == job["passes"][0] else {}
+    if part == job["passes"][0]:
+        seen |= warning_log.fields()
     write_json({"status": "ok"} | seen, Path(result))
 
 
 def _failure(error: BaseException, part: str) -> dict[str, Any]:
-    """The fields that an exception ends as; a traceback but where the message says it all."""
+    """The fields of a record for an exception; with a traceback where the message does not explain it."""
     if isinstance(error, CodeError):
-        return {"status": error.status, "message": torch_messages.text(error), "traceback": torch_messages.trace(error)}
+        return {"status": error.status, "message": text(error), "traceback": trace(error)}
     if isinstance(error, ProblemError | DeviceError | MethodError):
-        return {"status": "error", "message": torch_messages.text(error)}
+        return {"status": "error", "message": text(error)}
     if isinstance(error, Unsupported):
-        return {"status": "unsupported", "message": torch_messages.text(error)}
-    status, message = torch_messages.explain(error)
+        return {"status": "unsupported", "message": text(error)}
+    status, message = explain(error)
     if part == "reference":  # no fault of the method's
         status = "error" if status == "unsupported" else status
         message = f"the reference, which results are compared with, cannot be computed: {message}{place(error)}"
-    return {"status": status, "message": message, "traceback": torch_messages.trace(error)}
+    return {"status": status, "message": message, "traceback": trace(error)}
 
 
-def _fields(job: Job, part: str, truth: str | None, heard: Listener, began: float) -> Fields:
+def _fields(job: Job, part: str, truth: str | None, warning_log: WarningLog, began: float) -> Fields:
     """The fields of a pass, as they become known, with the seconds since the process began."""
-    for fields in _reference(job, truth) if part == "reference" else _measured(job, part, truth, heard, began):
+    passes = _reference(job, truth) if part == "reference" else _measured(job, part, truth, warning_log, began)
+    for fields in passes:
         yield fields | {"worked_s": time.perf_counter() - began}
 
 
 def _described(job: Job) -> dict[str, Any]:
-    """`params` (P), what the problem's builder was called with, and the attention that its loss calls."""
+    """`params` (P), the options with which the problem's builder is called, and the attention that its loss calls."""
     problem = _problem(job)
     return {
         "params": problem.theta.numel(),
         "builder_options": _builder_options(job),
-        "attention": attention.met(problem.loss, problem.theta),
+        "attention": attention.backend_of(problem.loss, problem.theta),
     }
 
 
 def _reference(job: Job, truth: str | None) -> Fields:
     assert truth is not None
-    apart.compute(job, _problem(job), Path(truth))
+    reference_process.compute(job, _problem(job), Path(truth))
     yield {}
 
 
-def _measured(job: Job, part: str, truth: str | None, heard: Listener, began: float) -> Fields:
-    """Build the problem, import the method, and run the pass; what judges the method is there before it is imported."""
+def _measured(job: Job, part: str, truth: str | None, warning_log: WarningLog, began: float) -> Fields:
+    """Build the problem, import the method, and run the pass.
+
+    Everything that judges the method is loaded before the method is imported.
+    """
     problem = _problem(job)
-    first = part == job.passes[0]  # what is the same in every pass of a cell is told by the first
     yield {"params": problem.theta.numel(), "whole_params": problem.whole, "samples": _length(problem.inputs)}
+    first = part == job.passes[0]  # the first pass reports what is the same in every pass
     if first:
-        operators = ", ".join(sketch.operators(problem.loss, problem.theta))
-        yield {"operators": operators, "attention": attention.met(problem.loss, problem.theta)} | heard.fields()
-    known = None if truth is None else apart.load(Path(truth))
-    if known is not None:
-        apart.require_same_point(known, problem)
-    watch = Watch() if part in ("time", "agreement") else None  # the others measure memory, which it takes
+        yield {
+            "operators": ", ".join(operators(problem.loss, problem.theta)),
+            "attention": attention.backend_of(problem.loss, problem.theta),
+        } | warning_log.fields()
+    if part == "agreement":
+        assert truth is not None
+        known = reference_process.load(Path(truth))
+        reference_process.require_same_point(known, problem)
+        side_effects = SideEffects()
+        yield from _bound(job, problem, first, lambda bound: agreement_pass(bound, side_effects, known))
+    elif part == "time":
+        side_effects = SideEffects()
+        yield from _bound(job, problem, first, lambda bound: time_pass(bound, side_effects, began))
+    else:  # these passes measure memory, which the search for side effects would take
+        yield from _bound(
+            job, problem, first, {"exact": _exact_pass, "peak": _peak_pass, "process": _process_pass}[part]
+        )
+
+
+def _bound(job: Job, problem: Problem, first: bool, run_pass: Callable[[BoundMethod], Fields]) -> Fields:
+    """Import the method, bind it, and run a pass; the first pass also reports the method's provenance."""
     if first:
         yield provenance(job)
-    cell = bind(job, problem)
-    if watch is None:
-        yield from {"exact": _exact, "peak": _peak, "process": _process}[part](cell)
-    elif known is None:
-        yield from timing(cell, watch, began)
-    else:
-        yield from judged(cell, watch, known)
+    yield from run_pass(bind(job, problem))
 
 
 def _begin(job: Job) -> torch.device:
-    """Set the process up as the job asks, the memory limit apart; its device.
+    """Set the process up as the job asks, without the memory limit; returns its device.
 
-    All random states begin alike, so that a builder which ignores its seed builds one problem in all processes.
+    All random states begin alike, so that a builder that ignores its seed builds one problem in all processes.
     """
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
@@ -183,7 +198,7 @@ def _problem(job: Job) -> Problem:
 
 
 def _builder_options(job: Job) -> dict[str, Any]:
-    """What the problem's builder is called with: the job's options, and its seed where the builder takes one."""
+    """The options with which the problem's builder is called: the job's, and its seed where the builder takes one."""
     options = job.builder_options
     with contextlib.suppress(ImportError, AttributeError, ValueError, TypeError):
         if "seed" in inspect.signature(pkgutil.resolve_name(job.problem_target)).parameters:
@@ -210,37 +225,37 @@ def _length(inputs: Any) -> int | None:
     return next((len(tensor) for tensor in tensors_of(inputs) if tensor.dim()), None)
 
 
-def _warm_up(cell: Cell) -> None:
-    """Call the method on a network of two neurons, for what it imports, starts or allocates once and for all.
+def _warm_up(bound: BoundMethod) -> None:
+    """Call the method on a network of two neurons, for what it imports, starts or allocates only once.
 
-    What is compiled is compiled for one call alone, so there it is the cell's own.
+    A compiled method is compiled for each problem, so there the call is the cell's own.
     """
-    theta = cell.problem.theta
-    compiles = bool(cell.job.method_options.get("compile"))
+    theta = bound.problem.theta
+    compiles = bool(bound.job.method_options.get("compile"))
     if not compiles:
         tiny = networks.mlp(inputs=2, width=2, outputs=2, batch=2).to(theta.device, theta.dtype)
         with contextlib.suppress(Exception):
-            bind(cell.job, tiny).call()
-    if compiles or counters.compilation() or counters.unseen():
-        cell.call()
-    clock.synchronize(cell.device)
+            bind(bound.job, tiny).call()
+    if compiles or counters.compilation() or counters.jax_is_imported():
+        bound.call()
+    clock.synchronize(bound.device)
 
 
-def _exact(cell: Cell) -> Fields:
-    yield from _peak(cell)
-    if not counters.unseen() and not counters.compilation():
-        yield counters.count(cell.call)
+def _exact_pass(bound: BoundMethod) -> Fields:
+    yield from _peak_pass(bound)
+    if not counters.jax_is_imported() and not counters.compilation():
+        yield counters.count(bound.call)
 
 
-def _peak(cell: Cell) -> Fields:
-    _warm_up(cell)
-    if counters.unseen():
+def _peak_pass(bound: BoundMethod) -> Fields:
+    _warm_up(bound)
+    if counters.jax_is_imported():
         return
-    peak, allocations = memory.tensor_peak(cell.call, cell.device)
+    peak, allocations = memory.tensor_peak(bound.call, bound.device)
     yield {"tensor_peak_bytes": peak, "allocations": allocations}
 
 
-def _process(cell: Cell) -> Fields:
+def _process_pass(bound: BoundMethod) -> Fields:
     memory.prepare_process_peak()
-    _warm_up(cell)
-    yield {"process_peak_bytes": memory.process_peak(cell.call)}
+    _warm_up(bound)
+    yield {"process_peak_bytes": memory.process_peak(bound.call)}

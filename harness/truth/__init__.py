@@ -1,1 +1,1 @@
-"""Whether a result is right, by what the loss says itself, and whether the call left everything as it found it."""
+"""Whether a result is right, judged by the loss itself, and whether the call had side effects."""

@@ -1,8 +1,8 @@
-"""Derivatives from values alone: central differences extrapolated to step zero, with an estimate of their own error.
+"""Derivatives from values alone: central differences extrapolated to step zero, with an estimate of their error.
 
-Ridders, "Accurate computation of F'(x) and F'(x) F''(x)", Advances in Engineering Software 4 (1982): Neville's table
-over steps that halve, of which the entry with the least difference from its neighbours is taken. A kink that the long
-steps cross spoils only those.
+The algorithm is Ridders', "Accurate computation of F'(x) and F'(x) F''(x)", Advances in Engineering Software 4 (1982):
+Neville's table over steps that halve. The entry with the least difference from its neighbours is taken. A kink that
+only the long steps cross spoils only those.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEVELS = 9  # steps, each half of the one before
 FIRST = 0.05  # the longest of them, times the root mean square of the point
 ENOUGH = 1e-12  # relative error at which no shorter step is tried
 PAIRS_UP_TO = 40  # parameters up to which the Hessian can be had from the loss alone
-CONSISTENT = 1e-6  # relative distance from differences of the loss at which those of the gradient are believed
+CONSISTENT = 1e-6  # relative distance from differences of the loss up to which those of the gradient are believed
 CURVATURE = 4  # times FIRST: the longest step of second differences
 
 
@@ -35,7 +35,7 @@ class Line:
     curvature_error: float
 
     def slopes(self, found: float, consistent: float = CONSISTENT) -> bool:
-        """Whether `found` may be the slope: that of either side, or one between, where the point is a kink."""
+        """Whether `found` may be the slope; at a kink it may lie anywhere between the slopes of both sides."""
         return abs(found - self.slope) <= max(consistent * abs(self.slope), 10 * self.slope_error, self.jump)
 
     def curves(self, found: float, consistent: float = CONSISTENT) -> bool:
@@ -46,9 +46,9 @@ class Line:
 def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, float]:
     """Hessian (P, P) of `loss` at `theta` (P,) in float64 and an estimate of its relative Frobenius error.
 
-    From differences of the gradient. Where these are not finite, or contradict those of the loss itself in slope or
-    curvature along a random direction (the gradient is then not the loss's, here or nearby), from second differences of
-    the loss, for up to 40 parameters. The error is infinite where neither gives an answer.
+    The Hessian is computed from differences of the gradient. These may not be finite, or contradict the loss's own
+    slope or curvature along a random direction: the gradient is then not the loss's, here or nearby. For up to 40
+    parameters second differences of the loss are taken then. The error is infinite where neither gives an answer.
     """
     point = theta.detach()
 
@@ -67,7 +67,7 @@ def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, fl
             return result, math.inf
         columns = _from_values(_value(loss), point)
         result = torch.stack([column for column, _ in columns], dim=1)
-    rounding = torch.finfo(point.dtype).eps * float(gradient(point).norm()) / (FIRST * scale(point))
+    rounding = torch.finfo(point.dtype).eps * float(gradient(point).norm()) / (FIRST * rms_or_one(point))
     error = math.sqrt(sum(max(error, rounding) ** 2 for _, error in columns))
     size = float(result.norm())
     if size <= 10 * error < CONSISTENT:
@@ -76,12 +76,12 @@ def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, fl
 
 
 def line(loss: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor, longest: float = FIRST) -> Line:
-    """What values of `loss` say about it along a line through `point`, by steps of up to `longest` of its coordinates.
+    """The derivatives of `loss` along a line through `point`, by steps of up to `longest` of its coordinates.
 
-    The errors are no less than what rounding of the loss makes of the longest steps.
+    The estimated errors are at least those that rounding of the loss causes with the longest steps.
     """
     value = functools.cache(lambda step: _value(loss)(point + step * direction))
-    size = scale(point)
+    size = rms_or_one(point)
     rounding = torch.finfo(point.dtype).eps * abs(float(value(0.0)))
 
     def first(step: float) -> Tensor:
@@ -109,7 +109,7 @@ def along(function: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
     def central(step: float) -> Tensor:
         return (function(point + step * direction) - function(point - step * direction)) / (2 * step)
 
-    return extrapolated(central, FIRST * scale(point))
+    return extrapolated(central, FIRST * rms_or_one(point))
 
 
 def extrapolated(estimate: Callable[[float], Tensor], step: float) -> tuple[Tensor, float]:
@@ -129,7 +129,7 @@ def extrapolated(estimate: Callable[[float], Tensor], step: float) -> tuple[Tens
     return best, least
 
 
-def scale(point: Tensor) -> float:
+def rms_or_one(point: Tensor) -> float:
     """The root mean square of a point, or 1 at zero."""
     return float(point.detach().square().mean().sqrt()) or 1.0
 
@@ -159,4 +159,4 @@ def _mixed(value: Callable[[Tensor], Tensor], point: Tensor, first: Tensor, seco
         outer = value(point + ahead + aside) + value(point - ahead - aside)
         return (outer - value(point + ahead - aside) - value(point - ahead + aside)) / (4 * step**2)
 
-    return extrapolated(estimate, CURVATURE * FIRST * scale(point))
+    return extrapolated(estimate, CURVATURE * FIRST * rms_or_one(point))

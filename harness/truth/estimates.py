@@ -1,4 +1,4 @@
-"""Random estimates: judged by their own standard errors, which must themselves be right."""
+"""The verdict on random estimates, by their own standard errors, which must themselves be right."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 STANDARD_ERRORS = 4  # that an estimate may be off
-INFORMATIVE = STANDARD_ERRORS  # by which the true diagonal must differ from zeros, or the estimate says nothing
-CALIBRATED = 0.1  # errors below this share of the standard errors are too small for these to be true
+INFORMATIVE = STANDARD_ERRORS  # by which the true values must differ from zeros, or the estimate says nothing
+CALIBRATED = 0.1  # share of the standard errors below which errors are too small for these to be true
 TELLING = 16  # entries from which on that is no accident
 
 
@@ -18,22 +18,26 @@ def judge(
 ) -> dict[str, Any]:
     """The fields `standard_error`, `tolerance`, `status` and `message` of an estimate.
 
-    `error`, `standard_error` and `true` (c,) are of the entries that were compared; `size` is what errors are relative
-    to, the norm of `true` or, for true zeros, more. An estimate is wrong if
+    `error`, `standard_error` and `true` (c,) are of the entries that were compared. Errors are relative to `size`: the
+    norm of `true`, or more for true zeros. An estimate is wrong if
+
     - its error has more than four times the norm of the standard errors, or lies more than four standard errors along
       the true values (too small or too large as a whole);
     - zeros would pass as well: the true values are less than four standard errors long;
     - its errors are less than a tenth of the standard errors, over 16 entries or more: the true ratio is about 1;
     - a standard error is negative.
 
-    A constant bias that is itself within the stated standard errors passes: one result does not show it.
+    A constant bias within the stated standard errors passes: one result does not show it.
 
-    Along the true values t the standard error is taken as sqrt(2 sum t^2 s^2), the most that it can be for Hutchinson's
-    diagonal, whose entries are correlated by H_ij^2 / probes.
+    Along the true values t the standard error is taken as sqrt(2 sum t^2 s^2). This is the largest possible one for
+    Hutchinson's diagonal, whose entries are correlated by H_ij^2 / probes.
     """
-    size, length = size or 1.0, float(true.norm())
-    off, expected = float(error.norm()) / size, float(standard_error.norm()) / size
-    along, spread = float(error @ true), math.sqrt(2) * float((standard_error * true).norm())
+    size = size or 1.0
+    length = float(true.norm())
+    off = float(error.norm()) / size
+    expected = float(standard_error.norm()) / size
+    along = float(error @ true)
+    spread = math.sqrt(2) * float((standard_error * true).norm())
     allowed = max(tolerance, STANDARD_ERRORS * expected)
     fault = None
     if bool((standard_error < 0).any()):

@@ -1,9 +1,11 @@
-"""How a method does each parameter, where it says so: for the record, in one line.
+"""How a method treats each parameter, in one line of the record, where the method explains it.
 
-A method's module may offer `explain`, which asks for what it wants by name, as the method's quantities do, and for
-`quantity`, without which it is another function of that name and not called; it returns a text for the name of each
-parameter, or raises ValueError for a quantity that it says nothing of. Where the module has a text USUAL, that is what
-`explain` says of those that are done as the method is meant to.
+A method's module may offer a function `explain`.
+
+- It asks for its arguments by name, as the method's quantities do. It must ask for `quantity`: without that it is
+  another function of the same name, and is not called.
+- It returns a text for the name of each parameter, or raises ValueError for a quantity that it does not explain.
+- A constant USUAL of the module is the text for parameters that are treated as the method is meant to.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ NAMED = 6  # parameters named for each reason
 def explained(module: ModuleType | None, options: Mapping[str, Any]) -> str | None:
     """`not by matrix products: 1.weight, 1.bias (samples depend on each other)`; None where there is nothing to say.
 
-    `options` is what may be asked for, by name. An `explain` that raises is no fault of the result: the text says so.
+    `options` are the arguments that may be asked for, by name. An `explain` that raises is no fault of the result: the
+    text reports it.
     """
     explain = getattr(module, "explain", None)
     if not inspect.isfunction(explain) or "quantity" not in inspect.signature(explain).parameters:
@@ -37,8 +40,10 @@ def explained(module: ModuleType | None, options: Mapping[str, Any]) -> str | No
     for name, reason in reasons.items():
         if reason != usual:
             names[reason].append(name)
-    groups = [f"{_listed(group, len(reasons))} ({reason})" for reason, group in names.items()]
-    return (f"not by {usual}: " if usual else "") + "; ".join(groups) if groups else None
+    if not names:
+        return None
+    start = f"not by {usual}: " if usual else ""
+    return start + "; ".join(f"{_listed(group, len(reasons))} ({reason})" for reason, group in names.items())
 
 
 def _listed(names: list[str], every: int) -> str:

@@ -1,9 +1,9 @@
 """In which precision a loss is computed: the coarsest floating dtype that its value is made of.
 
-A value may be cast to a coarse dtype and never reach the loss, as one that is logged. So a coarse call is known by its
-node of autograd's graph, and counts if that is reached from the loss. What is outside the graph (a stop-gradient, the
-inside of a `torch.autograd.Function`) is followed from call to call. Not followed: numbers that are taken out of torch
-(`.item()`), and detached tensors that are written into a view.
+A value may be cast to a coarse dtype and never reach the loss, as a value that is logged. So a coarse call is
+remembered by its node of autograd's graph, and counts if the loss leads to that node. Tensors outside the graph (a
+stop-gradient, the inside of a `torch.autograd.Function`) are followed from call to call. Not followed are numbers that
+are taken out of torch (`.item()`), and detached tensors that are written into a view.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class Precision:
-    """Is shown every call of torch while a loss is computed; knows then the precision of a tensor."""
+    """Is shown every call of torch while a loss is computed; gives the precision of a tensor afterwards."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype  # of the parameters; only coarser ones are noticed
         self._nodes: dict[Node, torch.dtype] = {}  # calls within the graph that compute in a coarse dtype
-        self._outside = WeakIdKeyDictionary()  # tensors without a node -> the coarsest dtype they are made of
-        self._hidden: torch.dtype | None = None  # within a transform of torch.func, whose graph cannot be walked
+        self._outside = WeakIdKeyDictionary()  # tensors without a node -> the coarsest dtype of their sources
+        # The coarsest dtype within a transform of torch.func, whose graph cannot be walked.
+        self._hidden: torch.dtype | None = None
 
     def look(self, func: Callable[..., Any], given: Sequence[Tensor], depends: bool, result: Any) -> None:
         """Notice a call; `depends` says whether a given tensor's values depend on the parameters."""

@@ -1,4 +1,4 @@
-"""Products of the true matrix with many vectors: one at a time, or many at once with a check that they are the same."""
+"""Products of the true matrix with vectors: one at a time, or many at once with a check that they are the same."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from harness.problems import Problem, ProblemError
-from harness.truth.differences import scale
-from harness.truth.leaving import held, watch
+from harness.truth.detached_values import held, observe
+from harness.truth.differences import rms_or_one
 
 CHUNK = 64  # vectors at once
-AT_ONCE_UP_TO = 10**5  # parameters; above, memory for many vectors is not there
+AT_ONCE_UP_TO = 10**5  # parameters; beyond, many vectors take too much memory
 SAME = 1e-9  # relative distance of a batched product from a single one that rounding explains
 
 Apply = Callable[[Tensor], Tensor]  # v -> R v, (P,) -> (P,)
@@ -27,7 +27,8 @@ class Products:
 
     `apply(vectors, batched)` gives R v for one vector (P,), or, batched, for each row of (k, P) by torch's vmap. vmap
     is silently wrong for some operators, so each batch is compared with a single product in one random combination of
-    its vectors, which sees an error in any of them. From the first that differs or raises, vectors are done one by one.
+    its vectors, which sees an error in any of them. After the first batch that differs or raises, vectors are
+    multiplied one by one.
     """
 
     def __init__(self, apply: Callable[[Tensor, bool], Tensor], params: int, batched: bool = True) -> None:
@@ -64,7 +65,7 @@ class Products:
         weights = torch.randn(vectors.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of operators that vmap does in a loop
+                warnings.simplefilter("ignore")  # about operators that vmap runs in a loop
                 found = self._apply(vectors.T, True).T
         except (RuntimeError, NotImplementedError):
             return None
@@ -74,7 +75,7 @@ class Products:
 
 
 def of_matrix(matrix: Tensor) -> Products:
-    """Products with a symmetric matrix (P, P) that is there."""
+    """Products with a symmetric matrix (P, P)."""
     return Products(lambda vectors, batched: vectors @ matrix, len(matrix))
 
 
@@ -84,7 +85,7 @@ def of_vectors(apply: Apply, params: int) -> Products:
 
 
 def of_hessian(problem: Problem) -> tuple[Products, Callable[[float], Apply]]:
-    """Products with the Hessian through one gradient's graph, and by central differences of a given step."""
+    """Products with the Hessian through one gradient's graph; the same by central differences of a given step."""
     theta = problem.theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(problem.loss(theta), theta, create_graph=True)
 
@@ -94,7 +95,7 @@ def of_hessian(problem: Problem) -> tuple[Products, Callable[[float], Apply]]:
     slope = _gradient(problem.loss)
 
     def differences(step: float) -> Apply:
-        return lambda vector: _difference(slope, problem.theta, vector, step * scale(problem.theta))
+        return lambda vector: _difference(slope, problem.theta, vector, step * rms_or_one(problem.theta))
 
     return Products(apply, len(theta)), differences
 
@@ -102,15 +103,17 @@ def of_hessian(problem: Problem) -> tuple[Products, Callable[[float], Apply]]:
 def of_ggn(problem: Problem, kinds: Collection[str] = ()) -> tuple[Products, Callable[[float], Apply]]:
     """Products with J^T L J: J by reverse mode twice (the double-backward trick), L through the criterion's gradient.
 
-    By central differences: those of the outputs for J, and of the criterion's gradient for L. Several outputs, in a
-    tuple, dict or dataclass, count as one vector. `kinds` of what leaves the graph (`harness.truth.leaving`) are held
-    constant.
+    The products by central differences take those of the outputs for J, and of the criterion's gradient for L. Several
+    outputs, in a tuple, dict or dataclass, count as one vector. Detached values of these `kinds`
+    (`harness.truth.detached_values`) are held constant.
     """
     outputs_of, join = _one_vector(problem)
-    outputs_of = held(outputs_of, watch(outputs_of, problem.theta), kinds) if kinds else outputs_of
+    if kinds:
+        outputs_of = held(outputs_of, observe(outputs_of, problem.theta), kinds)
     theta = problem.theta.detach().requires_grad_()
     outputs = outputs_of(theta)
-    join = held(join, watch(join, outputs.detach()), kinds) if kinds else join
+    if kinds:
+        join = held(join, observe(join, outputs.detach()), kinds)
     dummy = torch.zeros_like(outputs, requires_grad=True)
     (pulled,) = torch.autograd.grad(outputs, theta, dummy, create_graph=True)
     predicted = outputs.detach().requires_grad_()
@@ -124,9 +127,10 @@ def of_ggn(problem: Problem, kinds: Collection[str] = ()) -> tuple[Products, Cal
 
     def differences(step: float) -> Apply:
         def by_steps(vector: Tensor) -> Tensor:
-            pushed = _difference(_detached(outputs_of), problem.theta, vector, step * scale(problem.theta))
-            size = scale(pushed)
-            return size * pull(_difference(_gradient(join), predicted.detach(), pushed / size, step * scale(predicted)))
+            pushed = _difference(_detached(outputs_of), problem.theta, vector, step * rms_or_one(problem.theta))
+            size = rms_or_one(pushed)
+            at, step_there = predicted.detach(), step * rms_or_one(predicted)
+            return size * pull(_difference(_gradient(join), at, pushed / size, step_there))
 
         return by_steps
 
@@ -161,14 +165,15 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     """The tensors of real numbers in nested outputs."""
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
-            yield from [leaf] if leaf.is_floating_point() else []
+            if leaf.is_floating_point():
+                yield leaf
         elif dataclasses.is_dataclass(leaf):
             for entry in dataclasses.fields(leaf):
                 yield from _tensors(getattr(leaf, entry.name))
 
 
 def _with_tensors(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """Nested outputs with these in place of their tensors of real numbers."""
+    """Nested outputs with these `tensors` in place of their tensors of real numbers."""
 
     def put(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):

@@ -1,7 +1,8 @@
 """The truth that results are compared with, in float64 on the CPU.
 
-The closed form, or products through autograd that central differences have confirmed; never torch.func.hessian, which
-is wrong under LayerNorm. Whether autograd differentiates the loss at all is `harness.truth.slope`'s question.
+It is the closed form, or products through autograd that central differences have confirmed. It is never
+torch.func.hessian, which is wrong under LayerNorm. `harness.truth.gradient_check` asks whether autograd differentiates
+the loss at all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,18 +19,18 @@ from torch import Tensor
 from harness.job import Measure
 from harness.problems import Problem, ProblemError
 from harness.truth import differences
-from harness.truth.known import known_values
-from harness.truth.leaving import watch
+from harness.truth.detached_values import observe
+from harness.truth.error_scale import ErrorScale, error_scale
+from harness.truth.gradient_check import CheckedProblem, Departure, check_gradient
 from harness.truth.products import Apply, Products, of_ggn, of_hessian, of_matrix, of_vectors
-from harness.truth.slope import Departure, Settled, settle
-from harness.truth.zero import Scale, scale_of
+from harness.truth.true_values import true_values
 
-DOUBTFUL = 1e-6  # a reference farther than this from central differences is doubted
+DOUBTFUL = 1e-6  # distance from central differences beyond which a reference is doubted
 UNITS = 1e4  # the same in units of the precision within the loss, where this is coarser than float64
-LOOSEST = 1e-2  # of central differences that are the reference themselves
+LOOSEST = 1e-2  # error of central differences up to which they are the reference themselves
 STEPS = (1e-3, 1e-4, 1e-5)  # of central differences, times the root mean square of what is stepped from
 CHECKED = 4  # directions in which the reference is checked
-LARGE = 10**6  # parameters from which on it is checked in one
+LARGE = 10**6  # parameters beyond which it is checked in one direction
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Reference:
     diagonal: Tensor | None = None  # (c,) for quantity=diagonal: the entries of `columns`
     row_sizes: Tensor | None = None  # (c,) for quantity=diagonal: the largest entries of these rows of R
     blocks: tuple[tuple[Tensor, Tensor], ...] | None = None  # for block_diagonal: directions, products (size, k)
-    scale: Scale = field(default_factory=Scale)  # what errors are relative to where the truth is zero
+    scale: ErrorScale = field(default_factory=ErrorScale)  # what errors are relative to where the truth is zero
     inner_dtype: torch.dtype | None = None  # the coarsest precision within the loss in float64, if below
     inner_of_float32: torch.dtype | None = None  # the same of the loss in float32, which autocast treats differently
     departure: Departure | None = None  # of the gradient from the slope of the loss
@@ -78,18 +80,22 @@ def reference(
 ) -> Reference:
     """The reference for a problem on the CPU in float64: the GGN for quantity=ggn, else the Hessian.
 
-    `vectors` (P, k) for an hvp, else None. Up to `measure.full_up_to` parameters every column is computed. Above:
-    - for a matrix `measure.rows` random columns, but two of every parameter tensor at least, and the products with
+    `vectors` is (P, k) for an hvp, else None. Up to `measure.full_up_to` parameters every column is computed. Beyond:
+
+    - for a matrix `measure.rows` random columns, but at least two of every parameter tensor, and the products with
       `measure.probes` Gaussian directions, which see every entry;
     - for blocks the same columns, and such directions of each block;
-    - for a diagonal every entry, or as many, in random order, as can be had in ten seconds.
+    - for a diagonal every entry, or as many, in random order, as can be computed in ten seconds.
 
-    Where autograd's products disagree with central differences that do not depend on the step, autograd itself is wrong
-    (or the closed form), and central differences are taken. Where those do depend on the step, as at a kink, they say
-    nothing, and the reference stays, unconfirmed. With `measure.truth=differences` every column of a Hessian is from
-    central differences alone (`harness.truth.differences`).
+    Central differences confirm autograd's products, or the closed form. Where they disagree and do not depend on the
+    step, autograd or the closed form is wrong, and central differences are the reference. Where they depend on the
+    step, as at a kink, they say nothing, and the reference stays unconfirmed. With `measure.truth=differences` every
+    column of a Hessian comes from central differences alone (`harness.truth.differences`).
 
-    `stop_gradient` is what the user states of the parts that left the graph: constant (True), or not (False).
+    `stop_gradient` is the user's statement on the parts of the loss that have left the graph: they are constant (True),
+    or not (False).
+
+    Raises ProblemError where `measure.truth=differences` would take too long.
     """
     params = problem.theta.numel()
     by_differences = measure.truth == "differences" and quantity != "ggn"
@@ -98,84 +104,115 @@ def reference(
             f"measure.truth=differences takes about ten gradients a parameter, and there are {params}; take a smaller "
             f"problem, measure.truth=autograd, or raise measure.full_up_to={measure.full_up_to}"
         )
-    settled = settle(problem, stop_gradient)
+    checked = check_gradient(problem, stop_gradient)
     generator = torch.Generator().manual_seed(seed)
-    kind, error, products = _truth(settled, by_differences, quantity, generator)
-    known = known_values(products, problem.sizes, vectors, measure, generator, quantity)
+    kind, error, products = _true_products(checked, by_differences, quantity, generator)
+    known = true_values(products, problem.sizes, vectors, measure, generator, quantity)
     truth = Reference(
         kind,
         error,
         **known,
-        inner_dtype=settled.seen.inner_dtype,
+        inner_dtype=checked.observed.inner_dtype,
         inner_of_float32=_inner_of_float32(problem),
-        departure=settled.departure,
-        trusted=settled.trusted,
+        departure=checked.departure,
+        trusted=checked.trusted,
     )
-    return _scaled(truth, settled, products, quantity)
+    return _scaled(truth, checked, products, quantity)
 
 
-def _truth(
-    settled: Settled, by_differences: bool, quantity: str, generator: torch.Generator
+def _true_products(
+    checked: CheckedProblem, by_differences: bool, quantity: str, generator: torch.Generator
 ) -> tuple[str, float, Products]:
     """The kind of the reference, its distance from central differences, and its products."""
-    problem, params = settled.problem, settled.problem.theta.numel()
-    gradient_is_wrong = settled.departure is not None and not settled.departure.right
+    problem, params = checked.problem, checked.problem.theta.numel()
+    gradient_is_wrong = checked.departure is not None and not checked.departure.right
     if gradient_is_wrong:
         by_differences = params <= differences.PAIRS_UP_TO
-    if by_differences and quantity != "ggn" and not settled.trusted:
+    if by_differences and quantity != "ggn" and not checked.trusted:
         values, error = differences.hessian(problem.loss, problem.theta)
         return "central_differences", error, of_matrix(values)
-    kind, (products, by_steps) = "double_backward", _by_autograd(settled, quantity)
+    kind = "double_backward"
+    products, by_steps = _by_autograd(checked, quantity)
     if problem.hessian is not None and quantity != "ggn":
         kind, products = "closed_form", of_matrix(problem.hessian().to(torch.float64))
-    error, spread, step = _checked(products.one, by_steps, params, generator)
-    if error > _doubtful(settled.seen.inner_dtype) > spread and not settled.trusted and not gradient_is_wrong:
-        return "central_differences", spread, of_vectors(by_steps(step), params)
-    return kind, error, products
+    found = _confirmation(products.one, by_steps, params, generator)
+    is_wrong = found.error > _doubtful(checked.observed.inner_dtype) > found.spread
+    if is_wrong and not checked.trusted and not gradient_is_wrong:
+        return "central_differences", found.spread, of_vectors(by_steps(found.step), params)
+    return kind, found.error, products
 
 
 def _doubtful(inner_dtype: torch.dtype | None) -> float:
-    """The distance from central differences from which on a reference is doubted."""
+    """The distance from central differences beyond which a reference is doubted."""
     return DOUBTFUL if inner_dtype is None else max(DOUBTFUL, UNITS * torch.finfo(inner_dtype).eps)
 
 
 def _inner_of_float32(problem: Problem) -> torch.dtype | None:
     single = problem.to("cpu", torch.float32)
-    return watch(single.loss, single.theta).inner_dtype
+    return observe(single.loss, single.theta).inner_dtype
 
 
-def _by_autograd(settled: Settled, quantity: str) -> tuple[Products, Callable[[float], Apply]]:
-    return of_ggn(settled.problem, settled.held) if quantity == "ggn" else of_hessian(settled.problem)
+def _by_autograd(checked: CheckedProblem, quantity: str) -> tuple[Products, Callable[[float], Apply]]:
+    return of_ggn(checked.problem, checked.held) if quantity == "ggn" else of_hessian(checked.problem)
 
 
-def _scaled(truth: Reference, settled: Settled, products: Products, quantity: str) -> Reference:
-    """The reference with its scale; with zeros in place of values that are zero up to rounding."""
+def _scaled(truth: Reference, checked: CheckedProblem, products: Products, quantity: str) -> Reference:
+    """The reference with its scale, and with zeros in place of values that are zero up to rounding."""
     params = products.params
     if params > LARGE:
         return truth
-    drawn = [some for some, _ in truth.blocks or ()] if truth.directions is None else [truth.directions]
-    weight = math.sqrt(sum(float(some.square().sum()) for some in drawn) / params) if drawn else 1.0
+    weight = _weight(truth, params)
     probes = torch.randn(params, CHECKED, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     error = truth.error * (float(products(probes).norm()) / math.sqrt(CHECKED) or 1.0)  # of the whole matrix, absolute
+
+    def products_of(at: Problem) -> Products:
+        return _by_autograd(replace(checked, problem=at), quantity)[0]
+
+    size = float(truth.compared.norm()) / weight
     differenced = truth.kind == "central_differences"
-    products_of = None if differenced else lambda at: _by_autograd(replace(settled, problem=at), quantity)[0]
-    scale = scale_of(settled.problem, float(truth.compared.norm()) / (weight or 1.0), products_of, error)
-    scale = scale.times(weight or 1.0)
+    scale = error_scale(checked.problem, size, None if differenced else products_of, error).times(weight)
     if not scale.zero:
         return replace(truth, scale=scale)
-    zeros = {
-        name: None if (known := getattr(truth, name)) is None else torch.zeros_like(known)
-        for name in ("values", "products", "diagonal")
-    }
-    blocks = None if truth.blocks is None else tuple((some, torch.zeros_like(known)) for some, known in truth.blocks)
     error = min(truth.error, error / (scale.sizes[torch.float64] or 1.0))
-    return replace(truth, **zeros, blocks=blocks, scale=scale, error=error)
+    return replace(_zeros(truth), scale=scale, error=error)
 
 
-def _checked(
+def _weight(truth: Reference, params: int) -> float:
+    """The norm of the products over that of the matrix, which the directions decide; 1 where there are none."""
+    drawn = [directions for directions, _ in truth.blocks or ()]
+    if truth.directions is not None:
+        drawn = [truth.directions]
+    if not drawn:
+        return 1.0
+    return math.sqrt(sum(float(directions.square().sum()) for directions in drawn) / params) or 1.0
+
+
+def _zeros(truth: Reference) -> Reference:
+    """The reference with zeros in place of its true values."""
+    blocks = truth.blocks
+    if blocks is not None:
+        blocks = tuple((directions, torch.zeros_like(products)) for directions, products in blocks)
+    return replace(
+        truth,
+        values=torch.zeros_like(truth.values),
+        products=None if truth.products is None else torch.zeros_like(truth.products),
+        diagonal=None if truth.diagonal is None else torch.zeros_like(truth.diagonal),
+        blocks=blocks,
+    )
+
+
+class _Confirmation(NamedTuple):
+    """How central differences compare with some products, and among themselves."""
+
+    error: float  # relative distance of the products from the nearest central differences
+    spread: float  # least relative distance between central differences of two steps
+    step: float  # the finer of these two steps
+
+
+def _confirmation(
     apply: Apply, by_steps: Callable[[float], Apply], params: int, generator: torch.Generator
-) -> tuple[float, float, float]:
-    """Distance of `apply` from the nearest central differences; the least spread between two steps; its finer step."""
+) -> _Confirmation:
+    """Compare `apply` with central differences in random directions."""
     errors, spreads, size = [0.0] * len(STEPS), [0.0] * (len(STEPS) - 1), 0.0
     count = CHECKED if params <= LARGE else 1
     for _ in range(count):
@@ -186,11 +223,11 @@ def _checked(
         for index, estimate in enumerate(estimates):
             errors[index] += float((estimate - exact).square().sum())
         for index, (coarse, fine) in enumerate(itertools.pairwise(estimates)):
-            # Judged against the differences themselves: `exact` may be what is wrong.
+            # The spread is relative to the differences themselves, since `exact` may be what is wrong.
             spreads[index] += float((fine - coarse).square().sum() / (coarse.square().sum() or 1.0))
     error = min(map(_nan_last, errors))
     spread, step = min((_nan_last(spread), step) for spread, step in zip(spreads, STEPS[1:], strict=True))
-    return math.sqrt(error / (size or 1.0)), math.sqrt(spread / count), step
+    return _Confirmation(math.sqrt(error / (size or 1.0)), math.sqrt(spread / count), step)
 
 
 def _nan_last(value: float) -> float:

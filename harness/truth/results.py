@@ -11,7 +11,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[impo
 
 
 class Estimate(NamedTuple):
-    """A random estimate with its standard error, of the same shape, from so many independent probes."""
+    """A random estimate, its standard error (of the same shape), and the number of its independent probes."""
 
     value: Tensor
     standard_error: Tensor
@@ -21,8 +21,8 @@ class Estimate(NamedTuple):
 def plain(result: Any) -> Any:
     """A result without Tensor subclasses, which may answer for themselves: tensors, a tuple of them or an Estimate.
 
-    A subclass's own data are taken; one that computes by `__torch_dispatch__` has none that can be trusted, and stays
-    as it is, for `contract` to refuse.
+    A subclass's own data are taken. A subclass that computes by `__torch_dispatch__` has no data that can be trusted:
+    it stays as it is, and `result_fault` refuses it.
     """
     if is_estimate(result):
         return Estimate(plain(result.value), plain(result.standard_error), result.probes)
@@ -34,42 +34,70 @@ def plain(result: Any) -> Any:
         return Tensor.as_subclass(result, Tensor)
 
 
-def contract(
+def result_tensors(result: Any) -> list[Tensor]:
+    """The tensors of a plain result: the blocks of a block-diagonal, the value of an estimate, or the result itself."""
+    if is_estimate(result):
+        return [result.value]
+    return list(result) if isinstance(result, tuple | list) else [result]
+
+
+def result_fault(
     result: Any, quantity: str, theta: Tensor, vectors: Tensor | None, sizes: Sequence[int] = ()
 ) -> str | None:
-    """What is wrong with the kind of thing a method returned; None if it is as asked.
+    """What is wrong with the kind of thing a method returned; None where it is as asked.
 
-    A tensor; for a block-diagonal a tuple of them, one for each of `sizes`; a random estimate comes with its
-    `standard_error` of the same shape and its number of `probes` (`methods.hutchinson.Estimate`). That a result
-    requires grad is no fault of its values, which are judged.
+    - A matrix, a diagonal and products are tensors.
+    - A block-diagonal is a tuple of tensors, one for each of `sizes`.
+    - A random estimate has a `standard_error` of the same shape and its number of `probes`
+      (`methods.hutchinson.Estimate`).
+
+    That a result requires grad is no fault of its values, which are judged.
     """
-    params = theta.numel()
-    products = () if vectors is None else tuple(vectors.shape)
-    square = (params, params)
-    blocks = [(size, size) for size in sizes]
-    shapes = {
-        "hessian": [square],
-        "ggn": [square],
-        "diagonal": [(params,)],
-        "hvp": [products],
-        "block_diagonal": blocks,
-    }[quantity]
     stripped: Any = plain(result)
-    if quantity == "block_diagonal" and isinstance(stripped, Estimate):
-        return f"returned an estimate; block_diagonal is a tuple of {len(sizes)} tensors, and not estimated"
-    if quantity == "block_diagonal" and not (isinstance(stripped, tuple | list) and len(stripped) == len(sizes)):
-        found = f"{len(stripped)} of them" if isinstance(stripped, tuple | list) else type(stripped).__name__
-        return f"returned {found}; block_diagonal is a tuple of {len(sizes)} tensors, one for each parameter tensor"
-    tensors: Any = stripped if quantity == "block_diagonal" else [stripped]
-    if isinstance(stripped, Estimate):
+    shapes = _shapes(quantity, theta, vectors, sizes)
+    if quantity == "block_diagonal":
+        fault = _blocks_fault(stripped, sizes)
+        tensors: Any = stripped
+    elif isinstance(stripped, Estimate):
+        fault = _probes_fault(stripped)
         tensors, shapes = [stripped.value, stripped.standard_error], shapes * 2
-        if type(stripped.probes) is not int or stripped.probes < 1:
-            return f"returned an estimate from {stripped.probes!r} probes; it must be a whole number of at least 1"
+    else:
+        fault, tensors = None, [stripped]
+    if fault is not None:
+        return fault
     for found, shape in zip(tensors, shapes, strict=True):
         fault = _tensor_fault(found, shape, quantity, theta)
         if fault is not None:
             return fault
     return None
+
+
+def _shapes(quantity: str, theta: Tensor, vectors: Tensor | None, sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """The shapes of the tensors of a quantity."""
+    params = theta.numel()
+    if quantity == "diagonal":
+        return [(params,)]
+    if quantity == "hvp":
+        return [() if vectors is None else tuple(vectors.shape)]
+    if quantity == "block_diagonal":
+        return [(size, size) for size in sizes]
+    return [(params, params)]
+
+
+def _blocks_fault(result: Any, sizes: Sequence[int]) -> str | None:
+    if isinstance(result, Estimate):
+        return f"returned an estimate; block_diagonal is a tuple of {len(sizes)} tensors, and not estimated"
+    several = isinstance(result, tuple | list)
+    if several and len(result) == len(sizes):
+        return None
+    found = f"{len(result)} of them" if several else type(result).__name__
+    return f"returned {found}; block_diagonal is a tuple of {len(sizes)} tensors, one for each parameter tensor"
+
+
+def _probes_fault(estimate: Estimate) -> str | None:
+    if type(estimate.probes) is int and estimate.probes >= 1:
+        return None
+    return f"returned an estimate from {estimate.probes!r} probes; it must be a whole number of at least 1"
 
 
 def _tensor_fault(result: Any, shape: tuple[int, ...], quantity: str, theta: Tensor) -> str | None:
@@ -80,8 +108,8 @@ def _tensor_fault(result: Any, shape: tuple[int, ...], quantity: str, theta: Ten
         return f"returned a {name}, whose numbers its own __torch_dispatch__ makes up: return a plain torch.Tensor"
     if is_functorch_wrapped_tensor(result):
         return "returned a tensor from within a torch.func transform that has ended: return what the transform returns"
-    if result.is_nested or result.layout != torch.strided or result.is_quantized:
-        kind = "nested" if result.is_nested else "quantised" if result.is_quantized else str(result.layout)
+    kind = _unusual_kind(result)
+    if kind is not None:
         return f"returned a tensor that is {kind}; return a dense one (.to_dense(), .dequantize())"
     if tuple(result.shape) != shape:
         return f"returned shape {tuple(result.shape)}; {quantity} of {theta.numel()} parameters has shape {shape}"
@@ -90,11 +118,20 @@ def _tensor_fault(result: Any, shape: tuple[int, ...], quantity: str, theta: Ten
     return None
 
 
+def _unusual_kind(tensor: Tensor) -> str | None:
+    """How the entries of a tensor are stored, where it is not dense."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.is_quantized:
+        return "quantised"
+    return str(tensor.layout) if tensor.layout != torch.strided else None
+
+
 def is_estimate(result: Any) -> bool:
-    """Whether a result is a random estimate that tells its standard error."""
+    """Whether a result is a random estimate with its standard error."""
     try:
         return all(hasattr(result, name) for name in ("value", "standard_error", "probes"))
-    except Exception:  # an object whose attributes fail otherwise than Python asks
+    except Exception:  # the attributes of an object may fail with any exception
         return False
 
 

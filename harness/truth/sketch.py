@@ -1,24 +1,24 @@
-"""What is kept of a result and a loss, small enough for a record: numbers, and the operators of its derivatives."""
+"""A few numbers of a result, small enough for a record, by which results are compared."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 SKETCHES = 32
-ENTRIES = 2**22  # of a result, done at once
+ENTRIES = 2**22  # of a result that are processed at once
 
 
 def sketch(tensors: Sequence[Tensor]) -> list[float]:
     """32 random linear functions of a result, the same for all results of its shape.
 
-    For two results A and B the sum of the squared differences between them estimates |A - B|_F^2 without bias, with a
-    relative standard error of about sqrt(2 / 32). Every row and every column has a random sign and one of 32 places
-    (count sketch: Charikar, Chen and Farach-Colton 2002); an entry is added, with both signs, at the sum of its places
-    modulo 32 (tensor sketch: Pham and Pagh 2013). Of several tensors the sketches are added.
+    For two results A and B the sum of the squared differences between their sketches estimates |A - B|_F^2 without
+    bias, with a relative standard error of about sqrt(2 / 32). Every row and every column has a random sign and one of
+    32 places (count sketch: Charikar, Chen and Farach-Colton 2002). An entry is added, with both signs, at the sum of
+    its places modulo 32 (tensor sketch: Pham and Pagh 2013). The sketches of several tensors are added.
     """
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(SKETCHES, dtype=torch.float64)
@@ -40,9 +40,9 @@ def sketch(tensors: Sequence[Tensor]) -> list[float]:
 def bilinear(tensors: Sequence[Tensor], count: int = SKETCHES) -> list[float]:
     """`count` numbers s^T R t of a result R with random signs s and t, the same for all results of its shape.
 
-    For two results the sum of the squared differences estimates |A - B|_F^2 without bias, as that of `sketch` does, but
-    at the cost of reading the result once: a product with `count` vectors, in its own precision (float32 for half).
-    Of a vector s . d, of several tensors the sum.
+    For two results the sum of the squared differences estimates |A - B|_F^2 without bias, as that of `sketch` does. It
+    costs one reading of the result: a product with `count` vectors, in the result's precision (float32 for half). For
+    a vector d the numbers are s . d; those of several tensors are added.
     """
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(count, dtype=torch.float64)
@@ -59,31 +59,9 @@ def bilinear(tensors: Sequence[Tensor], count: int = SKETCHES) -> list[float]:
 
 
 def signs(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Random signs, drawn on the CPU."""
+    """Random signs (+1 or -1) of this shape, drawn on the CPU."""
     return (2 * torch.randint(2, shape, generator=generator, dtype=torch.int8) - 1).to(device, dtype)
 
 
 def _place_and_sign(drawn: Tensor) -> tuple[Tensor, Tensor]:
     return (drawn % SKETCHES).long(), (drawn // SKETCHES).double() * 2 - 1
-
-
-def operators(loss: Callable[[Tensor], Tensor], theta: Tensor) -> list[str]:
-    """Names of the operators in the loss's graph of derivatives, sorted, each with which of its inputs depend on theta.
-
-    `NativeLayerNorm 111` is one with weight and bias, `NativeLayerNorm 1` one without; `NativeBatchNorm 111 train` uses
-    the batch's own statistics.
-    """
-    theta = theta.detach().requires_grad_()
-    waiting, seen, names = [loss(theta).grad_fn], set(), set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting += [before for before, _ in node.next_functions]
-        if node.name() == "torch::autograd::AccumulateGrad":
-            continue
-        inputs = "".join("0" if before is None else "1" for before, _ in node.next_functions)
-        training = any(getattr(node, name, False) is True for name in ("_saved_training", "_saved_train"))
-        names.add(f"{node.name().rstrip('0123456789').removesuffix('Backward')} {inputs}{' train' * training}")
-    return sorted(names)

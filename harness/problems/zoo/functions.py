@@ -23,10 +23,9 @@ def function(
 
     def objective(x: Tensor) -> Tensor:
         y = called((x + x.mT) / 2 if symmetric else x, **given)
-        parts = [
-            torch.view_as_real(part) if part.is_complex() else part for part in (y if isinstance(y, tuple) else (y,))
-        ]
-        entries = torch.cat([part.flatten() for part in parts])
+        outputs = y if isinstance(y, tuple) else (y,)
+        real = [torch.view_as_real(output) if output.is_complex() else output for output in outputs]
+        entries = torch.cat([output.flatten() for output in real])
         weights = torch.arange(len(entries), dtype=x.dtype, device=x.device).cos()
         return weights @ entries + entries @ entries / 2
 
@@ -37,7 +36,7 @@ def _with_zero(x: Tensor) -> Tensor:
     return x.flatten().index_fill(0, torch.tensor([1]), 0.0).view_as(x)
 
 
-# What is made of a normal draw.
+# Points made from a normal draw.
 POINTS = {
     "normal": lambda x: x,
     "positive": lambda x: x.abs() + 0.5,

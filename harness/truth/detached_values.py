@@ -1,9 +1,14 @@
-"""What leaves autograd's graph while a loss is computed, and in which precision the loss is computed.
+"""Values that leave autograd's graph while a loss is computed.
 
-A loss is called once under a mode that sees every call of torch. A *stop* holds a part of the loss constant and says
-so (`.detach()`, `.data`, `torch.no_grad()`); a *cut* loses the graph on the way (`torch.tensor([...])` of tensors,
-`.item()`, `float()`, `.tolist()`, `.numpy()`, `torch.autograd.grad` without create_graph). Unseen are
-`torch.nn.Parameter(x)`, which torch does not show to a mode, and what a `torch.autograd.Function` does in its forward.
+A loss is called once under a mode that sees every call of torch.
+
+- A *stop* holds a part of the loss constant by intention: `.detach()`, `.data`, `torch.no_grad()`.
+- A *cut* loses the graph on the way: `torch.tensor([...])` of tensors, `.item()`, `float()`, `.tolist()`, `.numpy()`,
+  `torch.autograd.grad` without create_graph.
+
+Two things are not seen: `torch.nn.Parameter(x)`, which torch does not show to a mode, and the inside of the forward of
+a `torch.autograd.Function`. The same call also finds the precision in which the loss is computed
+(`harness.truth.precision`).
 """
 
 from __future__ import annotations
@@ -28,64 +33,58 @@ STOPS = (Tensor.detach, torch.detach, Tensor.detach_, torch.detach_, Tensor.data
 # Calls whose result depends on the shape of a tensor alone.
 SHAPES = ("_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
 LIKE = ("to", "type_as", "view_as", "expand_as", "reshape_as")  # only the first argument's values count
-INNER = (
-    "torch",
-    "contextlib",
-    "harness.truth",
-    "harness.truth.differences",
-    "harness.truth.reference",
-)  # modules of no user's line
+NOT_THE_USERS = ("torch", "contextlib", "harness.truth")  # modules whose lines a message does not name
 
 
 @dataclass
-class Departed:
-    """A value that depends on the parameters and left the graph."""
+class DetachedValue:
+    """A value that depends on the parameters and has left the graph."""
 
     kind: str  # STOP or CUT
     name: str  # the call and its line
-    value: Any  # a copy of what it returned
+    value: Any  # a copy of what the call returned
 
 
 @dataclass
-class Seen:
-    """What was seen in one call of a loss."""
+class Observed:
+    """What was observed in one call of a loss."""
 
-    departed: list[Departed] = field(default_factory=list)  # in the order of the calls
+    detached: list[DetachedValue] = field(default_factory=list)  # in the order of the calls
     inner_dtype: torch.dtype | None = None  # the coarsest that the result is made of, if below the parameters' own
     own_backward: tuple[str, ...] = ()  # names of the torch.autograd.Functions of the user
 
     def names(self, kinds: Collection[str]) -> tuple[str, ...]:
         """Calls of these kinds with their lines, each once."""
-        return tuple(dict.fromkeys(value.name for value in self.departed if value.kind in kinds))
+        return tuple(dict.fromkeys(value.name for value in self.detached if value.kind in kinds))
 
 
-def watch(function: Callable[[Tensor], Any], point: Tensor) -> Seen:
+def observe(function: Callable[[Tensor], Any], point: Tensor) -> Observed:
     """What `function` (P,) -> tensors does at a point; nothing where it fails under the mode, as compiled code may."""
     recorder = _Recorder(point.dtype)
     try:
         with recorder:
             result = function(point.detach().requires_grad_())
     except Exception:
-        return Seen()
-    recorder.seen.own_backward = tuple(sorted(set(_own_backward(result))))
-    recorder.seen.inner_dtype = recorder.precision.of(tree_leaves(result))
-    return recorder.seen
+        return Observed()
+    recorder.observed.own_backward = tuple(sorted(set(_own_backward(result))))
+    recorder.observed.inner_dtype = recorder.precision.of(tree_leaves(result))
+    return recorder.observed
 
 
-def held(function: Callable[[Tensor], Any], seen: Seen, kinds: Collection[str]) -> Callable[[Tensor], Any]:
-    """The same function with the values that left the graph held at those that were seen; the point must require grad.
+def held(function: Callable[[Tensor], Any], observed: Observed, kinds: Collection[str]) -> Callable[[Tensor], Any]:
+    """The same function with its detached values of these `kinds` held at those observed; its point must require grad.
 
     This is what autograd differentiates, as a function whose values can be differenced.
     """
 
     def with_constants(point: Tensor) -> Any:
-        with _Holder(seen.departed, kinds):
+        with _Holder(observed.detached, kinds):
             return function(point)
 
     return with_constants
 
 
-class _Mode(TorchFunctionMode):
+class _DetachingMode(TorchFunctionMode):
     """Finds the calls whose result depends on the parameters and is outside the graph."""
 
     def __init__(self) -> None:
@@ -107,12 +106,13 @@ class _Mode(TorchFunctionMode):
             return result
         self.look(func, given, attached, result)
         kind = self._kind(func, result) if attached else None
-        return result if kind is None else self.depart(kind, func, result, args)
+        return result if kind is None else self.detach(kind, func, result, args)
 
     def _kind(self, func: Callable[..., Any], result: Any) -> str | None:
+        """STOP or CUT for a call that leaves the graph; None for another."""
         if func in STOPS:
             return STOP
-        if not any(_constant(leaf) for leaf in tree_leaves(result)):
+        if not any(_is_constant(leaf) for leaf in tree_leaves(result)):
             return None
         if self.off or torch.is_inference_mode_enabled():
             return STOP
@@ -121,17 +121,20 @@ class _Mode(TorchFunctionMode):
     def look(self, func: Callable[..., Any], given: list[Tensor], attached: bool, result: Any) -> None:
         """Notice a call."""
 
-    def depart(self, kind: str, func: Callable[..., Any], result: Any, args: tuple[Any, ...]) -> Any:
+    def detach(self, kind: str, func: Callable[..., Any], result: Any, args: tuple[Any, ...]) -> Any:
         """What a call that leaves the graph is to return."""
         raise NotImplementedError
 
 
-class _Recorder(_Mode):
+class _Recorder(_DetachingMode):
+    """Records the values that leave the graph."""
+
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.seen = Seen()
+        self.observed = Observed()
         self.precision = Precision(dtype)
-        self._sources = WeakIdKeyDictionary()  # tensors made from what left the graph -> from which of it
+        # Tensors made from detached values -> the indices of these.
+        self._sources = WeakIdKeyDictionary()
 
     def look(self, func: Callable[..., Any], given: list[Tensor], attached: bool, result: Any) -> None:
         sources = {index for leaf in given for index in self._sources.get(leaf) or ()}
@@ -142,36 +145,39 @@ class _Recorder(_Mode):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 if not attached:
                     self._sources[leaf] = sources
-            elif _constant(leaf):  # detached, and then taken out of torch
+            elif _is_constant(leaf):  # detached, and then taken out of torch
                 for index in sources:
-                    self.seen.departed[index].kind = CUT
-                    self.seen.departed[index].name = f"{_name(func)} of a detached tensor ({_line()})"
+                    self.observed.detached[index].kind = CUT
+                    self.observed.detached[index].name = f"{_name(func)} of a detached tensor ({_line()})"
 
-    def depart(self, kind: str, func: Callable[..., Any], result: Any, args: tuple[Any, ...]) -> Any:
-        index = len(self.seen.departed)
+    def detach(self, kind: str, func: Callable[..., Any], result: Any, args: tuple[Any, ...]) -> Any:
+        index = len(self.observed.detached)
         name = "torch.no_grad" if kind == STOP and func not in STOPS else _name(func)
-        self.seen.departed.append(Departed(kind, f"{name} ({_line()})", _copied(result)))
+        self.observed.detached.append(DetachedValue(kind, f"{name} ({_line()})", _copied(result)))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._sources[leaf] = {index}
         return result
 
 
-class _Holder(_Mode):
-    def __init__(self, departed: list[Departed], kinds: Collection[str]) -> None:
-        super().__init__()
-        self._left, self._kinds = iter(departed), kinds
+class _Holder(_DetachingMode):
+    """Returns the recorded values for the calls that leave the graph."""
 
-    def depart(self, kind: str, func: Callable[..., Any], result: Any, args: tuple[Any, ...]) -> Any:
+    def __init__(self, detached: list[DetachedValue], kinds: Collection[str]) -> None:
+        super().__init__()
+        self._left, self._kinds = iter(detached), kinds
+
+    def detach(self, kind: str, func: Callable[..., Any], result: Any, args: tuple[Any, ...]) -> Any:
         before = next(self._left, None)
         if before is None or before.kind not in self._kinds:
             return result
-        if args and result is args[0] and getattr(func, "__name__", "").endswith("_"):  # in place
+        in_place = getattr(func, "__name__", "").endswith("_")
+        if in_place and args and result is args[0]:
             return result.copy_(before.value)
         return _copied(before.value)
 
 
-def _constant(value: Any) -> bool:
+def _is_constant(value: Any) -> bool:
     """Whether a value is of real numbers that no gradient leads back from."""
     if isinstance(value, Tensor):
         return (value.is_floating_point() or value.is_complex()) and not value.requires_grad
@@ -194,7 +200,7 @@ def _line() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None:
         module = frame.f_globals.get("__name__", "")
-        if not any(module == name or module.startswith(f"{name}.") for name in INNER):
+        if not any(module == name or module.startswith(f"{name}.") for name in NOT_THE_USERS):
             break
         frame = frame.f_back
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

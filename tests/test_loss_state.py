@@ -66,7 +66,7 @@ BUILDERS = (caching, caching_detached, counting, counting_long, cached_globally)
 @pytest.mark.parametrize("builder", BUILDERS)
 def test_a_loss_with_a_state_is_refused(builder) -> None:
     with pytest.raises(ProblemError, match=KEPT):
-        check(build(f"tests.test_state.{builder.__name__}", {}).to("cpu", torch.float64))
+        check(build(f"tests.test_loss_state.{builder.__name__}", {}).to("cpu", torch.float64))
 
 
 @pytest.mark.parametrize("builder", BUILDERS)

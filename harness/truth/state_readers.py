@@ -1,8 +1,6 @@
-"""The state of a process that a call could change and must not: one small reader for each part of it.
+"""Readers of the state of a process that a call could change and must not: one small function for each part of it.
 
-Read before and after, what differs is a trace, under the reader's name. Left out is what libraries set by themselves on
-first use, such as filters for their own warnings. Not seen: memory that is kept, files, child processes, and whatever
-is changed and put back within the call.
+Left out is what libraries set by themselves on first use, such as filters for their own warnings.
 """
 
 from __future__ import annotations
@@ -17,30 +15,38 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 from harness.measure import counters
 
 TIMERS = {"alarm": signal.ITIMER_REAL, "virtual timer": signal.ITIMER_VIRTUAL, "profiling timer": signal.ITIMER_PROF}
 WITH_THREADS = ("tqdm.", "torch.", "jax.", "jaxlib.")  # libraries that start threads of their own
-SWITCHES = (
-    *(f"cudnn.{name}" for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
-    *(f"mkldnn.{name}" for name in ("enabled", "deterministic")),
-    *(f"opt_einsum.{name}" for name in ("enabled", "strategy")),
-    *(
-        f"cuda.matmul.{name}"
-        for name in ("allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
-    ),
-    *("fp32_precision", "cuda.matmul.fp32_precision"),
-    *(f"cudnn.{kind}fp32_precision" for kind in ("", "conv.", "rnn.")),
-    *(f"mkldnn.{kind}fp32_precision" for kind in ("", "matmul.", "conv.", "rnn.")),
-)  # of torch.backends
-ENOUGH = 1000  # frames, for what the harness still has to do
+NEEDED_FRAMES = 1000  # recursion depth that the harness still needs
+SWITCHES = (  # of torch.backends
+    "cudnn.enabled",
+    "cudnn.benchmark",
+    "cudnn.deterministic",
+    "cudnn.allow_tf32",
+    "mkldnn.enabled",
+    "mkldnn.deterministic",
+    "opt_einsum.enabled",
+    "opt_einsum.strategy",
+    "cuda.matmul.allow_tf32",
+    "cuda.matmul.allow_fp16_reduced_precision_reduction",
+    "cuda.matmul.allow_bf16_reduced_precision_reduction",
+    "fp32_precision",
+    "cuda.matmul.fp32_precision",
+    "cudnn.fp32_precision",
+    "cudnn.conv.fp32_precision",
+    "cudnn.rnn.fp32_precision",
+    "mkldnn.fp32_precision",
+    "mkldnn.matmul.fp32_precision",
+    "mkldnn.conv.fp32_precision",
+    "mkldnn.rnn.fp32_precision",
+)
 
 
 def _umask() -> str:
@@ -55,7 +61,7 @@ def _flushes_denormal() -> bool:
 
 
 def _filters_for_all() -> list[tuple[str, str]]:
-    """The warnings filters that match every message of every module: a library's own are narrower."""
+    """The warnings filters that match every message of every module. A library's own filters are narrower."""
     return [
         (action, kind.__name__)
         for action, text, kind, module, _ in warnings.filters
@@ -64,10 +70,11 @@ def _filters_for_all() -> list[tuple[str, str]]:
 
 
 def _threads() -> dict[str, bool]:
-    """Python's threads but for those that a library keeps for itself, known by the module of what they run.
+    """Python's threads, without those that a library keeps for itself.
 
-    The pool in which torch.compile compiles is known by there being compiled code only. A thread that Python did not
-    start, such as autograd's for a GPU, is there for Python once a hook has run in it.
+    - A library's threads are known by the module of the function that they run.
+    - The pool in which torch.compile compiles is left out where there is compiled code.
+    - A thread that Python did not start, such as autograd's for a GPU, is a dummy thread once a hook has run in it.
     """
     threads = [thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)]
     if counters.compilation():
@@ -82,13 +89,16 @@ def _handlers() -> dict[str, Any]:
 
 
 def _environment() -> dict[str, Any]:
-    """The environment, but for what torch.compile sets; values in a tuple, since a message must not show them."""
+    """The environment variables, without those that torch.compile sets.
+
+    Values are in tuples, since a message must not show them.
+    """
     own = {name: value for name, value in os.environ.items() if "TORCHINDUCTOR" not in name and "TRITON" not in name}
     return {f"the environment variable {name}": (value,) for name, value in own.items()}
 
 
 def _streams() -> dict[str, Any]:
-    """Python's streams, and what the first three descriptors lead to."""
+    """Python's standard streams, and the files behind the first three descriptors."""
     seen: dict[str, Any] = {}
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
@@ -117,12 +127,12 @@ def _autocast() -> dict[str, Any]:
 
 
 def _backends() -> dict[str, Any]:
-    """Torch's switches for its libraries, each read alone: where old and new ones are mixed, some raise."""
+    """Torch's switches for its libraries. Each is read alone, since some raise where old and new ones are mixed."""
     kernels = ("flash", "mem_efficient", "math", "cudnn")
     seen = {f"{kernel} attention": getattr(torch.backends.cuda, f"{kernel}_sdp_enabled")() for kernel in kernels}
     readers = {name: operator.attrgetter(name) for name in SWITCHES}
     return seen | {
-        f"torch.backends.{name}": _tried(lambda reader=reader: reader(torch.backends))
+        f"torch.backends.{name}": value_or_error(lambda reader=reader: reader(torch.backends))
         for name, reader in readers.items()
     }
 
@@ -136,7 +146,7 @@ def _global_hooks() -> dict[str, Any]:
     }
 
 
-def _numpy() -> dict[str, Any]:
+def _numpy_state() -> dict[str, Any]:
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return {}
@@ -145,14 +155,14 @@ def _numpy() -> dict[str, Any]:
 
 
 def _gpus() -> dict[str, Any]:
-    """Random states, where CUDA is in use: asking must not start it."""
+    """The random states of the GPUs. Reading them must not start CUDA where it is not in use."""
     count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
     return {f"the random number generator of cuda:{index}": torch.cuda.get_rng_state(index) for index in range(count)}
 
 
-# What hinders reading, and so is read first.
-PERILS: dict[str, Callable[[], Any]] = {
-    "the recursion limit": lambda: min(sys.getrecursionlimit(), ENOUGH),  # torch.compile raises it
+# These parts can hinder reading, and so are read first.
+HINDRANCES: dict[str, Callable[[], Any]] = {
+    "the recursion limit": lambda: min(sys.getrecursionlimit(), NEEDED_FRAMES),  # torch.compile raises it
     "the umask": _umask,
     **{f"a pending {name}": lambda timer=timer: signal.getitimer(timer)[0] > 0 for name, timer in TIMERS.items()},
     "the number of torch function modes": torch._C._len_torch_function_stack,
@@ -160,7 +170,7 @@ PERILS: dict[str, Callable[[], Any]] = {
     "the default device": torch.get_default_device,  # a mode too
 }
 
-SINGLE: dict[str, Callable[[], Any]] = {
+SINGLE_PARTS: dict[str, Callable[[], Any]] = {
     # Torch
     "the global random number generator": torch.get_rng_state,
     "the default dtype": torch.get_default_dtype,
@@ -198,7 +208,7 @@ SINGLE: dict[str, Callable[[], Any]] = {
     "the processors it may use": lambda: sorted(os.sched_getaffinity(0)),
 }
 
-SEVERAL: tuple[Callable[[], Mapping[str, Any]], ...] = (
+SEVERAL_PARTS: tuple[Callable[[], Mapping[str, Any]], ...] = (
     _autocast,
     _backends,
     _gpus,
@@ -208,53 +218,18 @@ SEVERAL: tuple[Callable[[], Mapping[str, Any]], ...] = (
     _resource_limits,
 )
 
-# What importing a library may set for itself, so that it is read again once the method's module is there.
+# Importing a library may set these parts, so they are read again once the method's module is imported.
 SET_ON_IMPORT: tuple[Callable[[], Mapping[str, Any]], ...] = (
     lambda: {"warnings.filters": _filters_for_all()},
     _environment,
     lambda: {"sys.path": [entry for entry in sys.path if "-packages" not in entry]},  # setuptools adds one there
     _threads,
-    _numpy,
+    _numpy_state,
 )
 
 
-def read(importing: bool = True) -> dict[str, Any]:
-    """Every part of the state by its name; with `importing=False` only what an import may have set.
-
-    A part that cannot be read, such as a working directory that is gone, has the reason for its value.
-    """
-    singles = PERILS | SINGLE if importing else {}
-    seen = {name: _tried(reader) for name, reader in singles.items()}
-    for reader in (*SEVERAL, *SET_ON_IMPORT) if importing else SET_ON_IMPORT:
-        found = _tried(reader)
-        seen |= found if isinstance(found, dict) else {getattr(reader, "__name__", "state").strip("_"): found}
-    return seen
-
-
-def read_after() -> dict[str, Any]:
-    """What `read` gives, taken after a call that may have made reading itself dangerous."""
-    perils = {name: _tried(reader) for name, reader in PERILS.items()}
-    settle()
-    with unhindered():
-        return read() | perils
-
-
-@contextmanager
-def unhindered() -> Iterator[None]:
-    """Torch without the modes that a method has left on, whose code would run instead."""
-    with torch._C.DisableTorchFunction(), _disable_current_modes():
-        yield
-
-
-def settle() -> None:
-    """Undo what could keep the harness from writing the record: a low recursion limit, a umask, a pending alarm."""
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), ENOUGH))
-    os.umask(0o022)
-    for timer in TIMERS.values():
-        signal.setitimer(timer, 0)
-
-
-def _tried(reader: Callable[[], Any]) -> Any:
+def value_or_error(reader: Callable[[], Any]) -> Any:
+    """What a reader returns; the type of its error, as text, where it raises."""
     try:
         return reader()
     except BaseException as error:  # whatever is wrong, it is a value that differs from the one before

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.problems import from_function, functions, networks
-from harness.truth import agreement
+from harness.truth import results
 from methods import hutchinson
 from methods.hutchinson import Estimate
 from tests.judging import FULL, PROBED, by_autograd, judge
@@ -86,7 +86,7 @@ def test_estimates_of_other_quantities(quantity, measure) -> None:
         (true, size * ones, "wrong"),
     ):
         estimate = Estimate(value, error, 9)
-        assert agreement.contract(estimate, quantity, NETWORK.theta, given) is None
+        assert results.result_fault(estimate, quantity, NETWORK.theta, given) is None
         assert judge(estimate, NETWORK, measure, quantity, given)["status"] == status
     blocks = Estimate(TRUE, TRUE, 3)
-    assert "not estimated" in str(agreement.contract(blocks, "block_diagonal", NETWORK.theta, None, (1, 1, 1)))
+    assert "not estimated" in str(results.result_fault(blocks, "block_diagonal", NETWORK.theta, None, (1, 1, 1)))

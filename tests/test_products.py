@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.problems import ProblemError, from_function, from_network, networks
-from harness.truth import agreement, known
+from harness.truth import agreement, true_values
 from harness.truth.products import Products, of_hessian
 from harness.truth.reference import reference
 from methods.vmap_ggn import ggn
@@ -161,7 +161,7 @@ def test_an_error_in_a_hundredth_of_a_long_diagonal_is_found(seed: int) -> None:
 
 
 def test_without_time_some_of_a_diagonal_is_compared_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "DIAGONAL_S", 0.0)
+    monkeypatch.setattr(true_values, "DIAGONAL_S", 0.0)
     problem, true = long(300)
     seen = agreement.compare(true, "diagonal", reference(problem, None, PROBED, 0, "diagonal"))
     assert seen["compared"] == pytest.approx(64 / 300)

@@ -16,7 +16,7 @@ from harness.truth.products import CHUNK, Products
 DIAGONAL_S = 10.0  # time in which the entries of a long diagonal are computed, in random order
 
 
-def known_values(
+def true_values(
     products: Products,
     sizes: Sequence[int],
     vectors: Tensor | None,
@@ -24,7 +24,7 @@ def known_values(
     generator: torch.Generator,
     quantity: str,
 ) -> dict[str, Any]:
-    """The fields of a `harness.truth.reference.Reference` that hold true values; what they are stands there."""
+    """The fields of a `harness.truth.reference.Reference` that hold true values; that class describes them."""
     nothing = torch.arange(0)
     if vectors is not None:
         values = products.columns(nothing)
@@ -34,9 +34,10 @@ def known_values(
     if quantity == "diagonal":
         return _diagonal(products, columns, generator)
     known: dict[str, Any] = {"columns": columns, "values": products.columns(columns)}
+    if quantity == "block_diagonal" and small:
+        return known | {"blocks": tuple(_whole_blocks(known["values"], sizes))}
     if quantity == "block_diagonal":
-        blocks = _whole(known["values"], sizes) if small else _probed(products, sizes, measure.probes, generator)
-        return known | {"blocks": tuple(blocks)}
+        return known | {"blocks": tuple(_probed_blocks(products, sizes, measure.probes, generator))}
     if small:
         return known
     directions = torch.randn(products.params, measure.probes, generator=generator, dtype=torch.float64)
@@ -44,7 +45,7 @@ def known_values(
 
 
 def _diagonal(products: Products, columns: Tensor, generator: torch.Generator) -> dict[str, Any]:
-    """These entries of the diagonal, and as many others, in random order, as time allows: mostly all of them."""
+    """The entries of the diagonal in these columns, and as many others, in random order, as time allows."""
     others = torch.ones(products.params, dtype=torch.bool).index_fill_(0, columns, False).nonzero()[:, 0]
     order = torch.cat([columns, others[torch.randperm(len(others), generator=generator)]])
     entries, row_sizes, done, began = [], [], 0, time.monotonic()
@@ -63,16 +64,16 @@ def _diagonal(products: Products, columns: Tensor, generator: torch.Generator) -
     }
 
 
-def _whole(values: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of each block, the unit vectors and the block itself."""
+def _whole_blocks(values: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The unit vectors (size, size) and the block (size, size), for each block."""
     for start, size in zip(itertools.accumulate(sizes, initial=0), sizes, strict=False):
         yield torch.eye(size, dtype=torch.float64), values[start : start + size, start : start + size]
 
 
-def _probed(
+def _probed_blocks(
     products: Products, sizes: Sequence[int], count: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of each block, Gaussian directions (size, count) and their products with it, which see every entry of it."""
+    """Gaussian directions (size, count) and the block's products with them, which see every entry, for each block."""
     for start, size in zip(itertools.accumulate(sizes, initial=0), sizes, strict=False):
         directions = torch.randn(size, count, generator=generator, dtype=torch.float64)
         whole = torch.zeros(products.params, count, dtype=torch.float64)
@@ -81,7 +82,7 @@ def _probed(
 
 
 def _spread(sizes: Sequence[int], count: int, generator: torch.Generator) -> Tensor:
-    """About `count` indices of parameters, sorted: two of every tensor, so that none goes unseen; the rest anywhere."""
+    """About `count` indices of parameters, sorted: two of every tensor, the others anywhere."""
     params = sum(sizes)
     starts = itertools.accumulate(sizes, initial=0)
     own = [start + torch.randperm(size, generator=generator)[:2] for start, size in zip(starts, sizes, strict=False)]

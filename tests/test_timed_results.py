@@ -11,25 +11,26 @@ from torch import nn
 
 from harness.measure import clock
 from harness.problems import Problem, from_function, from_network, functions, networks
-from harness.problems.binding import Cell, bind, vectors_of
-from harness.truth import agreement, caching
+from harness.problems.binding import BoundMethod, bind, vectors_of
+from harness.truth import agreement, caching, moved_point, true_change
+from harness.truth.result_recorder import ResultRecorder
+from harness.truth.results import result_tensors
 from harness.truth.sketch import bilinear
-from harness.truth.timed import verdict
-from harness.truth.witness import Witness, tensors_of
+from harness.truth.timed_results import verdict
 from methods.hutchinson import Estimate
 from tests.conftest import JOB
 
 NETWORK = networks.mlp(inputs=3, width=4, outputs=2, batch=8)
 
 
-def cell(call, problem: Problem = NETWORK, **changes) -> Cell:
+def cell(call, problem: Problem = NETWORK, **changes) -> BoundMethod:
     """A cell whose method is `call(cell)`, of this module's own."""
     job = dataclasses.replace(JOB, **changes)
-    made = Cell(job, problem, vectors_of(job, problem.theta), lambda: call(made))
+    made = BoundMethod(job, problem, vectors_of(job, problem.theta), lambda: call(made))
     return made
 
 
-def right(cell: Cell):
+def right(cell: BoundMethod):
     """The quantity of a cell, from the whole Hessian."""
     whole = torch.func.jacrev(torch.func.grad(cell.problem.loss))(cell.problem.theta)
     if cell.job.quantity == "block_diagonal":
@@ -44,7 +45,7 @@ def right(cell: Cell):
 
 def told(results, **changes) -> dict:
     """What a witness says of the results of a first call and of samples."""
-    watched = Witness(cell(right, **changes))
+    watched = ResultRecorder(cell(right, **changes))
     for result in results:
         watched.release()
         watched.see(result)
@@ -53,7 +54,7 @@ def told(results, **changes) -> dict:
 
 def judged(results, checked, **changes) -> dict:
     """The verdict on results, of a cell in which `checked` was right."""
-    tensors = tensors_of(checked)
+    tensors = result_tensors(checked)
     seen = {"status": "ok", "tolerance": agreement.TOLERANCE[tensors[0].dtype]}
     checked = {"numbers": bilinear(tensors), "size": changes.pop("size", None)}
     return verdict(seen | changes.pop("seen", {}), told(results, **changes), checked)
@@ -167,7 +168,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch):
 def fault(call, problem: Problem = NETWORK, usual_s: float = 1e-3, left_s: float = 100.0, **changes):
     """What is found of a method after its samples, each of which took `usual_s`."""
     made = cell(call, problem, **changes)
-    watched = Witness(made)
+    watched = ResultRecorder(made)
     watched.see(made.call())
     return drained(caching.fault(made, [usual_s] * 5, watched.last, left_s))[1]
 
@@ -183,7 +184,7 @@ def drained(steps):
 
 
 def by_identity(kept: dict):
-    def call(cell: Cell):
+    def call(cell: BoundMethod):
         return (
             kept.setdefault(id(cell.problem.theta), right(cell))
             if id(cell.problem.theta) not in kept
@@ -194,7 +195,7 @@ def by_identity(kept: dict):
 
 
 def by_hash(kept: dict, add, computing_s: float = 1e-2, reading_s: float = 1e-3, longest: int = 100):
-    def call(cell: Cell):
+    def call(cell: BoundMethod):
         key = hashlib.sha256(cell.problem.theta.numpy().tobytes()).hexdigest()
         add(reading_s)
         if key not in kept:
@@ -218,7 +219,7 @@ def test_a_result_that_is_kept_by_identity_is_stale(quantity: str) -> None:
 def test_a_hessian_that_does_not_follow_the_true_one_is_wrong(fault_of: str) -> None:
     kept = {}
 
-    def call(cell: Cell):
+    def call(cell: BoundMethod):
         first = kept.setdefault("theta", cell.problem.theta.clone())
         true = kept.setdefault("result", right(cell))
         if torch.equal(first, cell.problem.theta):
@@ -235,7 +236,7 @@ def test_a_network_that_is_read_once_is_stale() -> None:
     """From the model's own parameters, once for all."""
     kept = []
 
-    def call(cell: Cell):
+    def call(cell: BoundMethod):
         kept.append(right(cell))
         return kept[0]
 
@@ -251,7 +252,7 @@ def test_a_result_that_is_kept_by_value_is_found_by_its_time(ticking, longest: i
 
 
 def test_what_computes_is_believed(ticking) -> None:
-    def call(cell: Cell):
+    def call(cell: BoundMethod):
         ticking(1e-3)
         return right(cell)
 
@@ -263,7 +264,7 @@ def test_a_machine_under_load_is_no_cache(ticking) -> None:
     for loads in ([1e-2], [1e-2, 1e-3], [1e-2, 1e-2, 1e-2, 1e-3]):
         waits = itertools.cycle(loads)
 
-        def call(cell: Cell, waits=waits):
+        def call(cell: BoundMethod, waits=waits):
             ticking(next(waits))
             return right(cell)
 
@@ -287,37 +288,39 @@ def test_a_constant_hessian_is_not_stale(problem: Problem) -> None:
 
 def test_what_runs_is_told_before_and_after_each_call_of_the_method(monkeypatch) -> None:
     """The true change is looked for as the harness's own work, which no time-out may hold against the method."""
-    running = [caching.OWN["running"]]
+    running = [caching.HARNESS_RUNS["running"]]
     during = {"call": set(), "own": set()}
 
-    def call(cell: Cell):
+    def call(cell: BoundMethod):
         during["call"].add(running[-1])
         return torch.eye(4, dtype=torch.float64)
 
-    changed = caching._truth_changed
-    monkeypatch.setattr(caching, "_truth_changed", lambda *given: during["own"].add(running[-1]) or changed(*given))
+    changed = true_change.true_result_changed
+    monkeypatch.setattr(
+        caching, "true_result_changed", lambda *given: during["own"].add(running[-1]) or changed(*given)
+    )
     problem = from_function(lambda x: (x**2).sum() / 2, torch.ones(4, dtype=torch.float64))
     made = cell(call, problem)
-    watched = Witness(made)
+    watched = ResultRecorder(made)
     watched.see(right(made))
     for step in caching.fault(made, [1e-3], watched.last, 100.0):
         running.append(step["running"])
-    assert during == {"call": {caching.CALL["running"]}, "own": {caching.OWN["running"]}}
+    assert during == {"call": {caching.METHOD_RUNS["running"]}, "own": {caching.HARNESS_RUNS["running"]}}
 
 
 def test_no_change_is_seen_without_time_and_one_way_alone_is_not_believed() -> None:
     problem = from_function(lambda x: (x**4).sum(), torch.ones(3, dtype=torch.float64))
     made = cell(right, problem)
-    with caching.moved(problem) as move:
-        assert caching._truth_changed(made, move, math.inf)
-        assert not caching._truth_changed(made, move, -math.inf)
+    with moved_point.moved(problem) as move:
+        assert true_change.true_result_changed(made, move, math.inf)
+        assert not true_change.true_result_changed(made, move, -math.inf)
     theta = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     detached = from_function(lambda x: (x**2 * x.detach() ** 2).sum(), torch.ones(3, dtype=torch.float64))
     kink = from_function(lambda x: (x * x.abs()).sum(), torch.ones(3, dtype=torch.float64))  # constant on each side
     zero = from_function(lambda x: x.exp().log().sum() + x.sin().square().sum() + x.cos().square().sum(), theta)
     for other, expected in ((detached, True), (kink, False), (zero, False)):
-        with caching.moved(other) as move:
-            assert caching._truth_changed(cell(right, other), move, math.inf) == expected
+        with moved_point.moved(other) as move:
+            assert true_change.true_result_changed(cell(right, other), move, math.inf) == expected
 
 
 def test_a_constant_diagonal_beside_changing_entries_is_not_stale() -> None:
@@ -337,7 +340,7 @@ def test_nothing_is_asked_outside_the_domain_or_without_time() -> None:
 def test_a_method_that_raises_elsewhere() -> None:
     start = NETWORK.theta.clone()
 
-    def call(cell: Cell):
+    def call(cell: BoundMethod):
         if not torch.equal(cell.problem.theta, start):
             raise ValueError("only here")
         return right(cell)
@@ -353,7 +356,7 @@ def test_moved_together_and_put_back(dtype: torch.dtype) -> None:
     problem = from_network(model, nn.CrossEntropyLoss(), torch.ones(4, 3), torch.tensor([0, 1, 0, 1])).to("cpu", dtype)
     before = {name: tensor.clone() for name, tensor in problem.model.state_dict().items()}
     theta = problem.theta.clone()
-    with caching.moved(problem):
+    with moved_point.moved(problem):
         assert not torch.equal(problem.theta, theta)
         own = problem.criterion(problem.model(problem.inputs), problem.targets)
         torch.testing.assert_close(problem.loss(problem.theta), own)
@@ -365,6 +368,6 @@ def test_moved_together_and_put_back(dtype: torch.dtype) -> None:
 def test_other_libraries_compute(target: str) -> None:
     pytest.importorskip(target)
     made = bind(dataclasses.replace(JOB, target=f"methods.peers.{target}.hessian"), NETWORK)
-    watched = Witness(made)
+    watched = ResultRecorder(made)
     watched.see(made.call())
     assert drained(caching.fault(made, [1.0], watched.last, 100.0))[1] is None

@@ -80,7 +80,11 @@ def test_what_looks_stopped_is_constant(loss, hessian, name, measure, size) -> N
     seen = judge(found, problem, measure)
     assert distance(found, true) < 1e-12
     assert (seen["status"], seen["relative_error"] < 1e-9) == ("ok", True)
-    for part in ("looks like an intended stop-gradient", f"{name} (test_truth_slope.py:", "problem.stop_gradient=true"):
+    for part in (
+        "looks like an intended stop-gradient",
+        f"{name} (test_gradient_check.py:",
+        "problem.stop_gradient=true",
+    ):
         assert part in seen["message"]
     assert judge(1.01 * found, problem, measure)["status"] == "wrong"
     stated = judge(found, problem, measure, stop_gradient=True)

@@ -1,4 +1,4 @@
-"""The reference in a process of its own: computed where no method was imported, once for all methods of a problem."""
+"""The reference, computed once for all methods of a problem, in a process that has imported no method."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import torch
 from torch import Tensor
 
 from harness.job import Job
-from harness.problems import Problem, tensors_of
+from harness.problems import Problem, ProblemError, tensors_of
 from harness.problems.binding import vectors_of
-from harness.problems.problem import ProblemError
 from harness.truth.reference import Reference, reference
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What results are compared with, and the point that it was computed at."""
+    """What results are compared with, and the point at which it was computed."""
 
-    of: Reference  # the Hessian, or the GGN for quantity=ggn
-    hessian: Reference | None  # the Hessian beside a GGN
+    reference: Reference  # of the Hessian, or of the GGN for quantity=ggn
+    hessian: Reference | None  # of the Hessian, where `reference` is of a GGN
     theta: Tensor  # (P,), float64 on the CPU
-    loss: float  # there, in float64
+    loss: float  # at theta, in float64
     data: str  # checksum of the inputs, targets and data, in float64
 
 
 def compute(job: Job, problem: Problem, path: Path) -> None:
     """Compute the truth for a job's problem, as it was built and cast, and save it."""
     exact, vectors = problem.to("cpu", torch.float64), vectors_of(job, problem.theta)
-    vectors = None if vectors is None else vectors.to("cpu", torch.float64)
+    if vectors is not None:
+        vectors = vectors.to("cpu", torch.float64)
     seed = job.seed + 2
-    of = reference(exact, vectors, job.measure, seed, job.quantity, job.stop_gradient)
+    compared = reference(exact, vectors, job.measure, seed, job.quantity, job.stop_gradient)
     hessian = None
     if job.quantity == "ggn":
         hessian = reference(exact, None, job.measure, seed, stop_gradient=job.stop_gradient)
-    torch.save(Truth(of, hessian, exact.theta, _loss(exact), _checksum(exact)), path)
+    torch.save(Truth(compared, hessian, exact.theta, _loss(exact), _checksum(exact)), path)
 
 
 def load(path: Path) -> Truth:
-    """The truth that `compute` has saved; to be loaded before the method is imported."""
+    """The truth that `compute` has saved. Load it before the method is imported."""
     return torch.load(path, weights_only=False)
 
 
@@ -61,21 +61,23 @@ def require_same_point(truth: Truth, problem: Problem) -> None:
 
 
 def _loss(problem: Problem) -> float:
-    return float(problem.loss(problem.theta.detach().requires_grad_()).detach())  # for networks that take a gradient
+    """The loss at theta. Theta requires a gradient here, for networks that take one themselves."""
+    return float(problem.loss(problem.theta.detach().requires_grad_()).detach())
 
 
 def _checksum(problem: Problem) -> str:
     """SHA-256 of the tensors among the inputs, targets and data."""
     found = hashlib.sha256()
     for tensor in tensors_of((problem.inputs, problem.targets, problem.data)):
-        found.update(f"{tensor.layout} {tensor.dtype} {tuple(tensor.shape) if not tensor.is_nested else ''}".encode())
+        shape = "" if tensor.is_nested else tuple(tensor.shape)
+        found.update(f"{tensor.layout} {tensor.dtype} {shape}".encode())
         for part in _strided(tensor.detach()):
             found.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
 def _strided(tensor: Tensor) -> list[Tensor]:
-    """The plain tensors that hold the entries of any other."""
+    """Strided tensors that hold the entries of a tensor of any layout."""
     if tensor.is_nested:
         return [part for entry in tensor.unbind() for part in _strided(entry)]
     if tensor.layout == torch.strided:

@@ -1,6 +1,6 @@
-"""Whether what was timed is what was checked: results of the time pass against that of the agreement pass.
+"""Whether the timed results are those that were checked: the time pass compared with the agreement pass.
 
-It needs no torch: the passes are other processes, whose numbers (`harness.truth.sketch.bilinear`) are compared.
+The passes are other processes. Their numbers (`harness.truth.sketch.bilinear`) are compared here, without torch.
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-APART = 3.0  # times the tolerance: two right results may be 2 apart, and 32 numbers know a distance to some 12 %
+FRESH_CALL = "fresh call"  # the field `running` while the time pass calls the method at a fresh point
+DISTANT = 3.0  # times the tolerance: two right results may be 2 apart, and 32 numbers know a distance to some 12 %
 STRAY = 10.0  # the same for a single number, which varies as a normal variable of that standard deviation
 
 
 def verdict(seen: Mapping[str, Any], timed: Mapping[str, Any], checked: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`status` and `message` where what was timed cannot be believed; else nothing.
+    """`status` and `message` where the timed results cannot be believed; else nothing.
 
-    `seen` are the fields of a record, `timed` what the time pass told of its results, `checked` what the agreement pass
-    told of its own (`numbers`, and the `size` of what cancels, where the true values are zero up to rounding). A result
-    is another one if it is farther from that than three times what is tolerated, relative to the norm or to that size;
-    for a random estimate the tolerance is that of its standard errors. A fault that the time pass itself has found
-    (`fault`: a result of another kind, a cache) comes last: it matters only where the result that was checked is right.
+    - `seen` are the fields of a record.
+    - `timed` is what the time pass reports of its results (`ResultRecorder.fields`).
+    - `checked` is what the agreement pass reports of its result: its `numbers`, and the `size` of what cancels where
+      the true values are zero up to rounding.
+
+    A timed result is another one if it is farther from the checked one than three times the tolerance, relative to the
+    norm or to that size. The tolerance of a random estimate is that of its standard errors. The time pass itself may
+    report a `fault`: a result of another kind, or a cache. It comes last, since it matters only where the checked
+    result is right.
     """
     differs = {}
     if checked is not None and seen.get("tolerance") is not None and "first" in timed:
@@ -32,7 +37,7 @@ def verdict(seen: Mapping[str, Any], timed: Mapping[str, Any], checked: Mapping[
 def _compared(numbers: Sequence[float], scale: float, tolerance: float, timed: Mapping[str, Any]) -> dict[str, Any]:
     for which in ("first", "last"):
         distance = _distance(timed[which], numbers) / scale
-        if not distance <= APART * tolerance:
+        if not distance <= DISTANT * tolerance:
             return _wrong(f"the {which} timed call", distance, tolerance)
     products = timed["products"]
     strays = [_distance([product], products[:1]) / scale for product in products]
@@ -43,7 +48,7 @@ def _compared(numbers: Sequence[float], scale: float, tolerance: float, timed: M
 
 
 def _distance(one: Sequence[float | None], other: Sequence[float | None]) -> float:
-    """Infinite where a number is None, as one that is not finite is written."""
+    """The Euclidean distance; infinite where a number is None, which stands for one that is not finite."""
     known = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
     return math.hypot(*(a - b for a, b in known)) if len(known) == len(one) else math.inf
 

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.problems import from_function, networks, torch_messages
-from harness.problems.problem import ProblemError
+from harness.problems import ProblemError, from_function, networks, torch_messages
 from harness.run import worker
 from harness.run.launcher import Launcher
-from harness.truth import apart
+from harness.truth import reference_process
 from tests.conftest import JOB
 
 CHECKED = ("agreement",)
@@ -100,17 +99,17 @@ def test_a_reference_that_raises_is_no_fault_of_the_method() -> None:
 def test_the_truth_is_that_of_the_problem(tmp_path: Path) -> None:
     problem = networks.mlp(inputs=3, width=3, outputs=2, batch=4).to("cpu", torch.float32)
     for quantity in ("hessian", "hvp", "ggn"):
-        apart.compute(dataclasses.replace(JOB, quantity=quantity), problem, tmp_path / "truth.pt")
-        truth = apart.load(tmp_path / "truth.pt")
-        apart.require_same_point(truth, problem)
+        reference_process.compute(dataclasses.replace(JOB, quantity=quantity), problem, tmp_path / "truth.pt")
+        truth = reference_process.load(tmp_path / "truth.pt")
+        reference_process.require_same_point(truth, problem)
         assert (truth.hessian is None) == (quantity != "ggn")
-        assert (truth.of.directions is None) == (quantity != "hvp")
+        assert (truth.reference.directions is None) == (quantity != "hvp")
         for other in (
             networks.mlp(seed=1, inputs=3, width=3, outputs=2, batch=4),  # other parameters
             networks.mlp(inputs=3, width=3, outputs=2, batch=4, activation="gelu").to("cpu", torch.float32),
         ):
             with pytest.raises(ProblemError, match="another one each time"):
-                apart.require_same_point(truth, other)
+                reference_process.require_same_point(truth, other)
 
 
 X = torch.arange(12.0, dtype=torch.float64).reshape(4, 3)
@@ -127,12 +126,12 @@ def test_a_problem_with_other_data_is_another(data, tmp_path: Path) -> None:
     def built(given):
         return from_function(lambda x, given: x.square().sum(), torch.ones(3).double(), (given,))
 
-    apart.compute(JOB, built(data), tmp_path / "truth.pt")
-    truth = apart.load(tmp_path / "truth.pt")
-    apart.require_same_point(truth, built(data))
+    reference_process.compute(JOB, built(data), tmp_path / "truth.pt")
+    truth = reference_process.load(tmp_path / "truth.pt")
+    reference_process.require_same_point(truth, built(data))
     other = {"a": [-1 - X]} if isinstance(data, dict) else data * 3
     with pytest.raises(ProblemError, match="another one each time"):
-        apart.require_same_point(truth, built(other))
+        reference_process.require_same_point(truth, built(other))
 
 
 def test_a_small_loss_is_compared_relatively_to_itself(tmp_path: Path) -> None:
@@ -141,10 +140,10 @@ def test_a_small_loss_is_compared_relatively_to_itself(tmp_path: Path) -> None:
     def built(factor: float):
         return from_function(lambda x: 1e-9 * factor * x.square().sum(), torch.ones(3).double())
 
-    apart.compute(JOB, built(1.0), tmp_path / "truth.pt")
-    truth = apart.load(tmp_path / "truth.pt")
+    reference_process.compute(JOB, built(1.0), tmp_path / "truth.pt")
+    truth = reference_process.load(tmp_path / "truth.pt")
     with pytest.raises(ProblemError, match="another one each time"):
-        apart.require_same_point(truth, built(1.001))
+        reference_process.require_same_point(truth, built(1.001))
 
 
 def test_texts_are_cut_and_printable() -> None:

@@ -1,4 +1,4 @@
-"""Functions and classes that were put in the place of others: in torch, numpy, the standard library, and the harness.
+"""Functions and classes that a method has replaced: in torch, numpy, the standard library, and the harness.
 
 A method that replaces `torch.autograd.grad` or `time.perf_counter` changes what it is judged by.
 """
@@ -15,9 +15,17 @@ from typing import Any
 
 import torch
 
-ROOTS = {"torch", "numpy", "harness"} | set(sys.stdlib_module_names)
-# Where a module of torch keeps what it has loaded or compiled on first use.
-PRIVATE = ("torch._dynamo", "torch._inductor", "torch.fx", "torch.utils._sympy", "torch._C", "importlib", "linecache")
+PACKAGES = {"torch", "numpy", "harness"} | set(sys.stdlib_module_names)
+# Modules that keep what they have loaded or compiled on first use.
+WITH_CACHES = (
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.fx",
+    "torch.utils._sympy",
+    "torch._C",
+    "importlib",
+    "linecache",
+)
 TORCH = str(Path(torch.__file__).parent)
 
 Namespace = dict[str, Any]
@@ -25,14 +33,14 @@ Namespace = dict[str, Any]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Copies of namespaces, by the dotted names of their modules and classes."""
+    """Copies of namespaces: of modules by their dotted names, of classes with their dotted names."""
 
     modules: dict[str, Namespace]
     classes: dict[type, tuple[str, Namespace]]
 
 
 def snapshot() -> Snapshot:
-    """What modules hold, and torch.Tensor, the layers of torch.nn and the classes that they inherit from."""
+    """What modules hold, and what torch.Tensor, the layers of torch.nn and their base classes hold."""
     named = {"torch.Tensor": torch.Tensor, "torch.autograd.Function": torch.autograd.Function}
     named |= {f"torch.nn.{name}": kind for name, kind in vars(torch.nn).items() if isinstance(kind, type)}
     bases = {base: f"{base.__module__}.{base.__name__}" for kind in named.values() for base in kind.__mro__}
@@ -41,10 +49,10 @@ def snapshot() -> Snapshot:
     return Snapshot(modules, {kind: (name, dict(vars(kind))) for kind, name in names.items() if kind is not object})
 
 
-def replaced(before: Snapshot) -> list[str]:
+def patched(before: Snapshot) -> list[str]:
     """Dotted names of functions and classes that are other objects now, or are gone; sorted.
 
-    What was added is left out, unless it hides what a class inherits, and what torch puts in the place of its own, as
+    Additions are left out, unless they hide what a class inherits. So is what torch replaces by its own, as
     torch.compile does with torch.jit.trace.
     """
     modules, found = _modules(), []
@@ -61,23 +69,27 @@ def replaced(before: Snapshot) -> list[str]:
 
 def _changed(held: Namespace, now: Mapping[str, Any]) -> list[str]:
     """Names of callables that are others now."""
+    # This is nearly always so, and fast to see, since a dict keeps its order.
     if len(held) == len(now) and all(map(operator.is_, held.values(), now.values())):
-        return []  # as nearly always, and fast: a dict keeps its order
+        return []
     changed = [key for key, value in held.items() if now.get(key) is not value and callable(value)]
-    return [key for key in changed if not _of_torch(now.get(key))]
+    return [key for key in changed if not _is_torchs(now.get(key))]
 
 
-def _of_torch(function: Any) -> bool:
-    """Whether a class or a function was written in torch, and so was whatever it wraps."""
+def _is_torchs(function: Any) -> bool:
+    """Whether torch defines a class, or a function and whatever it wraps."""
     if isinstance(function, type):
         return function.__module__.split(".")[0] == "torch"
     code = getattr(function, "__code__", None)
     wrapped = getattr(function, "__wrapped__", None)
-    return code is not None and code.co_filename.startswith(TORCH) and (wrapped is None or _of_torch(wrapped))
+    return code is not None and code.co_filename.startswith(TORCH) and (wrapped is None or _is_torchs(wrapped))
 
 
 def _modules() -> dict[str, ModuleType]:
+    """The imported modules of PACKAGES, by their names."""
     loaded = {name: module for name, module in list(sys.modules.items()) if isinstance(module, ModuleType)}
     return {
-        name: module for name, module in loaded.items() if name.split(".")[0] in ROOTS and not name.startswith(PRIVATE)
+        name: module
+        for name, module in loaded.items()
+        if name.split(".")[0] in PACKAGES and not name.startswith(WITH_CACHES)
     }

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.analysis.table import DOUBT, Analysis
-from harness.measure.warning_log import LONGEST, MOST, Listener, told
+from harness.measure.warning_log import LONGEST, MOST, WarningLog, on_one_line
 from harness.report.latex import latex
 from harness.report.markdown import markdown
 from harness.report.readable import readable
@@ -51,14 +51,14 @@ def test_nothing_is_said_where_nothing_is_to_be_said(run):
 
 def test_a_warning_is_one_line_without_paths_of_the_machine():
     def text(message):
-        return told(message, UserWarning).removeprefix("UserWarning: ")
+        return on_one_line(message, UserWarning).removeprefix("UserWarning: ")
 
     assert text("see /a/b.c/d.py:3 and 'x' in (/tmp/e)") == "see d.py:3 and 'x' in (e)"
     assert text("see https://pytorch.org/docs/stable/a.html and/or\n  m/s") == (
         "see https://pytorch.org/docs/stable/a.html and/or m/s"
     )
     assert text("lost (Triggered internally at ../aten/src/ATen/x.cpp:12.)") == "lost"
-    assert len(told("x" * 1000, UserWarning)) == LONGEST
+    assert len(on_one_line("x" * 1000, UserWarning)) == LONGEST
 
 
 def test_all_warnings_have_an_end_and_are_shown_as_before(monkeypatch):
@@ -66,7 +66,7 @@ def test_all_warnings_have_an_end_and_are_shown_as_before(monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", lambda *arguments: shown.append(arguments))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        heard = Listener()
+        heard = WarningLog()
         assert heard.fields() == {"warnings": None}
         for number in (*range(100), *range(100)):
             warnings.warn(f"{number:100}", stacklevel=1)
@@ -141,7 +141,7 @@ def test_warnings_and_explanations_stand_with_the_row(frame_of):  # noqa: F811
 
 def test_a_logged_scalar_is_no_doubt(monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", lambda *arguments: None)
-    heard = Listener()
+    heard = WarningLog()
     value = torch.ones(1, requires_grad=True)
     with warnings.catch_warnings():
         warnings.simplefilter("always")

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.masked import masked_tensor
 
 from harness.problems import from_function, networks
-from harness.truth import agreement
+from harness.truth import results
 from methods.hutchinson import Estimate
 from tests.judging import PROBED, by_autograd, judge
 
@@ -49,9 +49,9 @@ class Raising(Tensor):
 def test_a_subclass_is_judged_by_its_own_numbers(kind) -> None:
     for result, status in ((torch.ones_like(TRUE), "wrong"), (TRUE.clone(), "ok")):
         dressed = kind(result) if kind is torch.nn.Parameter else result.as_subclass(kind)
-        assert agreement.contract(dressed, "hessian", NETWORK.theta, None) is None
+        assert results.result_fault(dressed, "hessian", NETWORK.theta, None) is None
         assert judge(dressed, NETWORK)["status"] == status
-        assert type(agreement.plain(dressed)) is Tensor
+        assert type(results.plain(dressed)) is Tensor
         assert judge(dressed, NETWORK, PROBED)["status"] == status
     estimate = Estimate(torch.ones(PARAMS).double().as_subclass(Equal), torch.ones(PARAMS).double(), 3)
     assert judge(estimate, NETWORK, quantity="diagonal")["status"] == "wrong"
@@ -102,14 +102,14 @@ REFUSED = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("result", "word"), REFUSED.values(), ids=REFUSED.keys())
 def test_other_things_are_refused_in_plain_words(result, word) -> None:
-    assert word in str(agreement.contract(agreement.plain(result()), "hessian", NETWORK.theta, None))
+    assert word in str(results.result_fault(results.plain(result()), "hessian", NETWORK.theta, None))
     blocks = (result(), *(torch.eye(size).double() for size in NETWORK.sizes[1:]))
-    assert agreement.contract(agreement.plain(blocks), "block_diagonal", NETWORK.theta, None, NETWORK.sizes)
+    assert results.result_fault(results.plain(blocks), "block_diagonal", NETWORK.theta, None, NETWORK.sizes)
 
 
 def test_views_are_accepted() -> None:
     for view in (TRUE.T.contiguous().T, torch._neg_view(-TRUE), TRUE[:1].expand(PARAMS, PARAMS)):
-        assert agreement.contract(view, "hessian", NETWORK.theta, None) is None
+        assert results.result_fault(view, "hessian", NETWORK.theta, None) is None
     assert judge(torch._neg_view(-TRUE), NETWORK)["status"] == "ok"
 
 
@@ -121,7 +121,7 @@ def test_a_result_that_requires_grad_is_judged_and_flagged(quantity) -> None:
     vectors = torch.ones(6, 2, dtype=torch.float64)
     result = {"hessian": matrix, "diagonal": matrix.diagonal(), "hvp": matrix @ vectors, "block_diagonal": (matrix,)}
     found, given = result[quantity], vectors if quantity == "hvp" else None
-    assert agreement.contract(found, quantity, problem.theta, given, (6,)) is None
+    assert results.result_fault(found, quantity, problem.theta, given, (6,)) is None
     seen = judge(found, problem, quantity=quantity, vectors=given)
     assert (seen["status"], seen["requires_grad"], seen["relative_error"] < 1e-12) == ("ok", True, True)
     assert "return result.detach()" in seen["message"]

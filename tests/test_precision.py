@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.problems import from_function, from_network
 from harness.truth import agreement
-from harness.truth.leaving import watch
+from harness.truth.detached_values import observe
 from harness.truth.reference import reference
 from tests.judging import DIFFERENCES, FULL, by_autograd
 
@@ -89,7 +89,7 @@ def test_what_is_as_coarse_as_the_parameters_changes_nothing(dtype: torch.dtype)
     ],
 )
 def test_what_does_not_carry_values_of_the_parameters_is_no_precision(loss) -> None:
-    assert watch(loss, POINT).inner_dtype is None
+    assert observe(loss, POINT).inner_dtype is None
 
 
 def test_differences_have_the_precision_within_too() -> None:
@@ -179,7 +179,7 @@ def in_a_view(x):
     ],
 )
 def test_a_coarse_value_that_reaches_the_loss_by_another_way(loss) -> None:
-    assert watch(loss, POINT).inner_dtype == torch.float16
+    assert observe(loss, POINT).inner_dtype == torch.float16
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e4m3fn])

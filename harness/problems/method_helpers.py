@@ -1,7 +1,7 @@
-"""The harness's own copies of two modules of `methods`, which it calls networks and flattens parameters with.
+"""The helpers `calls` and `ravel` of `methods`, with which problems call networks and flatten parameters.
 
-They are loaded from beside the harness under names of their own: the package `methods` may be another version of it,
-from a folder `code`, and is what is measured.
+The harness loads its own copies of them, from the folder beside it, under other names. The imported package `methods`
+may be another version, from a folder `code`, and is what is measured.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 
 def _loaded(name: str) -> ModuleType:
-    own = f"{__package__}.own_{name}"
+    own_name = f"{__package__}.own_{name}"
     file = Path(__file__).parents[2] / "methods" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(own, file)
+    spec = importlib.util.spec_from_file_location(own_name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[own] = module
+    sys.modules[own_name] = module
     spec.loader.exec_module(module)
     return module
 

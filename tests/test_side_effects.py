@@ -19,8 +19,8 @@ from harness.problems import Problem, check, from_function, from_network, networ
 from harness.problems.binding import bind
 from harness.run import worker
 from harness.truth import agreement
-from harness.truth.replaced import replaced, snapshot
-from harness.truth.watch import Watch, same
+from harness.truth.patched_functions import patched, snapshot
+from harness.truth.side_effects import SideEffects, same_value
 from tests.changes import CHANGES
 from tests.conftest import JOB, ROOT
 
@@ -79,12 +79,12 @@ def fault(target: str, problem: Problem | None = None, **changes) -> str | None:
     """What a watch says of one call of a method, by default of this module on `Keeps`."""
     inputs, targets = torch.ones(4, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1])
     problem = problem or from_network(Keeps(), nn.CrossEntropyLoss(), inputs, targets)
-    watch = Watch()
+    side_effects = SideEffects()
     target = target if "." in target else f"{__name__}.{target}"
     cell = bind(dataclasses.replace(JOB, target=target, **changes), problem)
-    watch.bound(cell)
+    side_effects.remember(cell)
     cell.call()
-    found = watch.fault(cell)
+    found = side_effects.fault(cell)
     assert found is None or found["status"] == "error"
     return None if found is None else found["message"]
 
@@ -287,12 +287,12 @@ def test_a_long_list_is_cut() -> None:
 
 def test_same() -> None:
     nan = torch.tensor([torch.nan, 1.0])
-    assert same(nan, nan.clone())
-    assert not same(nan, torch.tensor([0.0, 1.0]))
-    assert not same(torch.zeros(2), torch.zeros(3))
-    assert not same(torch.zeros(2), torch.zeros(2).double())
-    assert not same(None, torch.zeros(2))
-    assert not same(0, False)
+    assert same_value(nan, nan.clone())
+    assert not same_value(nan, torch.tensor([0.0, 1.0]))
+    assert not same_value(torch.zeros(2), torch.zeros(3))
+    assert not same_value(torch.zeros(2), torch.zeros(2).double())
+    assert not same_value(None, torch.zeros(2))
+    assert not same_value(0, False)
 
 
 # Replaced functions
@@ -316,17 +316,17 @@ def test_same() -> None:
 def test_a_replaced_function_is_named(monkeypatch, owner, name: str, dotted: str) -> None:
     before = snapshot()
     monkeypatch.setattr(owner, name, functools.wraps(getattr(owner, name))(lambda *_, **__: None))
-    assert dotted in replaced(before)
+    assert dotted in patched(before)
 
 
 def test_what_is_wrapped_by_torch_is_still_foreign(monkeypatch) -> None:
     before = snapshot()
     monkeypatch.setattr(torch, "dot", torch.no_grad()(lambda *_: None))
-    assert replaced(before) == ["torch.dot"]
+    assert patched(before) == ["torch.dot"]
 
 
 def test_what_is_added_or_torchs_own_is_not_named(monkeypatch) -> None:
     before = snapshot()
     monkeypatch.setattr(torch, "a_new_one", print, raising=False)
     monkeypatch.setattr(torch.jit, "trace", torch._dynamo.disable(torch.jit.trace))
-    assert replaced(before) == []
+    assert patched(before) == []

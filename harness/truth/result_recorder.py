@@ -1,4 +1,4 @@
-"""What the timed calls returned: enough of each result to tell, outside the clock, whether it was the one checked."""
+"""What the timed calls returned: enough of each result to see, outside the clock, whether it is the one checked."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from harness.problems.binding import Cell
-from harness.truth import agreement, sketch
+from harness.problems.binding import BoundMethod
+from harness.truth import sketch
+from harness.truth.results import plain, result_fault, result_tensors
 
-STEADY = 0.01  # change of that number, over the norm, that leaves it the same result
+STEADY = 0.01  # change of the number of a result, over the norm, up to which it is the same result
 
 
-class Witness:
-    """Sees the results of timed calls; `fields` tells the launcher of them (`harness.truth.timed` judges).
+class ResultRecorder:
+    """Records numbers of the results of timed calls; `fields` gives them to the launcher.
 
     It keeps 32 numbers of the first and of the last result, and one number of every result R: s^T R t, with random
     signs s and t (`harness.truth.sketch.bilinear`). A result that is off by E, in the Frobenius norm, changes that
     number by E times a variable of mean 0 and variance 1: by less than E / 100 once in 100. Of a block of calls, only
-    the last result is seen.
+    the last result is recorded. `harness.truth.timed_results` judges the numbers.
     """
 
-    def __init__(self, cell: Cell) -> None:
-        self._cell = cell
+    def __init__(self, bound: BoundMethod) -> None:
+        self._bound = bound
         self._first: list[float] | None = None  # numbers of the first result
         self._held: Any = None  # the last result
         self._products: list[float] = []
@@ -33,25 +33,25 @@ class Witness:
         self._checkable = True
 
     def see(self, result: Any) -> None:
-        """Take the result of one call, or of the last in a block; it is held until the next `release`."""
+        """Record the result of one call, or of the last in a block; it is held until the next `release`."""
         self._calls += 1
         if not self._checkable or self._fault is not None:
             return
         fault = self._read(result)
         if fault is not None and self._calls == 1:
-            self._checkable = False  # the agreement pass will say so
+            self._checkable = False  # the agreement pass reports it
         elif fault is not None:
             self._fault = f"{fault}, in sample {self._calls - 1} of those that are timed, though not in its first call"
 
     def _read(self, result: Any) -> str | None:
-        """Keep what is kept of a result; what is wrong with it, or None."""
-        cell = self._cell
+        """Record a result; return what is wrong with it, or None."""
+        problem = self._bound.problem
         try:
-            result = agreement.plain(result)
-            fault = agreement.contract(result, cell.job.quantity, cell.problem.theta, cell.vectors, cell.problem.sizes)
+            result = plain(result)
+            fault = result_fault(result, self._bound.job.quantity, problem.theta, self._bound.vectors, problem.sizes)
             if fault is None:
                 self._products.append(number(result))
-                self._first = self._first or sketch.bilinear(tensors_of(result))
+                self._first = self._first or sketch.bilinear(result_tensors(result))
                 self._held = result
         except Exception as error:
             fault = f"returned what cannot be read: {type(error).__name__}"
@@ -70,28 +70,21 @@ class Witness:
         return self._products[-1] if steady else None
 
     def fields(self) -> dict[str, Any]:
-        """What `harness.truth.timed` wants to know of the results; the last one is freed.
+        """The numbers that `harness.truth.timed_results` judges; the last result is freed.
 
         Numbers that are not finite are None, as in a record.
         """
         if self._fault is not None:
-            return {"fault": {"status": "wrong", "message": f"{self._cell.job.target} {self._fault}"}}
+            return {"fault": {"status": "wrong", "message": f"{self._bound.job.target} {self._fault}"}}
         if self._first is None or self._held is None:
             return {}
-        last = sketch.bilinear(tensors_of(self._held))
+        last = sketch.bilinear(result_tensors(self._held))
         self.release()
-        told = {"first": self._first, "last": last, "products": self._products}
-        return {key: [entry if math.isfinite(entry) else None for entry in entries] for key, entries in told.items()}
-
-
-def tensors_of(result: Any) -> list[Tensor]:
-    """The tensors of a result: the blocks of a block-diagonal, the value of an estimate."""
-    if agreement.is_estimate(result):
-        return [result.value]
-    return list(result) if isinstance(result, tuple | list) else [result]
+        numbers = {"first": self._first, "last": last, "products": self._products}
+        return {key: [entry if math.isfinite(entry) else None for entry in entries] for key, entries in numbers.items()}
 
 
 def number(result: Any) -> float:
-    """One number of a result, by which it is told from another."""
+    """One number of a result, by which results are distinguished."""
     with torch.no_grad():
-        return sketch.bilinear(tensors_of(result), 1)[0]
+        return sketch.bilinear(result_tensors(result), 1)[0]
