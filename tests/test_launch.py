@@ -146,10 +146,10 @@ def test_a_later_round_that_takes_only_times_is_judged_by_the_first(job, tmp_pat
 
 
 def test_a_peer_that_is_not_installed_says_how_to_install_it(run) -> None:
-    seen = run(target="tests.lacking.hessian")
+    seen = run(target="tests.method_without_its_package.hessian")
     assert (seen["status"], seen["message"]) == (
         "unsupported",
-        "tests.lacking needs the package a_package_that_nobody_has, which is not installed: install "
+        "tests.method_without_its_package needs the package a_package_that_nobody_has, which is not installed: install "
         "a_package_that_nobody_has",
     )
     for peer, extra in (("laplace", "peers"), ("jax", "jax")):

@@ -214,7 +214,7 @@ def test_the_functions_of_a_method_are_quantities(row: str) -> None:
 def test_the_version_of_a_peer_is_recorded(run) -> None:
     """So that `resume` and a comparison see that it was upgraded."""
     assert run()["packages"] is None
-    assert run(target="tests.needing.hessian")["packages"] == f"scipy {scipy.__version__}"
+    assert run(target="tests.method_with_another_package.hessian")["packages"] == f"scipy {scipy.__version__}"
 
 
 @pytest.mark.parametrize("composition", vmap_hvp.COMPOSITIONS)

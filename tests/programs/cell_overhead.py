@@ -1,4 +1,4 @@
-"""What a warm cell costs beside building the problem and measuring: `python -m tests.overhead`.
+"""What a warm cell costs beside building the problem and measuring: `python -m tests.programs.cell_overhead`.
 
 Twenty cells of a method that does nothing on a problem of two parameters. Overhead is the whole cell less what its four
 passes spent on building the problem and measuring: forks, set-up, collection and the record.
