@@ -1,4 +1,6 @@
-"""How much faster the factored Hessian is, and how near to the machine's limit: `python -m tests.programs.factored_speed RECORDS...`.
+"""How much faster the factored Hessian is, and how near to the machine's limit.
+
+`python -m tests.programs.factored_speed RECORDS...`
 
 The limit is the larger of two times at the rates measured in the same sweep: of the multiplications and additions that
 dense layers need (N P_l^2 / 2 in a layer's own block, where a quarter of the products suffices; 2 N P_l P_k between two

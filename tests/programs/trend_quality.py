@@ -1,4 +1,6 @@
-"""How often the trend page is right: `python -m tests.programs.trend_quality [PAGES]`, on made-up pages of 42 cells over 60 nights.
+"""How often the trend page is right, on made-up pages of 42 cells over 60 nights.
+
+`python -m tests.programs.trend_quality [PAGES]`
 
 Noise is log-normal with a standard deviation of 3 %, or of 10 % with heavy tails (Student's t with 2 degrees); the step
 is of 10 % after night 37, in a night's single process or in the median of five.
