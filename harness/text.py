@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pandas
@@ -31,10 +31,24 @@ def counted(statuses: Series) -> str:
 
 def duration(seconds: float) -> str:
     """Three digits and the unit that suits them: `41.2 ms`."""
+    return _with_unit(seconds, significant)
+
+
+def short_duration(seconds: float) -> str:
+    """Two digits and the unit that suits them: `41 ms`."""
+    return _with_unit(seconds, short)
+
+
+def _with_unit(seconds: float, written: Callable[[float], str]) -> str:
     for unit, scale in (("µs", 1e6), ("ms", 1e3)):
         if seconds * scale < 999.5:
-            return f"{significant(seconds * scale)} {unit}"
-    return f"{significant(seconds)} s"
+            return f"{written(seconds * scale)} {unit}"
+    return f"{written(seconds)} s"
+
+
+def short(number: float) -> str:
+    """Two significant digits, or all digits before the point: `1.0`, `41`, `137`."""
+    return f"{number:.0f}" if abs(number) >= 9.95 or number == 0 else f"{float(f'{number:.1e}'):#.2g}"
 
 
 def significant(number: float) -> str:

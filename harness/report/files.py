@@ -11,6 +11,7 @@ from harness import record
 from harness.analysis.distances import comparable
 from harness.analysis.history import kept
 from harness.analysis.profiles import profile
+from harness.analysis.ranking import main_rankings
 from harness.analysis.speedups import speedups
 from harness.analysis.table import Analysis
 from harness.report import coverage_table, csv, latex, markdown, provenance, trend
@@ -21,6 +22,7 @@ from harness.report.figures.coverage import coverage
 from harness.report.figures.disagreement import PANELS, disagreement
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.profile import performance_profile
+from harness.report.figures.ranking import ranking, sheets
 from harness.report.figures.speedup import speedup_against_size
 from harness.report.growth import growth
 from harness.report.web.page import page
@@ -87,6 +89,8 @@ def _figures(analysis: Analysis, medium: Medium, baseline: str | None) -> Mappin
     timed = (passes.isna() | passes.fillna("").str.contains("time")).any()
     sized = analysis.frame["tensor_peak_bytes"].notna().any()
     if timed:
+        found = main_rankings(analysis, baseline)
+        drawn |= {name: ranking(shown, analysis, medium) for name, shown in sheets(found).items()}
         drawn["time_against_size"] = curves.time_against_size(analysis, medium)
     if timed and sized:
         drawn["memory_against_size"] = curves.memory_against_size(analysis, medium)

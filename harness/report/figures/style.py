@@ -198,6 +198,10 @@ def exponents(legend: Sequence[Line2D], powers: Mapping[str, Fit]) -> None:
 
 def safe(text: str, width: int) -> str:
     """Arbitrary text for matplotlib: wrapped, no mathematics, no glyph the font has not, no hidden legend entry."""
-    known = plain(text).encode("latin-1", "backslashreplace").decode("latin-1")
-    wrapped = textwrap.fill(known, width).replace("$", r"\$")
+    wrapped = textwrap.fill(drawable(text), width).replace("$", r"\$")
     return f" {wrapped}" if wrapped.startswith("_") else wrapped
+
+
+def drawable(text: str) -> str:
+    """Arbitrary text on one line without a glyph that the font has not."""
+    return plain(text).encode("latin-1", "backslashreplace").decode("latin-1")

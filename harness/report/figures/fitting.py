@@ -1,0 +1,47 @@
+"""Text that fits: its width as it is drawn, broken into lines or cut where it is too wide."""
+
+from __future__ import annotations
+
+import re
+
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+ELLIPSIS = "…"
+PIECE = re.compile(r"[^_ .=/-]*[_ .=/-]|[^_ .=/-]+")  # a name breaks behind these characters
+
+
+def width_pt(text: str, size_pt: float, bold: bool = False) -> float:
+    """How wide one line of text is, in points."""
+    font = FontProperties(family="DejaVu Sans", size=size_pt, weight="bold" if bold else "normal")
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
+
+
+def cut(text: str, room_pt: float, size_pt: float, bold: bool = False) -> str:
+    """As much of a line as fits into the room, with an ellipsis for the rest."""
+    if width_pt(text, size_pt, bold) <= room_pt:
+        return text
+    while text and width_pt(text + ELLIPSIS, size_pt, bold) > room_pt:
+        text = text[:-1]
+    return text.rstrip() + ELLIPSIS
+
+
+def lines(text: str, room_pt: float, size_pt: float, most: int, bold: bool = False) -> list[str]:
+    """The text in lines that fit into the room, broken behind `_`, a space and the like; the last of `most` is cut."""
+    found = [""]
+    for piece in _pieces(text, room_pt, size_pt, bold):
+        fits = width_pt((found[-1] + piece).rstrip(), size_pt, bold) <= room_pt
+        if fits or not found[-1] or len(found) == most:
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return [cut(line.strip(), room_pt, size_pt, bold) for line in found]
+
+
+def _pieces(text: str, room_pt: float, size_pt: float, bold: bool) -> list[str]:
+    """Where the text may break: behind a separator, and anywhere in what is wider than the room."""
+    found = []
+    for piece in PIECE.findall(text):
+        fits = width_pt(piece, size_pt, bold) <= room_pt
+        found += [piece] if fits else list(piece)
+    return found
