@@ -7,6 +7,7 @@ import numpy
 import pandas
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from harness.analysis.ranking import main_rankings, rankings
@@ -22,7 +23,7 @@ from tests.test_report import HOSTILE, cell, failed, frame_of, misspelt  # noqa:
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-MEDIA = [None, ("paper", None), ("paper", inches("8.5cm")), ("paper", 2.5), ("talk", None), ("talk", 4.25)]
+MEDIA = [None, ("paper", inches("8.5cm")), ("paper", 2.5), ("talk", None)]
 
 
 def timed(method, seconds, **changes):
@@ -32,7 +33,7 @@ def timed(method, seconds, **changes):
 
 def place():
     """One place with each kind of entry."""
-    return [
+    records = [
         timed("slow", 0.8),
         timed("fast", 0.1, tensor_peak_bytes=3 * 2**20, relative_error=2e-7),
         timed("func_hessian", 0.05, status="wrong", relative_error=0.042),
@@ -40,8 +41,9 @@ def place():
         timed("infinite", 0.2, status="nonfinite", relative_error=None, nonfinite=3),
         cell("untimed", times_s=None, first_s=None),
         failed("timeout", "late", 8, limit_s=25.0),
-        failed("oom", "large", 8, memory_limit_gb=12.0),
+        failed("oom", "large", 8),
     ]
+    return [entry | {"memory_limit_gb": 12.0} for entry in records]
 
 
 def test_the_order_and_the_ratios(frame_of):  # noqa: F811
@@ -130,8 +132,14 @@ def test_a_size_at_which_nothing_is_right_is_left_for_one_at_which_something_is(
     records = [cell("a", 4), failed("oom", "a", 8, params=133), cell("b", 4), cell("b", 8, status="wrong")]
     (found,) = main_rankings(Analysis(frame_of(records)))
     assert found.params == 16 * 4 + 5
-    (found,) = main_rankings(Analysis(frame_of([failed("oom", "a", 8)])))
+    (found,) = main_rankings(Analysis(frame_of([failed("oom", "a", 8, params=133)])))
     assert (found.best, found.baseline) == (None, None)
+
+
+def test_what_failed_before_its_size_was_known_makes_no_ranking_of_its_own(frame_of):  # noqa: F811
+    assert main_rankings(Analysis(frame_of([failed(), misspelt()]))) == []
+    (found,) = main_rankings(Analysis(frame_of([cell("a", 32), failed(), misspelt()])))
+    assert [entry.method for entry in found.entries] == ["a", "naive_loop"]
 
 
 def drawn(frame, medium=SCREEN, baseline=None):
@@ -168,7 +176,7 @@ def test_dots_are_the_records(frame_of):  # noqa: F811
 def test_what_is_wrong_is_struck_through(frame_of):  # noqa: F811
     figure = drawn(frame_of(place()))
     figure.draw_without_rendering()
-    strokes = [line.get_window_extent() for line in figure.findobj() if line in figure.lines]
+    strokes = [artist.get_window_extent() for artist in figure.artists if isinstance(artist, Line2D)]
     struck = [
         text.get_text()
         for text in figure.texts

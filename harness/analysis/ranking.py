@@ -80,13 +80,14 @@ def rankings(analysis: Analysis, baseline: str | None = None) -> list[Ranking]:
 def main_rankings(analysis: Analysis, baseline: str | None = None) -> list[Ranking]:
     """The ranking of the largest P of each family, quantity and setting that has few sizes or many methods.
 
-    A P at which no method is right counts only where there is none other.
+    A P at which no method is right counts only where there is none other, and an unknown P only where it was timed.
     """
     found = []
-    for group in _series(analysis, baseline):
+    for series in _series(analysis, baseline):
+        group = [ranking for ranking in series if ranking.best is not None or not math.isnan(ranking.params)]
         methods = {entry.method for ranking in group for entry in ranking.entries}
         sizes = sum(not math.isnan(ranking.params) for ranking in group)
-        if sizes < FEW_SIZES or len(methods) > MANY_METHODS:
+        if group and (sizes < FEW_SIZES or len(methods) > MANY_METHODS):
             answered = [ranking for ranking in group if ranking.best is not None]
             found.append((answered or group)[-1])
     return found

@@ -8,13 +8,14 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 ELLIPSIS = "…"
+HINTED = 1.04  # letters on a screen's whole pixels are up to so much wider than on paper
 PIECE = re.compile(r"[^_ .=/-]*[_ .=/-]|[^_ .=/-]+")  # a name breaks behind these characters
 
 
 def width_pt(text: str, size_pt: float, bold: bool = False) -> float:
-    """How wide one line of text is, in points."""
+    """How wide one line of text is at most, in points."""
     font = FontProperties(family="DejaVu Sans", size=size_pt, weight="bold" if bold else "normal")
-    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
+    return HINTED * text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
 
 
 def cut(text: str, room_pt: float, size_pt: float, bold: bool = False) -> str:

@@ -21,7 +21,7 @@ SCREEN_IN = 8.0  # width where none was asked for
 LINES = 36  # methods of all places that one file holds
 MOST = 24  # files; table.csv has all places
 LONGEST_SLUG = 80  # characters of a file's name
-CAPTION_PT = 7.8  # height of a line of the caption
+CAPTION_PT = 8.0  # height of a line of the caption
 MEANING = """Time: median of a call over processes, with its 95 % interval (below six processes: their range). × best: \
 time over that of the fastest right method. Peak: tensor memory above the start of the call. Error: relative distance \
 from the reference."""
@@ -36,7 +36,7 @@ def ranking(rankings: Sequence[Ranking], analysis: Analysis, medium: Medium = SC
     with matplotlib.rc_context(RC):
         figure = Figure((width_in, 1.0))
         caption(figure, f"{_note(rankings)} {analysis.environment}.", medium)
-        below = CAPTION_PT * (figure.get_supxlabel().count("\n") + 1) + MARGIN
+        below = CAPTION_PT * (figure.get_supxlabel().count("\n") + 1) + 2 * MARGIN
         height = sum(panel.height for panel in panels) + below
         figure.set_size_inches(width_in, height * medium.scale / 72)
         sheet = Sheet(figure, medium)

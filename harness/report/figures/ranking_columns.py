@@ -14,6 +14,8 @@ from harness.text import percent, short, short_duration, significant
 MIB = 2**20
 MARGIN, GAP = 4.0, 7.0  # points at the ends of a line, and between columns
 NARROW = 320.0  # points of a line, below which the text is smaller and memory is a number only
+NARROWEST = 220.0  # points of a line, below which memory is left out
+LEAST_AXIS = 25.0  # points of the axis of time
 NAMES, NAMES_OF_NARROW = 0.28, 0.33  # most that names take of a line
 PEAKS = 0.13  # what the axis of memory takes of it
 MOST_LINES = 3  # of a name
@@ -32,8 +34,8 @@ class Columns:
     times: tuple[float, float]
     time: float
     over_best: float
-    peaks: tuple[float, float] | None  # None where there is no room for an axis of memory, or no peak is known
-    peak: float | None  # None where no peak is known
+    peaks: tuple[float, float] | None  # None where it has no room or no peak is known
+    peak: float | None  # None likewise
     error: float
 
     @property
@@ -62,18 +64,18 @@ def columns(rankings: Sequence[Ranking], width: float, narrow_text: bool) -> Col
     text_pt = 6.0 if narrow else 7.0 if narrow_text else 8.0
     named = [(entry, found.baseline) for found in rankings for entry in found.entries]
     names = max((width_pt(name_of(entry, baseline), text_pt, bold=True) for entry, baseline in named), default=0.0)
-    name = min(names, (NAMES_OF_NARROW if narrow else NAMES) * width)
     shown = [entry for entry, _ in named if not entry.failed]
     right = width - MARGIN
     before = right - _widest([_error(entry) for entry in shown], ERROR, text_pt) - GAP
     peak = peaks = None
-    if any(not math.isnan(entry.peak_bytes) for entry in shown):
+    if width > NARROWEST and any(not math.isnan(entry.peak_bytes) for entry in shown):
         peak = before
         before -= _widest([_peak(entry) for entry in shown], PEAK, text_pt) + GAP
         peaks = None if narrow else (before - PEAKS * width, before)
     over_best = before if peaks is None else peaks[0] - 2 * GAP
     time = over_best - _widest([_over_best(entry) for entry in shown], OVER_BEST, text_pt) - GAP
     end = time - _widest([_time(entry) for entry in shown], TIME, text_pt) - GAP
+    name = min(names, (NAMES_OF_NARROW if narrow else NAMES) * width, end - GAP - MARGIN - LEAST_AXIS)
     return Columns(text_pt, right, name, (MARGIN + name + GAP, end), time, over_best, peaks, peak, right)
 
 
