@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from harness.analysis.ranking import main_rankings, rankings
 from harness.analysis.reasons import reason
 from harness.analysis.table import Analysis
-from harness.report.figures.fitting import cut, lines, width_pt
+from harness.report.figures.fitting import cut, lines, room_pt, shortened, width_pt
 from harness.report.figures.page_size import SCREEN, chosen, inches
 from harness.report.figures.ranking import ranking, sheets
 from harness.report.figures.ranking_panel import BEST, WRONG, answer
@@ -246,7 +246,8 @@ def test_text_has_its_size_and_its_place(frame_of, name, medium):  # noqa: F811
             [timed("a", 0.1), failed("oom", "func_hessian", 8)],
             "Fastest: a, 100 ms; func_hessian: out of memory.",
         ),
-        ([failed("oom", "a", 8)], "No method is right here."),
+        ([cell("a", times_s=None, first_s=None)], "No right method was timed."),
+        ([failed("oom", "a", 8)], "No method is right."),
     ],
 )
 def test_the_answer(frame_of, records, words):  # noqa: F811
@@ -272,12 +273,16 @@ def test_the_report_has_the_ranking(frame_of, tmp_path):  # noqa: F811
 
 
 def test_lines_break_behind_separators_and_are_cut_at_the_last():
-    room = width_pt("autograd_functional_", 7) + 0.1
+    room = room_pt("autograd_functional_", 7)
     assert lines("autograd_functional_vectorized", room, 7, 3) == ["autograd_functional_", "vectorized"]
     first, second = lines("x" * 60, room, 7, 2)
     assert second.endswith("…")
     assert max(width_pt(first, 7), width_pt(second, 7)) <= room
     assert cut("short", room, 7) == "short"
+    name = shortened("a_method_whose_name_has_its_number_at_the_end_17", room, 7)
+    assert name.startswith("a_method")
+    assert name.endswith("_17")
+    assert width_pt(name, 7) <= room
     assert lines("", room, 7, 2) == [""]
 
 

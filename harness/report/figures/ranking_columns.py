@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.analysis.ranking import Entry, Ranking
-from harness.report.figures.fitting import lines, width_pt
+from harness.report.figures.fitting import lines, room_pt
 from harness.report.figures.style import drawable
 from harness.text import percent, short, short_duration, significant
 
@@ -18,7 +18,8 @@ NARROWEST = 220.0  # points of a line, below which memory is left out
 LEAST_AXIS = 25.0  # points of the axis of time
 NAMES, NAMES_OF_NARROW = 0.28, 0.33  # most that names take of a line
 PEAKS = 0.13  # what the axis of memory takes of it
-MOST_LINES = 3  # of a name
+MOST_LINES = 5  # of a name
+MOST_DIGITS = 9999.5  # ratio from which only the power of ten is written
 CONTENDED = "*"
 NONE = "–"
 TIME, OVER_BEST, PEAK, ERROR = ("", "time"), ("", "× best"), ("peak", "MiB"), ("", "error")  # headings
@@ -63,7 +64,7 @@ def columns(rankings: Sequence[Ranking], width: float, narrow_text: bool) -> Col
     narrow = width < NARROW
     text_pt = 6.0 if narrow else 7.0 if narrow_text else 8.0
     named = [(entry, found.baseline) for found in rankings for entry in found.entries]
-    names = max((width_pt(name_of(entry, baseline), text_pt, bold=True) for entry, baseline in named), default=0.0)
+    names = max((room_pt(name_of(entry, baseline), text_pt, bold=True) for entry, baseline in named), default=0.0)
     shown = [entry for entry, _ in named if not entry.failed]
     right = width - MARGIN
     before = right - _widest([_error(entry) for entry in shown], ERROR, text_pt) - GAP
@@ -80,8 +81,8 @@ def columns(rankings: Sequence[Ranking], width: float, narrow_text: bool) -> Col
 
 
 def _widest(texts: list[str], heading: tuple[str, str], text_pt: float) -> float:
-    numbers = max((width_pt(text, text_pt, bold=True) for text in texts), default=0.0)
-    return max(numbers, *(width_pt(line, text_pt - 0.5) for line in heading))
+    numbers = max((room_pt(text, text_pt, bold=True) for text in texts), default=0.0)
+    return max(numbers, *(room_pt(line, text_pt - 0.5) for line in heading))
 
 
 def texts(entry: Entry, baseline: Entry | None, placed: Columns) -> Texts:
@@ -103,7 +104,9 @@ def _time(entry: Entry) -> str:
 def _over_best(entry: Entry) -> str:
     if entry.wrong:
         return "wrong"
-    return NONE if math.isnan(entry.over_best) else f"{short(entry.over_best)}×"
+    if math.isnan(entry.over_best):
+        return NONE
+    return f"{short(entry.over_best)}×" if entry.over_best < MOST_DIGITS else f"{entry.over_best:.0e}×"
 
 
 def _peak(entry: Entry) -> str:

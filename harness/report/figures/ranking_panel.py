@@ -10,7 +10,7 @@ from functools import cached_property
 from matplotlib.axes import Axes
 
 from harness.analysis.ranking import Entry, Ranking
-from harness.report.figures.fitting import cut, lines, width_pt
+from harness.report.figures.fitting import cut, lines, room_pt, shortened, width_pt
 from harness.report.figures.ranking_columns import (
     ERROR,
     GAP,
@@ -210,11 +210,13 @@ class Panel:
         sheet.line((MARGIN, at.right), y, color=FAINT, linewidth=0.6)
         y += 2 * PADDING
         names = [name_of(entry, self.ranking.baseline) for entry in self._failed]
-        room = min(max(width_pt(name, at.text_pt) for name in names), MOST_OF_FAILED * at.right)
+        room = min(max(room_pt(name, at.text_pt) for name in names), MOST_OF_FAILED * at.right)
         start = MARGIN + max(room, at.name) + GAP
         for entry, name in zip(self._failed, names, strict=True):
             text = cut(drawable(entry.reason), at.right - start, at.text_pt)
-            sheet.text(MARGIN, y + self._line / 2, cut(name, start - GAP - MARGIN, at.text_pt), at.text_pt, color=FAINT)
+            sheet.text(
+                MARGIN, y + self._line / 2, shortened(name, start - GAP - MARGIN, at.text_pt), at.text_pt, color=FAINT
+            )
             sheet.text(start, y + self._line / 2, text, at.text_pt, color=FAINT)
             y += self._line
 
@@ -223,7 +225,7 @@ def answer(ranking: Ranking) -> str:
     """Which method is the fastest that is right, and how the baseline, or else the next one, compares."""
     best, baseline = ranking.best, ranking.baseline
     if best is None:
-        return "No method is right here."
+        return "No right method was timed." if any(entry.right for entry in ranking.entries) else "No method is right."
     fastest = f"Fastest: {best.method}, {short_duration(best.median_s)}"
     if baseline is None or baseline is best:
         following = [entry for entry in ranking.entries if entry.right and entry is not best and entry.over_best > 0]
