@@ -22,6 +22,7 @@ LINES = 36  # methods of all places that one file holds
 MOST = 24  # files; table.csv has all places
 LONGEST_SLUG = 80  # characters of a file's name
 CAPTION_PT = 8.0  # height of a line of the caption
+CAPTION_FROM_BELOW = 0.01  # of the figure's height
 MEANING = """Time: median of a call over processes, with its 95 % interval (below six processes: their range). × best: \
 time over that of the fastest right method. Peak: tensor memory above the start of the call. Error: relative distance \
 from the reference."""
@@ -37,7 +38,7 @@ def ranking(rankings: Sequence[Ranking], analysis: Analysis, medium: Medium = SC
         figure = Figure((width_in, 1.0))
         caption(figure, f"{_note(rankings)} {analysis.environment}.", medium)
         below = CAPTION_PT * (figure.get_supxlabel().count("\n") + 1) + 2 * MARGIN
-        height = sum(panel.height for panel in panels) + below
+        height = (sum(panel.height for panel in panels) + below) / (1 - CAPTION_FROM_BELOW)
         figure.set_size_inches(width_in, height * medium.scale / 72)
         sheet = Sheet(figure, medium)
         top = 0.0
