@@ -1,0 +1,66 @@
+"""A .tex file for \\input, in one of two layouts: tables that run over pages, or floats for pages of two columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.analysis.table import Analysis
+from harness.report.latex.floats import floats
+from harness.report.latex.table import Table
+from harness.report.latex.text import slug
+
+PACKAGES = "array,booktabs,etoolbox,siunitx,xltabular"
+TWO_COLUMN_PACKAGES = "array,booktabs,etoolbox,siunitx,tabularx"
+SETUP = r"""\begingroup
+\scriptsize
+\setlength{\tabcolsep}{3pt}
+\setlength{\LTcapwidth}{\linewidth}
+\robustify\bfseries
+\sisetup{detect-weight,table-text-alignment=right}
+"""
+
+
+def document(tables: Sequence[Table], two_column: bool = False) -> str:
+    """All tables as the text of one file, which begins with the packages that a paper needs for it."""
+    return _two_column(tables) if two_column else _one_column(tables)
+
+
+def family_label(analysis: Analysis) -> str:
+    """The end of the label of a table of all records: `-mlp` where they are of one family of problems."""
+    families = analysis.rows["family"]
+    return f"-{slug(families.iloc[0])}" if families.nunique() == 1 else ""
+
+
+def _one_column(tables: Sequence[Table]) -> str:
+    head = _head("These tables are for pages of one column (for two: --two-column).", PACKAGES)
+    return head + "".join(f"\n{SETUP}{_long(table)}\\endgroup\n" for table in tables)
+
+
+def _two_column(tables: Sequence[Table]) -> str:
+    written = [part for table in tables for part in floats(table)]
+    head = _head("These floats are for pages of two columns.", TWO_COLUMN_PACKAGES)
+    waiting = f"\\extrafloats{{{len(written)}}} % LaTeX keeps so many more until a page has room for them\n"
+    return head + waiting + "".join(f"\n{part}" for part in written)
+
+
+def _head(purpose: str, packages: str) -> str:
+    return f"""% Made by python -m harness.report. {purpose}
+% They need in the preamble:
+%   \\usepackage{{{packages}}}
+"""
+
+
+def _long(table: Table) -> str:
+    """A longtable as wide as the text (xltabular), with the notes in its caption."""
+    caption = f"{table.title}. {table.notes}"
+    text = table.styled().to_latex(
+        environment="longtable",
+        hrules=True,
+        siunitx=True,
+        column_format=table.column_format,
+        caption=caption,
+        label=table.label,
+    )
+    text = text.replace(rf"\caption[]{{{caption}}}", r"\caption[]{continued}")
+    text = text.replace(r"\begin{longtable}", r"\begin{xltabular}{\linewidth}")
+    return text.replace(r"\end{longtable}", r"\end{xltabular}")
