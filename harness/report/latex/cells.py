@@ -35,7 +35,6 @@ MEANINGS = {
     "contended": "contended: another process wanted the processor",
 }
 WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
-FEW = 5  # columns beside which notes have room for a line each
 
 
 def cell_tables(analysis: Analysis) -> list[Table]:
@@ -70,7 +69,7 @@ def _table(rows: DataFrame, name: str, label: str, environment: str) -> Table:
     columns |= _measured(rows)
     notes = rows.apply(_note, axis=1)
     if notes.any():
-        columns[""] = (notes, "l" if len(columns) <= FEW else NOTES)
+        columns[""] = (notes, NOTES)
     words = {*columns, *", ".join(notes).split(", ")}
     return Table(
         cells=DataFrame({heading: texts for heading, (texts, _) in columns.items()}),

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from harness.analysis.table import Analysis
 from harness.report.latex.floats import floats
-from harness.report.latex.table import Table
+from harness.report.latex.table import NOTES, Table
 from harness.report.latex.text import slug
 
 PACKAGES = "array,booktabs,etoolbox,siunitx,xltabular"
 TWO_COLUMN_PACKAGES = "array,booktabs,etoolbox,siunitx,tabularx"
+FEW = 6  # columns: with no more, each note has room for one line
 SETUP = r"""\begingroup
 \scriptsize
 \setlength{\tabcolsep}{3pt}
@@ -38,7 +39,7 @@ def _one_column(tables: Sequence[Table]) -> str:
 
 def _two_column(tables: Sequence[Table]) -> str:
     written = [part for table in tables for part in floats(table)]
-    head = _head("These floats are for pages of two columns.", TWO_COLUMN_PACKAGES)
+    head = _head("These floats are for pages of two columns, of 8.5 cm or more each.", TWO_COLUMN_PACKAGES)
     waiting = f"\\extrafloats{{{len(written)}}} % LaTeX keeps so many more until a page has room for them\n"
     return head + waiting + "".join(f"\n{part}" for part in written)
 
@@ -53,11 +54,13 @@ def _head(purpose: str, packages: str) -> str:
 def _long(table: Table) -> str:
     """A longtable as wide as the text (xltabular), with the notes in its caption."""
     caption = f"{table.title}. {table.notes}"
+    few = len(table.columns) <= FEW
+    columns = ["l" if few and kind == NOTES else kind for kind in table.columns]
     text = table.styled().to_latex(
         environment="longtable",
         hrules=True,
         siunitx=True,
-        column_format=table.column_format,
+        column_format="".join(columns),
         caption=caption,
         label=table.label,
     )

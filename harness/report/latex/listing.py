@@ -9,6 +9,7 @@ from pandas import DataFrame
 from harness.report.latex.table import NAMES, NONE, Table, number_column, repeated
 from harness.report.latex.text import breakable
 
+SHORT = 14  # characters of texts that need no second line
 NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 
 
@@ -29,7 +30,8 @@ def listing(
             columns.append(number_column(texts[known]))
         else:
             cells[str(heading)] = texts.map(breakable)
-            columns.append(NAMES)
+            short = NAMES in columns and texts.str.len().max() <= SHORT
+            columns.append("l" if short else NAMES)
     if columns[0] != NAMES:
         columns[0] = "r"  # no rule may stand in an S column, and xltabular cannot begin with one
     return Table(cells, columns, title, notes, label, repeated(rows.iloc[:, 0]), bold, bold_column)

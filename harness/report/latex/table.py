@@ -26,11 +26,6 @@ class Table:
     bold: Sequence[Hashable] = ()  # rows in which `bold_column` is bold
     bold_column: str = ""
 
-    @property
-    def column_format(self) -> str:
-        """All column types as one argument."""
-        return "".join(self.columns)
-
     def styled(self, begin: int = 0, end: int | None = None) -> Styler:
         """These rows for `to_latex`: a group is named once, a rule stands between two groups, the best are bold."""
         cells = self.cells.iloc[begin:end].copy()
