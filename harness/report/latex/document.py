@@ -11,6 +11,7 @@ from harness.report.latex.text import slug
 
 PACKAGES = "array,booktabs,etoolbox,siunitx,xltabular"
 TWO_COLUMN_PACKAGES = "array,booktabs,etoolbox,siunitx,tabularx"
+WAITING = 30  # floats, after which LaTeX must place them: without text between, 52 are too many
 FEW = 6  # columns: with no more, each note has room for one line
 SETUP = r"""\begingroup
 \scriptsize
@@ -40,8 +41,8 @@ def _one_column(tables: Sequence[Table]) -> str:
 def _two_column(tables: Sequence[Table]) -> str:
     written = [part for table in tables for part in floats(table)]
     head = _head("These floats are for pages of two columns, of 8.5 cm or more each.", TWO_COLUMN_PACKAGES)
-    waiting = f"\\extrafloats{{{len(written)}}} % LaTeX keeps so many more until a page has room for them\n"
-    return head + waiting + "".join(f"\n{part}" for part in written)
+    pages = [written[begin : begin + WAITING] for begin in range(0, len(written), WAITING)]
+    return head + "\n\\clearpage\n".join("".join(f"\n{part}" for part in page) for page in pages)
 
 
 def _head(purpose: str, packages: str) -> str:
