@@ -4,23 +4,29 @@ import math
 
 import pytest
 
-from harness.analysis.capacity import ABOVE, CONSTANT, FURTHEST, OUT, capacities
+from harness.analysis.capacity import ABOVE, CONSTANT, FURTHEST, OUT, RESULT, capacities
 from harness.analysis.table import Analysis
+from harness.report.capacities import capacity_rows, capacity_sentences
 from tests.grown import SIZES, grown, loaded
 from tests.test_report import failed
 
 AT_5000 = 8 * 5000**2 / 1e9  # GB
 
 
+def sentence(capacity) -> str:
+    (text,) = capacity_sentences([capacity])
+    return text
+
+
 def test_exact_growth_fits_where_it_must(tmp_path) -> None:
     frame = loaded(tmp_path, grown("vmap_hvp", 2.0))
     (seen,) = capacities(Analysis(frame), AT_5000)
     assert seen.params == pytest.approx(5000, rel=1e-2)
-    assert str(seen).startswith("mlp: vmap_hvp fits into 0.2 GB up to P = 5,000 (")
-    assert str(seen).endswith("by its tensor peak")
+    assert sentence(seen).startswith("mlp: vmap_hvp fits into 0.2 GB up to P = 5,000 (")
+    assert sentence(seen).endswith("by its tensor peak")
     (seen,) = capacities(Analysis(frame), 8 * 1e5**2 / 1e9)
     assert (seen.note, seen.params, seen.high) == (FURTHEST, pytest.approx(16000), pytest.approx(16000))
-    assert "at P = 16,000, the furthest" in str(seen)
+    assert "at P = 16,000, the furthest" in sentence(seen)
 
 
 def test_an_interval_ends_where_the_fit_is_followed(tmp_path) -> None:
@@ -39,7 +45,7 @@ def test_the_process_counts_where_it_reaches_the_memory_first(tmp_path) -> None:
         entry["process_peak_bytes"] = 4 * entry["tensor_peak_bytes"]
     (seen,) = capacities(Analysis(loaded(tmp_path, records)), AT_5000)
     assert (seen.measure, seen.params) == ("process peak", pytest.approx(2500, rel=1e-2))
-    assert str(seen).endswith("by its process peak")
+    assert sentence(seen).endswith("by its process peak")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +64,7 @@ def test_what_ran_out_of_as_much_memory_caps_it(tmp_path, had, capped) -> None:
     (seen,) = capacities(Analysis(loaded(tmp_path, records)), AT_5000)
     assert (seen.note == OUT) == capped
     assert seen.params == pytest.approx(3200 if capped else 5000, rel=1e-2)
-    assert not capped or str(seen) == "mlp: a fits into 0.2 GB below P = 3,200, where it ran out of memory"
+    assert not capped or sentence(seen) == "mlp: a fits into 0.2 GB below P = 3,200, where it ran out of memory"
 
 
 def test_near_constant_memory_does_not_overflow(tmp_path) -> None:
@@ -73,7 +79,7 @@ def test_near_constant_memory_does_not_overflow(tmp_path) -> None:
         (seen,) = capacities(Analysis(loaded(tmp_path / name, records)), 8.0)
         assert seen.note in (CONSTANT, FURTHEST)
         assert math.isnan(seen.params) == (seen.note == CONSTANT)
-        assert name != "noise" or str(seen) == "mlp: the tensor peak of a does not grow measurably with P"
+        assert name != "noise" or sentence(seen) == "mlp: a has a tensor peak that does not grow measurably with P"
 
 
 def test_a_measured_peak_is_not_contradicted(tmp_path) -> None:
@@ -113,7 +119,7 @@ def test_what_was_measured_above_the_memory_is_said_not_to_fit(tmp_path, measure
     assert (seen.note, seen.measure) == (note, measure)
     assert seen.low <= seen.params == pytest.approx(1600, rel=1e-2) == seen.high
     said = f"below P = 1,600, where its {measure} was measured above that"
-    assert str(seen).endswith(said) == bool(note), str(seen)
+    assert sentence(seen).endswith(said) == bool(note), sentence(seen)
     records.append(failed("oom", "a", 200, params=1200))
     (seen,) = capacities(Analysis(loaded(tmp_path / "b", records)), memory * at_largest / 1e9)
     assert (seen.note, seen.params) == (OUT, 1200), "which is before"
@@ -121,3 +127,30 @@ def test_what_was_measured_above_the_memory_is_said_not_to_fit(tmp_path, measure
 
 def test_too_few_sizes_say_nothing(tmp_path) -> None:
     assert capacities(Analysis(loaded(tmp_path, grown("a", 2.0, sizes=SIZES[:3]))), 8.0) == []
+
+
+def test_what_holds_for_several_methods_is_written_once(tmp_path) -> None:
+    """Of five methods, three are followed to the same P, one runs out and one reaches the memory earlier."""
+    records = [entry for name in ("a", "b", "c") for entry in grown(name, 1.0)]
+    records += [*grown("early", 2.0), *grown("out", 1.0), failed("oom", "out", 200, params=3200)]
+    found = capacities(Analysis(loaded(tmp_path, records)), AT_5000)
+    alike, early, out = capacity_sentences(found)
+    furthest = "each of 3 methods fits into 0.2 GB at P = 16,000, the furthest that the fit of its memory is followed"
+    assert alike == f"mlp: {furthest}: a, b, c"
+    assert early.startswith("mlp: early fits into 0.2 GB up to P = 5,000 (")
+    assert out == "mlp: out fits into 0.2 GB below P = 3,200, where it ran out of memory"
+    rows = capacity_rows(found)
+    assert list(rows["methods"]) == ["a, b, c", "early", "out"]
+    assert list(rows[""]) == [FURTHEST, "", OUT]
+
+
+def test_what_the_result_alone_fills_is_told_apart(tmp_path) -> None:
+    """One method holds little more than the P x P result, one holds it twice; both are measured up to P = 1,600."""
+    records = [*grown("lean", 2.0), *grown("twice", 2.0)]
+    for entry in records:
+        entry["output_bytes"] = 8 * entry["params"] ** 2
+    for entry in records[len(SIZES) :]:
+        entry["tensor_peak_bytes"] *= 2
+    lean, twice = capacities(Analysis(loaded(tmp_path, records)), AT_5000)
+    assert (lean.note, twice.note) == (RESULT, "")
+    assert sentence(lean) == "mlp: lean fits into 0.2 GB up to P = 5,000, where the result alone fills it"

@@ -4,12 +4,14 @@ import pytest
 
 from harness.analysis.crossovers import crossovers
 from harness.analysis.table import Analysis
+from harness.report.growth import crossover_sentence
 from tests.grown import SIZES, grown, loaded
 
 
 def told(tmp_path, *records):
     return [
-        str(seen) for seen in crossovers(Analysis(loaded(tmp_path, [entry for group in records for entry in group])))
+        crossover_sentence(seen)
+        for seen in crossovers(Analysis(loaded(tmp_path, [entry for group in records for entry in group])))
     ]
 
 
@@ -21,8 +23,8 @@ def test_a_planted_one_is_found_at_its_place(tmp_path) -> None:
     (seen,) = crossovers(Analysis(loaded(tmp_path, slower + faster)))
     assert (seen.faster, seen.slower, seen.low, seen.high, seen.processes) == ("naive_loop", "vmap_hvp", 400, 800, 3)
     assert seen.params == pytest.approx(510, rel=0.1)
-    assert "is faster than vmap_hvp from P = " in str(seen)
-    assert str(seen).endswith(" on (between 400 and 800)")
+    assert "is faster than vmap_hvp from P = " in crossover_sentence(seen)
+    assert crossover_sentence(seen).endswith(" on (between 400 and 800)")
 
 
 def test_one_process_a_cell_is_said_to_be_and_needs_more_than_a_tenth(tmp_path) -> None:

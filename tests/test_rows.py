@@ -11,7 +11,8 @@ from harness.analysis.crossovers import crossovers
 from harness.analysis.fits import fits
 from harness.analysis.table import Analysis
 from harness.report.figures.curves import error_against_size, time_against_size
-from harness.report.latex import latex
+from harness.report.latex.cells import cell_tables
+from harness.report.latex.document import document
 from harness.report.markdown import markdown
 from harness.report.readable import readable
 from harness.report.summary import summary
@@ -43,7 +44,7 @@ def test_both_sides_of_a_nightly_run_are_cells_of_their_own(frame_of):  # noqa: 
     ]
     titles = [ax.get_title() for ax in time_against_size(Analysis(frame)).axes]
     assert titles == ["mlp, hessian, commit 1a2b3c4d", "mlp, hessian, code own"]
-    assert latex(Analysis(frame)).count(r"\begin{xltabular}") == 2
+    assert len(cell_tables(Analysis(frame))) == 2
     assert set(outcomes(Analysis(frame))["method"]) == {"vmap_hvp commit 1a2b3c4d", "vmap_hvp code own"}
 
 
@@ -95,7 +96,7 @@ def test_code_is_named_by_its_path_where_it_is_at_no_commit_or_was_changed(frame
 
 def test_commits_of_the_harness_are_told_where_a_cell_is_of_several(frame_of):  # noqa: F811
     def told(frame):
-        return [Analysis(frame).environment, markdown(Analysis(frame)), latex(Analysis(frame))]
+        return [Analysis(frame).environment, markdown(Analysis(frame)), document(cell_tables(Analysis(frame)))]
 
     several = told(frame_of([cell(commit=OWN), cell(commit=REF, round=1)]))
     assert all("cells of up to 2 commits of the harness taken together" in text for text in several)
@@ -140,7 +141,7 @@ def test_a_subset_is_another_cell_with_a_size_of_its_own(frame_of):  # noqa: F81
     )
     titles = [ax.get_title() for ax in time_against_size(Analysis(frame)).axes if ax.get_visible()]
     assert titles == ["mlp, hessian", "mlp width=4, hessian subset=4", "mlp width=8, hessian subset=4"]
-    assert latex(Analysis(frame)).count(r"\begin{xltabular}") == 3
+    assert len(cell_tables(Analysis(frame))) == 3
 
 
 def test_fits_crossovers_and_contests_are_of_one_subset(frame_of):  # noqa: F811
@@ -155,7 +156,7 @@ def test_fits_crossovers_and_contests_are_of_one_subset(frame_of):  # noqa: F811
         for method, seconds in (("vmap_hvp", 2.0), ("rows", 1.0))
     ]
     frame = frame_of([*whole, *few])
-    assert {(fit.place, fit.sizes) for fit in fits(Analysis(frame))} == {("mlp, quantity hessian", 4)}
+    assert {(fit.problem, fit.sizes) for fit in fits(Analysis(frame))} == {("mlp, quantity hessian", 4)}
     assert crossovers(Analysis(frame)) == []
     fastest = next(section.sentences for section in summary(Analysis(frame)) if section.title == "Fastest")
     assert sum("quantity hessian subset=" in sentence for sentence in fastest) == 2

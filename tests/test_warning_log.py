@@ -9,7 +9,8 @@ import torch
 
 from harness.analysis.table import DOUBT, Analysis
 from harness.measure.warning_log import LONGEST, MOST, WarningLog, on_one_line
-from harness.report.latex import latex
+from harness.report.latex.cells import cell_tables
+from harness.report.latex.document import document
 from harness.report.markdown import markdown
 from harness.report.readable import readable
 from harness.report.summary import summary
@@ -135,7 +136,7 @@ def test_warnings_and_explanations_stand_with_the_row(frame_of):  # noqa: F811
     section = next(section for section in summary(Analysis(frame)) if "Warned" in section.title)
     assert section.sentences[0].startswith(f"1 rows on mlp: {BROADCAST}")
     assert len(section.sentences) == 1
-    assert "warned: torch warned that" in latex(Analysis(frame))
+    assert "warned: torch warned that" in document(cell_tables(Analysis(frame)))
     assert not any("Warned" in section.title for section in summary(Analysis(frame_of([cell("c"), cell("d")]))))
 
 

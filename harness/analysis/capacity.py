@@ -8,76 +8,72 @@ from dataclasses import dataclass
 import numpy
 from pandas import DataFrame
 
-from harness.analysis.fits import BEYOND, MEASURES, Fit, fit, places
+from harness.analysis.fits import BEYOND, MEASURES, Fit, fit, problems
 from harness.analysis.table import SETTINGS, Analysis
 from harness.record import plain
-from harness.text import rounded, two_digits
+from harness.text import two_digits
 
 PEAKS = ("tensor peak", "process peak")  # of MEASURES; the process holds its tensors, so that both must fit
 OUT, ABOVE = "ran out of memory there", "measured above the memory there"
 FURTHEST, CONSTANT = "fit followed no further", "does not grow measurably"
+RESULT = "the result alone fills the memory there"
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What fits into `memory_gb` for one way."""
+    """What fits into `memory_gb` for one method."""
 
-    place: str  # problem and settings
-    way: str
+    problem: str  # with the settings in which the records differ
+    method: str
     memory_gb: float
     measure: str  # of PEAKS: that which reaches the memory first, by its fit or, where ABOVE, as it was measured
     params: float  # P; NaN where the measure does not grow measurably
     low: float  # of its 95 % interval
     high: float
-    note: str = ""  # OUT, ABOVE, FURTHEST or CONSTANT, where P is not that at which the fit reaches the memory
-
-    def __str__(self) -> str:
-        if self.note == CONSTANT:
-            return f"{self.place}: the {self.measure} of {self.way} does not grow measurably with P"
-        size = rounded(self.params)
-        said = f"up to P = {size} ({rounded(self.low)} to {rounded(self.high)}), by its {self.measure}"
-        if self.note == OUT:
-            said = f"below P = {self.params:,.0f}, where it ran out of memory"
-        elif self.note == ABOVE:
-            said = f"below P = {self.params:,.0f}, where its {self.measure} was measured above that"
-        elif self.note == FURTHEST:
-            said = f"at P = {size}, the furthest that the fit of its {self.measure} is followed"
-        return f"{self.place}: {self.way} fits into {self.memory_gb:g} GB {said}"
+    note: str = (
+        ""  # OUT, ABOVE, FURTHEST or CONSTANT: P is not where the fit reaches the memory; RESULT: why it is there
+    )
 
 
 def capacities(analysis: Analysis, memory_gb: float) -> list[Capacity]:
-    """For each way with a fit: `mlp: vmap_hvp fits into 8 GB up to P = 21,000 (19,000 to 23,000), by its tensor peak`.
+    """The capacity of each method whose memory has a fit.
 
     The peaks are above the start of the call. A fit is followed up to BEYOND times the largest P measured, and never
     past a P that ran out of at least as much memory, nor against a peak that was measured.
     """
     whatever_the_limit = [name for name in SETTINGS if name != "memory_limit"]
-    return [
-        seen
-        for place, rows in places(analysis, whatever_the_limit)
-        for way, own in rows.groupby("label")
-        if (seen := _capacity(own, analysis.cells_of(own), place, plain(way), memory_gb)) is not None
-    ]
+    found = []
+    for problem, rows in problems(analysis, whatever_the_limit):
+        for label, own in rows.groupby("label"):
+            capacity = _capacity(own, analysis.cells_of(own), problem, plain(label), memory_gb)
+            if capacity is not None:
+                found.append(capacity)
+    return found
 
 
-def _capacity(rows: DataFrame, cells: DataFrame, place: str, way: str, memory_gb: float) -> Capacity | None:
-    found = [seen for measure in PEAKS if (seen := fit(cells, measure, place, way)) is not None]
-    if not found:
+def _capacity(rows: DataFrame, cells: DataFrame, problem: str, method: str, memory_gb: float) -> Capacity | None:
+    """The capacity of one method by its rows and cells; None without a fit."""
+    fitted = [line for measure in PEAKS if (line := fit(cells, measure, problem, method)) is not None]
+    if not fitted:
         return None
     limit = 1e9 * memory_gb
-    growing = [seen for seen in found if seen.grows]
+    growing = [line for line in fitted if line.grows]
     if not growing:
-        return Capacity(place, way, memory_gb, found[-1].measure, math.nan, math.nan, math.nan, CONSTANT)
-    first = min(growing, key=lambda seen: seen.reaches(limit))
+        return Capacity(problem, method, memory_gb, fitted[-1].measure, math.nan, math.nan, math.nan, CONSTANT)
+    first = min(growing, key=lambda line: line.reaches(limit))
     out = _ran_out(rows, limit)
-    held, over, largest = _measured(cells, found, limit)
+    held, over, largest = _measured(cells, fitted, limit)
     end = min(over, out)
     most, low, high = (float(numpy.clip(first.reaches(limit, quantile), held, end)) for quantile in (0.5, 0.975, 0.025))
     if two_digits(most) >= end:  # to the digits that are shown, it is a P that did not fit
         note, measure = (OUT, first.measure) if out <= over else (ABOVE, largest)
-        return Capacity(place, way, memory_gb, measure, end, low, end, note)
-    note = FURTHEST if most >= BEYOND * first.largest * (1 - 1e-9) else ""
-    return Capacity(place, way, memory_gb, first.measure, most, low, high, note)
+        return Capacity(problem, method, memory_gb, measure, end, low, end, note)
+    note = ""
+    if most >= BEYOND * first.largest * (1 - 1e-9):
+        note = FURTHEST
+    elif two_digits(most) >= two_digits(_filled_by_result(cells, limit)):
+        note = RESULT
+    return Capacity(problem, method, memory_gb, first.measure, most, low, high, note)
 
 
 def _ran_out(rows: DataFrame, limit: float) -> float:
@@ -88,14 +84,24 @@ def _ran_out(rows: DataFrame, limit: float) -> float:
     return float(failed.loc[had >= limit, "params"].min()) if (had >= limit).any() else math.inf
 
 
-def _measured(cells: DataFrame, found: list[Fit], limit: float) -> tuple[float, float, str]:
+def _measured(cells: DataFrame, fitted: list[Fit], limit: float) -> tuple[float, float, str]:
     """The largest P whose measured peaks are within the limit, 0 for none; the least above it, its largest peak's name.
 
     Infinity and no name where none is above it.
     """
-    right = cells[cells["status"] == "ok"].rename(columns={MEASURES[seen.measure]: seen.measure for seen in found})
-    peaks = right.groupby("params")[[seen.measure for seen in found]].max()
+    right = cells[cells["status"] == "ok"].rename(columns={MEASURES[line.measure]: line.measure for line in fitted})
+    peaks = right.groupby("params")[[line.measure for line in fitted]].max()
     above = peaks[peaks.max(axis=1) > limit]
     over = float(above.index[0]) if len(above) else math.inf
     held = peaks.index[(peaks.max(axis=1) <= limit) & (peaks.index < over)]
     return float(held.max()) if len(held) else 0.0, over, str(above.iloc[0].idxmax()) if len(above) else ""
+
+
+def _filled_by_result(cells: DataFrame, limit: float) -> float:
+    """The P at which the result alone takes `limit` bytes; infinite where the records do not show how it grows."""
+    right = cells[(cells["status"] == "ok") & (cells["params"] > 0) & (cells["output_bytes"] > 0)]
+    sizes = right.groupby("params")["output_bytes"].median()
+    if sizes.nunique() < 2:
+        return math.inf
+    exponent, intercept = numpy.polyfit(numpy.log(sizes.index.to_numpy(float)), numpy.log(sizes.to_numpy(float)), 1)
+    return math.exp((math.log(limit) - intercept) / exponent)

@@ -1,4 +1,4 @@
-"""From which P on one way is faster than another, where more than noise says so."""
+"""From which P on one method is faster than another, where the difference is beyond noise."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from dataclasses import dataclass
 import pandas
 from pandas import DataFrame
 
-from harness.analysis.fits import places
+from harness.analysis.fits import problems
 from harness.analysis.ratios import ratio
 from harness.analysis.table import Analysis
 from harness.record import plain
-from harness.text import rounded
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """Where the order of two ways changes for good."""
+    """Where the order of two methods changes for good."""
 
-    place: str  # problem and settings
+    problem: str  # with the settings in which the records differ
     faster: str
     slower: str
     params: float  # P, interpolated on logarithms between the next two
@@ -28,51 +27,57 @@ class Crossover:
     high: float  # the least P measured from which on the order is the other one, beyond doubt
     processes: int  # fewest at those two
 
-    def __str__(self) -> str:
-        alone = "; one process a cell" if self.processes == 1 else ""
-        return (
-            f"{self.place}: {self.faster} is faster than {self.slower} from P = {rounded(self.params)} on "
-            f"(between {self.low:,.0f} and {self.high:,.0f}{alone})"
-        )
-
 
 def crossovers(analysis: Analysis) -> list[Crossover]:
-    """All that the records show: `mlp: a is faster than b from P = 1,300 on (between 800 and 1,600)`.
+    """All crossovers that the records show, for each problem and each two methods that are right at several sizes.
 
-    A size decides where the ratio of two right ways has an `order` (`harness.analysis.ratios`). The two ways must be
-    decided on both sides, and at the largest P that both have.
+    The ratio of two times decides a size where it has an `order` (`harness.analysis.ratios`). The order must be decided
+    below and above the crossover, and at the largest P that both methods have.
     """
     found = []
-    for place, rows in places(analysis):
-        right = rows.groupby(["label", "params"])["status"].transform(lambda seen: seen.eq("ok").all())
-        rows = rows[right & (rows["median_s"] > 0)]
-        cells: dict[str, dict[float, DataFrame]] = {}
-        for _, cell in rows.groupby(["label", "params"]):
-            cells.setdefault(str(cell["label"].iloc[0]), {})[float(cell["params"].iloc[0])] = cell
-        for one, other in itertools.combinations(sorted(way for way in cells if len(cells[way]) > 1), 2):
-            sizes = sorted(cells[one].keys() & cells[other].keys())
-            seen = {size: ratio(cells[one][size], cells[other][size]) for size in sizes}
-            crossed = _last_change({size: value.order for size, value in seen.items()})
+    for problem, rows in problems(analysis):
+        by_method = _right_cells(rows)
+        several = sorted(method for method, cells in by_method.items() if len(cells) > 1)
+        for one, other in itertools.combinations(several, 2):
+            crossed = _crossover(problem, one, by_method[one], other, by_method[other])
             if crossed is not None:
-                low, high = crossed
-                faster, slower = (one, other) if seen[high].order > 0 else (other, one)
-                at = _between(low, high, seen[low].value, seen[high].value)
-                found.append(
-                    Crossover(
-                        place,
-                        plain(faster),
-                        plain(slower),
-                        at,
-                        low,
-                        high,
-                        min(seen[low].processes, seen[high].processes),
-                    )
-                )
+                found.append(crossed)
     return found
 
 
+def _right_cells(rows: DataFrame) -> dict[str, dict[float, DataFrame]]:
+    """By method and P: the rows of its cell, of which every process is right and took time."""
+    right = rows.groupby(["label", "params"])["status"].transform(lambda statuses: statuses.eq("ok").all())
+    cells: dict[str, dict[float, DataFrame]] = {}
+    for _, cell in rows[right & (rows["median_s"] > 0)].groupby(["label", "params"]):
+        cells.setdefault(str(cell["label"].iloc[0]), {})[float(cell["params"].iloc[0])] = cell
+    return cells
+
+
+def _crossover(
+    problem: str, one: str, cells: dict[float, DataFrame], other: str, other_cells: dict[float, DataFrame]
+) -> Crossover | None:
+    """Where the order of two methods changes for the last time; None where it does not change or the end is open."""
+    sizes = sorted(cells.keys() & other_cells.keys())
+    ratios = {size: ratio(cells[size], other_cells[size]) for size in sizes}
+    change = _last_change({size: value.order for size, value in ratios.items()})
+    if change is None:
+        return None
+    low, high = change
+    faster, slower = (one, other) if ratios[high].order > 0 else (other, one)
+    return Crossover(
+        problem=problem,
+        faster=plain(faster),
+        slower=plain(slower),
+        params=_between(low, high, ratios[low].value, ratios[high].value),
+        low=low,
+        high=high,
+        processes=min(ratios[low].processes, ratios[high].processes),
+    )
+
+
 def _last_change(orders: dict[float, int]) -> tuple[float, float] | None:
-    """Of orders by ascending size: the last two sizes next to each other, but for undecided ones, with other orders."""
+    """The last two decided sizes, one next to the other, with opposite orders; `orders` are by ascending size."""
     decided = pandas.Series(orders, dtype="int")
     decided = decided[decided != 0]
     if not len(decided) or orders[max(orders)] == 0 or decided.nunique() == 1:

@@ -22,10 +22,10 @@ MEASURES = {"time": "median_s", "tensor peak": "tensor_peak_bytes", "process pea
 
 @dataclass(frozen=True)
 class Fit:
-    """A power of P through the measurements of one way: least squares on logarithms, the interval by Student's t."""
+    """A power of P through the measurements of one method: least squares on logarithms, its interval by Student's t."""
 
-    place: str  # problem and settings
-    way: str
+    problem: str  # with the settings in which the records differ
+    method: str
     measure: str  # of MEASURES
     sizes: int
     exponent: float
@@ -34,7 +34,7 @@ class Fit:
     intercept: float  # natural logarithm of the measure (s or bytes) at P = 1
     residual: float  # standard deviation of the measurements' logarithms about the line
     mean: float  # of log P
-    spread: float  # sum of squares of log P about it
+    spread: float  # sum of squares of log P about its mean
     largest: float  # P measured
 
     @property
@@ -56,16 +56,15 @@ class Fit:
 
 def fits(analysis: Analysis) -> list[Fit]:
     """A fit for each method and measure with FEWEST sizes or more."""
-    found = (
-        fit(rows, measure, place, plain(way))
-        for place, group in places(analysis)
-        for way, rows in analysis.cells_of(group).groupby("label")
-        for measure in MEASURES
-    )
-    return [seen for seen in found if seen is not None]
+    found = []
+    for problem, rows in problems(analysis):
+        for label, cells in analysis.cells_of(rows).groupby("label"):
+            fitted = (fit(cells, measure, problem, plain(label)) for measure in MEASURES)
+            found += [line for line in fitted if line is not None]
+    return found
 
 
-def fit(rows: DataFrame, measure: str, place: str = "", way: str = "") -> Fit | None:
+def fit(rows: DataFrame, measure: str, problem: str = "", method: str = "") -> Fit | None:
     """The fit to one method's rows out of `Analysis.cells`, those that are right; None with fewer sizes than FEWEST.
 
     The process peak of a GPU's rows is the host's, which tells nothing.
@@ -83,26 +82,26 @@ def fit(rows: DataFrame, measure: str, place: str = "", way: str = "") -> Fit | 
     residual, spread = math.sqrt(float(left @ left) / (len(x) - 2)), float(((x - x.mean()) ** 2).sum())
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 2)) * residual / math.sqrt(spread)
     return Fit(
-        place,
-        way,
-        measure,
-        len(x),
-        line.slope,
-        line.slope - half,
-        line.slope + half,
-        line.intercept,
-        residual,
-        float(x.mean()),
-        spread,
-        float(known.index.max()),
+        problem=problem,
+        method=method,
+        measure=measure,
+        sizes=len(x),
+        exponent=line.slope,
+        low=line.slope - half,
+        high=line.slope + half,
+        intercept=line.intercept,
+        residual=residual,
+        mean=float(x.mean()),
+        spread=spread,
+        largest=float(known.index.max()),
     )
 
 
-def places(analysis: Analysis, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[tuple[str, DataFrame]]:
-    """The prepared rows of known P, a row a process, by family of problems and these settings, which are named."""
+def problems(analysis: Analysis, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[tuple[str, DataFrame]]:
+    """The prepared rows of known P by family of problems, quantity and these settings; each group with its name."""
     rows = analysis.rows
     rows = rows[rows["params"].notna()]
     keys = ["family", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows, settings)]
     for values, group in rows.groupby(keys, dropna=False):
-        told = [plain(values[0]), *(setting(key, value) for key, value in zip(keys[1:], values[1:], strict=True))]
-        yield ", ".join(told), group
+        names = [plain(values[0]), *map(setting, keys[1:], values[1:])]
+        yield ", ".join(names), group

@@ -13,7 +13,7 @@ from harness.record.identity import PROBLEM
 def speedups(analysis: Analysis, baseline: str) -> DataFrame:
     """How many times as fast as `baseline` each other method is in every cell in which both are right.
 
-    Columns: `place` (problem, quantity and settings), params, label, speedup, low, high (NaN where there is no
+    Columns: `problem` (with quantity and settings), params, label, speedup, low, high (NaN where there is no
     interval), processes, and `by`: how the interval was found (`harness.analysis.ratios`). Raises ValueError for a
     baseline that no record has, or that is right in no cell in which another method is.
     """
@@ -31,12 +31,12 @@ def speedups(analysis: Analysis, baseline: str) -> DataFrame:
             continue
         first = group.iloc[0]
         settings = [setting(key, first[key]) for key in analysis.settings]
-        place = ", ".join([plain(first["family"]), plain(first["quantity"]), *settings])
+        problem = ", ".join([plain(first["family"]), plain(first["quantity"]), *settings])
         for label, own in group[group["label"] != baseline].groupby("label"):
             seen = ratio(own, base)
             found.append(
                 {
-                    "place": place,
+                    "problem": problem,
                     "params": first["params"],
                     "label": label,
                     "speedup": seen.value,
@@ -48,4 +48,4 @@ def speedups(analysis: Analysis, baseline: str) -> DataFrame:
             )
     if not found:
         raise ValueError(f"baseline {baseline} is right and timed in no cell where another method is; take another")
-    return DataFrame(found).sort_values(["place", "params", "label"], ignore_index=True)
+    return DataFrame(found).sort_values(["problem", "params", "label"], ignore_index=True)

@@ -23,8 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not all(options.runs) or options.out == Path():
         parser.error("RUN and DIR are paths; an empty one was given (the current directory is .)")
-    if options.out is None and (options.baseline or options.memory_gb or options.style or options.width):
-        parser.error("--baseline, --memory_gb, --style and --width are of the files that --out DIR writes; give it too")
+    of_files = options.baseline, options.memory_gb, options.style, options.width, options.two_column
+    if options.out is None and any(of_files):
+        parser.error(
+            "--baseline, --memory_gb, --style, --width and --two-column are of the files that --out DIR writes; "
+            "give it too"
+        )
     try:
         analysis = Analysis(record.load(*options.runs))
         skipped = analysis.frame.attrs["skipped"]
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out:
             from harness.report.files import write  # imports matplotlib and seaborn, which takes a second or two
 
-            for path in write(analysis, options.out, medium, options.baseline, options.memory_gb):
+            for path in write(analysis, options.out, medium, options.baseline, options.memory_gb, options.two_column):
                 print(path)
     except (record.RecordError, OSError, ValueError) as error:
         print(f"harness.report: {plain(error)}", file=sys.stderr)
@@ -53,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=inches, help="of the figures, such as 8.5cm or 3.3in (alone: of a paper's)")
     parser.add_argument("--baseline", metavar="METHOD", help="show the speed-up of all others over this method")
     parser.add_argument("--memory_gb", type=gigabytes, metavar="GB", help="show the largest P that fits into so much")
+    parser.add_argument("--two-column", action="store_true", help="LaTeX tables as floats for pages of two columns")
     return parser
 
 

@@ -14,7 +14,7 @@ from harness.analysis.profiles import profile
 from harness.analysis.ranking import main_rankings
 from harness.analysis.speedups import speedups
 from harness.analysis.table import Analysis
-from harness.report import coverage_table, csv, latex, markdown, provenance, trend
+from harness.report import coverage_table, csv, markdown, provenance, trend
 from harness.report import speedups as speedup_tables
 from harness.report.figures import curves
 from harness.report.figures.canvas import save
@@ -25,6 +25,8 @@ from harness.report.figures.profile import performance_profile
 from harness.report.figures.ranking import ranking, sheets
 from harness.report.figures.speedup import speedup_against_size
 from harness.report.growth import growth
+from harness.report.latex.cells import cell_tables
+from harness.report.latex.document import document
 from harness.report.web.page import page
 
 
@@ -34,13 +36,14 @@ def write(
     medium: Medium = SCREEN,
     baseline: str | None = None,
     memory_gb: float | None = None,
+    two_column: bool = False,
 ) -> list[Path]:
     """Write index.html, the tables, the figures as PNG, PDF and SVG, and report.json into `out`; the files written.
 
     Of what there is too little to show, there is no file. report.json is written last: where it is missing, the report
     is not complete. Raises ValueError for a baseline that no record has, before anything is written.
     """
-    texts = _texts(analysis, baseline, memory_gb)
+    texts = _texts(analysis, baseline, memory_gb, two_column)
     drawn = _figures(analysis, medium, baseline)
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").unlink(missing_ok=True)
@@ -57,28 +60,29 @@ def write(
     options = [*medium.arguments]
     options += ["--baseline", baseline] if baseline else []
     options += ["--memory_gb", repr(memory_gb)] if memory_gb else []
+    options += ["--two-column"] if two_column else []
     frame = analysis.frame
     parts = {"disagreement": frame[frame["sketch"].notna()], "trend": kept(analysis)}
     record.write_json(provenance.provenance(frame, out, written, parts, options), out / "report.json")
     return [*written, out / "report.json"]
 
 
-def _texts(analysis: Analysis, baseline: str | None, memory_gb: float | None) -> dict[str, str]:
+def _texts(analysis: Analysis, baseline: str | None, memory_gb: float | None, two_column: bool) -> dict[str, str]:
     """File names and what is in them."""
     texts = {
         "table.csv": csv.csv(analysis),
         "table.md": markdown.markdown(analysis),
-        "table.tex": latex.latex(analysis),
+        "table.tex": document(cell_tables(analysis), two_column),
     }
     if _problems(analysis) > 1:
         texts["coverage.md"] = coverage_table.markdown(analysis)
     grown = growth(analysis, memory_gb)
     if grown:
-        texts |= {"growth.md": grown.markdown(), "growth.tex": grown.latex()}
+        texts |= {"growth.md": grown.markdown(), "growth.tex": document(grown.tables(), two_column)}
     if baseline is not None:
         found = speedups(analysis, baseline)
         texts["speedups.md"] = speedup_tables.markdown(found, analysis, baseline)
-        texts["speedups.tex"] = speedup_tables.tables(found, analysis, baseline)
+        texts["speedups.tex"] = document([speedup_tables.speedup_table(found, analysis, baseline)], two_column)
     return texts
 
 

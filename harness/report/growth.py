@@ -1,8 +1,7 @@
-"""growth.md and growth.tex: exponents of P, where one way becomes faster than another, what fits into a memory."""
+"""growth.md and growth.tex: exponents of P, from which P one method is faster than another, what fits into a memory."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pandas import DataFrame
@@ -12,14 +11,25 @@ from harness.analysis.crossovers import Crossover, crossovers
 from harness.analysis.fits import BEYOND, FEWEST, Fit, fits
 from harness.analysis.ratios import ALONE
 from harness.analysis.table import Analysis
-from harness.report import latex
-from harness.text import escaped
+from harness.report.capacities import capacity_rows, capacity_sentences
+from harness.report.latex.document import family_label
+from harness.report.latex.listing import listing
+from harness.report.latex.table import Table
+from harness.report.latex.text import tex
+from harness.text import escaped, rounded
 
-EXPONENTS = f"The measure grows as P to the exponent: least squares on logarithms, from {FEWEST} sizes on"
-CROSSED = f"""Told where the 95 % interval of the ratio of their times leaves out 1 on both sides, with one process a \
-cell where the ratio is beyond {ALONE:g} too; P is interpolated between these sizes"""
-FITTING = f"""By the fit of the tensor peak or, on the CPU, of the process peak, above the start of the call, \
-whichever reaches the memory first; followed up to {BEYOND:g} times the largest P measured. The interval is of 95 %"""
+EXPONENTS = (
+    f"The measure grows as P to the power of the exponent, by least squares on logarithms from {FEWEST} sizes on"
+)
+CROSSED = (
+    "A crossover is listed where the 95 % interval of the ratio of the two times leaves out 1 below and above it; "
+    f"with one process a cell, the ratio must be beyond {ALONE:g} too. P is interpolated between these two sizes"
+)
+FITTING = (
+    "By the fit of the tensor peak or, on the CPU, of the process peak, above the start of the call: of the two, the "
+    f"one that reaches the memory first. A fit is followed up to {BEYOND:g} times the largest P measured. The interval "
+    "is of 95 %"
+)
 
 
 @dataclass(frozen=True)
@@ -29,94 +39,96 @@ class Growth:
     fits: list[Fit]
     crossovers: list[Crossover]
     capacities: list[Capacity]
-    of: str  # what ends the labels of its tables: the problem, where there is one
+    label: str  # the end of the labels of its tables: the family of problems, where there is one
     environment: str
 
     def __bool__(self) -> bool:
         return bool(self.fits or self.crossovers or self.capacities)
 
     def markdown(self) -> str:
-        """A table of the exponents and lists of the rest."""
+        """A table of the exponents, and lists of crossovers and of what fits."""
         parts = []
         if self.fits:
             table = _exponents(self.fits).map(escaped).to_markdown(index=False, disable_numparse=True)
             parts.append(f"# Growth with P\n\n{EXPONENTS}; from, to: its 95 % interval.\n\n{table}")
-        for title, meaning, found in (
-            ("Which is faster from where", CROSSED, self.crossovers),
-            ("What fits", FITTING, self.capacities),
-        ):
-            if found:
-                parts.append(f"# {title}\n\n{meaning}.\n\n" + "\n".join(f"- {escaped(str(entry))}" for entry in found))
+        if self.crossovers:
+            sentences = _list([crossover_sentence(crossover) for crossover in self.crossovers])
+            parts.append(f"# Which method is faster from which P on\n\n{CROSSED}.\n\n{sentences}")
+        if self.capacities:
+            sentences = _list(capacity_sentences(self.capacities))
+            parts.append(f"# What fits\n\n{FITTING}.\n\n{sentences}")
         return "\n\n".join([*parts, f"{escaped(self.environment)}.\n"])
 
-    def latex(self) -> str:
-        """A table of each."""
-        tables = []
+    def tables(self) -> list[Table]:
+        """The same as a table each."""
+        environment = f"{tex(self.environment)}."
+        found = []
         if self.fits:
-            caption = f"{latex.tex(EXPONENTS)}. From, to: its 95\\,\\% interval. {latex.tex(self.environment)}."
-            tables.append(latex.listing(_exponents(self.fits), caption, f"tab:growth{self.of}"))
+            notes = f"{tex(EXPONENTS)}; from, to: its 95\\,\\% interval. {environment}"
+            found.append(listing(_exponents(self.fits), "Growth with $P$", notes, f"tab:growth{self.label}"))
         if self.crossovers:
-            caption = f"{latex.tex(CROSSED)}: from, to. {latex.tex(self.environment)}."
-            tables.append(latex.listing(_crossed(self.crossovers), caption, f"tab:crossovers{self.of}"))
+            title = "From which $P$ on one method is faster than another"
+            notes = f"{tex(CROSSED)}: from, to. {environment}"
+            found.append(listing(_crossed(self.crossovers), title, notes, f"tab:crossovers{self.label}"))
         if self.capacities:
-            memory = f"The largest $P$ that fits into {self.capacities[0].memory_gb:g}\\,GB"
-            caption = f"{memory}. {latex.tex(FITTING)}: from, to. {latex.tex(self.environment)}."
-            tables.append(latex.listing(_fitting(self.capacities), caption, f"tab:fits{self.of}"))
-        return latex.document(tables)
+            title = f"The largest $P$ that fits into {self.capacities[0].memory_gb:g}\\,GB"
+            notes = f"{tex(FITTING)}: from, to. {environment}"
+            found.append(listing(capacity_rows(self.capacities), title, notes, f"tab:fits{self.label}"))
+        return found
 
 
 def growth(analysis: Analysis, memory_gb: float | None = None) -> Growth:
     """What the records show of it; what fits only into a memory that is given."""
     return Growth(
-        fits(analysis),
-        crossovers(analysis),
-        [] if memory_gb is None else capacities(analysis, memory_gb),
-        latex.problem(analysis),
-        analysis.environment,
+        fits=fits(analysis),
+        crossovers=crossovers(analysis),
+        capacities=[] if memory_gb is None else capacities(analysis, memory_gb),
+        label=family_label(analysis),
+        environment=analysis.environment,
     )
 
 
+def crossover_sentence(crossover: Crossover) -> str:
+    """`mlp: a is faster than b from P = 1,300 on (between 800 and 1,600)`."""
+    alone = "; one process a cell" if crossover.processes == 1 else ""
+    between = f"between {crossover.low:,.0f} and {crossover.high:,.0f}{alone}"
+    order = f"{crossover.faster} is faster than {crossover.slower} from P = {rounded(crossover.params)} on"
+    return f"{crossover.problem}: {order} ({between})"
+
+
+def _list(sentences: list[str]) -> str:
+    return "\n".join(f"- {escaped(sentence)}" for sentence in sentences)
+
+
 def _exponents(found: list[Fit]) -> DataFrame:
-    lines = [
-        (
-            seen.place,
-            seen.way,
-            seen.measure,
-            str(seen.sizes),
-            f"{seen.exponent:.2f}",
-            f"{seen.low:.2f}",
-            f"{seen.high:.2f}",
-        )
-        for seen in found
-    ]
-    return DataFrame(lines, columns=["where", "way", "measure", "sizes", "exponent", "from", "to"])
+    return DataFrame(
+        [
+            {
+                "problem": fit.problem,
+                "method": fit.method,
+                "measure": fit.measure,
+                "sizes": str(fit.sizes),
+                "exponent": f"{fit.exponent:.2f}",
+                "from": f"{fit.low:.2f}",
+                "to": f"{fit.high:.2f}",
+            }
+            for fit in found
+        ]
+    )
 
 
 def _crossed(found: list[Crossover]) -> DataFrame:
-    lines = [
-        (
-            seen.place,
-            seen.faster,
-            seen.slower,
-            f"{seen.params:.0f}",
-            f"{seen.low:.0f}",
-            f"{seen.high:.0f}",
-            str(seen.processes),
-        )
-        for seen in found
-    ]
-    return DataFrame(lines, columns=["where", "faster", "than", "P", "from", "to", "processes"])
-
-
-def _fitting(found: list[Capacity]) -> DataFrame:
-    lines = [
-        (
-            seen.place,
-            seen.way,
-            seen.measure,
-            *(f"{size:.0f}" if math.isfinite(size) else "" for size in (seen.params, seen.low, seen.high)),
-            seen.note,
-        )
-        for seen in found
-    ]
-    return DataFrame(lines, columns=["where", "way", "measure", "P", "from", "to", ""])
+    return DataFrame(
+        [
+            {
+                "problem": crossover.problem,
+                "faster": crossover.faster,
+                "than": crossover.slower,
+                "P": f"{crossover.params:.0f}",
+                "from": f"{crossover.low:.0f}",
+                "to": f"{crossover.high:.0f}",
+                "processes": str(crossover.processes),
+            }
+            for crossover in found
+        ]
+    )

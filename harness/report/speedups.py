@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from harness.analysis.table import Analysis
 from harness.record import plain
-from harness.report import latex
+from harness.report.latex.document import family_label
+from harness.report.latex.listing import listing
+from harness.report.latex.table import Table
+from harness.report.latex.text import digits, tex
 from harness.text import escaped, significant
 
-MEANING = """Times as fast: the median over processes of the ratio of the two times, paired by seed and round, with \
-its 95 % interval"""
+MEANING = """Times as fast: the median over processes of the ratio of the baseline's time to the method's, paired by \
+seed and round, with its 95 % interval"""
 
 
 def markdown(found: DataFrame, analysis: Analysis, baseline: str) -> str:
@@ -23,32 +26,39 @@ def markdown(found: DataFrame, analysis: Analysis, baseline: str) -> str:
     return f"{title}\n\n{MEANING} ({intervals(found)}).\n\n{table}\n\n{escaped(analysis.environment)}.\n"
 
 
-def tables(found: DataFrame, analysis: Analysis, baseline: str) -> str:
-    """speedups.tex: the same, the best of each cell in bold."""
-    best = found["speedup"] == found.groupby(["place", "params"])["speedup"].transform("max")
-    title = f"Times as fast as {latex.tex(baseline)}, in bold the most of each $P$"
-    caption = (
-        f"{title}. {latex.tex(MEANING)} ({latex.tex(intervals(found))}): from, to. {latex.tex(analysis.environment)}."
+def speedup_table(found: DataFrame, analysis: Analysis, baseline: str) -> Table:
+    """The same for LaTeX, the best of each problem and P in bold."""
+    best = found["speedup"] == found.groupby(["problem", "params"])["speedup"].transform("max")
+    meaning = f"{tex(MEANING)} ({tex(intervals(found))}): from, to; in bold the most of each $P$"
+    return listing(
+        _texts(found, digits),
+        title=f"Times as fast as {tex(baseline)}",
+        notes=f"{meaning}. {tex(analysis.environment)}.",
+        label=f"tab:speedups{family_label(analysis)}",
+        bold=list(found.index[best]),
+        bold_column="times as fast",
     )
-    listing = latex.listing(
-        _texts(found, latex.digits),
-        caption,
-        f"tab:speedups{latex.problem(analysis)}",
-        list(found.index[best]),
-        "times as fast",
-    )
-    return latex.document([listing])
-
-
-def _texts(found: DataFrame, written: Callable[[float], str]) -> DataFrame:
-    texts = DataFrame(
-        {"where": found["place"], "P": found["params"].map("{:.0f}".format), "method": found["label"].map(plain)}
-    )
-    for heading, column in (("times as fast", "speedup"), ("from", "low"), ("to", "high")):
-        texts[heading] = [written(value) if math.isfinite(value) else "" for value in found[column]]
-    return texts.assign(processes=found["processes"].map(str))
 
 
 def intervals(found: DataFrame) -> str:
     """How the intervals of speed-ups were found."""
     return ", or ".join(sorted(set(found["by"])))
+
+
+def _texts(found: DataFrame, written: Callable[[float], str]) -> DataFrame:
+    """The speed-ups as texts; `written` makes one of a number."""
+
+    def numbers(column: str) -> Series:
+        return Series([written(value) if math.isfinite(value) else "" for value in found[column]], found.index)
+
+    return DataFrame(
+        {
+            "problem": found["problem"],
+            "P": found["params"].map("{:.0f}".format),
+            "method": found["label"].map(plain),
+            "times as fast": numbers("speedup"),
+            "from": numbers("low"),
+            "to": numbers("high"),
+            "processes": found["processes"].map(str),
+        }
+    )

@@ -21,7 +21,7 @@ ONE: dict[str, Any] = {"color": "0.35", "linewidth": 0.8}
 def speedup_against_size(found: DataFrame, analysis: Analysis, baseline: str, medium: Medium = SCREEN) -> Figure:
     """Speed-ups over a method against P, with their intervals; a panel for each problem, quantity and setting."""
     looks = styles(analysis.rows)
-    panels = list(found.groupby("place", sort=False))
+    panels = list(found.groupby("problem", sort=False))
     legend = [
         Line2D(
             [],

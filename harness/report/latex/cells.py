@@ -1,0 +1,121 @@
+"""Tables of the benchmark cells: one for each family of problems, quantity and setting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import chain, count
+
+import pandas
+from pandas import DataFrame, Series
+
+from harness.analysis.table import Analysis, differing, setting
+from harness.record import plain
+from harness.report import summary
+from harness.report.latex.table import NAMES, NONE, NOTES, Table, number_column, repeated
+from harness.report.latex.text import breakable, digits, slug, tex
+
+# Heading -> column, and how its number is written.
+NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "time (ms)": ("median_s", lambda seconds: digits(1e3 * seconds)),
+    "from": ("low_s", lambda seconds: digits(1e3 * seconds)),
+    "to": ("high_s", lambda seconds: digits(1e3 * seconds)),
+    "gradients": ("gradients", lambda ratio: digits(ratio)),
+    "peak (MiB)": ("tensor_peak_bytes", lambda size: digits(size / 2**20)),
+    "error": ("relative_error", lambda error: f"{error:.1e}" if error else "0"),
+}
+# What the notes of a table say of a heading, or of a word behind a row.
+MEANINGS = {
+    "from": "from, to: its 95\\,\\% interval over processes, below six their range",
+    "gradients": "gradients: time over that of one gradient",
+    "peak (MiB)": "peak: tensor memory above the start",
+    "error": "error: Frobenius distance from the reference over its norm",
+    "unsafe": "unsafe: wrong elsewhere under the same operators",
+    "warned": "warned: torch warned that the result may be wrong",
+    "contended": "contended: another process wanted the processor",
+}
+WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
+
+
+def cell_tables(analysis: Analysis) -> list[Table]:
+    """A table for each family, quantity and setting: the best time of each size in bold, failures in words."""
+    cells = analysis.cells
+    keys = ["family", "quantity", *differing(cells)]
+    tables: dict[str, Table] = {}  # by label
+    for values, group in cells.groupby(keys, dropna=False):
+        names = [*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]
+        label = _unused(f"tab:{slug(*names)}", tables)
+        tables[label] = _table(group, breakable(", ".join(names)), label, analysis.environment)
+    return list(tables.values())
+
+
+def _unused(label: str, tables: dict[str, Table]) -> str:
+    """The label, with a number behind it if a table has it already."""
+    numbered = (f"{label}-{number}" for number in count(2))
+    return next(name for name in chain([label], numbered) if name not in tables)
+
+
+def _table(rows: DataFrame, name: str, label: str, environment: str) -> Table:
+    """The table of these benchmark cells, sorted by P and time."""
+    rows = rows.sort_values(["params", "median_s", "label"], ignore_index=True)
+    sizes = rows["params"].map(_count)
+    one_size = sizes.nunique() == 1
+    columns: dict[str, tuple[Series, str]] = {}
+    if not one_size:
+        columns["$P$"] = (sizes, "r")
+    columns["method"] = (rows["label"].map(breakable), NAMES)
+    if rows["seed"].nunique() > 1:
+        columns["seed"] = (rows["seed"].map(_count), "r")
+    columns |= _measured(rows)
+    notes = rows.apply(_note, axis=1)
+    if notes.any():
+        columns[""] = (notes, NOTES)
+    words = {*columns, *", ".join(notes).split(", ")}
+    return Table(
+        cells=DataFrame({heading: texts for heading, (texts, _) in columns.items()}),
+        columns=[kind for _, kind in columns.values()],
+        title=f"{name}, $P={sizes[0]}$" if one_size else name,
+        notes=f"{_meanings(words, one_size)}. {tex(environment)}.",
+        label=label,
+        groups=None if one_size else repeated(sizes),
+        bold=_fastest(rows, sizes),
+        bold_column="time (ms)",
+    )
+
+
+def _measured(rows: DataFrame) -> dict[str, tuple[Series, str]]:
+    """Texts and column type of each number that any row has; intervals only of several processes."""
+    columns = {}
+    for heading, (column, written) in NUMBERS.items():
+        known = rows[column].map(math.isfinite)
+        if heading in ("from", "to"):
+            known &= rows["processes"] > 1
+        if known.any():
+            texts = rows.loc[known, column].map(written)
+            columns[heading] = (texts.reindex(rows.index, fill_value=NONE), number_column(texts))
+    return columns
+
+
+def _fastest(rows: DataFrame, sizes: Series) -> list[int]:
+    """The rows with the least time of each size that is right."""
+    right = rows[(rows["status"] == "ok") & rows["median_s"].map(math.isfinite)]
+    least = right["median_s"].groupby(sizes).transform("min")
+    return list(right.index[right["median_s"] == least])
+
+
+def _meanings(words: set[str], one_size: bool) -> str:
+    """What the headings and words of a table mean."""
+    of_each = "" if one_size else " of each $P$"
+    time = f"Time: median of the calls after the first, in bold the least that is right{of_each}"
+    return "; ".join([time, *(meaning for word, meaning in MEANINGS.items() if word in words)])
+
+
+def _count(number: float) -> str:
+    return "?" if pandas.isna(number) else f"{number:.0f}"
+
+
+def _note(row: Series) -> str:
+    """What a reader must know of a row, in words; nothing where it is right and undisturbed."""
+    status = "" if row["status"] == "ok" else WORDS.get(row["status"], row["status"])
+    marks = {"unsafe": pandas.notna(row["warning"]), "warned": row["doubted"], "contended": row["contended"]}
+    return ", ".join(filter(None, [status, *(word for word, holds in marks.items() if holds)]))
