@@ -9,11 +9,10 @@ import pandas
 from pandas import DataFrame
 
 from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, between, contest, right
+from harness.analysis.emphasis import baseline_of
 from harness.analysis.ratios import Ratio
 from harness.analysis.table import Analysis, setting
 from harness.record import plain
-
-BASELINE = "func_hessian"  # torch.func.hessian: the baseline where none is named
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,10 @@ class Leader:
         return self.lead is not None and self.lead.order <= 0
 
 
-def baseline_of(analysis: Analysis, named: str | None = None) -> str | None:
-    """The label of the baseline: the named one, else torch.func.hessian; None where no record has it."""
-    label = named or BASELINE
-    return label if label in set(analysis.rows["label"]) else None
-
-
 def leaderboard(analysis: Analysis, baseline: str | None = None) -> list[Leader]:
     """The leader of each place at which a method is right and timed, by problem, P and settings.
 
-    `baseline` is the label of a method, by default BASELINE.
+    `baseline` is the label of a method, by default that of torch.func.hessian.
     """
     quantity = ["quantity"] if analysis.rows["quantity"].nunique() > 1 else []
     telling = [*quantity, *analysis.settings]

@@ -81,12 +81,12 @@ def _times(seen: Ratio) -> str:
 
 
 def _interval(lead: Ratio | None) -> str:
-    """The interval of the lead over the next method, and from what it is."""
+    """The interval of the lead over the next method and its source; a dash where there are too few samples."""
     if lead is None:
         return "-"
     if math.isnan(lead.low):
-        return "one process, too few samples"
-    source = "samples of one process" if lead.by == SAMPLES else f"{lead.processes} processes"
+        return "- (1 process)"
+    source = "samples of 1 process" if lead.by == SAMPLES else f"{lead.processes} processes"
     return f"{significant(lead.low)} to {significant(lead.high)} ({source})"
 
 

@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from pandas import DataFrame
 
-from harness.analysis.leaderboard import baseline_of, leaderboard
+from harness.analysis.emphasis import baseline_of
+from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis
 from harness.report import leaderboard as board
 from harness.report.readable import NUMBERS, meanings, readable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas
-from pandas import DataFrame, Series
+from pandas import DataFrame
 
 from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT
 from harness.analysis.coverage import cause

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.analysis.coverage import outcomes, totals
-from harness.analysis.leaderboard import baseline_of, leaderboard
+from harness.analysis.emphasis import baseline_of
+from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis
 from harness.report import leaderboard as board
 from harness.report.layout import print_sections, print_table, widths
