@@ -30,11 +30,11 @@ def emphasised(analysis: Analysis, baseline: str | None = None, highlight: Seque
     if len(first) > MOST:
         raise ValueError(f"{len(first)} methods are highlighted; a figure has colours for {MOST}")
     base = baseline_of(analysis, baseline)
-    chosen = dict.fromkeys([*first, *([base] if base else []), *_fastest(analysis, labels)])
-    return list(chosen)[:MOST]
+    chosen = [*first, *([base] if base else []), *_fastest(analysis, labels)]
+    return list(dict.fromkeys(chosen))[:MOST]
 
 
-def _fastest(analysis: Analysis, labels: Sequence[str]) -> list[str]:
+def _fastest(analysis: Analysis, labels: list[str]) -> list[str]:
     """The labels by their speed relative to the best right method, summed over the cells; failed and wrong: 0."""
     speed = (1 / times_over_best(analysis)).sum() if analysis.rows["median_s"].notna().any() else {}
     return sorted(labels, key=lambda label: (-float(speed.get(label, 0.0)), label))

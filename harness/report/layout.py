@@ -20,7 +20,8 @@ def widths(texts: DataFrame, folding: Collection[str], room: int) -> dict[str, i
     A folding column gets an equal share of what the other columns leave, and no more than it needs. Where folding does
     not suffice, nothing is folded.
     """
-    needed = {column: max(map(cell_len, [*_head(column).split("\n"), *texts[column]])) for column in texts}
+    columns = list(map(str, texts.columns))
+    needed = {column: max(map(cell_len, [*_head(column).split("\n"), *texts[column]])) for column in columns}
     unfolded = dict(needed)
     left = room - GAP * (len(needed) - 1) - sum(width for column, width in needed.items() if column not in folding)
     folded = sorted((column for column in needed if column in folding), key=lambda column: needed[column])
@@ -45,11 +46,12 @@ def print_table(
     """
     width = sum(widths.values()) + GAP * (len(widths) - 1)
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=header, width=width)
-    for column in texts:
+    columns = list(map(str, texts.columns))
+    for column in columns:
         justify = "right" if column in numbers else "left"
         table.add_column(_head(column), justify=justify, width=widths[column], overflow="fold")
     for _, row in texts.iterrows():
-        table.add_row(*(Text(row[column], style(str(column), row[column])) for column in texts))
+        table.add_row(*(Text(row[column], style(column, row[column])) for column in columns))
     console.print(table, crop=False)
 
 
@@ -67,6 +69,6 @@ def print_sections(
         print_table(console, rows, widths, numbers, style, header=place == 0)
 
 
-def _head(column: object) -> str:
+def _head(column: str) -> str:
     """A heading, a word a line."""
-    return str(column).replace(" ", "\n")
+    return column.replace(" ", "\n")
