@@ -114,7 +114,7 @@ def test_the_environment_of_a_row_is_in_its_details_or_common_to_all(parsed_of):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_text_of_records_is_never_markup(parsed_of, text):
     hostile = {"problem": text, "dtype": text, "cpu": text, "packages": text, "torch": text}
-    benign = parsed_of([cell(), failed()], {"coverage": "<svg/>"}, ["x"])
+    benign = parsed_of([cell(), failed(method="vmap_hvp")], {"coverage": "<svg/>"}, ["x"])
     parsed = parsed_of(
         [cell(text, **hostile), failed("error", text, message=text, **hostile)], {"coverage": "<svg/>"}, [text]
     )
@@ -124,6 +124,37 @@ def test_text_of_records_is_never_markup(parsed_of, text):
     assert visible in parsed.text
     assert set(parsed.column("method")["texts"]) == {visible}
     assert "\u202e" not in parsed.text + "".join(parsed.scripts)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_of_records_is_never_markup_in_the_leaderboard(parsed_of, text):
+    def of(name):
+        wrong = cell(name + "3", problem=name, status="wrong", relative_error=0.5)
+        return [cell(name, problem=name, times_s=[1.0] * 3), cell(name + "2", problem=name, times_s=[2.0] * 3), wrong]
+
+    parsed, benign = parsed_of(of(text)), parsed_of(of("x"))
+    assert [tag for tag, _ in parsed.tags] == [tag for tag, _ in benign.tags]
+    visible = text.replace("\u202e", "\\u202e").replace("\u2066", "\\u2066")
+    assert f"2× {visible}2" in parsed.text
+    assert f"{visible}3 (50%)" in parsed.text
+
+
+def test_at_most_eight_methods_are_in_colour_and_their_colours_differ(parsed_of):
+    fast = [cell(f"fast{number}", times_s=[0.1 + number / 1000]) for number in range(7)]
+    slow = [cell(f"slow{number:02}", times_s=[9.0]) for number in range(30)]
+    looks = parsed_of([*slow, *fast, cell("func_hessian", times_s=[99.0])]).data()["looks"]
+    colours = {look["label"]: look["colour"] for look in looks}
+    assert len(colours) == 38
+    coloured = {label for label, colour in colours.items() if colour}
+    assert coloured == {"func_hessian", *(f"fast{number}" for number in range(7))}
+    assert len({colours[label] for label in coloured}) == 8
+
+
+def test_few_columns_are_shown_at_first(parsed_of):
+    parsed = parsed_of([cell(dtype=dtype, round=number) for dtype in ("float32", "float64") for number in range(2)])
+    main = [column["heading"] for column in parsed.data()["columns"] if column["main"]]
+    assert main == ["problem", "P", "method", "dtype", "status", "time ms", "peak MiB", "error", "message"]
+    assert len(parsed.data()["columns"]) > len(main)
 
 
 def test_a_long_message_is_whole(parsed_of):

@@ -9,6 +9,7 @@ import pytest
 from harness.analysis.coverage import outcomes
 from harness.analysis.crossovers import crossovers
 from harness.analysis.fits import fits
+from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis
 from harness.report.figures.curves import error_against_size, time_against_size
 from harness.report.latex.cells import cell_tables
@@ -51,10 +52,10 @@ def test_both_sides_of_a_nightly_run_are_cells_of_their_own(frame_of):  # noqa: 
 def test_the_two_sides_never_contest_with_each_other(frame_of):  # noqa: F811
     started = {"started": "2026-11-02T03:04:05+00:00"}
     frame = frame_of([*nightly(**started), *nightly(method="rows", slower=20.0, **started)])
-    fastest = next(section.sentences for section in summary(Analysis(frame)) if section.title == "Fastest")
-    assert sorted(sentence.split(":")[0] for sentence in fastest[1:]) == [
-        "mlp, P=133, code own",
-        "mlp, P=133, commit 1a2b3c4d",
+    leaders = leaderboard(Analysis(frame))
+    assert sorted((leader.problem, leader.params, leader.settings) for leader in leaders) == [
+        ("mlp", 133, ("code own",)),
+        ("mlp", 133, ("commit 1a2b3c4d",)),
     ]
     measured = next(section.sentences for section in summary(Analysis(frame)) if section.title == "Measured on")
     assert measured[-1].endswith("by harness 5e6f7a8b."), "the other commit is of the code that it was given"
@@ -144,7 +145,7 @@ def test_a_subset_is_another_cell_with_a_size_of_its_own(frame_of):  # noqa: F81
     assert len(cell_tables(Analysis(frame))) == 3
 
 
-def test_fits_crossovers_and_contests_are_of_one_subset(frame_of):  # noqa: F811
+def test_fits_crossovers_and_leaders_are_of_one_subset(frame_of):  # noqa: F811
     whole = [
         cell(method, width, times_s=[seconds * width])
         for width in (4, 8, 16, 32)
@@ -158,8 +159,10 @@ def test_fits_crossovers_and_contests_are_of_one_subset(frame_of):  # noqa: F811
     frame = frame_of([*whole, *few])
     assert {(fit.problem, fit.sizes) for fit in fits(Analysis(frame))} == {("mlp, quantity hessian", 4)}
     assert crossovers(Analysis(frame)) == []
-    fastest = next(section.sentences for section in summary(Analysis(frame)) if section.title == "Fastest")
-    assert sum("quantity hessian subset=" in sentence for sentence in fastest) == 2
+    settings = [leader.settings for leader in leaderboard(Analysis(frame))]
+    assert settings.count(("quantity hessian subset=4",)) == 1
+    assert settings.count(("quantity hessian subset=8",)) == 1
+    assert settings.count(("quantity hessian",)) == 4
 
 
 def test_rows_that_agree_in_all_that_is_shown_tell_what_parts_them(frame_of):  # noqa: F811

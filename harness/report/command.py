@@ -11,6 +11,7 @@ from harness import record
 from harness.analysis.table import Analysis
 from harness.record import plain
 from harness.report.figures.page_size import STYLES, chosen, inches
+from harness.report.readable import ALL, MEASURED
 from harness.report.terminal import terminal
 
 STATUS = """Exit status: 0; 1 where a file is no record that can be read, which is named, and the rest is reported; 2
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         skipped = analysis.frame.attrs["skipped"]
         for text in skipped:
             print(f"harness.report: skipped {plain(text)}", file=sys.stderr)
-        terminal(analysis)
+        terminal(analysis, columns=options.columns, baseline=options.baseline)
         medium = chosen(options.style, options.width)
         if options.out:
             from harness.report.files import write  # imports matplotlib and seaborn, which takes a second or two
@@ -48,10 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    measured = ", ".join(heading for heading, *_ in MEASURED)
     parser = argparse.ArgumentParser(
         prog="python -m harness.report", description="Tables and figures from records.", epilog=STATUS
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a record.json or a baseline (*.jsonl)")
+    parser.add_argument(
+        "--columns",
+        metavar="HEADINGS",
+        help=f"of the table on the terminal, separated by commas, or {ALL}: method, P, status, {measured}, ...",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report here")
     parser.add_argument("--style", choices=STYLES, help="of the figures: text and lines for a paper or a talk")
     parser.add_argument("--width", type=inches, help="of the figures, such as 8.5cm or 3.3in (alone: of a paper's)")

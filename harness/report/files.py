@@ -55,7 +55,7 @@ def write(
         written += save(figure, out / name)
     pictures = {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
     skipped = analysis.frame.attrs.get("skipped", ())
-    (out / "index.html").write_text(page(analysis, pictures, skipped), encoding="utf-8")
+    (out / "index.html").write_text(page(analysis, pictures, skipped, baseline), encoding="utf-8")
     written += [out / "index.html", *trend.write(analysis, out)]
     options = [*medium.arguments]
     options += ["--baseline", baseline] if baseline else []
@@ -71,7 +71,7 @@ def _texts(analysis: Analysis, baseline: str | None, memory_gb: float | None, tw
     """File names and what is in them."""
     texts = {
         "table.csv": csv.csv(analysis),
-        "table.md": markdown.markdown(analysis),
+        "table.md": markdown.markdown(analysis, baseline),
         "table.tex": document(cell_tables(analysis), two_column),
     }
     if _problems(analysis) > 1:

@@ -1,26 +1,48 @@
-"""table.md: a line for each benchmark cell, for readers."""
+"""table.md: the leaderboard and a line for each benchmark cell, for readers."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from pandas import DataFrame
+
+from harness.analysis.emphasis import baseline_of
+from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis
+from harness.report import leaderboard as board
 from harness.report.readable import NUMBERS, meanings, readable
 from harness.text import counted, escaped
 
 SHORT = 100  # characters of a message in a table
 
 
-def markdown(analysis: Analysis) -> str:
-    """A table with a line a record, and what all of them share below it."""
+def markdown(analysis: Analysis, baseline: str | None = None) -> str:
+    """The leaderboard, where there are several methods, then a line for each benchmark cell with all its columns.
+
+    `baseline` is the label of the method that the leaders are compared with (`harness.analysis.leaderboard`).
+    """
     shown = readable(analysis)
     shown["message"] = shown["message"].map(shortened)
-    aligned = ["right" if column in NUMBERS else "left" for column in shown.columns]
-    table = shown.map(escaped).to_markdown(index=False, disable_numparse=True, colalign=aligned)
-    return f"""{table}
+    return f"""{_leaderboard(analysis, baseline)}{_table(shown, NUMBERS)}
 
 {escaped(analysis.environment)}; {counted(analysis.rows["status"])}.
 
 {meanings(shown)}
 """
+
+
+def _leaderboard(analysis: Analysis, baseline: str | None) -> str:
+    leaders = leaderboard(analysis, baseline)
+    if not leaders or analysis.rows["label"].nunique() < 2:
+        return ""
+    compared = baseline_of(analysis, baseline)
+    texts = board.table(leaders, compared)
+    return f"{_table(texts, board.NUMBERS)}\n\n{escaped(board.notes(leaders, compared))}\n\n"
+
+
+def _table(texts: DataFrame, numbers: Collection[str]) -> str:
+    aligned = ["right" if column in numbers else "left" for column in texts.columns]
+    return texts.map(escaped).to_markdown(index=False, disable_numparse=True, colalign=aligned)
 
 
 def shortened(text: str) -> str:

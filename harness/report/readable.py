@@ -42,6 +42,8 @@ CONTENDED = " *"  # behind a time
 UNSAFE = ", unsafe"  # behind the status of a row that the atlas warns of
 WARNED = ", warned"  # and of one that was warned that its result may be wrong
 NUMBERS = {"P", "from", "to", *(heading for heading, *_ in (*MEASURED, *SOMETIMES))}
+MAIN = ["status", "time", "peak MiB", "error"]  # what most readers look for, behind what was asked
+ALL = "all"  # instead of a list of headings
 GROUPS = {
     "family": "problem",
     "params": "P",
@@ -88,6 +90,28 @@ def _telling(rows: DataFrame) -> list[str]:
         if column not in found and (rows.groupby(found, dropna=False)[column].nunique(dropna=False) > 1).any():
             found.append(column)
     return [*found, *differing(rows, ["processes"])]
+
+
+def asked(shown: DataFrame) -> list[str]:
+    """Those headings of a `readable` table that say what was asked: all before the status."""
+    headings = list(map(str, shown.columns))
+    return headings[: headings.index("status")]
+
+
+def columns_of(shown: DataFrame, columns: str) -> list[str]:
+    """The headings that `columns` lists, separated by commas; ALL leaves out what was asked of every row.
+
+    Raises ValueError for one that the table has not.
+    """
+    known = list(map(str, shown.columns))
+    if columns == ALL:
+        same = {heading for heading in asked(shown) if shown[heading].nunique() == 1} - {"method"}
+        return [heading for heading in known if heading not in same]
+    headings = [heading.strip() for heading in columns.split(",")]
+    missing = next((heading for heading in headings if heading not in known), None)
+    if missing is not None:
+        raise ValueError(f"there is no column {missing!r}; these records have {', '.join(known)}, or take {ALL}")
+    return headings
 
 
 def meanings(shown: DataFrame) -> str:

@@ -1,28 +1,21 @@
-"""The report in words: which method was fastest where and by how much, what was silently wrong, what failed and why."""
+"""The report in words: what was silently wrong, what failed and why, and where it was measured."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import pandas
-from pandas import DataFrame, Series
+from pandas import DataFrame
 
-from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, Contest, contests
+from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT
 from harness.analysis.coverage import cause
-from harness.analysis.ratios import ORDER_STATISTICS, SAMPLES, STUDENT, Ratio
 from harness.analysis.table import Analysis
 from harness.record import plain
-from harness.text import duration, listed, percent, significant
+from harness.text import listed, percent
 
 WORDS = {"oom": "out of memory", "timeout": "over the time limit", "error": "with an error"}
-REASON = 160  # characters of why rows failed
-# How the fastest method was told from the second (`Ratio.by`), in words; a single process decides nothing.
-WON = {
-    ORDER_STATISTICS: f"won by {ORDER_STATISTICS}",
-    STUDENT: f"won by {STUDENT}",
-    SAMPLES: "faster in a single process, which counts as no win",
-}
+REASON = 160  # characters of why methods failed
+WRONG = "Silently wrong"  # the title of a section
 
 
 @dataclass(frozen=True)
@@ -39,64 +32,13 @@ def summary(analysis: Analysis) -> list[Section]:
     cells = rows.sort_values("status", key=lambda status: status.eq("ok"), kind="stable").drop_duplicates("cell")
     timed = rows["median_s"].notna().any()
     sections = (
-        Section("Fastest", fastest(contests(analysis))) if timed else Section("Right most often", right(cells)),
-        Section("Silently wrong", wrong(cells)),
+        Section("Right most often", [] if timed else right(cells)),
+        Section(WRONG, wrong(cells)),
         Section("Warned that results may be wrong", doubted(cells)),
         Section("Failed", failed(cells)),
         Section("Measured on", [f"{analysis.environment}.", *_when(rows)]),
     )
     return [section for section in sections if section.sentences]
-
-
-def fastest(found: list[Contest]) -> list[str]:
-    """Which method won where: a tally where there are several contests, then a sentence for each."""
-    sentences = [f"{', '.join(_place(contest))}: {_result(contest)}{_doubts(contest)}." for contest in found]
-    return [_tally(found), *sentences] if len(found) > 1 else sentences
-
-
-def _tally(found: list[Contest]) -> str:
-    parts = [f"{len(found)} comparisons between methods that are right"]
-    for by, words in WON.items():
-        firsts = Series([contest.first for contest in found if contest.decided and contest.lead.by == by])
-        if len(firsts):
-            counts = ", ".join(f"{first} ({count})" for first, count in firsts.value_counts().items())
-            parts.append(f"{words}: {counts}")
-    undecided = sum(not contest.decided for contest in found)
-    return "; ".join([*parts, *([f"{undecided} undecided"] if undecided else [])]) + "."
-
-
-def _place(contest: Contest) -> list[str]:
-    size = "P unknown" if pandas.isna(contest.params) else f"P={contest.params:.0f}"
-    return [contest.problem, size, *contest.settings]
-
-
-def _result(contest: Contest) -> str:
-    """Which of the two is faster and by how much, or that the two are not told apart."""
-    lead = contest.lead
-    if contest.decided:
-        how = "faster in this process" if lead.by == SAMPLES else "fastest"
-        by = f"{significant(lead.value)} times as fast as {contest.second} ({_ends(lead)})"
-        return f"{contest.first} is {how}, {duration(contest.first_s)}, {by}"
-    both = f"{contest.first} ({duration(contest.first_s)}) and {contest.second} ({duration(contest.second_s)})"
-    apart = "undecided" if math.isnan(lead.low) else "not told apart"
-    close = ", too near 1 for one process" if lead.near else ""
-    return f"{both} are {apart}, ratio {significant(lead.value)}{close} ({_ends(lead)})"
-
-
-def _ends(seen: Ratio) -> str:
-    """The interval in words: that of few samples is their range, and so none of 95 %."""
-    ends = f"{significant(seen.low)} to {significant(seen.high)}"
-    if seen.by == SAMPLES:
-        return "too few samples for an interval" if math.isnan(seen.low) else f"{ends} by {SAMPLES}"
-    return f"95 % interval {ends} over {seen.processes} processes"
-
-
-def _doubts(contest: Contest) -> str:
-    """What takes the shine off a win: contention, a known flaw of the fastest, and faster methods that are wrong."""
-    contended = "; measured under contention" if contest.contended else ""
-    unsafe = f"; {contest.first} is wrong elsewhere under the same operators" if contest.unsafe else ""
-    wrong = f"; faster, but wrong: {listed(contest.faster_but_wrong)}" if contest.faster_but_wrong else ""
-    return contended + unsafe + wrong
 
 
 def right(cells: DataFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""The table on the terminal, and what to know about it."""
+"""What the terminal shows of a run: the leaderboard, the table, and what to know about both."""
 
 from __future__ import annotations
 
@@ -8,57 +8,118 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.analysis.coverage import outcomes, totals
+from harness.analysis.emphasis import baseline_of
+from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis
-from harness.report.readable import CONTENDED, GROUPS, NUMBERS, readable
-from harness.report.summary import summary
+from harness.report import leaderboard as board
+from harness.report.layout import print_sections, print_table, widths
+from harness.report.readable import CONTENDED, GROUPS, MAIN, NUMBERS, asked, columns_of, readable
+from harness.report.summary import WRONG, summary
 
 STYLES = {"ok": "green", "wrong": "bold red", "nonfinite": "bold red", "unsupported": "yellow", "timeout": "magenta"}
 OTHER_STYLE = "red"
 MANY = 1000  # rows from which on the terminal shows totals only
-BRIEF = 4  # sentences of each section of the summary on the terminal
+BRIEF = 4  # sentences on what is silently wrong
+LEADERS = 20  # lines of the leaderboard
+WRITTEN = "(--out DIR writes all of them)"
+FOLDING = {"method", "problem", "status"}
 
 
-def terminal(analysis: Analysis, console: Console | None = None) -> None:
-    """Print the table, then the messages: a single record's in full, else a line for those that differ only in numbers.
+def terminal(
+    analysis: Analysis, console: Console | None = None, columns: str | None = None, baseline: str | None = None
+) -> None:
+    """Print the leaderboard, the table and the messages.
 
-    Of more than 1,000 rows on several problems only the outcomes are counted. What is the same in every row stands
-    above the table; a failure's status stands for its time, a dash for the other numbers. Without a console, standard
-    output is written to: 120 columns wide where it is no terminal.
+    A single record's message is printed in full, else a line for those that differ only in numbers. The leaderboard is
+    left out for a single method. The table has few columns, unless `columns` lists headings, separated by commas, or is
+    "all"; raises ValueError for a heading that the table has not. Of more than 1,000 rows on several problems, only the
+    outcomes are counted. Without a console, standard output is written to: 120 columns wide where it is no terminal.
     """
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    if len(analysis.frame) > MANY and analysis.frame["problem_name"].nunique() > 1:
-        _print_totals(analysis, console)
-        _print_summary(analysis, console)
-        return
     shown = readable(analysis)
     message = shown.pop("message")
-    same = [heading for heading in GROUPS.values() if heading != "method" and len(set(shown[heading]) - {"?"}) < 2]
-    title = ", ".join(f"P={shown[name].iloc[0]}" if name == "P" else shown[name].iloc[0] for name in same)
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, collapse_padding=True)
-    columns = [column for column in shown.columns if column not in same]
-    for column in columns:
-        wraps = column in ("method", "problem")
-        table.add_column(
-            column.replace(" ", "\n"),
-            justify="right" if column in NUMBERS else "left",
-            no_wrap=not wraps,
-            overflow="fold",
-            min_width=min(16, shown[column].str.len().max()) if wraps else None,
-        )
-    for _, row in shown.iterrows():
-        style = STYLES.get(row["status"], OTHER_STYLE)
-        failed = {column for column in NUMBERS.intersection(columns) - {"time"} if row[column] == row["status"]}
-        cells = ("-" if column in failed else row[column] for column in columns)
-        table.add_row(*(Text(cell, style if cell == row["status"] else "") for cell in cells))
-    console.print(table)
-    console.print(Text(analysis.environment, "dim"))
-    if shown["time"].str.endswith(CONTENDED).any():
-        console.print("* measured under contention: another process wanted the processor")
-    _print_messages(shown, message, console)
+    headings = columns_of(shown, columns) if columns else None
+    if analysis.rows["label"].nunique() > 1:
+        _print_leaderboard(analysis, baseline, console)
+    if headings is None and len(analysis.frame) > MANY and analysis.frame["problem_name"].nunique() > 1:
+        _print_totals(analysis, console)
+    else:
+        _print_rows(shown, headings, console)
+        console.print(Text(analysis.environment, "dim"))
+        if shown["time"].str.endswith(CONTENDED).any():
+            console.print("* measured under contention: another process wanted the processor")
+        _print_messages(shown, message, console)
     if len(shown) > 1:
-        _print_summary(analysis, console)
+        _print_wrong(analysis, console)
+
+
+def _print_leaderboard(analysis: Analysis, baseline: str | None, console: Console) -> None:
+    """A line for each leader; problems are titles of sections where that saves lines, else a column."""
+    leaders = leaderboard(analysis, baseline)
+    if not leaders:
+        return
+    texts = board.table(leaders[:LEADERS], baseline_of(analysis, baseline), most_wrong=1).drop(columns=board.INTERVAL)
+    console.print(Text("Fastest right method", "bold"))
+    filled = [column for column in texts if not texts[column].isin(["", "-"]).all()]
+    texts = texts[filled]
+    several = texts["problem"].nunique() < len(texts)
+    titles = texts.pop("problem") if several else texts["problem"]
+    fitted = widths(texts, set(texts.columns) - board.NUMBERS, console.width)
+    if several:
+        print_sections(console, texts, titles, fitted, board.NUMBERS)
+    else:
+        print_table(console, texts, fitted, board.NUMBERS)
+    if len(leaders) > LEADERS:
+        console.print(Text(f"and {len(leaders) - LEADERS} more {WRITTEN}", "dim"))
+    console.print(Text(board.notes(leaders, baseline_of(analysis, baseline)), "dim"))
+    console.print()
+
+
+def _print_rows(shown: DataFrame, headings: list[str] | None, console: Console) -> None:
+    """The table; with the default columns, a section for each value of what differs and has no column."""
+    telling = [heading for heading in asked(shown) if heading != "processes"]
+    differing = [heading for heading in telling if shown[heading].loc[shown[heading] != "?"].nunique() > 1]
+    name = "problem" if "problem" in differing and "method" not in differing else "method"
+    columns = headings or [*(["P"] if "P" in differing else []), name, *MAIN]
+    same = [heading for heading in telling if heading not in (*differing, *columns)]
+    sections = [heading for heading in differing if heading not in columns] if headings is None else []
+    console.print(Text(_title(shown, same), "italic"))
+    texts = DataFrame({column: _dashed(shown, column) for column in columns})
+    fitted = widths(texts, FOLDING, console.width)
+    if sections:
+        titles = shown.apply(lambda row: _title(row.to_frame().T, sections), axis=1)
+        print_sections(console, texts, titles, fitted, NUMBERS, _style)
+    else:
+        print_table(console, texts, fitted, NUMBERS, _style)
+
+
+def _title(rows: DataFrame, headings: list[str]) -> str:
+    """The values that these rows share: `mlp, P=517, threads 2`."""
+    parts = []
+    for heading in headings:
+        known = rows.loc[rows[heading] != "?", heading]
+        value = known.iloc[0] if len(known) else "?"
+        prefix = "P=" if heading == "P" else f"{heading} "
+        speaks_for_itself = heading in GROUPS.values() and heading != "P"
+        parts.append(value if speaks_for_itself else prefix + value)
+    return ", ".join(parts)
+
+
+def _dashed(shown: DataFrame, column: str) -> Series:
+    """A column's texts, with a dash for a number that a failure has not; times end in line where some have a star."""
+    texts = shown[column]
+    if column not in NUMBERS:
+        return texts
+    texts = texts.where(texts != shown["status"].str.split(",").str[0], "-")
+    if texts.str.endswith(CONTENDED).any():
+        texts = texts.where(texts.str.endswith(CONTENDED), texts + " " * len(CONTENDED))
+    return texts
+
+
+def _style(column: str, text: str) -> str:
+    return STYLES.get(text, OTHER_STYLE) if column == "status" else ""
 
 
 def _print_totals(analysis: Analysis, console: Console) -> None:
@@ -74,16 +135,15 @@ def _print_totals(analysis: Analysis, console: Console) -> None:
     console.print(Text(analysis.environment, "dim"))
 
 
-def _print_summary(analysis: Analysis, console: Console) -> None:
-    """Who won and what was silently wrong; what failed and where it ran stand with the table."""
-    for section in summary(analysis):
-        if section.title in ("Fastest", "Silently wrong"):
-            more = len(section.sentences) - BRIEF
-            console.print(Text(section.title, "bold"))
-            for sentence in section.sentences[:BRIEF]:
-                console.print(Text(sentence))
-            if more > 0:
-                console.print(Text(f"and {more} more (--out DIR writes all of them)", "dim"))
+def _print_wrong(analysis: Analysis, console: Console) -> None:
+    """What was silently wrong; what failed and where it ran stand with the table."""
+    sentences = next((section.sentences for section in summary(analysis) if section.title == WRONG), [])
+    if sentences:
+        console.print(Text(WRONG, "bold"))
+    for sentence in sentences[:BRIEF]:
+        console.print(Text(sentence))
+    if len(sentences) > BRIEF:
+        console.print(Text(f"and {len(sentences) - BRIEF} more {WRITTEN}", "dim"))
 
 
 def _print_messages(shown: DataFrame, message: Series, console: Console) -> None:

@@ -1,5 +1,6 @@
 "use strict";
 // The chart: one mark a row that the table's filters leave, on logarithmic axes; what was not measured stands on top.
+// A few methods are in colour, with their names at the right; the others are grey, and named where they are pointed at.
 {
   const CALM_MS = 100; // after the last keystroke: drawing thousands of marks takes longer than one
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -15,6 +16,7 @@
   const CROSS = "M-6-6L6 6M-6 6L6-6"; // over what was measured and is not right
   const MISSING = "M-3-3L3 3M-3 3L3-3";
   const LEFT = 58, RIGHT = 14, BOTTOM = 34, HEIGHT = 400, STRIP = 8; // pixels; a line of what was not measured
+  const NAMES = 255, ROOMY = 900, LINE = 14, LONG = 31; // names at the right: pixels, least width, height; letters
   const WIDE = 44, HIGH = 20; // pixels that a label of an axis needs
   const STEPS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 5], [1]]; // ticks of a decade
   const DECADES = [0.045, 0.3, 1]; // least distance of two of these
@@ -43,16 +45,29 @@
     return told.map((column) => `${column.heading} ${column.texts[row].trim().slice(0, 80)}`).join(", ");
   }
 
+  // The style sheet has what follows from a method's colour, in light and in dark.
+  function tinted(node, look) {
+    if (look.colour) node.style.setProperty("--colour", look.colour);
+    node.classList.add(look.colour ? "method" : "other");
+    return node;
+  }
+
+  function short(name) {
+    return name.length > LONG ? name.slice(0, LONG - 1) + "…" : name;
+  }
+
   const lines = drawn("g", { class: "lines" });
+  const names = drawn("g", { class: "names" });
+  const pointed = drawn("text", { class: "pointed-name" });
   const grid = drawn("g", { class: "grid" });
   const points = drawn("g");
   const marks = Array.from({ length: data.rows }, (_, row) => {
-    const mark = drawn("path", { color: data.looks[data.look[row]].colour, tabindex: -1, role: "img", "data-row": row });
+    const mark = tinted(drawn("path", { tabindex: -1, role: "img", "data-row": row }), data.looks[data.look[row]]);
     mark.append(drawn("title", {}, told(row)));
     return mark;
   });
   points.append(...marks);
-  plot.append(grid, lines, points);
+  plot.append(grid, lines, names, points, pointed);
 
   function grouped(rows, keyOf) {
     const groups = new Map();
@@ -103,6 +118,24 @@
     if (mark.getAttribute(name) !== value) mark.setAttribute(name, value);
   }
 
+  // The names of methods, each beside its last mark: moved apart, and joined to it by a thin line.
+  function named(looks, rows, from, top) {
+    const last = looks.map((index) => rows.filter((row) => data.look[row] === index).map((row) => [...visible.get(row), index])
+      .sort((a, b) => b[0] - a[0])[0]).filter(Boolean).sort((a, b) => a[1] - b[1]);
+    const heights = last.map(([, y]) => y);
+    heights.forEach((y, place) => (heights[place] = Math.max(y, place ? heights[place - 1] + LINE : top)));
+    for (let place = heights.length - 1, most = HEIGHT - BOTTOM; place >= 0; place--, most -= LINE) {
+      heights[place] = Math.min(heights[place], most);
+    }
+    return last.flatMap(([x, y, index], place) => {
+      const attributes = { x: from + 22, y: heights[place] + 4 };
+      return [
+        drawn("path", { d: `M${x + 7} ${y}L${from + 18} ${heights[place]}` }),
+        tinted(drawn("text", attributes, short(data.looks[index].label)), data.looks[index]),
+      ];
+    });
+  }
+
   function draw() {
     const [x, y] = [measured[horizontal.value], measured[vertical.value]];
     const placed = matching.filter((row) => x.numbers[row] !== null);
@@ -113,12 +146,13 @@
     const top = 12 + STRIP * Math.min(strips, 12);
     const width = Math.max(plot.parentNode.clientWidth, 280);
     plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    const across = axis(placed.map((row) => x.numbers[row]), LEFT, width - RIGHT, WIDE);
+    const right = width - (width >= ROOMY ? NAMES : RIGHT);
+    const across = axis(placed.map((row) => x.numbers[row]), LEFT, right, WIDE);
     const up = axis(there.map((row) => y.numbers[row]), HEIGHT - BOTTOM, top, HIGH);
 
     grid.replaceChildren(
       ...up.ticks.flatMap((tick) => [
-        drawn("path", { d: `M${LEFT} ${up.place(tick)}H${width - RIGHT}` }),
+        drawn("path", { d: `M${LEFT} ${up.place(tick)}H${right}` }),
         drawn("text", { x: LEFT - 8, y: up.place(tick) + 4, "text-anchor": "end" }, written(tick)),
       ]),
       ...across.ticks.flatMap((tick) => [
@@ -137,38 +171,45 @@
       mark.toggleAttribute("hidden", !where);
       if (!where) return;
       const missing = y.numbers[row] === null;
-      const right = status[row].startsWith("ok");
-      const shape = SHAPES[data.looks[data.look[row]].marker] + (right ? "" : CROSS);
+      const suspect = !status[row].startsWith("ok");
+      const shape = SHAPES[data.looks[data.look[row]].marker] + (suspect ? CROSS : "");
       change(mark, "transform", `translate(${where.join()})`);
       change(mark, "d", missing ? MISSING : shape);
-      change(mark, "class", missing ? "missing" : right ? "" : "suspect");
+      mark.classList.toggle("missing", missing);
+      mark.classList.toggle("suspect", suspect && !missing);
     });
     for (const mark of points.querySelectorAll("[tabindex='0']")) mark.setAttribute("tabindex", -1);
     const first = marks.find((mark) => !mark.hasAttribute("hidden"));
     if (first) first.setAttribute("tabindex", 0);
 
     const series = grouped(there, (row) => data.series[row]);
-    lines.replaceChildren(
-      ...[...series.values()].filter((rows) => rows.length > 1).map((rows) => {
-        const look = data.looks[data.look[rows[0]]];
-        const path = rows.sort((a, b) => x.numbers[a] - x.numbers[b]).map((row) => visible.get(row).join(" ")).join("L");
-        return drawn("path", { d: `M${path}`, stroke: look.colour, "stroke-dasharray": look.dashes });
-      }),
-    );
+    const paths = [...series.values()].filter((rows) => rows.length > 1).map((rows) => {
+      const path = rows.sort((a, b) => x.numbers[a] - x.numbers[b]).map((row) => visible.get(row).join(" ")).join("L");
+      const look = data.looks[data.look[rows[0]]];
+      const attributes = { d: `M${path}`, "stroke-dasharray": look.dashes, "data-series": data.series[rows[0]] };
+      return tinted(drawn("path", attributes), look);
+    });
+    lines.replaceChildren(...paths.filter((path) => path.matches(".other")), ...paths.filter((path) => path.matches(".method")));
+    for (const mark of marks) mark.classList.remove("chosen");
+    pointed.textContent = "";
 
     const used = [...new Set([...visible.keys()].map((row) => data.look[row]))].sort((a, b) => a - b);
-    legend.replaceChildren(...used.map((index) => {
-      const { label, colour, marker } = data.looks[index];
+    const inColour = used.filter((index) => data.looks[index].colour);
+    names.replaceChildren(...(width >= ROOMY ? named(inColour, there, right, top) : []));
+    legend.replaceChildren(...(width >= ROOMY ? [] : inColour).map((index) => {
+      const { label, marker } = data.looks[index];
       const swatch = drawn("svg", { viewBox: "-6 -6 12 12", "aria-hidden": "true" });
-      swatch.append(drawn("path", { d: SHAPES[marker], fill: colour }));
+      swatch.append(tinted(drawn("path", { d: SHAPES[marker], fill: "currentColor" }), data.looks[index]));
       const item = document.createElement("li");
       item.append(swatch, label);
       return item;
     }));
-    const right = there.every((row) => status[row].startsWith("ok"));
+    const grey = used.length - inColour.length;
+    const allRight = there.every((row) => status[row].startsWith("ok"));
     document.getElementById("axes").textContent =
       `${y.heading} against ${x.heading}, both logarithmic.` +
-      (right ? "" : " A mark with a cross was measured and is not right.") +
+      (grey ? ` The other ${grey} methods are grey; point at one for its name.` : "") +
+      (allRight ? "" : " A mark with a cross was measured and is not right.") +
       (absent.size ? " A small cross on top was not measured." : "");
   }
 
@@ -176,6 +217,13 @@
     values.textContent = told(row);
     for (const mark of points.querySelectorAll(".chosen")) mark.classList.remove("chosen");
     marks[row].classList.add("chosen");
+    for (const path of lines.children) path.classList.toggle("pointed", Number(path.dataset.series) === data.series[row]);
+    const [x, y] = visible.get(row);
+    const leftwards = x > plot.parentNode.clientWidth / 2;
+    pointed.textContent = short(data.looks[data.look[row]].label);
+    for (const [name, value] of Object.entries({ x: x + (leftwards ? -10 : 10), y: y - 8, "text-anchor": leftwards ? "end" : "start" })) {
+      change(pointed, name, String(value));
+    }
   }
 
   // The mark nearest to the pointer, within reach of it: they are small, and close to each other.

@@ -1,4 +1,4 @@
-"""The report as one HTML file: the summary, a chart with values, a table to sort and filter, and the figures.
+"""The report as one HTML file: leaderboard, summary, a chart with values, a table to sort and filter, and the figures.
 
 Opened from disk it asks for nothing else, and its content security policy forbids it to. Text of records reaches it in
 two ways only: through the template, which escapes, and as JSON, which its scripts put into text nodes.
@@ -18,10 +18,13 @@ from markupsafe import Markup
 from matplotlib.colors import to_hex
 from pandas import DataFrame, Series
 
+from harness.analysis.emphasis import baseline_of, emphasised
+from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis, differing
 from harness.record import FIELDS, plain
+from harness.report import leaderboard as board
 from harness.report.figures.style import styles
-from harness.report.readable import GROUPS, MEASURED, MIB, SOMETIMES, meanings, readable
+from harness.report.readable import GROUPS, MAIN, MEASURED, MIB, SOMETIMES, meanings, readable
 from harness.report.summary import summary
 from harness.text import counted, significant
 
@@ -30,12 +33,26 @@ SOURCES = {"P": "params", "from": "low_s", "to": "high_s"} | {
     heading: column for heading, column, *_ in (*MEASURED, *SOMETIMES)
 }
 KEPT = ("problem", "method", "status", "message")  # columns that are shown even where all rows agree
+LEADERS = 40  # lines of the leaderboard
+LEADER_CLASSES = dict.fromkeys(board.NUMBERS, "number") | {
+    "problem": "problem",
+    "method": "best",
+    "over the next": "next",
+    "silently wrong": "wrong",
+}
 FIGURE_SPACE, PUNCTUATION_SPACE = "\u2007", "\u2008"  # as wide as a digit, and as a point
 
 
-def page(analysis: Analysis, figures: Mapping[str, str], skipped: Sequence[str] = ()) -> str:
-    """The page, with figures (name -> SVG) and the files that were no records."""
+def page(
+    analysis: Analysis, figures: Mapping[str, str], skipped: Sequence[str] = (), baseline: str | None = None
+) -> str:
+    """The page, with figures (name -> SVG) and the files that were no records.
+
+    `baseline` is the label of the method that the leaders are compared with (`harness.analysis.leaderboard`).
+    """
     shown = readable(analysis)
+    leaders = leaderboard(analysis, baseline) if analysis.rows["label"].nunique() > 1 else []
+    compared = baseline_of(analysis, baseline)
     rows = analysis.cells.loc[shown.index]
     style, *scripts = ((WEB / name).read_text(encoding="utf-8") for name in ("page.css", "chart.js", "table.js"))
     environment = Environment(loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined)
@@ -43,9 +60,13 @@ def page(analysis: Analysis, figures: Mapping[str, str], skipped: Sequence[str] 
     return environment.get_template("index.html").render(
         title=f"Hessians: {_some(rows['method'], 'method')} on {_some(rows['family'], 'problem')}",
         counted=counted(rows["status"]),
+        leaders=board.table(leaders, compared).to_dict("split"),
+        leader_classes=LEADER_CLASSES,
+        LEADERS=LEADERS,
+        leader_notes=board.notes(leaders, compared),
         summary=summary(analysis),
         skipped=[plain(text) for text in skipped],
-        data=_data(shown, rows),
+        data=_data(shown, rows, emphasised(analysis, baseline)),
         figures={name: base64.b64encode(text.encode()).decode() for name, text in figures.items()},
         meanings=meanings(shown),
         style=Markup(style),
@@ -64,11 +85,11 @@ def _hashed(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _data(shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
+def _data(shown: DataFrame, rows: DataFrame, in_colour: Sequence[str]) -> dict[str, Any]:
     """What the scripts build on: columns, and what is folded into a row; lists have an entry a row."""
     headings = list(map(str, shown.columns))
-    asked = [heading for heading in headings if heading not in (*KEPT, *SOURCES)]
-    same = {heading: shown[heading].iloc[0] for heading in asked if shown[heading].nunique() == 1}
+    groups = [heading for heading in headings if heading not in (*KEPT, *SOURCES)]
+    same = {heading: shown[heading].iloc[0] for heading in groups if shown[heading].nunique() == 1}
     columns = [_column(heading, shown, rows) for heading in headings if heading not in same]
     details = {
         field.name: _texts(rows[field.name], field.type) for field in FIELDS if _is_detail(field.name, field.type)
@@ -76,7 +97,8 @@ def _data(shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
     details["record"] = _texts(rows["path"], "str")
     details = {name: texts for name, texts in details.items() if any(text is not None for text in texts)}
     common = {name: texts[0] for name, texts in details.items() if len(set(texts)) == 1}
-    looks = styles(rows)
+    looks = styles(rows[rows["label"].isin(in_colour)])
+    others = [label for label in dict.fromkeys(rows["label"]) if label not in looks]
     series = rows.groupby(["family", "label", "quantity", "seed", *differing(rows)], dropna=False).ngroup()
     return {
         "rows": len(rows),
@@ -85,26 +107,27 @@ def _data(shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
         "details": {name: texts for name, texts in details.items() if name not in common},
         "common": common,
         "looks": [
-            {
-                "label": plain(label),
-                "colour": to_hex(look.colour),
-                "marker": look.marker,
-                "dashes": " ".join(f"{length:g}" for length in look.dashes),
-            }
-            for label, look in looks.items()
+            *(_look(plain(label), to_hex(look.colour), look.marker, look.dashes) for label, look in looks.items()),
+            *(_look(plain(label), None, "o", ()) for label in others),
         ],
-        "look": [list(looks).index(label) for label in rows["label"]],
+        "look": [[*looks, *others].index(label) for label in rows["label"]],
         "series": series.tolist(),
     }
+
+
+def _look(label: str, colour: str | None, marker: str, dashes: Sequence[float]) -> dict[str, Any]:
+    """How the chart draws a method; without a colour it is grey."""
+    spaced = " ".join(f"{length:g}" for length in dashes)
+    return {"label": label, "colour": colour, "marker": marker, "dashes": spaced}
 
 
 def _column(heading: str, shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
     """A column's heading and texts; of a measured one also the numbers, in the unit of the heading.
 
-    Times are all in ms, to compare at a glance.
+    Times are all in ms, to compare at a glance. The columns that are not `main` are hidden at first.
     """
     if heading not in SOURCES:
-        return {"heading": heading, "texts": list(shown[heading]), "numbers": None}
+        return {"heading": heading, "texts": list(shown[heading]), "numbers": None, "main": heading != "processes"}
     numbers = rows[SOURCES[heading]].astype("float")
     in_ms = SOURCES[heading].endswith("_s")
     if in_ms:
@@ -122,6 +145,7 @@ def _column(heading: str, shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
         "heading": f"{heading} ms" if in_ms else heading,
         "texts": texts,
         "numbers": [number if math.isfinite(number) else None for number in numbers],
+        "main": heading in (*MAIN, "P"),
     }
 
 

@@ -39,6 +39,12 @@
   }
 
   function cell(column, row) {
+    const made = filled(column, row);
+    made.classList.toggle("extra", !column.main);
+    return made;
+  }
+
+  function filled(column, row) {
     const text = column.texts[row];
     if (column.heading === "message") {
       return element("td", { class: "message" }, text.length > SHORT ? text.slice(0, SHORT - 1) + "…" : text);
@@ -121,6 +127,7 @@
     const button = element("button", { type: "button" }, column.heading);
     const header = element("th", { scope: "col" }, button);
     header.className = column.numbers ? "number" : { method: "name", message: "message" }[column.heading] ?? "";
+    header.classList.toggle("extra", !column.main);
     button.addEventListener("click", () => sort(column, header));
     head.append(header);
   }
@@ -134,6 +141,14 @@
   more.addEventListener("click", () => {
     limit += STEP;
     show();
+  });
+
+  const columnsButton = document.getElementById("every");
+  columnsButton.hidden = columns.every((column) => column.main);
+  columnsButton.addEventListener("click", () => {
+    const all = document.querySelector("#rows table").classList.toggle("every");
+    columnsButton.setAttribute("aria-pressed", all);
+    columnsButton.textContent = all ? "Fewer columns" : "More columns";
   });
 
   // Paper cannot be unfolded: all matching rows are printed, with their details; afterwards all is as it was.
