@@ -213,3 +213,23 @@ def test_what_no_row_measured_stays_a_number_that_is_not_there(frame_of):  # noq
     rows = Analysis(frame_of([cell(**gaps), cell("other", **gaps)])).rows
     assert rows[list(gaps)].isna().all(axis=None)
     assert (rows[list(gaps)].dtypes == "float64").all()
+
+
+def test_named_problems_of_one_builder_are_a_family(frame_of):  # noqa: F811
+    """Several sizes of one builder are one curve; another kind of network of that builder is another."""
+    mlp = "harness.problems.networks.mlp"
+    sizes = {"mlp_500": 500, "mlp_2000": 2000, "mlp_layernorm": 300}
+    records = [
+        cell(problem=name, params=size, problem_target=mlp, problem_options=f'{{"width": {size}, "norm": {norm}}}')
+        for (name, size), norm in zip(sizes.items(), ("null", "null", '"layer"'), strict=True)
+    ]
+    rows = Analysis(frame_of(records)).rows
+    assert rows["problem"].tolist() == list(sizes)
+    assert rows["family"].tolist() == ["mlp norm=null", "mlp norm=null", "mlp norm=layer"]
+
+
+def test_old_records_are_families_by_name(frame_of):  # noqa: F811
+    names = ("mlp_500", "mlp_2000", "zoo/conv_1", "zoo/conv_2", "resnet_34")
+    records = [cell(problem=name, problem_target=None, problem_options=None) for name in names]
+    families = Analysis(frame_of(records)).rows["family"].tolist()
+    assert families == ["mlp", "mlp", "zoo/conv_1", "zoo/conv_2", "resnet_34"]

@@ -219,12 +219,15 @@ def _processors(rows: DataFrame) -> Series:
 def _families(rows: DataFrame) -> Series:
     """The name of each row's builder, where several named problems of conf/problem share it; else the problem's name.
 
-    The test networks of conf/problem/zoo are problems of their own, whatever builds them.
+    Where an old record does not know the builder, names that differ in a number at their end share it (`mlp_500`,
+    `mlp_2000`). The test networks of conf/problem/zoo are problems of their own, whatever builds them.
     """
-    targets = rows["problem_target"].mask(rows["problem"].str.contains("/") | (rows["problem"] == "?"))
-    several = rows.groupby(targets)["problem"].nunique() > 1
-    shared = targets.map(several).eq(True)
-    return rows["problem"].mask(shared, targets.map(lambda path: path.rpartition(".")[2], na_action="ignore"))
+    stems = rows["problem"].str.replace(r"_\d+$", "", regex=True)
+    builders = rows["problem_target"].astype("object").fillna(stems)
+    builders = builders.mask(rows["problem"].str.contains("/") | (rows["problem"] == "?"))
+    several = rows.groupby(builders)["problem"].nunique() > 1
+    shared = builders.map(several).eq(True)
+    return rows["problem"].mask(shared, builders.map(lambda path: path.rpartition(".")[2], na_action="ignore"))
 
 
 def _told_apart(rows: DataFrame, names: Series) -> Series:
