@@ -107,9 +107,10 @@ class Panel:
             return
         at = self.columns
         for x, heading in ((at.time, TIME), (at.over_best, OVER_BEST), (at.peak, PEAK), (at.error, ERROR)):
+            if x is None:
+                continue
             for place, line in enumerate(heading):
-                if x is not None:
-                    sheet.text(x, y + self._line * (place + 0.2), line, at.small_pt, color=FAINT, ha="right")
+                sheet.text(x, y + self._line * (place + 0.2), line, at.small_pt, color=FAINT, ha="right")
 
     def _draw_methods(self, sheet: Sheet, top: float) -> None:
         """The lines of the methods with a result, and the axes that go through all of them."""
