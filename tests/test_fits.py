@@ -12,6 +12,7 @@ from harness.report.command import main
 from harness.report.figures.curves import memory_against_size, time_against_size
 from harness.report.files import write
 from harness.report.growth import growth
+from tests.drawing import names
 from tests.grown import SIZES, grown, loaded
 from tests.test_report import cell, failed
 
@@ -72,14 +73,13 @@ def test_times_of_zero_make_a_whole_report(tmp_path) -> None:
     assert main([str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--memory_gb", "8"]) == 0
 
 
-def test_the_legend_tells_the_exponent_of_one_panel(tmp_path) -> None:
+def test_a_name_has_the_exponent_of_its_line(tmp_path) -> None:
     frame = loaded(tmp_path, [*grown("a", 2.1, tensor_peak_bytes=4), *grown("b", 1.0, sizes=SIZES[:3])])
-    told = [text.get_text() for text in time_against_size(Analysis(frame)).legends[0].get_texts()]
-    assert told == ["a  $P^{2.1}$ [2.1, 2.1]", "b"]
-    told = [text.get_text() for text in memory_against_size(Analysis(frame)).legends[0].get_texts()]
-    assert told[0] == "a  $P^{0.0}$ [0.0, 0.0]"
-    several = loaded(tmp_path / "more", [*grown("a", 2.1), *grown("a", 2.1, problem="cnn")])
-    assert [text.get_text() for text in time_against_size(Analysis(several)).legends[0].get_texts()] == ["a"]
+    assert names(time_against_size(Analysis(frame))) == ["a  $P^{2.1}$", "b"]
+    assert names(memory_against_size(Analysis(frame)))[0] == "a  $P^{0.0}$"
+    several = loaded(tmp_path / "more", [*grown("a", 2.1), *grown("a", 1.0, problem="cnn")])
+    figure = time_against_size(Analysis(several))
+    assert [names(figure, panel) for panel in (0, 1)] == [["a  $P^{1.0}$"], ["a  $P^{2.1}$"]]
 
 
 def test_the_command_writes_them_and_tells_what_it_cannot(tmp_path, capsys) -> None:
@@ -131,6 +131,6 @@ def test_an_unfinished_report_has_no_report_json(tmp_path, monkeypatch) -> None:
 
 def test_no_picture_of_memory_is_saved_where_none_is_known(tmp_path) -> None:
     frame = loaded(tmp_path / "run", grown("a", 2.0, tensor_peak_bytes=None))
-    names = {path.name for path in write(Analysis(frame), tmp_path / "out")}
-    assert "time_against_size.png" in names
-    assert not any("memory" in name for name in names)
+    written = {path.name for path in write(Analysis(frame), tmp_path / "out")}
+    assert "time_against_size.png" in written
+    assert not any("memory" in name or "scaling" in name for name in written)

@@ -192,7 +192,7 @@ def test_no_statistic_of_a_report_takes_two_functions_together(frame_of):  # noq
     assert {title.split(",")[0] for title, _ in comparable(Analysis(frame))} == {"good", "bad"}
     assert set(outcomes(Analysis(frame))["network"]) == {"good", "bad"}
     assert sorted(leader.problem for leader in leaderboard(Analysis(frame))) == ["bad"] * 4 + ["good"] * 4
-    assert [ax.get_title() for ax in time_against_size(Analysis(frame)).axes] == ["bad, hessian", "good, hessian"]
+    assert [ax.get_title("left") for ax in time_against_size(Analysis(frame)).axes] == ["bad, hessian", "good, hessian"]
     assert len(cell_tables(Analysis(frame))) == 2
     text = shown(frame)
     assert "good" in text

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy
 import pandas
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.text import Annotation
 from rich.console import Console
 
 from harness import record, report
@@ -22,18 +22,14 @@ from harness.report import csv as table_csv
 from harness.report.command import main
 from harness.report.figures import style
 from harness.report.figures.canvas import save
-from harness.report.figures.curves import (
-    error_against_size,
-    memory_against_size,
-    time_against_memory,
-    time_against_size,
-)
+from harness.report.figures.curves import error_against_size, memory_against_size, time_against_size
+from harness.report.figures.fronts import time_against_memory
 from harness.report.files import write
 from harness.report.markdown import markdown
 from harness.report.readable import MEASURED, readable
 from harness.report.terminal import terminal
 from harness.text import duration
-from tests.drawing import AGAINST, drawn
+from tests.drawing import AGAINST, above, caption_of, drawn, lines_of, names
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -134,17 +130,6 @@ def cells_of(text):
     return next(block for block in text.split("\n\n") if " status " in block.splitlines()[0])
 
 
-def lines_of(figure, frame, panel=0):
-    """Label -> (x, y) of its curve in a panel, found by its colour and marker."""
-    looks = {(to_rgb(look.colour), look.marker): label for label, look in style.styles(frame).items()}
-    found = {}
-    for line in figure.axes[panel].lines:
-        key = (to_rgb(line.get_color()), line.get_marker())
-        if key in looks and line.get_clip_on():
-            found[looks[key]] = (line.get_xdata(), line.get_ydata())
-    return found
-
-
 def letters(figure, panel=0):
     """(status letter, x) of every mark above a panel."""
     return sorted(
@@ -153,10 +138,6 @@ def letters(figure, panel=0):
         if str(line.get_marker()).startswith("$")
         for x in line.get_xdata()
     )
-
-
-def texts(figure):
-    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def run(*arguments):
@@ -173,7 +154,7 @@ def test_command_writes_every_file(tmp_path):
     done = run(run_folder, "--out", tmp_path / "out")
     assert done.returncode == 1, done.stderr
     assert "torn" in done.stderr
-    names = {
+    written = {
         "growth.md",
         "growth.tex",
         "index.html",
@@ -181,9 +162,9 @@ def test_command_writes_every_file(tmp_path):
         "table.csv",
         "table.md",
         "table.tex",
-        *(f"{name}.{kind}" for name in AGAINST for kind in ("pdf", "png", "svg")),
+        *(f"{name}.{kind}" for name in (*AGAINST, "scaling") for kind in ("pdf", "png", "svg")),
     }
-    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert {path.name for path in (tmp_path / "out").iterdir()} == written
     assert all(path.stat().st_size > 100 for path in (tmp_path / "out").iterdir())
     assert "vmap_hvp_reverse" in done.stdout
 
@@ -311,8 +292,8 @@ def test_contention_is_flagged(frame_of):
     flagged = readable(Analysis(frame)).set_index("method")["time"].str.endswith("*")
     assert flagged.sum() == 1
     assert not flagged["other"]
-    assert "measured under contention" in texts(time_against_size(Analysis(frame)))
-    assert "measured under contention" not in texts(memory_against_size(Analysis(frame)))
+    assert "measured under contention" in caption_of(time_against_size(Analysis(frame)))
+    assert "measured under contention" not in caption_of(memory_against_size(Analysis(frame)))
     assert "* measured under contention" in shown(frame)
     assert "measured under contention" in markdown(Analysis(frame))
 
@@ -352,7 +333,7 @@ def test_time_against_memory(frame_of):
     rows = frame[frame["label"] == "func_hessian"].sort_values("params")
     numpy.testing.assert_allclose(x, rows["tensor_peak_bytes"] / 2**20)
     numpy.testing.assert_allclose(y, rows["median_s"] * 1e3)
-    assert "timeout at P=517" in [text.get_text() for text in figure.axes[0].texts]
+    assert above(figure) == ["timeout at P=517: naive_loop"]
 
 
 def test_rounds_make_one_point_with_their_interval(frame_of):
@@ -375,14 +356,8 @@ def test_failures_are_marked_at_their_size(frame_of):
     ]
     figure = time_against_size(Analysis(frame_of(records)))
     assert letters(figure) == [("M", 69), ("T", 517), ("U", 261)]
-    assert {
-        "timeout (above its P)",
-        "out of memory (above its P)",
-        "unsupported (above its P)",
-        "other",
-        "vmp_hvp",
-    } <= set(texts(figure))
-    assert "P is unknown: 1 error" in figure.get_supxlabel().replace("\n", " ")
+    assert above(figure) == ["func_hessian: out of memory", "naive_loop: timeout", "other: unsupported"]
+    assert "P is unknown: 1 error" in caption_of(figure)
     assert ("?", 133) in letters(memory_against_size(Analysis(frame_of(records))))
 
 
@@ -402,6 +377,7 @@ def test_wrong_rows_are_drawn_and_crossed(frame_of):
     )
     figure = error_against_size(Analysis(frame))
     (cross,) = (line for line in figure.axes[0].lines if line.get_marker() == "X")
+    assert "vmap_hvp\nwrong at 1 of 2 sizes" in names(figure)
     assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([261], [0.3])
     assert cross.get_markerfacecolor() == "none"
     assert letters(figure) == [("N", 517)]
@@ -414,28 +390,31 @@ def test_exact_zeros_lie_on_a_labelled_floor(frame_of):
     figure = error_against_size(Analysis(frame))
     ((_, y),) = lines_of(figure, frame).values()
     assert y.tolist() == [1e-9, 2e-8]
-    assert {"exactly 0, drawn here", "tolerance"} <= set(texts(figure))
+    assert {"exactly 0", "tolerance"} <= set(names(figure))
     assert {1e-9, 1e-5} <= {line.get_ydata()[0] for line in figure.axes[0].lines if len(line.get_xdata())}
 
 
 def test_a_label_looks_the_same_in_every_figure(frame_of):
-    frame = frame_of(sweep())
-    seen = []
-    for name in AGAINST:
-        handles = drawn(name, frame).legends[0].legend_handles
-        looks = {
-            handle.get_label().split("  ")[0]: (to_rgb(handle.get_color()), handle.get_marker()) for handle in handles
-        }
-        seen.append({label: look for label, look in looks.items() if label in METHODS})
-    assert set(seen[0]) == set(METHODS)
-    assert all(each == seen[0] for each in seen)
+    frame = frame_of([*sweep(), *(cell(f"slow{number}", times_s=[1e3]) for number in range(9))])
+    looks = style.styles(Analysis(frame))
+    assert {label for label, look in looks.items() if look.emphasised} >= set(METHODS) - {"naive_loop"}
+    for name in (*AGAINST, "scaling", "speedup_against_size"):
+        figure = drawn(name, frame, baseline="func_hessian")
+        for ax in figure.axes:
+            for text in ax.texts:
+                label = text.get_text().split("  ")[0]
+                if label in looks and isinstance(text, Annotation):
+                    assert text.get_color() == looks[label].text[0]
+                    assert looks[label].colour in {line.get_color() for line in ax.lines}
 
 
-def test_many_methods_differ_without_colour(frame_of):
-    frame = frame_of([cell(f"method{number:02}") for number in range(30)])
-    looks = style.styles(frame).values()
-    assert len({(look.marker, look.dashes) for look in looks}) == 30
-    assert len(texts(time_against_size(Analysis(frame)))) == 30
+def test_eight_of_many_methods_are_in_colour(frame_of):
+    frame = frame_of([cell(f"method{number:02}", width) for number in range(30) for width in (4, 8, 16)])
+    looks = [look for look in style.styles(Analysis(frame)).values() if look.emphasised]
+    assert len(looks) == len({look.colour for look in looks}) == 8
+    figure = time_against_size(Analysis(frame))
+    assert len(names(figure)) == 8, "those in grey have names only where they are few"
+    assert "Thin and grey: the other methods." in caption_of(figure)
 
 
 def test_panels_for_dtypes_and_problems(frame_of):
@@ -449,7 +428,7 @@ def test_panels_for_dtypes_and_problems(frame_of):
         ]
     )
     figure = error_against_size(Analysis(frame))
-    titles = [ax.get_title() for ax in figure.axes]
+    titles = [ax.get_title("left") for ax in figure.axes]
     assert titles == [f"{p}, hessian, {d}" for p in ("cnn", "mlp") for d in ("float32", "float64")]
     for ax, tolerance in zip(figure.axes, (1e-5, 1e-12) * 2, strict=True):
         assert tolerance in [line.get_ydata()[0] for line in ax.lines if len(line.get_xdata()) == 2]
@@ -461,10 +440,10 @@ def test_panels_for_options_that_are_no_size(frame_of):
         return json.dumps({"width": width, "norm": norm, "batch": batch})
 
     by_norm = frame_of([cell(width=w, problem_options=options(w, n, 64)) for w in WIDTHS for n in (None, "layer")])
-    titles = [ax.get_title() for ax in time_against_size(Analysis(by_norm)).axes]
+    titles = [ax.get_title("left") for ax in time_against_size(Analysis(by_norm)).axes]
     assert titles == ["mlp norm=layer, hessian", "mlp norm=null, hessian"]
     same_size = frame_of([cell(width=4, problem_options=options(4, None, batch), round=9) for batch in range(8)])
-    titles = [ax.get_title() for ax in time_against_size(Analysis(same_size)).axes if ax.get_visible()]
+    titles = [ax.get_title("left") for ax in time_against_size(Analysis(same_size)).axes if ax.get_visible()]
     assert titles == [f"mlp batch={batch}, hessian" for batch in range(8)]
 
 
@@ -529,7 +508,7 @@ def test_hostile_text_survives(frame_of, tmp_path):
     text = shown(frame, 300)
     assert "<script>|[red]$x^$" in text
     assert "\x1b" not in text
-    labels = texts(time_against_size(Analysis(frame)))
+    labels = [label for panel in (0, 1) for label in names(time_against_size(Analysis(frame)), panel)]
     assert any(label.startswith(r"<script>|[red]\$x^\$") for label in labels)
     assert " _hidden" in labels
 

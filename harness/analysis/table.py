@@ -82,6 +82,10 @@ class Analysis:
         """One line: torch, machine, threads, allocator and dtype, several of one with slashes."""
         return _environment(self.rows)
 
+    def environment_of(self, cells: DataFrame) -> str:
+        """The same of some benchmark cells."""
+        return _environment(self.rows[self.rows["cell"].isin(cells["cell"])])
+
     def cells_of(self, rows: DataFrame) -> DataFrame:
         """The benchmark cells that these rows are of."""
         return self.cells[self.cells["cell"].isin(rows["cell"])]
@@ -181,7 +185,7 @@ def setting(column: str, value: Any) -> str:
 def differing_options(options: Series) -> Series:
     """Of each JSON object those entries in which they differ: `budget_s=0.5`; null where there is none."""
     known = options.dropna()
-    texts = DataFrame([_options(text) for text in known], index=known.index).fillna("null")
+    texts = DataFrame([options_of(text) for text in known], index=known.index).fillna("null")
     texts = texts.loc[:, texts.nunique() > 1]
     told = texts.apply(lambda row: " ".join(f"{key}={value}" for key, value in row.items()), axis=1)
     return told.astype("object").reindex(options.index)
@@ -238,7 +242,7 @@ def _told_apart(rows: DataFrame, names: Series) -> Series:
     """
     shown = names.copy()
     for _, group in rows.groupby(names):
-        texts = DataFrame([_options(text) for text in group["problem_options"]], index=group.index)
+        texts = DataFrame([options_of(text) for text in group["problem_options"]], index=group.index)
         texts = texts[group["problem_options"].notna()].fillna("null")
         subset, params = (group.loc[texts.index, column].fillna(0) for column in ("subset", "params"))
         for key in texts.columns[texts.nunique() > 1]:
@@ -250,7 +254,7 @@ def _told_apart(rows: DataFrame, names: Series) -> Series:
     return shown
 
 
-def _options(text: object) -> dict[str, str]:
+def options_of(text: object) -> dict[str, str]:
     """Each option's value as JSON; none where the text is no JSON object."""
     try:
         options = json.loads(str(text))

@@ -17,6 +17,10 @@ from harness.report.terminal import terminal
 STATUS = """Exit status: 0; 1 where a file is no record that can be read, which is named, and the rest is reported; 2
 where no record can be read, nothing can be written or an argument is wrong."""
 
+DASHED = {"no_caption": "no-caption", "two_column": "two-column"}
+# Options of the files.
+OF_FILES = ("baseline", "memory_gb", "style", "width", "highlight", "no_caption", "rings", "two_column")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table of the named runs and, with --out, write the report; the exit status."""
@@ -24,23 +28,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not all(options.runs) or options.out == Path():
         parser.error("RUN and DIR are paths; an empty one was given (the current directory is .)")
-    of_files = options.baseline, options.memory_gb, options.style, options.width, options.two_column
-    if options.out is None and any(of_files):
-        parser.error(
-            "--baseline, --memory_gb, --style, --width and --two-column are of the files that --out DIR writes; "
-            "give it too"
-        )
+    if options.out is None and any(getattr(options, name) for name in OF_FILES):
+        names = ", ".join(f"--{DASHED.get(name, name)}" for name in OF_FILES)
+        parser.error(f"{names} are of the files that --out DIR writes; give it too")
     try:
         analysis = Analysis(record.load(*options.runs))
         skipped = analysis.frame.attrs["skipped"]
         for text in skipped:
             print(f"harness.report: skipped {plain(text)}", file=sys.stderr)
         terminal(analysis, columns=options.columns, baseline=options.baseline)
-        medium = chosen(options.style, options.width)
+        medium = chosen(options.style, options.width, not options.no_caption, options.rings)
         if options.out:
             from harness.report.files import write  # imports matplotlib and seaborn, which takes a second or two
 
-            for path in write(analysis, options.out, medium, options.baseline, options.memory_gb, options.two_column):
+            for path in write(
+                analysis,
+                options.out,
+                medium,
+                options.baseline,
+                options.memory_gb,
+                options.two_column,
+                options.highlight,
+            ):
                 print(path)
     except (record.RecordError, OSError, ValueError) as error:
         print(f"harness.report: {plain(error)}", file=sys.stderr)
@@ -63,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--style", choices=STYLES, help="of the figures: text and lines for a paper or a talk")
     parser.add_argument("--width", type=inches, help="of the figures, such as 8.5cm or 3.3in (alone: of a paper's)")
     parser.add_argument("--baseline", metavar="METHOD", help="show the speed-up of all others over this method")
+    parser.add_argument(
+        "--highlight", action="append", default=[], metavar="METHOD", help="draw it in colour (may be given again)"
+    )
+    parser.add_argument("--no-caption", action="store_true", help="write captions as text beside the figures")
+    parser.add_argument("--rings", action="store_true", help="mark what was contended in a paper's figures too")
     parser.add_argument("--memory_gb", type=gigabytes, metavar="GB", help="show the largest P that fits into so much")
     parser.add_argument("--two-column", action="store_true", help="LaTeX tables as floats for pages of two columns")
     return parser

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from harness import record
+from harness.analysis.curves import SIZES, Panel, panels
 from harness.analysis.distances import comparable
 from harness.analysis.history import kept
 from harness.analysis.profiles import profile
@@ -20,14 +22,19 @@ from harness.report.figures import curves
 from harness.report.figures.canvas import save
 from harness.report.figures.coverage import coverage
 from harness.report.figures.disagreement import PANELS, disagreement
+from harness.report.figures.fronts import time_against_memory
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.profile import performance_profile
 from harness.report.figures.ranking import ranking, sheets
+from harness.report.figures.scaling import scalable, scaling
 from harness.report.figures.speedup import speedup_against_size
+from harness.report.figures.style import Style, styles
 from harness.report.growth import growth
 from harness.report.latex.cells import cell_tables
 from harness.report.latex.document import document
 from harness.report.web.page import page
+
+TITLE_LETTERS = 60  # of a title in the name of a file
 
 
 def write(
@@ -37,14 +44,17 @@ def write(
     baseline: str | None = None,
     memory_gb: float | None = None,
     two_column: bool = False,
+    highlight: Sequence[str] = (),
 ) -> list[Path]:
     """Write index.html, the tables, the figures as PNG, PDF and SVG, and report.json into `out`; the files written.
 
     Of what there is too little to show, there is no file. report.json is written last: where it is missing, the report
-    is not complete. Raises ValueError for a baseline that no record has, before anything is written.
+    is not complete. Raises ValueError for a baseline or a highlighted method that no record has, before anything is
+    written.
     """
+    looks = styles(analysis, baseline, highlight)
     texts = _texts(analysis, baseline, memory_gb, two_column)
-    drawn = _figures(analysis, medium, baseline)
+    drawn = _figures(analysis, looks, medium, baseline)
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").unlink(missing_ok=True)
     written = []
@@ -55,10 +65,11 @@ def write(
         written += save(figure, out / name)
     pictures = {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
     skipped = analysis.frame.attrs.get("skipped", ())
-    (out / "index.html").write_text(page(analysis, pictures, skipped, baseline), encoding="utf-8")
+    (out / "index.html").write_text(page(analysis, pictures, skipped, baseline, looks), encoding="utf-8")
     written += [out / "index.html", *trend.write(analysis, out)]
     options = [*medium.arguments]
     options += ["--baseline", baseline] if baseline else []
+    options += [word for name in highlight for word in ("--highlight", name)]
     options += ["--memory_gb", repr(memory_gb)] if memory_gb else []
     options += ["--two-column"] if two_column else []
     frame = analysis.frame
@@ -86,7 +97,9 @@ def _texts(analysis: Analysis, baseline: str | None, memory_gb: float | None, tw
     return texts
 
 
-def _figures(analysis: Analysis, medium: Medium, baseline: str | None) -> Mapping[str, Figure]:
+def _figures(
+    analysis: Analysis, looks: Mapping[str, Style], medium: Medium, baseline: str | None
+) -> Mapping[str, Figure]:
     """Figures by name: of time where any was asked for, of memory where any is known, and so on."""
     drawn: dict[str, Figure] = {}
     passes = analysis.frame["passes"]
@@ -95,23 +108,58 @@ def _figures(analysis: Analysis, medium: Medium, baseline: str | None) -> Mappin
     if timed:
         found = main_rankings(analysis, baseline)
         drawn |= {name: ranking(shown, analysis, medium) for name, shown in sheets(found).items()}
-        drawn["time_against_size"] = curves.time_against_size(analysis, medium)
+    lines, every = panels(analysis, SIZES), panels(analysis)
+    if timed and lines:
+        drawn |= _by_dtype("time_against_size", curves.time_against_size, lines, analysis, looks, medium)
+    if timed and sized and lines:
+        drawn |= _by_dtype("memory_against_size", curves.memory_against_size, lines, analysis, looks, medium)
+    if timed and lines:
+        drawn |= _by_dtype("error_against_size", curves.error_against_size, lines, analysis, looks, medium)
     if timed and sized:
-        drawn["memory_against_size"] = curves.memory_against_size(analysis, medium)
+        drawn |= _by_dtype("time_against_memory", time_against_memory, every, analysis, looks, medium)
     if timed:
-        drawn["error_against_size"] = curves.error_against_size(analysis, medium)
-    if timed and sized:
-        drawn["time_against_memory"] = curves.time_against_memory(analysis, medium)
+        shown = scalable(analysis)
+        names = _names("scaling", [panel.title for panel in shown])
+        drawn |= {name: scaling(analysis, panel, medium, looks) for name, panel in zip(names, shown, strict=True)}
     if _problems(analysis) > 1:
         drawn["coverage"] = coverage(analysis, medium)
     shares = profile(analysis)
     if shares is not None:
-        drawn["performance_profile"] = performance_profile(shares, analysis, medium)
+        drawn["performance_profile"] = performance_profile(shares, analysis, medium, looks)
     if baseline is not None:
-        drawn["speedup_against_size"] = speedup_against_size(speedups(analysis, baseline), analysis, baseline, medium)
+        found = speedups(analysis, baseline)
+        drawn["speedup_against_size"] = speedup_against_size(found, analysis, baseline, medium, looks)
     if _problems(analysis) <= PANELS and comparable(analysis):
         drawn["disagreement"] = disagreement(analysis, medium)
     return drawn
+
+
+def _by_dtype(
+    name: str,
+    draw: Callable[[Analysis, Medium, Mapping[str, Style], Sequence[Panel]], Figure],
+    shown: Sequence[Panel],
+    analysis: Analysis,
+    looks: Mapping[str, Style],
+    medium: Medium,
+) -> dict[str, Figure]:
+    """A figure of these panels; for a paper one for each dtype, which its name ends with, where the panels differ."""
+    dtypes = sorted({panel.dtype for panel in shown})
+    if medium.style != "paper" or len(dtypes) < 2:
+        return {name: draw(analysis, medium, looks, shown)}
+    names = _names(name, dtypes)
+    parts = [[panel for panel in shown if panel.dtype == dtype] for dtype in dtypes]
+    return {own: draw(analysis, medium, looks, part) for own, part in zip(names, parts, strict=True)}
+
+
+def _names(stem: str, titles: Sequence[str]) -> list[str]:
+    """File names of figures of one kind: the stem alone for a single one, else with its title in plain letters."""
+    if len(titles) == 1:
+        return [stem]
+    found: list[str] = []
+    for title in titles:
+        name = f"{stem}_{re.sub('[^a-z0-9]+', '_', title.lower()).strip('_')[:TITLE_LETTERS]}"
+        found.append(name if name not in found else f"{name}_{len(found)}")
+    return found
 
 
 def _problems(analysis: Analysis) -> int:

@@ -1,4 +1,4 @@
-"""What curves are drawn on: panels with titles, a legend beside or above them, and a line of small text below."""
+"""What curves are drawn on: panels with titles, room for labels beside them, and small text below."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from harness.report.figures.labels import GAP_POINTS, Label
 from harness.report.figures.page_size import SCREEN, Medium, Places, places
-from harness.report.figures.style import safe
+from harness.report.figures.style import FONT, safe
 
 RC: dict[Any, Any] = {
     "text.usetex": False,
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "pdf.fonttype": 42,
     "figure.dpi": 100,
+    "text.hinting": "none",  # hinted letters are as wide as the resolution wants, so that text leaves its place
     "svg.hashsalt": "harness",
 }
 # Decades of a logarithmic axis, and the numbers of each that are told where it has fewer.
 STEPS = ((0.7, range(1, 10)), (1.1, (1, 2, 3, 5)), (1.6, (1, 2, 5)), (3.0, (1, 3)), (math.inf, (1,)))
+
+
+AXIS_IN = 0.45  # height of the numbers and the name of an axis
 
 
 @contextmanager
@@ -39,38 +43,54 @@ def drawing(medium: Medium) -> Iterator[None]:
 
 
 def canvas(
-    medium: Medium, titles: Sequence[str], legend: Sequence[Line2D], strips: Sequence[float] = ()
+    medium: Medium,
+    titles: Sequence[str],
+    strips: Sequence[float] = (),
+    labels: Sequence[Sequence[Label]] = (),
+    shared: bool = True,
 ) -> tuple[Figure, list[Axes], Places]:
-    """A figure with axes for each title, hidden ones for what is left of the last line, and a legend.
+    """A figure with axes for each title, and hidden ones for what is left of the last line.
 
-    `strips`: how high (points) what stands between each axes and its title is.
+    `strips`: how high (points) what stands between each axes and its title is. `labels`: what will stand to the right
+    of each axes. `shared`: whether the axes have the same scale of y.
     """
     strips = strips or [0.0] * len(titles)
-    at = places(medium, len(titles), max(strips) / 72, [str(handle.get_label()) for handle in legend])
+    every = [label for beside in labels for label in beside]
+    beside_pt = max((label.width_pt + GAP_POINTS * medium.scale for label in every), default=0.0)
+    least_pt = max((sum(label.height_pt for label in beside) for beside in labels), default=0.0)
+    at = places(
+        medium,
+        len(titles),
+        max(strips) / 72,
+        beside_pt / 72 / medium.scale,
+        least_pt / 72 / medium.scale + AXIS_IN,
+    )
     figure = Figure(at.size_in, layout="constrained")
-    axes = list(figure.subplots(at.lines, at.columns, sharex=True, sharey=True, squeeze=False).flat)
+    axes = list(figure.subplots(at.lines, at.columns, sharex=True, sharey=shared, squeeze=False).flat)
     for ax, title, strip in zip(axes, titles, strips, strict=False):
-        ax.set_title(safe(title, at.title), fontsize=8 * medium.scale, pad=(strip + 5) * medium.scale)
+        ax.set_title(safe(title, at.title), fontsize=8 * medium.scale, pad=(strip + 5) * medium.scale, loc="left")
     for ax in axes[len(titles) :]:
         ax.set_visible(False)
-    if legend:
-        figure.legend(handles=legend, fontsize=7 * medium.scale, frameon=False, handlelength=2.8, **at.legend)
     return figure, axes, at
 
 
-def outer_labels(axes: Sequence[Axes], used: int, columns: int, x: str, y: str) -> None:
-    """Labels only where no used panel follows below or to the left."""
+def outer_labels(axes: Sequence[Axes], columns: int, x: str, titles: Sequence[str]) -> None:
+    """The name of x only where no used panel follows below, and that of y (one a used panel) where it changes."""
+    used = len(titles)
     for index, ax in enumerate(axes):
-        if index < used:
-            ax.set(xlabel=x, ylabel=y)
-        ax.label_outer()
-        if index < used <= index + columns:
-            ax.xaxis.set_tick_params(labelbottom=True)
-            ax.set_xlabel(x, visible=True)
+        last = index < used <= index + columns
+        ax.xaxis.set_tick_params(labelbottom=last)
+        ax.set_xlabel(x if last else "")
+        first = index < used and (index % columns == 0 or len(set(titles)) > 1)
+        ax.yaxis.set_tick_params(labelleft=first)
+        ax.set_ylabel(titles[index] if first else "")
 
 
 def caption(figure: Figure, text: str, medium: Medium) -> None:
-    """Small text below a figure."""
+    """Small text below a figure; where captions are not drawn, the figure keeps it as its label (see `save`)."""
+    if not medium.captioned:
+        figure.set_label(text)
+        return
     width = int(figure.get_figwidth() / medium.scale * 19)
     figure.supxlabel(safe(text, width), fontsize=6 * medium.scale, x=0.01, ha="left", color="0.3")
 
@@ -93,10 +113,13 @@ def plain_numbers(ax: Axes, crowded: float, named: Sequence[XAxis | YAxis] = ())
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png, `stem`.pdf and `stem`.svg, the same bytes for the same figure."""
+    """Write `stem`.png, `stem`.pdf and `stem`.svg, the same bytes for the same figure; `stem`.txt of its label."""
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf", "svg")]
     with matplotlib.rc_context(RC):
         figure.savefig(paths[0], dpi=200)
         figure.savefig(paths[1], metadata={"CreationDate": None})
         figure.savefig(paths[2], metadata={"Date": None})
+    if figure.get_label():
+        paths.append(stem.with_name(f"{stem.name}.txt"))
+        paths[-1].write_text(f"{figure.get_label()}\n", encoding="utf-8", errors="backslashreplace", newline="")
     return paths

@@ -1,24 +1,30 @@
-"""The figures: what each shows, its panels and its scales. A failure is marked, never left out."""
+"""Time, memory and error against P: lines with their names at the ends. A failure is marked, never left out."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from harness.analysis.curves import Panel, failures, panels, points
 from harness.analysis.fits import FEWEST, MEASURES, Fit, fit
-from harness.analysis.table import Analysis, differing, setting
-from harness.record import plain
-from harness.report.figures import fronts
+from harness.analysis.table import Analysis
+from harness.report.figures import failed
 from harness.report.figures.canvas import canvas, caption, drawing, empty, outer_labels, plain_numbers
+from harness.report.figures.labels import Label, attach, folded, settle
 from harness.report.figures.page_size import SCREEN, Medium
-from harness.report.figures.style import FLOOR, STRIP_POINTS, TOLERANCE, draw, exponents, handles, styles
+from harness.report.figures.style import BAR, FLOOR, SUSPECT, TOLERANCE, WRONG, Style, explained, rings, styles
 from harness.text import counted
 
-POWERS = f"In brackets the 95 % interval of the fitted exponent of P ({FEWEST} sizes or more that are right)."
+POWERS = f"P with an exponent: the fitted growth ({FEWEST} sizes or more that are right)."
+NAMED = 25  # methods of a panel, up to which those in grey have their names
+NAME_LETTERS, NARROW_LETTERS = 34, 22  # of a line of a name, on a page and in a column
+NARROW_IN = 4.5
 
 
 @dataclass(frozen=True)
@@ -30,113 +36,216 @@ class Axis:
     unit: float = 1.0
 
 
-SIZE = Axis("params", "parameters P")
+@dataclass(frozen=True)
+class View:
+    """A panel with a measure of it."""
+
+    panel: Panel
+    y: Axis
+    title: str
+    points: DataFrame  # with x and y in drawn units, NaN where nothing was measured
+    floor: float | None  # where zeros are drawn; None where there are none
+
+
 MEMORY = Axis("tensor_peak_bytes", "tensor peak (MiB)", 2**20)
+ERROR = Axis("relative_error", "relative error")
+TIME_NOTE = (
+    "Time: median over processes of each one's median, with its 95 % interval (below six processes: their range)."
+)
+ERROR_NOTE = "Error: Frobenius distance from the reference over its norm."
+MEMORY_NOTE = "Memory: peak of tensor memory above the start of the call."
 
 
-def time_against_size(analysis: Analysis, medium: Medium = SCREEN) -> Figure:
-    """Median time of a call against P, with its interval over processes."""
-    note = "Median over processes of each one's median, with its 95 % interval (below six processes: their range)."
-    return _figure(analysis, SIZE, _time(analysis.rows, "median_s"), note, medium)
+def time_against_size(
+    analysis: Analysis,
+    medium: Medium = SCREEN,
+    looks: Mapping[str, Style] | None = None,
+    drawn: Sequence[Panel] | None = None,
+) -> Figure:
+    """Median time of a call against P, with its interval over processes, in all panels or in those that are named."""
+    drawn = panels(analysis) if drawn is None else drawn
+    return figure(analysis, views(drawn, [time_of(analysis.cells)]), TIME_NOTE, medium, looks)
 
 
-def memory_against_size(analysis: Analysis, medium: Medium = SCREEN) -> Figure:
+def memory_against_size(
+    analysis: Analysis,
+    medium: Medium = SCREEN,
+    looks: Mapping[str, Style] | None = None,
+    drawn: Sequence[Panel] | None = None,
+) -> Figure:
     """Peak of tensor memory above the start of the call against P."""
-    return _figure(analysis, SIZE, MEMORY, "Peak of tensor memory above the start of the call.", medium)
+    drawn = panels(analysis) if drawn is None else drawn
+    return figure(analysis, views(drawn, [MEMORY]), MEMORY_NOTE, medium, looks)
 
 
-def error_against_size(analysis: Analysis, medium: Medium = SCREEN) -> Figure:
+def error_against_size(
+    analysis: Analysis,
+    medium: Medium = SCREEN,
+    looks: Mapping[str, Style] | None = None,
+    drawn: Sequence[Panel] | None = None,
+) -> Figure:
     """Relative error against P, a panel a dtype, with the tolerance."""
-    axis = Axis("relative_error", "relative error")
-    return _figure(analysis, SIZE, axis, "Frobenius distance from the reference over its norm.", medium)
+    drawn = panels(analysis) if drawn is None else drawn
+    return figure(analysis, views(drawn, [ERROR]), ERROR_NOTE, medium, looks)
 
 
-def time_against_memory(analysis: Analysis, medium: Medium = SCREEN) -> Figure:
-    """Median time of a call against peak tensor memory, and what no other method beats in both at the same P."""
-    note = "Median time over processes with its 95 % interval (below six processes: their range)."
-    return _figure(analysis, MEMORY, _time(analysis.rows, "median_s"), note, medium)
+def time_of(rows: DataFrame) -> Axis:
+    """The axis of the median time, in the unit that suits it."""
+    slow = rows["median_s"].max() >= 1
+    return Axis("median_s", "time (s)" if slow else "time (ms)", 1.0 if slow else 1e-3)
 
 
-def _time(rows: DataFrame, column: str) -> Axis:
-    slow = rows[column].max() >= 1
-    return Axis(column, "time (s)" if slow else "time (ms)", 1.0 if slow else 1e-3)
+def views(drawn: Sequence[Panel], measures: Sequence[Axis]) -> list[View]:
+    """A view for each panel and measure; zeros of a measure lie on one floor, as they have no place on its axis."""
+    found = []
+    for y in measures:
+        seen = [points(panel.cells, y.column) for panel in drawn]
+        values = pandas.concat([each["value"] for each in seen]) / y.unit if seen else pandas.Series(dtype=float)
+        floor = floor_of(values)
+        for panel, each in zip(drawn, seen, strict=True):
+            scaled = each.assign(x=each["params"], y=(each["value"] / y.unit).clip(lower=floor))
+            zeros = floor if (each["value"] <= 0).any() else None
+            found.append(View(panel, y, panel.title if len(measures) == 1 else "", scaled, zeros))
+    return found
 
 
-def _figure(analysis: Analysis, x: Axis, y: Axis, note: str, medium: Medium) -> Figure:
-    """Panels of prepared rows, a legend, and below what the numbers are and where they come from."""
-    looks = styles(analysis.rows)
-    rows, floors = _drawable(analysis.rows, x, y)
-    placed = rows[rows["params"].notna()]
-    keys = ["family", "quantity", *differing(placed)]
-    panels = [(values, group) for values, group in placed.groupby(keys, dropna=False)] or [((), placed)]
-    titles = [", ".join([*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]) for values, _ in panels]
-    tolerances = y.column == "relative_error" and placed["tolerance"].notna().any()
-    powers = _powers(analysis, y) if x is SIZE and len(panels) == 1 else {}
-    legend = handles(placed, looks, x is SIZE, bool(tolerances), any(floor is not None for floor in floors), medium)
-    exponents(legend, powers)
-    if x is not SIZE:
-        legend += fronts.handles([group for _, group in panels], medium)
-    lines = [
-        group.loc[~group["drawn"], "label"].nunique() if x is SIZE else len(fronts.failures(group))
-        for _, group in panels
-    ]
+def floor_of(values: pandas.Series, otherwise: float = 1e-17) -> float:
+    """A decade or so below all values above 0, where zeros are drawn; `otherwise` where there is no such value."""
+    least = values[values > 0].min()
+    return 10.0 ** (math.floor(math.log10(least)) - 1) if least > 0 else otherwise
+
+
+def figure(
+    analysis: Analysis,
+    drawn: Sequence[View],
+    note: str,
+    medium: Medium,
+    looks: Mapping[str, Style] | None = None,
+    shared: bool = True,
+) -> Figure:
+    """The views with names at the ends of lines, and below what the numbers are and where they come from."""
+    looks = looks or styles(analysis)
+    letters = letters_of(medium, 1 if shared else len(drawn))
+    labels = [_labels(view, looks, medium, letters) for view in drawn]
+    lost = [failed.lines(failures(view.points), looks, letters, _named(view)) for view in drawn]
+    tolerances = [_tolerances(view) for view in drawn]
     with drawing(medium):
-        figure, axes, at = canvas(medium, titles, legend, [count * STRIP_POINTS for count in lines])
-        for ax, (_, group) in zip(axes, panels, strict=False):
-            if x is SIZE:
-                draw(ax, group, looks, medium)
-            else:
-                fronts.draw(ax, group, looks, medium)
-            for tolerance in group["tolerance"].dropna().unique() if tolerances else ():
-                ax.axhline(tolerance, **medium.scaled(TOLERANCE))
-            for line, floor in zip((ax.axvline, ax.axhline), floors, strict=True):
-                if floor is not None:
-                    line(floor, **medium.scaled(FLOOR))
-        _scales(axes, placed, x, y, at.crowded)
-        outer_labels(axes, len(panels), at.columns, x.title, y.title)
-        lost = counted(rows.loc[rows["params"].isna() & ~rows.index.duplicated(), "status"])
-        unplaced = f" Not drawn, since their P is unknown: {lost}." if lost else ""
-        told = f" {POWERS}" if powers else ""
-        caption(figure, f"{note}{told} {analysis.environment}.{unplaced}", medium)
-    return figure
+        titles = [view.title for view in drawn] or [""]
+        strips = [sum(line.height_pt for line in lines) for lines in lost]
+        made, axes, at = canvas(medium, titles, strips=strips, labels=labels, shared=shared)
+        if not drawn:
+            empty(axes[0])
+        for ax, view, lines in zip(axes, drawn, lost, strict=False):
+            draw(ax, view, looks, medium)
+            failed.draw(ax, lines, medium)
+        _scales(axes, drawn, at.crowded)
+        attached = [attach(ax, own, medium) for ax, own in zip(axes, labels, strict=False)]
+        for ax, view, levels in zip(axes, drawn, tolerances, strict=False):
+            for level in levels:
+                ax.axhline(level, **medium.scaled(TOLERANCE))
+            if view.floor is not None:
+                ax.axhline(view.floor, **medium.scaled(FLOOR))
+        outer_labels(axes, at.columns, "parameters P", [view.y.title for view in drawn])
+        cells = pandas.concat([view.panel.cells for view in drawn]) if drawn else analysis.cells
+        told = [note, *_explained(drawn, lost, medium), f"{analysis.environment_of(cells)}.", *_unplaced(analysis)]
+        caption(made, " ".join(told), medium)
+        settle(made, axes, attached)
+    return made
 
 
-def _powers(analysis: Analysis, y: Axis) -> dict[str, Fit]:
-    """The fitted power of P of each label, of a measure that is one."""
-    measure = next((name for name, column in MEASURES.items() if column == y.column), None)
-    found = {str(label): fit(own, measure) for label, own in analysis.cells.groupby("label")} if measure else {}
-    return {label: seen for label, seen in found.items() if seen is not None}
+def draw(ax: Axes, view: View, looks: Mapping[str, Style], medium: Medium) -> None:
+    """A line with markers and intervals for each method, the grey ones below."""
+    known = view.points[view.points["y"].notna()]
+    for label, own in known.groupby("label"):
+        look = looks[str(label)]
+        ax.plot(own["x"], own["y"], **medium.scaled(look.line | look.mark))
+        bars = own[own["low"] < own["high"]]
+        ax.vlines(
+            bars["x"], bars["low"] / view.y.unit, bars["high"] / view.y.unit, color=look.colour, **medium.scaled(BAR)
+        )
+    rings(ax, known, medium)
 
 
-def _drawable(rows: DataFrame, x: Axis, y: Axis) -> tuple[DataFrame, list[float | None]]:
-    """Rows with columns x and y in drawn units and `drawn`, whether both are there; where zeros of each are put.
-
-    Zero has no place on a logarithmic axis: it is put on a floor, a decade or so below all other values.
-    """
-    rows, floors = rows.copy(), []
-    for name, axis in (("x", x), ("y", y)):
-        values = rows[axis.column] / axis.unit
-        least = values[values > 0].min()
-        floor = 10.0 ** (math.floor(math.log10(least)) - 1) if least > 0 else 1e-17
-        rows[name] = values.mask(values <= 0, floor)
-        floors.append(floor if (values <= 0).any() else None)
-    rows["drawn"] = rows["x"].notna() & rows["y"].notna()
-    rows["contended"] &= y.column == "median_s"
-    return rows, floors
+def letters_of(medium: Medium, columns: int = 1) -> int:
+    """How many letters of a name go into a line, with so many panels side by side."""
+    narrow = columns > 1 if medium.width_in is None else medium.width_in / medium.scale / columns < NARROW_IN
+    return NARROW_LETTERS if narrow else NAME_LETTERS
 
 
-def _scales(axes: list[Axes], rows: DataFrame, x: Axis, y: Axis, crowded: float) -> None:
+def _named(view: View) -> bool:
+    """Whether the grey methods have their names."""
+    return view.points["label"].nunique() <= NAMED
+
+
+def _labels(view: View, looks: Mapping[str, Style], medium: Medium, letters: int) -> list[Label]:
+    """Those of lines, and of the lines across."""
+    found = []
+    known = view.points[view.points["y"].notna()]
+    for label, own in known.groupby("label"):
+        look = looks[str(label)]
+        if not (look.emphasised or _named(view)):
+            continue
+        (x, y), (colour, size) = own[["x", "y"]].iloc[-1], look.text
+        wrong = own["status"].isin(WRONG)
+        text = folded(str(label), letters) + _power(view, str(label)) + _verdict(own)
+        found.append(Label(text, x, y, SUSPECT["markeredgecolor"] if wrong.any() else colour, size * medium.scale))
+    right = view.points["x"].max()
+    across = [(level, "tolerance") for level in _tolerances(view)]
+    across += [(view.floor, "exactly 0")] if view.floor is not None else []
+    return found + [Label(text, right, level, TOLERANCE["color"], 6.0 * medium.scale) for level, text in across]
+
+
+def _power(view: View, label: str) -> str:
+    """The fitted exponent of P of one method's measure, where there is one."""
+    measure = next((name for name, column in MEASURES.items() if column == view.y.column), None)
+    cells = view.panel.cells
+    seen: Fit | None = fit(cells[cells["label"] == label], measure) if measure else None
+    return f"  $P^{{{seen.exponent:.1f}}}$" if seen else ""
+
+
+def _verdict(points: DataFrame) -> str:
+    """`wrong` or `wrong at 2 of 4 sizes` below a name; empty where all is right."""
+    for status, word in WRONG.items():
+        count = int((points["status"] == status).sum())
+        if count:
+            return f"\n{word}" if count == len(points) else f"\n{word} at {count} of {len(points)} sizes"
+    return ""
+
+
+def _tolerances(view: View) -> list[float]:
+    """Those of errors that are drawn."""
+    drawn = view.y is ERROR and view.points["y"].notna().any()
+    return sorted(view.panel.cells["tolerance"].dropna().unique()) if drawn else []
+
+
+def _explained(drawn: Sequence[View], lost: Sequence[Sequence[failed.Line]], medium: Medium) -> list[str]:
+    """What the marks of these views mean, and what differs between the sizes of a family."""
+    if not drawn:
+        return []
+    every = pandas.concat([view.points[view.points["y"].notna()] for view in drawn])
+    told = [POWERS] if any(_power(view, label) for view in drawn for label in view.points["label"].unique()) else []
+    told += explained(every, medium)
+    told += ["Above the axes: what failed at which P."] if any(lost) else []
+    grey = max((view.points["label"].nunique() for view in drawn if not _named(view)), default=0)
+    told += ["Thin and grey: the other methods."] if grey else []
+    varying = dict.fromkeys((view.panel.family, view.panel.varying) for view in drawn if view.panel.varying)
+    return told + [f"The sizes of {family} differ in {options}." for family, options in varying]
+
+
+def _unplaced(analysis: Analysis) -> list[str]:
+    lost = analysis.cells.loc[analysis.cells["params"].isna(), "status"]
+    return [f"Not drawn, since their P is unknown: {counted(lost)}."] if len(lost) else []
+
+
+def _scales(axes: Sequence[Axes], drawn: Sequence[View], crowded: float) -> None:
     """Logarithmic scales with plain numbers, fewer where crowded, wide enough for every P; none where nothing is."""
-    for ax in axes:
+    sizes = [size for view in drawn for size in view.points["x"]]
+    for ax, view in zip(axes, drawn, strict=False):
         ax.set(xscale="log", yscale="log")
         ax.grid(which="major", linewidth=0.5, color="0.9")
-        if x is SIZE and len(rows):
-            margin = max((rows["x"].max() / rows["x"].min()) ** 0.07, 1.1)
-            ax.set_xlim(rows["x"].min() / margin, rows["x"].max() * margin)
-        if not rows["drawn"].any():
+        margin = max((max(sizes) / min(sizes)) ** 0.04, 1.05)
+        ax.set_xlim(min(sizes) / margin, max(sizes) * margin)
+        known = any(other.points["y"].notna().any() for other in drawn if other.y is view.y)
+        if not known:
             empty(ax)
-            if x is not SIZE or rows.empty:
-                ax.set(xlim=(0.1, 10), xticks=[])
-                continue
-        named = y.column != "relative_error" and bool(rows["drawn"].any())
-        plain_numbers(ax, crowded, (ax.xaxis, ax.yaxis) if named else (ax.xaxis,))
+        plain_numbers(ax, crowded, (ax.xaxis, ax.yaxis) if known and view.y is not ERROR else (ax.xaxis,))

@@ -18,12 +18,12 @@ from markupsafe import Markup
 from matplotlib.colors import to_hex
 from pandas import DataFrame, Series
 
-from harness.analysis.emphasis import baseline_of, emphasised
+from harness.analysis.emphasis import baseline_of
 from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis, differing
 from harness.record import FIELDS, plain
 from harness.report import leaderboard as board
-from harness.report.figures.style import styles
+from harness.report.figures.style import Style, styles
 from harness.report.readable import GROUPS, MAIN, MEASURED, MIB, SOMETIMES, meanings, readable
 from harness.report.summary import summary
 from harness.text import counted, significant
@@ -44,11 +44,16 @@ FIGURE_SPACE, PUNCTUATION_SPACE = "\u2007", "\u2008"  # as wide as a digit, and 
 
 
 def page(
-    analysis: Analysis, figures: Mapping[str, str], skipped: Sequence[str] = (), baseline: str | None = None
+    analysis: Analysis,
+    figures: Mapping[str, str],
+    skipped: Sequence[str] = (),
+    baseline: str | None = None,
+    looks: Mapping[str, Style] | None = None,
 ) -> str:
     """The page, with figures (name -> SVG) and the files that were no records.
 
-    `baseline` is the label of the method that the leaders are compared with (`harness.analysis.leaderboard`).
+    `baseline` is the label of the method that the leaders are compared with (`harness.analysis.leaderboard`), `looks`
+    are the styles of the methods in the figures.
     """
     shown = readable(analysis)
     leaders = leaderboard(analysis, baseline) if analysis.rows["label"].nunique() > 1 else []
@@ -66,7 +71,7 @@ def page(
         leader_notes=board.notes(leaders, compared),
         summary=summary(analysis),
         skipped=[plain(text) for text in skipped],
-        data=_data(shown, rows, emphasised(analysis, baseline)),
+        data=_data(shown, rows, looks or styles(analysis, baseline)),
         figures={name: base64.b64encode(text.encode()).decode() for name, text in figures.items()},
         meanings=meanings(shown),
         style=Markup(style),
@@ -85,7 +90,7 @@ def _hashed(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _data(shown: DataFrame, rows: DataFrame, in_colour: Sequence[str]) -> dict[str, Any]:
+def _data(shown: DataFrame, rows: DataFrame, styled: Mapping[str, Style]) -> dict[str, Any]:
     """What the scripts build on: columns, and what is folded into a row; lists have an entry a row."""
     headings = list(map(str, shown.columns))
     groups = [heading for heading in headings if heading not in (*KEPT, *SOURCES)]
@@ -97,7 +102,7 @@ def _data(shown: DataFrame, rows: DataFrame, in_colour: Sequence[str]) -> dict[s
     details["record"] = _texts(rows["path"], "str")
     details = {name: texts for name, texts in details.items() if any(text is not None for text in texts)}
     common = {name: texts[0] for name, texts in details.items() if len(set(texts)) == 1}
-    looks = styles(rows[rows["label"].isin(in_colour)])
+    looks = {label: look for label, look in styled.items() if look.emphasised and label in set(rows["label"])}
     others = [label for label in dict.fromkeys(rows["label"]) if label not in looks]
     series = rows.groupby(["family", "label", "quantity", "seed", *differing(rows)], dropna=False).ngroup()
     return {

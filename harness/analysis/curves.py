@@ -1,0 +1,100 @@
+"""Measures against P: the panels of a figure, a point for each method and size, and what failed there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas
+from pandas import DataFrame, Series
+
+from harness.analysis.table import Analysis, differing, options_of, setting
+from harness.record import plain
+
+SIZES = 3  # of a family from which on curves show more than a ranking
+MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The benchmark cells of known P of one family of problems, one quantity and one choice of settings."""
+
+    family: str
+    quantity: str
+    settings: tuple[str, ...]  # those in which the records differ
+    cells: DataFrame  # rows of `Analysis.cells`
+    varying: str  # the problem's options that differ between its sizes: `width 6 to 106, batch 64 to 256`
+
+    @property
+    def title(self) -> str:
+        """What tells the panel from others: `mlp, hessian, float32`."""
+        return ", ".join([self.family, self.quantity, *self.settings])
+
+    @property
+    def dtype(self) -> str:
+        """That of its cells; where they differ, of the first."""
+        return str(self.cells["dtype"].iloc[0])
+
+    @property
+    def sizes(self) -> int:
+        """How many values P has."""
+        return self.cells["params"].nunique()
+
+
+def panels(analysis: Analysis, fewest: int = 1) -> list[Panel]:
+    """The panels of at least so many sizes, in the order of their families, quantities and settings."""
+    cells = analysis.cells[analysis.cells["params"].notna()]
+    settings = differing(analysis.rows[analysis.rows["params"].notna()])
+    found = []
+    for (family, quantity, *values), group in cells.groupby(["family", "quantity", *settings], dropna=False):
+        named = tuple(setting(key, value) for key, value in zip(settings, values, strict=True))
+        found.append(Panel(plain(family), plain(quantity), named, group, _varying(group)))
+    return [panel for panel in found if panel.sizes >= fewest]
+
+
+def points(cells: DataFrame, column: str) -> DataFrame:
+    """A point for each label and P: `label, params, value, low, high, status, contended`, by label and P.
+
+    `value` is the median of the column over the cells of that label and P, NaN where nothing was measured; `low` and
+    `high` are the interval of a time, NaN for another column. `status` is that of the first cell that is not ok.
+    """
+    timed = column == "median_s"
+    found = []
+    for (label, params), group in cells.groupby(["label", "params"]):
+        failed = group.loc[group["status"] != "ok", "status"]
+        found.append(
+            {
+                "label": str(label),
+                "params": params,
+                "value": group[column].astype("float").median(),
+                "low": group["low_s"].min() if timed else None,
+                "high": group["high_s"].max() if timed else None,
+                "status": failed.iloc[0] if len(failed) else "ok",
+                "contended": timed and bool(group["contended"].any()),
+            }
+        )
+    names = ["label", "params", "value", "low", "high", "status", "contended"]
+    return DataFrame(found, columns=names).astype({"value": float, "low": float, "high": float, "contended": bool})
+
+
+def failures(points: DataFrame) -> DataFrame:
+    """The points that have no value, and those that have one although some process failed otherwise than in its result.
+
+    What is measured but wrong is no failure: it is drawn and crossed.
+    """
+    failed = ~points["status"].isin(["ok", *MEASURED_BUT_NOT_RIGHT])
+    return points[points["value"].isna() | failed]
+
+
+def _varying(cells: DataFrame) -> str:
+    """The problem's options in which cells differ, with their least and largest value; empty where only one differs."""
+    texts = DataFrame([options_of(text) for text in cells["problem_options"]]).fillna("null")
+    differ = [key for key in texts.columns if texts[key].nunique() > 1]
+    return ", ".join(f"{plain(key)} {_range(texts[key])}" for key in differ) if len(differ) > 1 else ""
+
+
+def _range(values: Series) -> str:
+    """`6 to 106` of numbers; other values one after the other."""
+    numbers = pandas.to_numeric(values, errors="coerce")
+    if numbers.isna().any():
+        return " / ".join(plain(value.strip('"')) for value in sorted(values.unique()))
+    return f"{numbers.min():g} to {numbers.max():g}"

@@ -1,0 +1,31 @@
+"""Scaling: the time and the memory of one family of problems against P, side by side or stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from harness.analysis.curves import SIZES, Panel, panels
+from harness.analysis.table import Analysis
+from harness.report.figures.curves import MEMORY, MEMORY_NOTE, TIME_NOTE, figure, time_of, views
+from harness.report.figures.page_size import SCREEN, Medium
+from harness.report.figures.style import Style
+
+
+def scalable(analysis: Analysis) -> list[Panel]:
+    """The panels that a scaling figure is drawn of: SIZES sizes or more of which time and memory are known."""
+    found = []
+    for panel in panels(analysis, SIZES):
+        known = panel.cells[panel.cells["tensor_peak_bytes"].notna() & panel.cells["median_s"].notna()]
+        if known["params"].nunique() >= SIZES:
+            found.append(panel)
+    return found
+
+
+def scaling(
+    analysis: Analysis, panel: Panel, medium: Medium = SCREEN, looks: Mapping[str, Style] | None = None
+) -> Figure:
+    """Median time and peak of tensor memory of the methods of one panel against P."""
+    drawn = views([panel], [time_of(panel.cells), MEMORY])
+    return figure(analysis, drawn, f"{panel.title}. {TIME_NOTE} {MEMORY_NOTE}", medium, looks, shared=False)
