@@ -117,7 +117,9 @@ def test_names_of_any_length_and_number_have_their_place(frame_of, style, width_
 
 
 def test_panels_wrap_where_they_would_be_too_narrow(frame_of):  # noqa: F811
-    frame = frame_of([cell(width=width, problem=f"problem_{number}") for number in range(4) for width in WIDTHS])
+    frame = frame_of(
+        [cell(width=width, problem=name) for name in ("first", "second", "third", "fourth") for width in WIDTHS]
+    )
     for medium, columns in ((chosen(None, None), 2), (chosen("paper", 5.5), 2), (chosen("paper", 2.5), 1)):
         figure = time_against_size(Analysis(frame), medium)
         figure.draw_without_rendering()

@@ -15,6 +15,7 @@ from harness.analysis.table import Analysis
 from harness.report import speedups as speedup_tables
 from harness.report.figures.profile import performance_profile
 from harness.report.figures.speedup import speedup_against_size
+from harness.report.latex.document import document
 from tests.drawing import caption_of, names
 from tests.grown import SIZES, grown, loaded
 from tests.test_report import cell, failed
@@ -138,6 +139,7 @@ def test_the_tables_tell_the_same_numbers(tmp_path) -> None:
     text = speedup_tables.markdown(found, Analysis(frame), "base")
     assert r"| \<b>" in text
     assert "| 4 " in text
-    assert speedup_tables.tables(found, Analysis(frame), "base").count(r"\bfseries 4.00") == 1
+    table = speedup_tables.speedup_table(found, Analysis(frame), "base")
+    assert document([table]).count(r"\bfseries 4.00") == 1
     with pytest.raises(ValueError, match="in no cell"):
         speedups(Analysis(loaded(tmp_path / "alone", cells("base", [1.0]))), "base")
