@@ -345,7 +345,7 @@ def compiled(folder, text):
         assert done.returncode == 0, done.stdout[-2000:]
     wide = [float(points) for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt", done.stdout)]
     assert max(wide, default=0) < 3, done.stdout
-    assert "undefined" not in done.stdout
+    assert "There were undefined references" not in done.stdout
     return done.stdout
 
 
