@@ -1,7 +1,7 @@
-"""What the atlas found: ways that are silently wrong, and the operators under which they are.
+"""What the atlas found: methods that are silently wrong, and the operators under which they are.
 
 `python -m harness.findings results/baselines/atlas.jsonl > harness/findings.json` learns them from the records of
-`+sweep=atlas`; every table warns where a row computes under such operators.
+`+sweep=atlas`; every table warns where a result was computed under such operators.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ FILE = Path(__file__).parent / "findings.json"
 
 
 def learn(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The findings in the records of an atlas, one for each way, version of torch and set of operators.
+    """The findings in the records of an atlas, one for each method, version of torch and set of operators.
 
-    Suspected in a case where a way is wrong are the operators that are in no case where it is right; where there are
-    none, all of the case's together. A finding holds the case with the fewest operators and its error.
+    On a test network where a method is wrong, the suspects are the operators of no network where it is right; where
+    there are none, all operators of the network together. A finding holds the network with the fewest operators and
+    its error.
     """
     cases: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for seen in records:
@@ -52,7 +53,7 @@ def learn(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def warning(seen: Mapping[Any, Any]) -> str | None:
-    """What is known against a right-looking row: its way was wrong in the atlas under operators that it meets too."""
+    """What is known against a result that looks right: in the atlas, its method was wrong under operators met here too."""
     if seen["status"] != "ok" or not isinstance(seen["operators"], str) or not isinstance(seen["target"], str):
         return None
     module, told, met = seen["target"].rpartition(".")[0], _told(seen), _operators(seen)
@@ -60,7 +61,7 @@ def warning(seen: Mapping[Any, Any]) -> str | None:
         same = finding["target"].rpartition(".")[0] == module and finding["options"].items() <= told.items()
         if same and met.issuperset(finding["operators"]):
             return (
-                f"unsafe: this way was wrong by {100 * finding['relative_error']:.2g} % on {finding['case']} "
+                f"unsafe: this method was wrong by {100 * finding['relative_error']:.2g} % on {finding['case']} "
                 f"(torch {finding['torch']}), whose {', '.join(finding['operators'])} this network has too"
             )
     return None

@@ -154,3 +154,10 @@ def test_what_the_result_alone_fills_is_told_apart(tmp_path) -> None:
     lean, twice = capacities(Analysis(loaded(tmp_path, records)), AT_5000)
     assert (lean.note, twice.note) == (RESULT, "")
     assert sentence(lean) == "mlp: lean fits into 0.2 GB up to P = 5,000, where the result alone fills it"
+
+
+def test_what_the_result_takes_may_be_unknown(tmp_path):
+    """Without the size of the result, the tensor peak's fit alone says what fits."""
+    records = [entry | {"output_bytes": None} for entry in grown("a", 1.0, sizes=SIZES)]
+    (seen,) = capacities(Analysis(loaded(tmp_path, records)), 8.0)
+    assert seen.note != RESULT

@@ -75,6 +75,6 @@ def test_the_table_says_so(known, tmp_path) -> None:
     record.write(seen("ok", ["A 1"], composition="x") | {"method": "m"}, tmp_path / "record.json")
     frame = readable(Analysis(record.load(tmp_path)))
     assert frame["status"].tolist() == ["ok, unsafe"]
-    assert frame["message"].iloc[0].startswith("unsafe: this way was wrong")
+    assert frame["message"].iloc[0].startswith("unsafe: this method was wrong")
     assert "unsafe" in markdown(Analysis(record.load(tmp_path)))
     assert "unsafe" in csv(Analysis(record.load(tmp_path)))

@@ -22,7 +22,7 @@ def timed(method, *times, **changes):
 def test_what_is_wrong_within_the_tolerance_has_no_number(frame_of):  # noqa: F811
     errors = {"a": 2e-17, "b": None, "c": 0.0}
     frame = frame_of([cell(way, status="wrong", relative_error=error, tolerance=1e-7) for way, error in errors.items()])
-    assert sorted(said(frame, "Silently wrong")) == [f"{label}: 1 of 1 rows." for label in "abc"]
+    assert sorted(said(frame, "Silently wrong")) == [f"{label}: 1 of 1 cells." for label in "abc"]
 
 
 def test_the_worst_error_comes_first_and_what_is_not_finite_is_counted(frame_of):  # noqa: F811
@@ -35,9 +35,9 @@ def test_the_worst_error_comes_first_and_what_is_not_finite_is_counted(frame_of)
         ]
     )
     assert said(frame, "Silently wrong") == [
-        "b: 1 of 2 rows, by up to 20% on mlp.",
-        "a: 1 of 1 rows, by up to 0.1% on mlp.",
-        "c: 1 of 1 rows, 1 of them with NaN or infinite entries.",
+        "b: 1 of 2 cells, by up to 20% on mlp.",
+        "a: 1 of 1 cells, by up to 0.1% on mlp.",
+        "c: 1 of 1 cells, 1 of them with NaN or infinite entries.",
     ]
 
 
@@ -52,7 +52,7 @@ def test_failures_are_counted_by_cause(frame_of):  # noqa: F811
 
 def test_rounds_of_a_cell_count_once(frame_of):  # noqa: F811
     frame = frame_of([*timed("vmap_hvp", 1.0, 2.0, status="wrong", relative_error=0.5), *timed("rows", 1.0, 2.0)])
-    assert said(frame, "Silently wrong") == ["vmap_hvp: 1 of 1 rows, by up to 50% on mlp."]
+    assert said(frame, "Silently wrong") == ["vmap_hvp: 1 of 1 cells, by up to 50% on mlp."]
 
 
 def test_without_times_it_says_who_is_right(frame_of):  # noqa: F811
@@ -71,7 +71,7 @@ def test_without_times_it_says_who_is_right(frame_of):  # noqa: F811
 def test_what_is_silently_wrong_is_said_first(frame_of):  # noqa: F811
     frame = frame_of([cell(), cell("b", status="wrong", relative_error=0.042), failed("oom", "c")])
     assert [section.title for section in summary(Analysis(frame))] == ["Silently wrong", "Failed", "Measured on"]
-    assert said(frame, "Silently wrong") == ["b: 1 of 1 rows, by up to 4.2% on mlp."]
+    assert said(frame, "Silently wrong") == ["b: 1 of 1 cells, by up to 4.2% on mlp."]
 
 
 def test_the_machine_and_the_dates_are_told(frame_of):  # noqa: F811

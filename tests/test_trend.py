@@ -16,7 +16,8 @@ from harness.analysis.table import Analysis
 from harness.analysis.trend import trend
 from harness.report import trend_view
 from harness.report.command import main
-from harness.report.trend import headline, markdown, texts, write
+from harness.report.files import write_trend
+from harness.report.trend import headline, markdown, texts
 from tests.test_report import HOSTILE, cell, failed
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -162,7 +163,7 @@ def test_from_records_to_the_page(history, tmp_path):
     assert "torch 2.13.0 to 2.14.0" in line
     assert "the commits" not in line
     assert [history.nights["torch"].nunique() for history in found.histories] == [1, 2, 1], "those that step come first"
-    written = write(Analysis(record.load(*sorted(tmp_path.glob("night*")))), tmp_path)
+    written = write_trend(Analysis(record.load(*sorted(tmp_path.glob("night*")))), tmp_path)
     assert {path.name for path in written} == {"trend.md", "trend.html", "trend.png", "trend.pdf", "trend.svg"}
     assert Parsed((tmp_path / "trend.html").read_text(encoding="utf-8")).tags.count("circle") == 3 * 26
 
@@ -196,7 +197,7 @@ def test_machines_that_take_turns_change_once(history):
     ]
     found = seen(history(runs))
     assert told(found) == [("operations", commit(0), commit(1))]
-    assert texts(found.steps[0])["put down to"] == "machine EPYC to Xeon"
+    assert texts(found.steps[0])["attributed to"] == "machine EPYC to Xeon"
 
 
 def test_broken_and_fixed_have_commits_though_the_record_has_none(history):
@@ -214,9 +215,9 @@ def test_broken_and_fixed_have_commits_though_the_record_has_none(history):
 def test_five_quiet_nights_say_so_and_four_nothing(history, tmp_path):
     folders = history([[timed(night, 0.01)] for night in range(5)])
     found = seen(folders)
-    assert markdown(found).startswith("# no steps in 1 cell over 5 nights, too few to tell steps of time\n\nTime: ")
+    assert markdown(found).startswith("# no steps in 1 cell over 5 nights, too few to find steps of time\n\nTime: ")
     assert trend(Analysis(record.load(*folders[:4]))) is None
-    assert write(Analysis(record.load(*folders[:4])), tmp_path / "out") == []
+    assert write_trend(Analysis(record.load(*folders[:4])), tmp_path / "out") == []
 
 
 def test_a_baseline_file_holds_a_night_for_each_day_and_commit(tmp_path):
@@ -265,7 +266,7 @@ def test_of_nightly_runs_the_candidates_are_the_nights(runs, tmp_path, pattern):
     assert headline(found) == "1 step in 1 cell over 26 nights"
     assert told(found) == [("time", commit(11), commit(12))]
     assert found.histories[0].nights["operations"].tolist() == [338] * 26
-    write(Analysis(record.load(*sorted(runs.glob(pattern)))), tmp_path)
+    write_trend(Analysis(record.load(*sorted(runs.glob(pattern)))), tmp_path)
     page = (tmp_path / "trend.html").read_text(encoding="utf-8")
     assert all(page.count(f"night{night:03}: ") == 1 for night in range(26))
     assert "candidate" not in page
@@ -293,7 +294,7 @@ def test_baselines_alone_are_nights_of_their_own(runs):
 
 def test_records_without_a_date_are_left_out(history):
     folders = history([[timed(night, 0.01) | ({"started": "yesterday"} if night == 3 else {})] for night in range(6)])
-    assert headline(seen(folders)) == "no steps in 1 cell over 5 nights, too few to tell steps of time"
+    assert headline(seen(folders)) == "no steps in 1 cell over 5 nights, too few to find steps of time"
     assert trend(Analysis(record.load(folders[3]))) is None
 
 
@@ -330,7 +331,7 @@ def test_hostile_text_is_escaped(history, tmp_path):
         for night in range(6)
     ]
     folders = history(runs)
-    write(Analysis(record.load(*folders)), tmp_path)
+    write_trend(Analysis(record.load(*folders)), tmp_path)
     page = (tmp_path / "trend.html").read_text(encoding="utf-8")
     parsed = Parsed(page)
     assert not {"script", "img"} & set(parsed.tags)
@@ -357,4 +358,4 @@ def test_what_nothing_is_known_of_makes_a_page(history, tmp_path):
     found = seen(folders)
     assert told(found) == []
     assert trend_view.panels(found)[0].title == "nothing was measured"
-    assert len(write(Analysis(record.load(*folders)), tmp_path)) == 5
+    assert len(write_trend(Analysis(record.load(*folders)), tmp_path)) == 5

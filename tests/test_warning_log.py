@@ -134,7 +134,7 @@ def test_warnings_and_explanations_stand_with_the_row(frame_of):  # noqa: F811
     assert "target size" in shown(frame)
     assert "warned: Python or torch warned" in markdown(Analysis(frame))
     section = next(section for section in summary(Analysis(frame)) if "Warned" in section.title)
-    assert section.sentences[0].startswith(f"1 rows on mlp: {BROADCAST}")
+    assert section.sentences[0].startswith(f"1 cells on mlp: {BROADCAST}")
     assert len(section.sentences) == 1
     assert "warned: torch warned that" in document(cell_tables(Analysis(frame)))
     assert not any("Warned" in section.title for section in summary(Analysis(frame_of([cell("c"), cell("d")]))))

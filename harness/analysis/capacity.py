@@ -68,10 +68,10 @@ def _capacity(rows: DataFrame, cells: DataFrame, problem: str, method: str, memo
     if two_digits(most) >= end:  # to the digits that are shown, it is a P that did not fit
         note, measure = (OUT, first.measure) if out <= over else (ABOVE, largest)
         return Capacity(problem, method, memory_gb, measure, end, low, end, note)
-    note = ""
+    note, filled = "", _filled_by_result(cells, limit)
     if most >= BEYOND * first.largest * (1 - 1e-9):
         note = FURTHEST
-    elif two_digits(most) >= two_digits(_filled_by_result(cells, limit)):
+    elif filled is not None and two_digits(most) >= two_digits(filled):
         note = RESULT
     return Capacity(problem, method, memory_gb, first.measure, most, low, high, note)
 
@@ -97,11 +97,11 @@ def _measured(cells: DataFrame, fitted: list[Fit], limit: float) -> tuple[float,
     return float(held.max()) if len(held) else 0.0, over, str(above.iloc[0].idxmax()) if len(above) else ""
 
 
-def _filled_by_result(cells: DataFrame, limit: float) -> float:
-    """The P at which the result alone takes `limit` bytes; infinite where the records do not show how it grows."""
+def _filled_by_result(cells: DataFrame, limit: float) -> float | None:
+    """The P at which the result alone takes `limit` bytes; None where the records do not show how it grows."""
     right = cells[(cells["status"] == "ok") & (cells["params"] > 0) & (cells["output_bytes"] > 0)]
     sizes = right.groupby("params")["output_bytes"].median()
     if sizes.nunique() < 2:
-        return math.inf
+        return None
     exponent, intercept = numpy.polyfit(numpy.log(sizes.index.to_numpy(float)), numpy.log(sizes.to_numpy(float)), 1)
     return math.exp((math.log(limit) - intercept) / exponent)

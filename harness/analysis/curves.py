@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import pandas
 from pandas import DataFrame, Series
 
+from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT
 from harness.analysis.table import Analysis, differing, options_of, setting
 from harness.record import plain
-
-SIZES = 3  # of a family from which on curves show more than a ranking
-MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
 
 
 @dataclass(frozen=True)

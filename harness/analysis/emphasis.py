@@ -12,9 +12,14 @@ BASELINE = "func_hessian"  # torch.func.hessian: the baseline where none is name
 
 
 def baseline_of(analysis: Analysis, named: str | None = None) -> str | None:
-    """The label of the baseline: the one that is named, else torch.func.hessian; None where no record has it."""
-    label = named or BASELINE
-    return label if label in set(analysis.rows["label"]) else None
+    """The label of the baseline: the one that is named, else torch.func.hessian; None where no record has that.
+
+    Raises ValueError for a named one that no record has.
+    """
+    labels = sorted(set(analysis.rows["label"]))
+    if named is not None and named not in labels:
+        raise ValueError(f"baseline {named} is no method of these records; they have {', '.join(labels)}")
+    return named or (BASELINE if BASELINE in labels else None)
 
 
 def emphasised(analysis: Analysis, baseline: str | None = None, highlight: Sequence[str] = ()) -> list[str]:

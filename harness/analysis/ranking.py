@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 
 from pandas import DataFrame
 
-from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT
+from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, between
+from harness.analysis.emphasis import BASELINE
+from harness.analysis.ratios import Ratio
 from harness.analysis.reasons import reason
 from harness.analysis.table import Analysis, setting
 from harness.record import plain
 
-BASELINE = "func_hessian"  # torch.func.hessian: what most users would call
 FEW_SIZES = 3  # below so many sizes, there is no curve to draw against P
+SINGLE = 2.0  # ratio of two single samples that decides: a first call may take about twice as long as the next
 MANY_METHODS = 8  # above so many methods, curves cannot be told apart
 
 
@@ -32,6 +34,7 @@ class Entry:
     error: float  # relative to the reference
     over_best: float  # its time over that of the fastest right method
     over_baseline: float  # its time over that of the baseline
+    undecided: bool  # whether it is right and, process by process, perhaps as fast as the best (`Ratio.order`)
     contended: bool  # whether another process disturbed the measurement
 
     @property
@@ -105,26 +108,28 @@ def _series(analysis: Analysis, baseline: str | None) -> Iterator[list[Ranking]]
                 params=float(rows["params"].iloc[0]),
                 quantity=plain(values[1]),
                 settings=settings,
-                entries=_ordered(rows, baseline or BASELINE),
+                entries=_ordered(rows, analysis.rows_of(rows), baseline or BASELINE),
                 baseline_method=plain(baseline or BASELINE),
             )
             for _, rows in by_size
         ]
 
 
-def _ordered(cells: DataFrame, baseline: str) -> tuple[Entry, ...]:
-    """The entries of one place in order."""
+def _ordered(cells: DataFrame, rows: DataFrame, baseline: str) -> tuple[Entry, ...]:
+    """The entries of one place in order, from its cells and their rows."""
     timed = {str(label): _entry(str(label), own) for label, own in cells.groupby("label")}
-    right = [entry.median_s for entry in timed.values() if entry.right]
-    best_s = min((time_s for time_s in right if not math.isnan(time_s)), default=math.nan)
+    right = {label: entry.median_s for label, entry in timed.items() if entry.right and entry.median_s > 0}
+    best = min(right, key=lambda label: right[label], default=None)
+    best_s = math.nan if best is None else right[best]
     baseline_s = timed[baseline].median_s if baseline in timed else math.nan
     entries = [
         replace(
             entry,
             over_best=_over(entry.median_s, best_s),
             over_baseline=_over(entry.median_s, baseline_s),
+            undecided=label in right and label != best and _undecided(between(rows, str(best), label)),
         )
-        for entry in timed.values()
+        for label, entry in timed.items()
     ]
     return tuple(sorted(entries, key=_rank))
 
@@ -144,8 +149,14 @@ def _entry(label: str, cells: DataFrame) -> Entry:
         error=float(cells["relative_error"].max()),
         over_best=math.nan,
         over_baseline=math.nan,
+        undecided=False,
         contended=bool(cells["contended"].any()),
     )
+
+
+def _undecided(lead: Ratio) -> bool:
+    """Whether the method behind may be as fast: by the order of the ratio, or where single samples have no interval."""
+    return lead.value < SINGLE if math.isnan(lead.low) else lead.order <= 0
 
 
 def _over(time_s: float, other_s: float) -> float:

@@ -1,4 +1,4 @@
-"""How many times as fast one way is as another, with an interval, from processes of the same seed and round."""
+"""How many times as fast one method is as another, with an interval, from processes of the same seed and round."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ratio(one: DataFrame, other: DataFrame) -> Ratio:
     """How many times as fast `one` is as `other`, from prepared rows of one cell each whose times are above 0.
 
     Processes of one seed and round ran beside each other, so that what slows the machine slows both. The interval is
-    that between order statistics (`rows.interval`), below ENOUGH processes Student's t on the ratios' logarithms, and
+    that between order statistics (`intervals.interval`), below ENOUGH processes Student's t on the ratios' logarithms, and
     for one process the ratio of the ends of the two samples' own intervals.
     """
     pairs = (_by_process(other) / _by_process(one)).dropna()

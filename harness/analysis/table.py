@@ -86,6 +86,10 @@ class Analysis:
         """The same of some benchmark cells."""
         return _environment(self.rows[self.rows["cell"].isin(cells["cell"])])
 
+    def rows_of(self, cells: DataFrame) -> DataFrame:
+        """The rows of these benchmark cells, one for each process that ran them."""
+        return self.rows[self.rows["cell"].isin(cells["cell"])]
+
     def cells_of(self, rows: DataFrame) -> DataFrame:
         """The benchmark cells that these rows are of."""
         return self.cells[self.cells["cell"].isin(rows["cell"])]

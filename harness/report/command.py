@@ -19,7 +19,7 @@ where no record can be read, nothing can be written or an argument is wrong."""
 
 DASHED = {"no_caption": "no-caption", "two_column": "two-column"}
 # Options of the files.
-OF_FILES = ("baseline", "memory_gb", "style", "width", "highlight", "no_caption", "rings", "two_column")
+OF_FILES = ("memory_gb", "style", "width", "highlight", "no_caption", "rings", "two_column")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report here")
     parser.add_argument("--style", choices=STYLES, help="of the figures: text and lines for a paper or a talk")
     parser.add_argument("--width", type=inches, help="of the figures, such as 8.5cm or 3.3in (alone: of a paper's)")
-    parser.add_argument("--baseline", metavar="METHOD", help="show the speed-up of all others over this method")
+    parser.add_argument("--baseline", metavar="METHOD", help="compare all others with this method")
     parser.add_argument(
         "--highlight", action="append", default=[], metavar="METHOD", help="draw it in colour (may be given again)"
     )

@@ -9,15 +9,17 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from harness import record
-from harness.analysis.curves import SIZES, Panel, panels
+from harness.analysis.curves import Panel, panels
 from harness.analysis.distances import comparable
 from harness.analysis.history import kept
 from harness.analysis.profiles import profile
-from harness.analysis.ranking import main_rankings
+from harness.analysis.ranking import FEW_SIZES, main_rankings
 from harness.analysis.speedups import speedups
 from harness.analysis.table import Analysis
-from harness.report import coverage_table, csv, markdown, provenance, trend
+from harness.analysis.trend import trend
+from harness.report import coverage_table, csv, markdown, provenance
 from harness.report import speedups as speedup_tables
+from harness.report import trend as trend_text
 from harness.report.figures import curves
 from harness.report.figures.canvas import save
 from harness.report.figures.coverage import coverage
@@ -29,10 +31,12 @@ from harness.report.figures.ranking import ranking, sheets
 from harness.report.figures.scaling import scalable, scaling
 from harness.report.figures.speedup import speedup_against_size
 from harness.report.figures.style import Style, styles
+from harness.report.figures.trend import figure as trend_figure
 from harness.report.growth import growth
 from harness.report.latex.cells import cell_tables
 from harness.report.latex.document import document
 from harness.report.web.page import page
+from harness.report.web.trend import html
 
 TITLE_LETTERS = 60  # of a title in the name of a file
 
@@ -66,7 +70,7 @@ def write(
     pictures = {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
     skipped = analysis.frame.attrs.get("skipped", ())
     (out / "index.html").write_text(page(analysis, pictures, skipped, baseline, looks), encoding="utf-8")
-    written += [out / "index.html", *trend.write(analysis, out)]
+    written += [out / "index.html", *write_trend(analysis, out)]
     options = [*medium.arguments]
     options += ["--baseline", baseline] if baseline else []
     options += [word for name in highlight for word in ("--highlight", name)]
@@ -76,6 +80,16 @@ def write(
     parts = {"disagreement": frame[frame["sketch"].notna()], "trend": kept(analysis)}
     record.write_json(provenance.provenance(frame, out, written, parts, options), out / "report.json")
     return [*written, out / "report.json"]
+
+
+def write_trend(analysis: Analysis, out: Path) -> list[Path]:
+    """Write trend.md, trend.html and the figure trend into `out`; the files written, none without enough nights."""
+    seen = trend(analysis)
+    if seen is None:
+        return []
+    for name, text in (("trend.md", trend_text.markdown(seen)), ("trend.html", html(seen))):
+        (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+    return [out / "trend.md", out / "trend.html", *save(trend_figure(seen), out / "trend")]
 
 
 def _texts(analysis: Analysis, baseline: str | None, memory_gb: float | None, two_column: bool) -> dict[str, str]:
@@ -108,7 +122,7 @@ def _figures(
     if timed:
         found = main_rankings(analysis, baseline)
         drawn |= {name: ranking(shown, analysis, medium) for name, shown in sheets(found).items()}
-    lines, every = panels(analysis, SIZES), panels(analysis)
+    lines, every = panels(analysis, FEW_SIZES), panels(analysis)
     if timed and lines:
         drawn |= _by_dtype("time_against_size", curves.time_against_size, lines, analysis, looks, medium)
     if timed and sized and lines:

@@ -59,11 +59,11 @@ def wrong(cells: DataFrame) -> list[str]:
         by = by if told_by_error else ""  # what is wrong in another way, say in its shape, has no number
         nonfinite = group["status"].eq("nonfinite").sum()
         infinite = f", {nonfinite} of them with NaN or infinite entries" if nonfinite else ""
-        told.append(f"{label}: {len(group)} of {cells['label'].eq(label).sum()} rows{by}{infinite}.")
+        told.append(f"{label}: {len(group)} of {cells['label'].eq(label).sum()} cells{by}{infinite}.")
     unsafe = cells[cells["warning"].notna()]
     if len(unsafe):
-        ways = listed(list(set(unsafe["label"])))
-        told.append(f"{len(unsafe)} rows are right here but unsafe, wrong elsewhere under the same operators: {ways}.")
+        methods = listed(list(set(unsafe["label"])))
+        told.append(f"{len(unsafe)} cells are right here but unsafe: wrong elsewhere under the same operators: {methods}.")
     return told
 
 
@@ -71,7 +71,7 @@ def doubted(cells: DataFrame) -> list[str]:
     """Warnings that the result may be wrong, with the problems on which they were heard; the most frequent first."""
     found = cells[cells["doubted"]].groupby("warnings")["problem"]
     told = sorted(((plain(text), problems) for text, problems in found), key=lambda pair: -len(pair[1]))
-    return [f"{len(problems)} rows on {listed(list(set(problems.map(plain))))}: {text}" for text, problems in told]
+    return [f"{len(problems)} cells on {listed(list(set(problems.map(plain))))}: {text}" for text, problems in told]
 
 
 def failed(cells: DataFrame) -> list[str]:

@@ -124,7 +124,7 @@ def _style(column: str, text: str) -> str:
 
 def _print_totals(analysis: Analysis, console: Console) -> None:
     counts = totals(outcomes(analysis)).T
-    title = f"{len(analysis.frame)} rows on {analysis.frame['problem_name'].nunique()} problems"
+    title = f"{len(analysis.frame)} records on {analysis.frame['problem_name'].nunique()} problems"
     table = Table(title=title, title_justify="left", box=None)
     table.add_column("method", overflow="fold")
     for outcome in counts.columns:
@@ -153,7 +153,7 @@ def _print_messages(shown: DataFrame, message: Series, console: Console) -> None
         return
     said = shown.assign(message=message, words=message.str.replace("[^A-Za-z ]", "", regex=True))[message != ""]
     for (method, status, _), rows in said.groupby(["method", "status", "words"], sort=False):
-        times = f" ({len(rows)} rows)" if len(rows) > 1 else ""
+        times = f" ({len(rows)} cells)" if len(rows) > 1 else ""
         style = STYLES.get(str(status), OTHER_STYLE)
         line = Text.assemble(f"{method} ", (str(status), style), f"{times}: {rows['message'].iloc[0]}")
         console.print(line, no_wrap=True, overflow="ellipsis")

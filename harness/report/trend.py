@@ -1,22 +1,20 @@
-"""The trend in words: trend.md, and which files the trend is written to."""
+"""The trend in words: trend.md."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas
 from pandas import DataFrame
 
 from harness.analysis.history import changes
 from harness.analysis.steps import EFFECT, FALSE_ALARMS, LEAST, nights_needed
-from harness.analysis.table import Analysis
-from harness.analysis.trend import Step, Trend, times, trend
+from harness.analysis.trend import Step, Trend, times
 from harness.text import escaped
 
-HEADINGS = ("step", "cell", "ratio", "last night before", "first night after", "commits", "put down to")
+HEADINGS = ("step", "cell", "ratio", "last night before", "first night after", "commits", "attributed to")
 
 
 def texts(step: Step) -> dict[str, str]:
@@ -50,35 +48,22 @@ def headline(seen: Trend) -> str:
     longest = max((len(known) for history in seen.histories for known in times(history)), default=0)
     few = longest < nights_needed(FALSE_ALARMS / max(seen.series, 1))
     told = f"{_count(seen.steps, 'step')} in {_count(seen.histories, 'cell')} over {nights} nights"
-    return f"{told}, too few to tell steps of time" if few else told
+    return f"{told}, too few to find steps of time" if few else told
 
 
 def notes(seen: Trend) -> str:
-    """What a step is, and what is not told."""
+    """What a step is, and what is not reported."""
     level = FALSE_ALARMS / max(seen.series, 1)
     return (
-        f"Time: the median over a night's processes. A step of it is told from {EFFECT:.0%} on, and where an exact "
-        f"rank test tells the nights before from those after ({LEAST} at least), which with {seen.series} series "
-        f"takes {nights_needed(level)} nights or more. If one night's noise tells nothing of the next's, the "
-        f"probability that a page has any that is none is at most {FALSE_ALARMS:.0%}; where noise is a third of "
-        "a step, one in eight is a night off. Times of different machines are never compared. Counters and tensor "
-        "peaks are exact: every change of one is a step. A cell that was ok and is not is broken, the other way "
-        "fixed. A step at which torch, the machine or a package changed is put down to that, not to the commits."
+        f"Time: the median over the processes of a nightly run. A step of time is reported if it is {EFFECT:.0%} or "
+        f"more, and if an exact rank test separates the nights before from those after (at least {LEAST} each). With "
+        f"{seen.series} series this takes {nights_needed(level)} nights or more. If the noise of one night is "
+        f"independent of the next, a page has any false step with a probability of at most {FALSE_ALARMS:.0%}. Where "
+        "the noise is a third of a step, one step in eight is placed a night too early or late. Times of different "
+        "machines are never compared. Counters and tensor peaks are exact, so every change of one is a step. A cell "
+        "that was ok and no longer is counts as broken, and the reverse as fixed. If torch, the machine or a package "
+        "changed at a step, the step is attributed to that and not to the commits."
     )
-
-
-def write(analysis: Analysis, out: Path) -> list[Path]:
-    """Write trend.md, trend.html and the figure trend into `out`; the files written, none without enough nights."""
-    from harness.report.figures.canvas import save
-    from harness.report.figures.trend import figure
-    from harness.report.web.trend import html
-
-    seen = trend(analysis)
-    if seen is None:
-        return []
-    for name, text in (("trend.md", markdown(seen)), ("trend.html", html(seen))):
-        (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    return [out / "trend.md", out / "trend.html", *save(figure(seen), out / "trend")]
 
 
 def markdown(seen: Trend) -> str:

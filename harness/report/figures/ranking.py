@@ -16,6 +16,7 @@ from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.ranking_columns import CONTENDED, MARGIN, columns
 from harness.report.figures.ranking_panel import Panel
 from harness.report.figures.sheet import Sheet
+from harness.report.leaderboard import UNDECIDED
 
 SCREEN_IN = 8.0  # width where none was asked for
 LINES = 36  # methods of all places that one file holds
@@ -86,4 +87,6 @@ def _note(rankings: Sequence[Ranking]) -> str:
         parts.append("Crossed out: the result is wrong.")
     if any(entry.contended and not entry.failed for entry in entries):
         parts.append(f"{CONTENDED}: measured under contention.")
+    if any(entry.undecided for entry in entries):
+        parts.append(f"{UNDECIDED}: perhaps as fast as the best.")
     return " ".join(parts)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from harness.analysis.ranking import Entry, Ranking
 from harness.report.figures.fitting import lines, room_pt
 from harness.report.figures.style import drawable
+from harness.report.leaderboard import UNDECIDED
+from harness.report.readable import MIB
 from harness.text import percent, short, short_duration, significant
 
-MIB = 2**20
 MARGIN, GAP = 4.0, 7.0  # points at the ends of a line, and between columns
 NARROW = 320.0  # points of a line, below which the text is smaller and memory is a number only
 NARROWEST = 220.0  # points of a line, below which memory is left out
@@ -106,7 +107,9 @@ def _over_best(entry: Entry) -> str:
         return "wrong"
     if math.isnan(entry.over_best):
         return NONE
-    return f"{short(entry.over_best)}×" if entry.over_best < MOST_DIGITS else f"{entry.over_best:.0e}×"
+    mark = UNDECIDED if entry.undecided else ""
+    ratio = short(entry.over_best) if entry.over_best < MOST_DIGITS else f"{entry.over_best:.0e}"
+    return f"{mark}{ratio}×"
 
 
 def _peak(entry: Entry) -> str:

@@ -34,7 +34,6 @@ PADDING = 2.0  # points between two methods
 BEST, WRONG, FAINT, DARK = "#0173b2", "#a00000", "#666666", "#262626"
 BEST_BAND, BASELINE_BAND = "#e3eff7", "#efefef"
 DASHES = (0, (4, 2))
-ALIKE = 1.05  # ratio below which two times are the same to two digits
 
 
 @dataclass(frozen=True)
@@ -241,6 +240,6 @@ def _compared(entry: Entry) -> str:
         return f"{entry.method}: {entry.reason}"
     if math.isnan(entry.over_best):
         return f"{entry.method} was not timed"
-    if entry.over_best < ALIKE:
-        return f"{entry.method} takes about as long"
+    if entry.undecided:
+        return f"{entry.method} may be as fast"
     return f"{entry.method} takes {short(entry.over_best)} times as long"

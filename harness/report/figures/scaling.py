@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from harness.analysis.curves import SIZES, Panel, panels
+from harness.analysis.curves import Panel, panels
+from harness.analysis.ranking import FEW_SIZES
 from harness.analysis.table import Analysis
 from harness.report.figures.curves import MEMORY, MEMORY_NOTE, TIME_NOTE, figure, time_of, views
 from harness.report.figures.page_size import SCREEN, Medium
@@ -14,11 +15,11 @@ from harness.report.figures.style import Style
 
 
 def scalable(analysis: Analysis) -> list[Panel]:
-    """The panels that a scaling figure is drawn of: SIZES sizes or more of which time and memory are known."""
+    """The panels that a scaling figure is drawn of: FEW_SIZES sizes or more of which time and memory are known."""
     found = []
-    for panel in panels(analysis, SIZES):
+    for panel in panels(analysis, FEW_SIZES):
         known = panel.cells[panel.cells["tensor_peak_bytes"].notna() & panel.cells["median_s"].notna()]
-        if known["params"].nunique() >= SIZES:
+        if known["params"].nunique() >= FEW_SIZES:
             found.append(panel)
     return found
 

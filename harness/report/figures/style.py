@@ -96,9 +96,10 @@ def styles(analysis: Analysis, baseline: str | None = None, highlight: Sequence[
     ValueError for highlighted methods that no record has.
     """
     base = baseline_of(analysis, baseline)
-    chosen = sorted(set(emphasised(analysis, baseline, highlight)) - {base}, key=_natural)
-    looks = {label: Style(COLOURS[place], MARKERS[place], (), True) for place, label in enumerate(chosen)}
-    if base is not None:
+    chosen = emphasised(analysis, baseline, highlight)
+    coloured = sorted(set(chosen) - {base}, key=_natural)
+    looks = {label: Style(COLOURS[place], MARKERS[place], (), True) for place, label in enumerate(coloured)}
+    if base in chosen:
         looks[base] = Style(BLACK, MARKERS[-1], DASHED, True)
     other = Style(GREY, "o", (), False)
     return {label: looks.get(label, other) for label in sorted(set(analysis.rows["label"]), key=_natural)}
