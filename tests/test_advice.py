@@ -123,3 +123,16 @@ def test_what_is_not_known_is_passed_on() -> None:
     assert explain(KeyError("x")) == ("error", "KeyError: 'x'")
     assert explain(NotImplementedError("not yet")) == ("unsupported", "NotImplementedError: not yet")
     assert explain(MemoryError())[0] == "oom"
+
+
+def test_the_traceback_of_torchscript_is_left_out():
+    text = (
+        "The following operation failed in the TorchScript interpreter.\n"
+        'Traceback of TorchScript (most recent call last):\n  File "/home/me/torch/_decomp/x.py", line 1, in f\n'
+        "    return a * b\n           ~~~~~ <--- HERE\n"
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory\n"
+    )
+    status, message = explain(RuntimeError(text))
+    assert status == "oom"
+    assert message.startswith("RuntimeError: RuntimeError: [enforce fail")
+    assert "/home" not in message

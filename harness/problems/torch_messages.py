@@ -102,6 +102,10 @@ LONGEST = 4_000  # characters of a message that are kept,
 LONGEST_TRACE = 20_000  # and of a traceback, from its end
 
 
+# What TorchScript writes before an operator's own message: a traceback with the paths of the machine.
+_TORCHSCRIPT = re.compile(r"\AThe following operation failed in the TorchScript interpreter\..*\n(?=\w+: )", re.DOTALL)
+
+
 def explain(error: BaseException) -> tuple[str, str]:
     """Status and message of a failure: the error's own words, then the remedy where it is known."""
     words = text(error)
@@ -123,6 +127,7 @@ def text(error: BaseException) -> str:
         whole = str(error)
     except BaseException as unreadable:
         return f"(its text cannot be had: {type(unreadable).__name__})"
+    whole = _TORCHSCRIPT.sub("", whole)
     cut = f" ... ({len(whole):,} characters)" if len(whole) > LONGEST else ""
     return _printable(whole[:LONGEST]) + cut
 

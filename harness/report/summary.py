@@ -63,7 +63,9 @@ def wrong(cells: DataFrame) -> list[str]:
     unsafe = cells[cells["warning"].notna()]
     if len(unsafe):
         methods = listed(list(set(unsafe["label"])))
-        told.append(f"{len(unsafe)} cells are right here but unsafe: wrong elsewhere under the same operators: {methods}.")
+        told.append(
+            f"{len(unsafe)} cells are right here but unsafe: wrong elsewhere under the same operators: {methods}."
+        )
     return told
 
 
