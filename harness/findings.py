@@ -53,7 +53,7 @@ def learn(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def warning(seen: Mapping[Any, Any]) -> str | None:
-    """What is known against a result that looks right: in the atlas, its method was wrong under operators met here too."""
+    """What is known against a result that looks right: the atlas has its method wrong under operators met here."""
     if seen["status"] != "ok" or not isinstance(seen["operators"], str) or not isinstance(seen["target"], str):
         return None
     module, told, met = seen["target"].rpartition(".")[0], _told(seen), _operators(seen)

@@ -26,9 +26,9 @@ def leader_of(frame, baseline=None):
     return leader
 
 
-def text_of(frame, baseline="func_hessian"):
+def text_of(frame):
     """The only line of the leaderboard as text, by heading."""
-    (line,) = board.table(leaderboard(Analysis(frame), baseline), baseline).to_dict("records")
+    (line,) = board.table(leaderboard(Analysis(frame)), "func_hessian").to_dict("records")
     return line
 
 
@@ -223,3 +223,8 @@ def test_a_report_prepares_its_records_once(frame_of, tmp_path, monkeypatch):  #
     analysis = Analysis(frame_of([cell(method, width) for method in ("a", "b") for width in (4, 8, 16, 32)]))
     write(analysis, tmp_path / "out", baseline="a")
     assert calls == [8]
+
+
+def test_a_baseline_that_no_record_has_is_refused(frame_of):  # noqa: F811
+    with pytest.raises(ValueError, match="baseline c is no method of these records; they have a, b"):
+        leaderboard(Analysis(frame_of([cell("a"), cell("b")])), "c")

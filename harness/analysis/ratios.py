@@ -51,8 +51,8 @@ def ratio(one: DataFrame, other: DataFrame) -> Ratio:
     """How many times as fast `one` is as `other`, from prepared rows of one cell each whose times are above 0.
 
     Processes of one seed and round ran beside each other, so that what slows the machine slows both. The interval is
-    that between order statistics (`intervals.interval`), below ENOUGH processes Student's t on the ratios' logarithms, and
-    for one process the ratio of the ends of the two samples' own intervals.
+    that between order statistics (`intervals.interval`), below ENOUGH processes Student's t on the ratios' logarithms.
+    For one process it is the ratio of the ends of the two samples' own intervals.
     """
     pairs = (_by_process(other) / _by_process(one)).dropna()
     if len(pairs) >= ENOUGH:
