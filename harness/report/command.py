@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import record
+from harness.analysis.emphasis import emphasised
 from harness.analysis.table import Analysis
 from harness.record import plain
 from harness.report.figures.page_size import STYLES, chosen, inches
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         skipped = analysis.frame.attrs["skipped"]
         for text in skipped:
             print(f"harness.report: skipped {plain(text)}", file=sys.stderr)
+        emphasised(analysis, options.baseline, options.highlight)  # raises for a name that no record has
         terminal(analysis, columns=options.columns, baseline=options.baseline)
         medium = chosen(options.style, options.width, not options.no_caption, options.rings)
         if options.out:
