@@ -16,8 +16,9 @@ from harness.analysis.table import Analysis
 from harness.report.figures.fitting import cut, lines, room_pt, shortened, width_pt
 from harness.report.figures.page_size import SCREEN, chosen, inches
 from harness.report.figures.ranking import ranking, sheets
-from harness.report.figures.ranking_panel import BEST, WRONG, answer
+from harness.report.figures.ranking_panel import BEST, answer
 from harness.report.figures.sheet import limits, ticks
+from harness.report.figures.style import RED
 from harness.report.files import write
 from tests.test_report import HOSTILE, cell, failed, frame_of, misspelt  # noqa: F401  a fixture
 
@@ -158,7 +159,7 @@ def test_dots_are_the_records(frame_of):  # noqa: F811
     times, peaks = figure.axes
     dots = [line for line in times.lines if line.get_marker() in ("o", "x")]
     places = [(line.get_xdata()[0], line.get_marker(), to_hex(line.get_color())) for line in dots]
-    assert places[:3] == [(0.05, "x", WRONG), (0.1, "o", BEST), (0.2, "x", WRONG)]
+    assert places[:3] == [(0.05, "x", RED), (0.1, "o", BEST), (0.2, "x", RED)]
     assert [x for x, *_ in places[3:]] == [0.4, 0.8]
     heights = [line.get_ydata()[0] for line in dots]
     assert heights == sorted(heights)

@@ -40,12 +40,6 @@ class Ratio:
             return 0
         return int(self.low > 1 and self.value > guard) - int(self.high < 1 and self.value < 1 / guard)
 
-    @property
-    def near(self) -> bool:
-        """Whether the samples of one process differ, but by too little for one process to decide."""
-        distinct = max(self.value, 1 / self.value) >= EQUAL and (self.low > 1 or self.high < 1)
-        return self.by == SAMPLES and distinct and self.order == 0
-
 
 def ratio(one: DataFrame, other: DataFrame) -> Ratio:
     """How many times as fast `one` is as `other`, from prepared rows of one cell each whose times are above 0.

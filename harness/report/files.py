@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 from harness import record
 from harness.analysis.curves import Panel, panels
@@ -57,8 +58,9 @@ def write(
     written.
     """
     looks = styles(analysis, baseline, highlight)
-    texts = _texts(analysis, baseline, memory_gb, two_column)
-    drawn = _figures(analysis, looks, medium, baseline)
+    faster = None if baseline is None else speedups(analysis, baseline)
+    texts = _texts(analysis, baseline, faster, memory_gb, two_column)
+    drawn = _figures(analysis, looks, medium, baseline, faster)
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").unlink(missing_ok=True)
     written = []
@@ -92,8 +94,10 @@ def write_trend(analysis: Analysis, out: Path) -> list[Path]:
     return [out / "trend.md", out / "trend.html", *save(trend_figure(seen), out / "trend")]
 
 
-def _texts(analysis: Analysis, baseline: str | None, memory_gb: float | None, two_column: bool) -> dict[str, str]:
-    """File names and what is in them."""
+def _texts(
+    analysis: Analysis, baseline: str | None, faster: DataFrame | None, memory_gb: float | None, two_column: bool
+) -> dict[str, str]:
+    """File names and what is in them; `faster` has the speed-ups over the baseline where one was asked for."""
     texts = {
         "table.csv": csv.csv(analysis),
         "table.md": markdown.markdown(analysis, baseline),
@@ -104,15 +108,18 @@ def _texts(analysis: Analysis, baseline: str | None, memory_gb: float | None, tw
     grown = growth(analysis, memory_gb)
     if grown:
         texts |= {"growth.md": grown.markdown(), "growth.tex": document(grown.tables(), two_column)}
-    if baseline is not None:
-        found = speedups(analysis, baseline)
-        texts["speedups.md"] = speedup_tables.markdown(found, analysis, baseline)
-        texts["speedups.tex"] = document([speedup_tables.speedup_table(found, analysis, baseline)], two_column)
+    if baseline is not None and faster is not None:
+        texts["speedups.md"] = speedup_tables.markdown(faster, analysis, baseline)
+        texts["speedups.tex"] = document([speedup_tables.speedup_table(faster, analysis, baseline)], two_column)
     return texts
 
 
 def _figures(
-    analysis: Analysis, looks: Mapping[str, Style], medium: Medium, baseline: str | None
+    analysis: Analysis,
+    looks: Mapping[str, Style],
+    medium: Medium,
+    baseline: str | None,
+    faster: DataFrame | None,
 ) -> Mapping[str, Figure]:
     """Figures by name: of time where any was asked for, of memory where any is known, and so on."""
     drawn: dict[str, Figure] = {}
@@ -140,9 +147,8 @@ def _figures(
     shares = profile(analysis)
     if shares is not None:
         drawn["performance_profile"] = performance_profile(shares, analysis, medium, looks)
-    if baseline is not None:
-        found = speedups(analysis, baseline)
-        drawn["speedup_against_size"] = speedup_against_size(found, analysis, baseline, medium, looks)
+    if baseline is not None and faster is not None:
+        drawn["speedup_against_size"] = speedup_against_size(faster, analysis, baseline, medium, looks)
     if _problems(analysis) <= PANELS and comparable(analysis):
         drawn["disagreement"] = disagreement(analysis, medium)
     return drawn

@@ -19,6 +19,7 @@ from harness.report.figures.canvas import canvas, caption, drawing, empty, outer
 from harness.report.figures.labels import Label, attach, folded, settle
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.style import BAR, FLOOR, SUSPECT, TOLERANCE, WRONG, Style, explained, rings, styles
+from harness.report.readable import MIB
 from harness.text import counted
 
 POWERS = f"P with an exponent: the fitted growth ({FEWEST} sizes or more that are right)."
@@ -47,7 +48,7 @@ class View:
     floor: float | None  # where zeros are drawn; None where there are none
 
 
-MEMORY = Axis("tensor_peak_bytes", "tensor peak (MiB)", 2**20)
+MEMORY = Axis("tensor_peak_bytes", "tensor peak (MiB)", MIB)
 ERROR = Axis("relative_error", "relative error")
 TIME_NOTE = (
     "Time: median over processes of each one's median, with its 95 % interval (below six processes: their range)."
@@ -63,8 +64,7 @@ def time_against_size(
     drawn: Sequence[Panel] | None = None,
 ) -> Figure:
     """Median time of a call against P, with its interval over processes, in all panels or in those that are named."""
-    drawn = panels(analysis) if drawn is None else drawn
-    return figure(analysis, views(drawn, [time_of(analysis.cells)]), TIME_NOTE, medium, looks)
+    return _against_size(analysis, time_of(analysis.cells), TIME_NOTE, medium, looks, drawn)
 
 
 def memory_against_size(
@@ -74,8 +74,7 @@ def memory_against_size(
     drawn: Sequence[Panel] | None = None,
 ) -> Figure:
     """Peak of tensor memory above the start of the call against P."""
-    drawn = panels(analysis) if drawn is None else drawn
-    return figure(analysis, views(drawn, [MEMORY]), MEMORY_NOTE, medium, looks)
+    return _against_size(analysis, MEMORY, MEMORY_NOTE, medium, looks, drawn)
 
 
 def error_against_size(
@@ -85,8 +84,19 @@ def error_against_size(
     drawn: Sequence[Panel] | None = None,
 ) -> Figure:
     """Relative error against P, a panel a dtype, with the tolerance."""
-    drawn = panels(analysis) if drawn is None else drawn
-    return figure(analysis, views(drawn, [ERROR]), ERROR_NOTE, medium, looks)
+    return _against_size(analysis, ERROR, ERROR_NOTE, medium, looks, drawn)
+
+
+def _against_size(
+    analysis: Analysis,
+    measure: Axis,
+    note: str,
+    medium: Medium,
+    looks: Mapping[str, Style] | None,
+    drawn: Sequence[Panel] | None,
+) -> Figure:
+    shown = panels(analysis) if drawn is None else drawn
+    return figure(analysis, views(shown, [measure]), note, medium, looks)
 
 
 def time_of(rows: DataFrame) -> Axis:

@@ -7,6 +7,8 @@ import re
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from harness.report.figures.style import FONT
+
 ELLIPSIS = "…"
 HINTED = 1.04  # letters on a screen's whole pixels are up to so much wider than on paper
 PIECE = re.compile(r"[^_ .=/-]*[_ .=/-]|[^_ .=/-]+")  # a name breaks behind these characters
@@ -14,7 +16,7 @@ PIECE = re.compile(r"[^_ .=/-]*[_ .=/-]|[^_ .=/-]+")  # a name breaks behind the
 
 def width_pt(text: str, size_pt: float, bold: bool = False) -> float:
     """How wide one line of text is on paper, in points."""
-    font = FontProperties(family="DejaVu Sans", size=size_pt, weight="bold" if bold else "normal")
+    font = FontProperties(family=FONT, size=size_pt, weight="bold" if bold else "normal")
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
 
 

@@ -10,13 +10,12 @@ from typing import Any
 import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.text import Annotation
-from matplotlib.textpath import text_to_path
 from matplotlib.transforms import ScaledTranslation
 
+from harness.report.figures.fitting import width_pt
 from harness.report.figures.page_size import Medium
-from harness.report.figures.style import FONT, safe
+from harness.report.figures.style import safe
 
 GAP_POINTS = 14.0  # from the axes to their labels, where the leader lines are
 LINE_HEIGHT = 1.25  # of text, in font sizes
@@ -58,9 +57,8 @@ def folded(name: str, letters: int) -> str:
 
 def shortened(text: str, size_pt: float, room_pt: float) -> str:
     """A line safe to draw, cut where it has no room."""
-    font = FontProperties(family=FONT, size=size_pt)
     shown = cut = safe(text, len(text) + 9)
-    while cut and text_to_path.get_text_width_height_descent(shown, font, False)[0] > room_pt:
+    while cut and width_pt(shown, size_pt) > room_pt:
         cut = cut[: int(0.95 * len(cut))].rstrip("\\")
         shown = f"{cut}..."
     return shown

@@ -25,13 +25,13 @@ from harness.report.figures.ranking_columns import (
     texts,
 )
 from harness.report.figures.sheet import Sheet, limits, ticks
-from harness.report.figures.style import drawable
+from harness.report.figures.style import RED, drawable
 from harness.text import duration, percent, short, short_duration, significant
 
 LEADING = 1.3  # height of a line of text over its size
 MOST_OF_FAILED = 0.5  # of a line, that the names of the failed methods take
 PADDING = 2.0  # points between two methods
-BEST, WRONG, FAINT, DARK = "#0173b2", "#a00000", "#666666", "#262626"
+BEST, FAINT, DARK = "#0173b2", "#666666", "#262626"
 BEST_BAND, BASELINE_BAND = "#e3eff7", "#efefef"
 DASHES = (0, (4, 2))
 
@@ -144,13 +144,13 @@ class Panel:
             sheet.band((0, at.right + MARGIN), (top, bottom), BEST_BAND)
         elif entry is self.ranking.baseline:
             sheet.band((0, at.right + MARGIN), (top, bottom), BASELINE_BAND)
-        colour = WRONG if entry.wrong else DARK
+        colour = RED if entry.wrong else DARK
         weight = "bold" if entry is self.ranking.best else "normal"
         for place, line in enumerate(shown.name):
             y = top + PADDING / 2 + self._line * (place + 0.5)
             sheet.text(MARGIN, y, line, at.text_pt, color=colour, weight=weight)
             if entry.wrong:
-                sheet.line((MARGIN, MARGIN + width_pt(line, at.text_pt)), y, color=WRONG, linewidth=0.6)
+                sheet.line((MARGIN, MARGIN + width_pt(line, at.text_pt)), y, color=RED, linewidth=0.6)
         middle = (top + bottom) / 2
         numbers = (
             (at.time, shown.time),
@@ -200,7 +200,7 @@ class Panel:
 
     def _colour(self, entry: Entry) -> str:
         if entry.wrong:
-            return WRONG
+            return RED
         return BEST if entry is self.ranking.best else DARK
 
     def _draw_failures(self, sheet: Sheet, top: float) -> None:

@@ -23,13 +23,14 @@ COLOURS = [seaborn.color_palette("colorblind")[index] for index in (0, 1, 2, 4, 
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "o")
 FONT = "DejaVu Sans"
 BLACK, GREY = (0.1, 0.1, 0.1), (0.68, 0.68, 0.68)
+RED = "#a00000"  # of what is wrong
 DASHED = (4.0, 1.5)
 SUSPECT: dict[str, Any] = {
     "marker": "X",
     "markersize": 10,
     "markeredgewidth": 0.8,
     "markerfacecolor": "none",
-    "markeredgecolor": "#a00000",
+    "markeredgecolor": RED,
     "linestyle": "",
 }
 CONTENDED: dict[str, Any] = {

@@ -14,15 +14,15 @@ from pandas import DataFrame
 
 from harness.analysis.trend import Trend
 from harness.report.figures.canvas import RC
-from harness.report.figures.style import COLOURS, CONTENDED, safe
+from harness.report.figures.style import COLOURS, CONTENDED, RED, safe
 from harness.report.trend import headline
 from harness.report.trend_view import Panel, panels
 
 MOST = 24  # panels; trend.html has all
 LEVEL: dict[str, Any] = {"color": "0.15", "linewidth": 1.3}
-STEP: dict[str, Any] = {"color": "#a00000", "linewidth": 1.0}
+STEP: dict[str, Any] = {"color": RED, "linewidth": 1.0}
 CHANGE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": (0, (4, 2))}
-FAILURE: dict[str, Any] = {"marker": "x", "markersize": 4, "color": "#a00000", "linestyle": ""}
+FAILURE: dict[str, Any] = {"marker": "x", "markersize": 4, "color": RED, "linestyle": ""}
 RING: dict[str, Any] = CONTENDED | {"markersize": 6}
 
 

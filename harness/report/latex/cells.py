@@ -14,6 +14,7 @@ from harness.record import plain
 from harness.report import summary
 from harness.report.latex.table import NAMES, NONE, NOTES, Table, number_column, repeated
 from harness.report.latex.text import breakable, digits, slug, tex
+from harness.report.readable import MIB
 
 # Heading -> column, and how its number is written.
 NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -21,7 +22,7 @@ NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
     "from": ("low_s", lambda seconds: digits(1e3 * seconds)),
     "to": ("high_s", lambda seconds: digits(1e3 * seconds)),
     "gradients": ("gradients", lambda ratio: digits(ratio)),
-    "peak (MiB)": ("tensor_peak_bytes", lambda size: digits(size / 2**20)),
+    "peak (MiB)": ("tensor_peak_bytes", lambda size: digits(size / MIB)),
     "error": ("relative_error", lambda error: f"{error:.1e}" if error else "0"),
 }
 # What the notes of a table say of a heading, or of a word behind a row.
