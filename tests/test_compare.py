@@ -1,6 +1,7 @@
 """The verdict on a candidate: what is certain is told, what is not is not, and no other machine's times are judged."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from harness.compare.baseline import Comparison
 from harness.compare.conclusion import conclude
 from harness.compare.confirm import confirm
 from harness.compare.times import LEVEL, processes_needed, times
-from harness.compare.verdicts import FAMILY, compare
+from harness.compare.verdicts import FAMILY, SPENT, compare
 from harness.record import COUNTERS
 
 ROOT = Path(__file__).parent.parent
@@ -272,7 +273,7 @@ def test_a_side_of_two_machines_is_refused(tmp_path: Path) -> None:
 def test_what_else_differs_is_told(tmp_path: Path) -> None:
     later = {"started": "2026-11-25T02:00:00+00:00", "torch": "2.13.0"}
     notes = judged(tmp_path, processes(1, 0.01, 1, torch="2.12.0"), processes(1, 0.01, 2, **later)).attrs["notes"]
-    assert notes[0] == "torch 2.12.0 in the baseline, 2.13.0 in the candidate"
+    assert notes[0].startswith("torch 2.12.0 in the baseline, 2.13.0 in the candidate")
     assert "1 cells were not measured in turn" in notes[1]
 
 
@@ -307,7 +308,75 @@ def test_how_many_processes_can_tell(tmp_path: Path) -> None:
         assert cells * times(apart[1:], apart[1:] + needed).p > FAMILY
     found = judged(tmp_path, processes(1.0, 0.01, 1, count=4), processes(10.0, 0.01, 2, count=4)).iloc[0]
     assert found["verdict"] == "undecided"
-    assert "baseline and candidate need at least 5 processes each" in found["reason"]
+    assert "baseline and candidate need at least 6 processes each, for 2 tests" in found["reason"]
+
+
+def sampled(drawn: numpy.random.Generator, slow: float, number: int):
+    """A process of twenty calls, every fifth of which is slower by a ratio, on a machine with hiccups."""
+    hiccups = numpy.where(drawn.random(20) < 0.1, drawn.uniform(1.5, 4, 20), 1.0)
+    every_fifth = numpy.where(numpy.arange(20) % 5 == number % 5, slow, 1.0)
+    return cell(round=number, times_s=list(0.01 * drawn.lognormal(sigma=0.02, size=20) * hiccups * every_fifth))
+
+
+def test_a_slowdown_of_some_calls_is_found_although_the_least_times_are_the_same(tmp_path: Path) -> None:
+    drawn, found, false = numpy.random.default_rng(0), 0, 0
+    for number in range(20):
+        base = [sampled(drawn, 1.0, process) for process in range(10)]
+        slow = judged(tmp_path / f"slow{number}", base, [sampled(drawn, 2.0, process) for process in range(10)])
+        same = judged(tmp_path / f"same{number}", base, [sampled(drawn, 1.0, process) for process in range(10)])
+        found += slow["verdict"].item() == "slower" and slow["reason"].item().startswith("some calls: their mean")
+        false += same["verdict"].item() != "same"
+        assert 0.9 < slow["ratio"].item() < 1.1
+    assert found >= 19
+    assert false == 0
+
+
+def test_every_look_spends_its_part_of_the_chance_of_a_false_alarm(tmp_path: Path) -> None:
+    assert sum(SPENT) == pytest.approx(1)
+    base, slow = processes(1.0, 0.01, 1, count=6), processes(2.0, 0.01, 2, count=6)
+    first = judged(tmp_path / "first", base, slow).iloc[0]
+    later = judged(tmp_path / "later", base, [*slow[:-1], slow[-1] | {"look": 1}]).iloc[0]
+    assert first["p"] == later["p"] == pytest.approx(2 * 2 / math.comb(12, 6))  # two tests, all ranks apart
+    assert (first["verdict"], later["verdict"]) == ("slower", "undecided")
+    assert later["low"] > 1
+    assert "an interval may exclude 1 by chance in one of 2 tests: p = 0.0043, needed is 0.002" in later["reason"]
+
+
+def test_a_first_call_is_never_compared_with_later_ones(tmp_path: Path) -> None:
+    base = [entry | {"first_s": 0.5} for entry in processes(1.0, 0.01, 1)]
+    cut_off = [cell(first_s=0.5, times_s=None, round=number) for number in range(10)]
+    one = judged(tmp_path / "one", base, [cut_off[0], *processes(1.0, 0.01, 2)[1:]]).iloc[0]
+    assert (one["verdict"], one["candidate_processes"]) == ("undecided", 9)
+    assert "1 of 10 processes: the time limit struck before a second call ended" in one["reason"]
+    most = judged(tmp_path / "most", base, [*cut_off[:6], *base[6:]]).iloc[0]
+    assert most["verdict"] == "broken"
+    assert "before a second call ended in 6 of 10 processes" in most["reason"]
+    faster = judged(tmp_path / "faster", cut_off, base).iloc[0]
+    assert faster["verdict"] == "same"  # by its counters
+    assert numpy.isnan(faster["ratio"])
+    later = [entry | {"first_s": 1.0 + 0.01 * place} for place, entry in enumerate(cut_off)]
+    both = judged(tmp_path / "both", [*cut_off[1:], cut_off[0] | {"first_s": 0.51}], later).iloc[0]
+    assert (both["verdict"], round(both["ratio"])) == ("slower", 2)
+
+
+def test_results_that_stay_right_are_the_same_though_no_times_were_taken(tmp_path: Path) -> None:
+    checked = cell(passes="agreement", times_s=None, first_s=None, **dict.fromkeys(COUNTERS))
+    for place, elsewhere in (("here", {}), ("there", {"cpu": "Xeon", "torch": "2.12.0"})):
+        found = judged(tmp_path / place, [checked], [checked | elsewhere]).iloc[0]
+        assert (found["verdict"], found["reason"]) == ("same", "ok in both; no times were taken")
+    worse = judged(tmp_path / "worse", [checked], [checked | {"relative_error": 5e-6}])
+    assert worse["verdict"].item() == "broken"
+
+
+def test_another_torch_may_call_other_operators_but_compute_and_keep_no_more(tmp_path: Path) -> None:
+    base, other = processes(1.0, 0.01, 1, torch="2.12.0"), {"torch": "2.13.0"}
+    found = judged(tmp_path / "a", base, processes(1.0, 0.01, 2, operations=400, allocations=212, **other))
+    assert found["verdict"].item() == "same"
+    assert found["reason"].item() == "permitted: operations 338 to 400, allocations 211 to 212"
+    assert "operations and allocations may differ between versions" in found.attrs["notes"][0]
+    for counter in ("flops", "tensor_peak_bytes"):
+        more = processes(1.0, 0.01, 2, **other, **{counter: cell()[counter] + 1})
+        assert judged(tmp_path / counter, base, more)["verdict"].item() == "slower"
 
 
 def test_exit_statuses_and_files(tmp_path: Path, capsys) -> None:
@@ -398,6 +467,9 @@ def test_undecided_cells_get_more_processes_until_they_are_decided(launcher, job
     found = confirm((base, candidate), launcher, budget_s=120)
     assert (found["verdict"].item(), found["base_processes"].item()) == ("slower", 8)
     assert sorted(record.load(base)["round"]) == list(range(8))
+    assert sorted(record.load(base)["look"]) == [0] * 4 + [1] * 4
+    later = compare(record.load(base), record.load(candidate))
+    assert later[["verdict", "p", "low", "high"]].equals(found[["verdict", "p", "low", "high"]])
 
 
 def test_confirming_needs_the_jobs_and_their_code(launcher, job, tmp_path: Path, capsys) -> None:

@@ -11,7 +11,6 @@ from pandas import DataFrame
 from harness import record
 from harness.compare import output
 from harness.compare.baseline import Comparison
-from harness.compare.confirm import LOOKS
 from harness.compare.git import changed_files
 from harness.compare.verdicts import candidate_folder, compare
 from harness.config import ConfigError
@@ -43,7 +42,7 @@ def _verdicts(asked: Comparison, folder: Path) -> DataFrame:
     base, candidate = (record.load(folder / name) for name in record.SIDES)
     if (base["status"] == "error").all() and (candidate["status"] != "error").any():
         raise ConfigError(f"no cell of {asked.baseline} could be run: {base['message'].iloc[0]}")
-    verdicts = compare(base, candidate, asked.slower, asked.allow, looks=LOOKS if asked.confirm_s else 1)
+    verdicts = compare(base, candidate, asked.slower, asked.allow)
     verdicts.attrs["notes"] += _not_of_the_baseline(asked, base["commit"].dropna())
     return verdicts
 

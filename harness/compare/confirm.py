@@ -18,11 +18,9 @@ from pandas import DataFrame
 
 from harness import record
 from harness.compare.statuses import TRANSIENT
-from harness.compare.verdicts import GUARD, compare
+from harness.compare.verdicts import GUARD, SPENT, compare, look_of
 from harness.job import Job
 from harness.run.launcher import Launcher
-
-LOOKS = 3  # the first, and two after more processes where it was undecided
 
 
 @dataclass(frozen=True)
@@ -38,17 +36,21 @@ def confirm(
 ) -> DataFrame:
     """Verdicts on two run folders, baseline and candidate, in which undecided cells get as many processes again.
 
-    So do cells that are broken by what may happen to any process. This is done at most LOOKS - 1 times, and as long as
-    `budget_s` lasts by the time that the cells took before. Of a cell that was not measured in turn, only the times of
-    its new processes count. Raises RecordError where a cell's job is not beside its record, or its code is gone.
+    So do cells that are broken by what may happen to any process. This is done once for each look that the records have
+    left (`harness.compare.verdicts.SPENT`), and as long as `budget_s` lasts by the time that the cells took before. Of
+    a cell that was not measured in turn, only the times of its new processes count. Raises RecordError where a cell's
+    job is not beside its record, or its code is gone.
     """
     began = time.monotonic()
     folders = [folder.resolve() for folder in folders]  # as frames name their files
     new: set[str] = set()  # files of records that this call added
     untimed: set[str] = set()  # files of records whose times do not count
-    for _ in range(LOOKS - 1):
+    while True:
         frames = _frames(folders, untimed)
-        verdicts = compare(*frames, guard=guard, allow=allow, looks=LOOKS)
+        verdicts = compare(*frames, guard=guard, allow=allow)
+        look = 1 + look_of(*frames)
+        if look == len(SPENT):
+            return verdicts
         known = pandas.concat(frames).drop_duplicates("path").set_index("path")
         chosen = _affordable(verdicts, known, budget_s - (time.monotonic() - began))
         if not len(chosen):
@@ -57,8 +59,7 @@ def confirm(
         for row in chosen.loc[~chosen["in_turn"].astype("bool")].to_dict("records"):
             untimed |= {*row["base_paths"], *row["candidate_paths"]} - new
         again = [_again(row) for row in chosen.to_dict("records")]
-        new |= _run_rounds(again, folders, 1 + int(known["round"].max()), launcher)
-    return compare(*_frames(folders, untimed), guard=guard, allow=allow, looks=LOOKS)
+        new |= _run_rounds(again, folders, 1 + int(known["round"].max()), look, launcher)
 
 
 def _frames(folders: Sequence[Path], untimed: set[str]) -> list[DataFrame]:
@@ -100,24 +101,28 @@ def _again(row: Mapping[Hashable, Any]) -> _Again:
     return _Again((base, candidate), processes=len(row["base_paths"]))
 
 
-def _run_rounds(cells: Sequence[_Again], folders: Sequence[Path], first: int, launcher: Launcher) -> set[str]:
-    """Run all cells round by round, numbered from `first`; the files of the new records."""
+def _run_rounds(
+    cells: Sequence[_Again], folders: Sequence[Path], first: int, look: int, launcher: Launcher
+) -> set[str]:
+    """Run all cells round by round, numbered from `first`, for a look; the files of the new records."""
     new: set[str] = set()
     for number in range(max(cell.processes for cell in cells)):
         for cell in cells:
             if number < cell.processes:
-                new |= _run_both(cell, folders, first + number, number == 0, launcher)
+                new |= _run_both(cell, folders, first + number, number == 0, look, launcher)
     return new
 
 
-def _run_both(cell: _Again, folders: Sequence[Path], number: int, whole: bool, launcher: Launcher) -> set[str]:
+def _run_both(
+    cell: _Again, folders: Sequence[Path], number: int, whole: bool, look: int, launcher: Launcher
+) -> set[str]:
     """One more round of a cell's baseline and candidate, with all their passes or only timed; the new files."""
     both = list(zip(cell.records, folders, strict=True))
     random.Random(number).shuffle(both)
     new: set[str] = set()
     for path, folder in both:
         job = _job(path)
-        found = launcher.run(replace(job, round=number, passes=job.passes if whole else ("time",)), folder)
+        found = launcher.run(replace(job, round=number, passes=job.passes if whole else ("time",)), folder, look)
         _require_same_code(Path(path), found)
         new.add(str(found))
     return new

@@ -11,6 +11,7 @@ from harness.compare.conditions import difference
 from harness.record import COUNTERS
 
 DISPATCHED = ("operations", "flops")  # counters that do not depend on a GPU's libraries and their workspaces
+OF_TORCH = ("operations", "allocations")  # counters that another version of torch may change by itself
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Counts:
 
     same: list[str]  # names of those that did not change
     changes: list[Change]
+    permitted: list[Change]  # which are no regression, whatever they are
 
     @property
     def grew(self) -> bool:
@@ -50,21 +52,26 @@ class Counts:
 
 
 def compare_counters(base: DataFrame, candidate: DataFrame, allow: Collection[str]) -> Counts:
-    """The counters of a cell but those in `allow`, and those that another GPU or its libraries may change."""
+    """The counters of a cell but those that another GPU or its libraries may change.
+
+    Changes of those in `allow`, and between versions of torch of those in OF_TORCH, are permitted.
+    """
+    if difference(base, candidate, ("torch",)) is not None:
+        allow = {*allow, *OF_TORCH}
     on_cpu = candidate["device"].iloc[0] == "cpu"
     same_libraries = on_cpu or difference(base, candidate, ("gpu", "driver", "cudnn")) is None
-    same, changes = [], []
+    same, changes, permitted = [], [], []
     for name in COUNTERS:
         before, after = _counted(base, name), _counted(candidate, name)
-        if name in allow or not (same_libraries or name in DISPATCHED):
+        if not (same_libraries or name in DISPATCHED):
             continue
         if len(before) != 1 or not (after or _was_asked_to_count(candidate)):
             continue
         if after == before:
             same.append(name)
         else:
-            changes.append(Change(name, before[0], after))
-    return Counts(same, changes)
+            (permitted if name in allow else changes).append(Change(name, before[0], after))
+    return Counts(same, changes, permitted)
 
 
 def _counted(records: DataFrame, counter: str) -> list[float]:

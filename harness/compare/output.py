@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.compare import times
 from harness.compare.verdicts import ALARMS, VERDICTS
 from harness.record import plain
 from harness.text import escaped
@@ -125,7 +126,7 @@ def interval(row: Series) -> str:
     """The interval of the ratio, at 99 %."""
     if math.isnan(row["low"]):
         return ""
-    return f"[{row['low']:.3f}, {row['high']:.3f}]" if math.isfinite(row["high"]) else "too few processes"
+    return times.interval(row["low"], row["high"])
 
 
 def _markdown_table(rows: DataFrame) -> str:

@@ -1,8 +1,9 @@
 """How often the verdict is wrong on this machine: code against a copy of itself, and against copies made worse.
 
 Every run is a whole one, of fresh processes. All cells are run by the code and by its copy, in turn. One cell, another
-in each run, is also run by copies in which every call is slower by 5, 10 or 20 %, makes one more copy of its result, or
-one more operator call. The last two count as found only if they are also found where the records name another machine.
+in each run, is also run by copies in which every call is slower by 5, 10 or 20 %, every fifth call is twice as slow,
+each call makes one more copy of its result, or one more operator call. The last two count as found only if they are
+also found where the records name another machine.
 The shares of runs are printed with their 95 % intervals (Clopper and Pearson 1934).
 """
 
@@ -135,7 +136,9 @@ class _Run:
         """Copy the records between folders of the run: of the cell that was made worse, or of all others."""
         for file in (self.folder / source).rglob("job.json"):
             if _is_of(_read_job(file), self.worse) == of_the_worse:
-                shutil.copytree(file.parent, self.folder / target / file.parent.name)
+                copied = self.folder / target / file.parent.name / "record.json"
+                shutil.copytree(file.parent, copied.parent)
+                record.write(record.read(copied) | {"look": 0}, copied)  # the copies are compared for the first time
 
 
 def _nightly(folder: Path) -> Path:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pandas import DataFrame, Series
 
+from harness.compare.process_times import cut_off, sampled
+
 # A status with a higher number is worse.
 SEVERITY = {"ok": 0, "unsupported": 1, "oom": 2, "timeout": 2, "error": 2, "crashed": 3, "nonfinite": 3, "wrong": 3}
 TRANSIENT = ("timeout", "oom", "crashed")  # what other programs on the machine may do to a process
+CUT_OFF = "the time limit struck before a second call ended"
 ERROR_GREW = 10.0  # an error that is larger by this factor, though tolerated, is a change of the computation
 
 
@@ -43,3 +46,14 @@ def _by_error(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
     if after > max(ERROR_GREW * before, negligible):
         return "broken", f"relative error {before:.1e} to {after:.1e}"
     return None
+
+
+def by_time_limit(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
+    """Broken where the time limit cut off most timed processes of the candidate, but not of the baseline; else None."""
+    if not _mostly_cut_off(candidate) or _mostly_cut_off(base) or not sampled(base).any():
+        return None
+    return "broken", f"{CUT_OFF} in {cut_off(candidate).sum()} of {len(candidate)} processes of the candidate"
+
+
+def _mostly_cut_off(records: DataFrame) -> bool:
+    return bool(cut_off(records).sum() > sampled(records).sum())

@@ -22,6 +22,14 @@ class Times:
     high: float
     p: float  # two-sided
 
+    def __str__(self) -> str:
+        return f"{self.ratio:.3f} {interval(self.low, self.high)}"
+
+
+def interval(low: float, high: float) -> str:
+    """An interval of ratios as text; words where there are too few processes for one."""
+    return f"[{low:.3f}, {high:.3f}]" if math.isfinite(high) else "too few processes"
+
 
 def times(base: Sequence[float], candidate: Sequence[float]) -> Times:
     """Compare process-level times: the Mann-Whitney test, and the interval of ratios that it does not reject."""
@@ -40,9 +48,9 @@ def times(base: Sequence[float], candidate: Sequence[float]) -> Times:
     return Times(float(numpy.median(ratios)), float(ends[0]), float(ends[1]), _p(base, candidate))
 
 
-def processes_needed(cells: int, level: float) -> int:
-    """The least number of processes, of baseline and candidate each, that can show a change in one of so many cells."""
-    return next(count for count in itertools.count(2) if 2 * cells / math.comb(2 * count, count) < level)
+def processes_needed(tests: int, level: float) -> int:
+    """The least number of processes, of baseline and candidate each, with which one of so many tests can reject."""
+    return next(count for count in itertools.count(2) if 2 * tests / math.comb(2 * count, count) < level)
 
 
 def _p(base: Sequence[float] | numpy.ndarray, candidate: Sequence[float]) -> float:

@@ -11,7 +11,13 @@ from pathlib import Path
 from harness.job import QUANTITIES, Job
 
 METHODS = "methods"  # the package that is copied
-SLOWER = {"5 % slower": 1.05, "10 % slower": 1.10, "20 % slower": 1.20}  # ratio of times
+# Ratio of the times of the calls that are slowed down, and one in how many calls that is.
+SLOWER = {
+    "5 % slower": (1.05, 1),
+    "10 % slower": (1.10, 1),
+    "20 % slower": (1.20, 1),
+    "every fifth call twice as slow": (2.0, 5),
+}
 # The operator of torch that is called once more on every result, and the counter that must show it.
 EXACT = {"one more copy": ("clone", "allocations"), "one more operator call": ("detach", "operations")}
 UNCHANGED = "same"  # folder of the copy that is not made worse
@@ -20,6 +26,7 @@ TAIL = """
 
 def _planted(function):
     import functools
+    import itertools
     import time
 
     import torch
@@ -30,11 +37,14 @@ def _planted(function):
             torch.cuda.synchronize()
         return time.perf_counter()
 
+    calls = itertools.count()
+
     @functools.wraps(function)
     def worse(*args, **kwargs):
         began = clock()
         result = function(*args, **kwargs)
-        until = began + {ratio} * (clock() - began)
+        ratio = {ratio} if next(calls) % {every} == {every} - 1 else 1.0
+        until = began + ratio * (clock() - began)
         while time.perf_counter() < until:
             pass
         return {result}
@@ -51,10 +61,10 @@ for _name in {names}:
 def copy_methods(root: Path) -> None:
     """Write all copies below `root`, each into a folder of its own."""
     _copy(root / UNCHANGED / METHODS)
-    for name, ratio in SLOWER.items():
-        _append(_copy(root / _folder(name) / METHODS), ratio)
+    for name, (ratio, every) in SLOWER.items():
+        _append(_copy(root / _folder(name) / METHODS), ratio, every)
     for name, (operator, _) in EXACT.items():
-        _append(_copy(root / _folder(name) / METHODS), 1.0, operator)
+        _append(_copy(root / _folder(name) / METHODS), 1.0, operator=operator)
 
 
 def unchanged(job: Job, root: Path) -> Job:
@@ -80,9 +90,9 @@ def _copy(package: Path) -> Path:
     return package
 
 
-def _append(package: Path, ratio: float, operator: str = "") -> None:
-    """Make each call of a copy slower by a ratio, and call an operator of torch on its result."""
+def _append(package: Path, ratio: float, every: int = 1, operator: str = "") -> None:
+    """Make calls of a copy slower by a ratio, one in `every`, and call an operator of torch on each result."""
     result = f"tree_map(torch.{operator}, result)" if operator else "result"
     for file in package.rglob("*.py"):
         with file.open("a") as stream:
-            stream.write(TAIL.format(ratio=ratio, result=result, names=QUANTITIES))
+            stream.write(TAIL.format(ratio=ratio, every=every, result=result, names=QUANTITIES))

@@ -79,6 +79,13 @@ FIELDS = (
     Field("worked_s", "float", "s", "part of it in which the problem was built and measured"),
     Field("attempt", "int", "", "1, or 2 where `resume` has retried a crashed cell"),
     Field(
+        "look",
+        "int",
+        "",
+        "0, or 1 and 2 for a process that ran because the first or second comparison was undecided",
+        part="process",
+    ),
+    Field(
         "method_hash",
         "str",
         "",

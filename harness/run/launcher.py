@@ -55,13 +55,15 @@ class Launcher:
             server.close()
         self._files.cleanup()
 
-    def run(self, job: Job, output: Path) -> Path:
+    def run(self, job: Job, output: Path, look: int = 0) -> Path:
         """Run one cell and write record.json, with job.json and the child's log, into a new folder of `output`.
+
+        `look` is that of the record.
 
         Returns the file of the record, which holds whatever happens to the cell. Raises OSError where it cannot be
         written, and LaunchError where the launcher is closed meanwhile.
         """
-        return self._run(job, claim(output, job.key), attempt=1)
+        return self._run(job, claim(output, job.key), attempt=1, look=look)
 
     def resume(self, job: Job, output: Path) -> Path:
         """The finished record of a cell, if `output` holds one. A missing cell is run, and a crashed one once more.
@@ -103,11 +105,11 @@ class Launcher:
         reference = self._reference(job, folder)
         return reference if isinstance(reference, dict) else {"status": "ok", "message": None}
 
-    def _run(self, job: Job, folder: Path, attempt: int) -> Path:
+    def _run(self, job: Job, folder: Path, attempt: int, look: int = 0) -> Path:
         record.write_json(asdict(job), folder / "job.json")
         began = time.perf_counter()
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        seen: Fields = {"status": "ok", "started": started, "attempt": attempt}
+        seen: Fields = {"status": "ok", "started": started, "attempt": attempt, "look": look}
         if "time" in job.passes:
             seen |= self._machine_rates(job, folder)
         for part in job.passes:
