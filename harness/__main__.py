@@ -18,15 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from harness import sweep
-from harness.config import ConfigError
+from harness.config import CONF, ConfigError
 from harness.plan import plan_of
 from harness.run.signals import exit_when_asked
-
-CONF = next(
-    folder
-    for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf")  # a wheel, a clone
-    if (folder / "config.yaml").exists()
-)
 
 
 def extend_hydra() -> None:

@@ -1,4 +1,4 @@
-"""What a value of the configuration may be: a check beside the field that takes it.
+"""Where the configuration is, and what a value of it may be: a check beside the field that takes it.
 
 A dataclass says `threads: Annotated[int, whole(1)]`, and `checked` reads that.
 """
@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, get_type_hints
+
+CONF = next(
+    folder
+    for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf")  # a wheel, a clone
+    if (folder / "config.yaml").exists()
+)
 
 
 class ConfigError(ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -108,10 +109,11 @@ def _run_all(
 def _how_to_go_on(comparison: Comparison | None, output: Path) -> str:
     """What an interrupted run can still be used for."""
     if comparison is None:
-        return f"Go on with resume={output}"
-    if comparison.measures_baseline:
-        return f"Compare them: python -m harness.compare {output}/baseline {output}/candidate"
-    return f"Compare them: python -m harness.compare {comparison.baseline} {output}"
+        return f"Go on with {shlex.quote(f'resume={output}')}"
+    sides = [output / name for name in record.SIDES]
+    if not comparison.measures_baseline:
+        sides = [comparison.baseline, output]
+    return f"Compare them: python -m harness.compare {shlex.join(map(str, sides))}"
 
 
 def _confirm(asked: Comparison, output: Path, launcher: Launcher) -> None:
@@ -126,7 +128,8 @@ def _confirm(asked: Comparison, output: Path, launcher: Launcher) -> None:
         )
         return
     try:
-        confirm([output / name for name in record.SIDES], launcher, asked.confirm_s, asked.slower, asked.allow)
+        sides = [output / name for name in record.SIDES]  # which this run has made: they are trusted
+        confirm(sides, launcher, asked.confirm_s, asked.slower, asked.allow, trusted=True)
     except (record.RecordError, LaunchError, OSError) as error:
         print(f"harness: undecided cells were not run again: {error}", file=sys.stderr)
 

@@ -462,9 +462,9 @@ def test_undecided_cells_get_more_processes_until_they_are_decided(launcher, job
         launcher.run(job(passes=("time",), round=number), base)
         launcher.run(job(passes=("time",), round=number, code=slow), candidate)
     assert compare(record.load(base), record.load(candidate))["verdict"].item() == "undecided"
-    found = confirm((base, candidate), launcher, budget_s=0)
+    found = confirm((base, candidate), launcher, budget_s=0, trusted=True)
     assert (found["verdict"].item(), found["base_processes"].item()) == ("undecided", 4)
-    found = confirm((base, candidate), launcher, budget_s=120)
+    found = confirm((base, candidate), launcher, budget_s=120, trusted=True)
     assert (found["verdict"].item(), found["base_processes"].item()) == ("slower", 8)
     assert sorted(record.load(base)["round"]) == list(range(8))
     assert sorted(record.load(base)["look"]) == [0] * 4 + [1] * 4
@@ -479,12 +479,12 @@ def test_confirming_needs_the_jobs_and_their_code(launcher, job, tmp_path: Path,
     gone = planted(tmp_path / "gone", "create_graph_rows")
     launcher.run(job(passes=("time",), code=str(gone)), tmp_path / "run")
     gone.rename(tmp_path / "elsewhere")
-    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "500"]) == 3
+    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "500", "--trust"]) == 3
     assert "is gone" in capsys.readouterr().err
     (tmp_path / "elsewhere").rename(gone)
     with (gone / "methods" / "create_graph_rows.py").open("a") as stream:
         stream.write("# another\n")
-    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "500"]) == 3
+    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "500", "--trust"]) == 3
     assert "method_hash changed since" in capsys.readouterr().err
     assert len(record.load(tmp_path / "run")) == 1
 
@@ -511,7 +511,7 @@ def test_folders_that_were_not_measured_in_turn_are_judged_by_what_was(launcher,
             }
             record.write(seen, path)
     (tmp_path / "LAST").symlink_to(tmp_path / "base")
-    found = confirm((tmp_path / "LAST", tmp_path / "candidate"), launcher, budget_s=600)
+    found = confirm((tmp_path / "LAST", tmp_path / "candidate"), launcher, budget_s=600, trusted=True)
     assert found["base_processes"].item() in (10, 30)
     assert len(record.load(tmp_path / "base")) - found["base_processes"].item() == 10
 

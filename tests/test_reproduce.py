@@ -8,8 +8,11 @@ import sys
 import pytest
 import torch
 
-from harness import record, reproduce
+from harness import record
 from harness.problems import from_function
+from harness.reproduce import command
+from harness.reproduce.script import script
+from harness.reproduce.source import ReproduceError
 
 ZOO = "harness.problems.zoo"
 CASES = {
@@ -82,7 +85,7 @@ def summed():
 
 def run(folder, seen):
     """What the script says, in an interpreter that does not see the harness."""
-    (folder / "script.py").write_text(reproduce.script(seen))
+    (folder / "script.py").write_text(script(seen, trusted=True))
     command = [sys.executable, "-I", "script.py"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     return done.stdout + done.stderr
@@ -106,7 +109,7 @@ def test_a_script_finds_what_its_record_found(tmp_path, run_record, name, target
 def test_a_script_has_the_loss_that_the_harness_has(job, capsys, builder) -> None:
     cell = job(problem_target=f"{__name__}.{builder.__name__}", problem_options={})
     seen = cell.fields() | {"status": "ok", "torch": torch.__version__, "relative_error": None, "attention": "math"}
-    exec(reproduce.script(seen), {"__name__": "script"})
+    exec(script(seen, trusted=True), {"__name__": "script"})
     assert float(re.search("differences: (.*)", capsys.readouterr().out)[1]) < 1e-6
 
 
@@ -118,12 +121,12 @@ def run_record(launcher, job, tmp_path):
 def test_the_command_line_prints_one_record_or_says_which_there_are(tmp_path, run_record, capsys) -> None:
     path, options = CASES["layer"]
     run_record(problem_target=path, problem_options=options)
-    assert reproduce.main([str(tmp_path / "run")]) == 0
+    assert command.main([str(tmp_path / "run")]) == 0
     assert "found = hessian(loss=loss, theta=theta)" in capsys.readouterr().out
     run_record(problem_target=path, problem_options=options, seed=1)
-    assert reproduce.main([str(tmp_path / "run")]) == 2
+    assert command.main([str(tmp_path / "run")]) == 2
     assert "2 records match; name one with --of PROBLEM METHOD (mlp create_graph_rows)" in capsys.readouterr().err
-    assert reproduce.main([str(tmp_path / "absent")]) == 2
+    assert command.main([str(tmp_path / "absent")]) == 2
     assert "absent does not exist" in capsys.readouterr().err
 
 
@@ -142,9 +145,9 @@ def test_a_custom_problem_is_named_by_its_function(tmp_path, capsys) -> None:
         }
         record.write(entry, tmp_path / str(number) / "record.json")
     for name in ("layer", "harness.problems.zoo.layers.layer"):
-        assert reproduce.main([str(tmp_path), "--of", name, "m"]) == 0
+        assert command.main([str(tmp_path), "--of", name, "m"]) == 0
         assert "def layer(" in capsys.readouterr().out
-    assert reproduce.main([str(tmp_path), "--of", "custom", "m"]) == 2
+    assert command.main([str(tmp_path), "--of", "custom", "m"]) == 2
     assert "(harness.problems.zoo.layers.layer m; nowhere.other m)" in capsys.readouterr().err
 
 
@@ -175,5 +178,5 @@ def test_what_cannot_be_reproduced_is_said(changes, words) -> None:
         }
         | changes
     )
-    with pytest.raises(reproduce.ReproduceError, match=re.escape(words)):
-        reproduce.script(seen)
+    with pytest.raises(ReproduceError, match=re.escape(words)):
+        script(seen, trusted=True)

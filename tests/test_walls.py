@@ -29,10 +29,11 @@ ALLOWED = {
     "text": {"record"},
     "analysis": {"analysis", "findings", "record", "text"},
     "report": {"analysis", "record", "report", "text"},
-    "compare": {"analysis", "compare", "config", "job", "record", "run", "text"},
-    "advise": {"__main__", "advise", "job", "plan", "record", "reproduce", "run", "text"},
+    "compare": {"analysis", "compare", "config", "job", "record", "run", "text", "trust"},
+    "advise": {"__main__", "advise", "config", "job", "plan", "record", "reproduce", "run", "text"},
     "findings": {"record"},
-    "reproduce": {"job", "problems", "record"},
+    "reproduce": {"job", "problems", "record", "reproduce", "trust"},
+    "trust": {"config", "job"},
 }
 # Outside packages, and the rooms that may import them.
 RESERVED = {

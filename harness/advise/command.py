@@ -15,9 +15,10 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness.__main__ import CONF, extend_hydra
+from harness.__main__ import extend_hydra
 from harness.advise.output import as_json, as_text
 from harness.advise.survey import ProblemFailure, survey
+from harness.config import CONF
 from harness.job import Job
 from harness.plan import plan_of
 

@@ -10,7 +10,7 @@ from harness.advise.advice import Advice, Survey, ordered
 from harness.advise.expectation import FEWEST
 from harness.advise.trial import SCREEN, Trial
 from harness.job import Job
-from harness.reproduce import lacks
+from harness.reproduce.source import lacks
 from harness.run.launcher import Launcher
 from harness.run.progress import Progress
 from harness.text import duration

@@ -15,7 +15,7 @@ from harness.advise import room
 from harness.advise.advice import SLOWER, Advice
 from harness.advise.expectation import FEWEST, expected, sizes
 from harness.job import METHOD_ARGUMENTS, Job
-from harness.reproduce import ReproduceError, parameters
+from harness.reproduce.source import ReproduceError, parameters
 from harness.run.launcher import Launcher
 from harness.text import duration
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from pandas import DataFrame
 
-from harness import record
+from harness import record, trust
 from harness.compare import output
 from harness.compare.baseline import SECONDS, SLOWDOWN
 from harness.compare.confirm import confirm
@@ -92,6 +92,7 @@ def _parser() -> _Parser:
         metavar="SECONDS",
         help="time for more processes of undecided cells; their records are added to both run folders",
     )
+    parser.add_argument(trust.OPTION, action="store_true", help=f"with --confirm or --selftest: {trust.HELP}")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the verdicts as Markdown")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the verdicts as JUnit XML")
     parser.add_argument(
@@ -118,7 +119,7 @@ def _confirmed(options: argparse.Namespace) -> DataFrame | None:
     folders = options.base, options.candidate
     try:
         with Launcher() as launcher:
-            return confirm(folders, launcher, options.confirm, options.slower, options.allow)
+            return confirm(folders, launcher, options.confirm, options.slower, options.allow, options.trust)
     except (record.RecordError, LaunchError, OSError) as error:
         print(f"harness.compare: undecided cells were not run again: {error}", file=sys.stderr)
         return None
@@ -129,7 +130,7 @@ def _selftest(options: argparse.Namespace) -> int:
     from harness.compare.selftest import selftest
 
     try:
-        return selftest(options.selftest, options.load, options.base)
+        return selftest(options.selftest, options.load, options.base, options.trust)
     except (record.RecordError, LaunchError, OSError, subprocess.CalledProcessError) as error:
         print(f"harness.compare: {error}", file=sys.stderr)
         return 3

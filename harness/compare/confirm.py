@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import shutil
@@ -17,6 +16,7 @@ import pandas
 from pandas import DataFrame
 
 from harness import record
+from harness.compare.jobs import read_job, refuse_foreign
 from harness.compare.statuses import TRANSIENT
 from harness.compare.verdicts import GUARD, SPENT, compare, look_of
 from harness.job import Job
@@ -27,19 +27,26 @@ from harness.run.launcher import Launcher
 class _Again:
     """A cell that is to be run again."""
 
-    records: tuple[str, str]  # one of the baseline's and one of the candidate's, whose jobs are run
+    records: tuple[str, str]  # one of the baseline's and one of the candidate's
+    jobs: tuple[Job, Job]  # of these records
     processes: int  # of the baseline and of the candidate each
 
 
 def confirm(
-    folders: Sequence[Path], launcher: Launcher, budget_s: float, guard: float = GUARD, allow: Collection[str] = ()
+    folders: Sequence[Path],
+    launcher: Launcher,
+    budget_s: float,
+    guard: float = GUARD,
+    allow: Collection[str] = (),
+    trusted: bool = False,
 ) -> DataFrame:
     """Verdicts on two run folders, baseline and candidate, in which undecided cells get as many processes again.
 
     So do cells that are broken by what may happen to any process. This is done once for each look that the records have
     left (`harness.compare.verdicts.SPENT`), and as long as `budget_s` lasts by the time that the cells took before. Of
     a cell that was not measured in turn, only the times of its new processes count. Raises RecordError where a cell's
-    job is not beside its record, or its code is gone.
+    job is not beside its record, or its code is gone, and where folders that are not `trusted` name an interpreter, a
+    folder of code or a function that is not the harness's.
     """
     began = time.monotonic()
     folders = [folder.resolve() for folder in folders]  # as frames name their files
@@ -55,10 +62,10 @@ def confirm(
         chosen = _affordable(verdicts, known, budget_s - (time.monotonic() - began))
         if not len(chosen):
             return verdicts
+        again = [_again(row, trusted) for row in chosen.to_dict("records")]
         print(f"running {len(chosen)} cells again", file=sys.stderr, flush=True)
         for row in chosen.loc[~chosen["in_turn"].astype("bool")].to_dict("records"):
             untimed |= {*row["base_paths"], *row["candidate_paths"]} - new
-        again = [_again(row) for row in chosen.to_dict("records")]
         new |= _run_rounds(again, folders, 1 + int(known["round"].max()), look, launcher)
 
 
@@ -93,12 +100,14 @@ def _by_chance(statuses: Iterable[str]) -> bool:
     return bool(seen & set(TRANSIENT)) and seen <= {"ok", *TRANSIENT}
 
 
-def _again(row: Mapping[Hashable, Any]) -> _Again:
+def _again(row: Mapping[Hashable, Any], trusted: bool) -> _Again:
     """How the cell of a verdict is run again: like the records with the most passes."""
-    base, candidate = (
-        max(paths, key=lambda path: len(_job(path).passes)) for paths in (row["base_paths"], row["candidate_paths"])
-    )
-    return _Again((base, candidate), processes=len(row["base_paths"]))
+    sides = [
+        [(path, _job(Path(path).with_name("job.json"), trusted)) for path in row[name]]
+        for name in ("base_paths", "candidate_paths")
+    ]
+    (base, of_base), (candidate, of_candidate) = (max(side, key=lambda pair: len(pair[1].passes)) for side in sides)
+    return _Again((base, candidate), (of_base, of_candidate), processes=len(row["base_paths"]))
 
 
 def _run_rounds(
@@ -117,11 +126,10 @@ def _run_both(
     cell: _Again, folders: Sequence[Path], number: int, whole: bool, look: int, launcher: Launcher
 ) -> set[str]:
     """One more round of a cell's baseline and candidate, with all their passes or only timed; the new files."""
-    both = list(zip(cell.records, folders, strict=True))
+    both = list(zip(cell.records, cell.jobs, folders, strict=True))
     random.Random(number).shuffle(both)
     new: set[str] = set()
-    for path, folder in both:
-        job = _job(path)
+    for path, job, folder in both:
         found = launcher.run(replace(job, round=number, passes=job.passes if whole else ("time",)), folder, look)
         _require_same_code(Path(path), found)
         new.add(str(found))
@@ -142,15 +150,11 @@ def _require_same_code(before: Path, found: Path) -> None:
         )
 
 
-def _job(path: str) -> Job:
-    """The job beside a record."""
-    file = Path(path).with_name("job.json")
-    try:
-        job = Job.from_dict(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise record.RecordError(
-            f"{file} is no job: {error}; undecided cells can only be run again from run folders, with their job.json"
-        ) from error
+def _job(file: Path, trusted: bool) -> Job:
+    """The job of a file; raises RecordError where it cannot be run again, or may not as it is not trusted."""
+    job = read_job(file)
+    if not trusted:
+        refuse_foreign(job, file)
     if job.code is not None and not Path(job.code).is_dir():
         raise record.RecordError(
             f"{file}: the code that it ran, in {job.code}, is gone; give the sweep itself confirm_s, or raise rounds"

@@ -10,7 +10,6 @@ The shares of runs are printed with their 95 % intervals (Clopper and Pearson 19
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import shutil
 import subprocess
@@ -30,6 +29,7 @@ from scipy import stats
 
 from harness import record
 from harness.compare.confirm import confirm
+from harness.compare.jobs import read_job, refuse_foreign
 from harness.compare.verdicts import ALARMS, compare
 from harness.compare.worse_methods import EXACT, METHODS, SLOWER, copy_methods, made_worse, unchanged
 from harness.job import Job
@@ -43,16 +43,17 @@ CHANGED = ("broken", "slower", "faster", "undecided")  # verdicts on the same co
 CELLS = {name: f"the same: cells {name}" for name in CHANGED}
 
 
-def selftest(runs: int, load: float, cells: Path | None = None) -> int:
+def selftest(runs: int, load: float, cells: Path | None = None, trusted: bool = False) -> int:
     """Measure and print; `cells` is a run folder whose cells are taken, by default those of `+sweep=nightly`.
 
-    `load` is the share of its time in which another process keeps one core busy. Returns the exit status.
+    `load` is the share of its time in which another process keeps one core busy. Returns the exit status. Raises
+    RecordError for a run folder that is not `trusted` and names an interpreter or a function outside the harness.
     """
     counts = Counter(dict.fromkeys((RUNS, *CELLS.values(), *SLOWER, *EXACT), 0))
     durations = []
     with tempfile.TemporaryDirectory() as temporary, _busy(load), Launcher() as launcher:
         root = Path(temporary)
-        jobs = _jobs(cells or _nightly(root / "cells"))
+        jobs = _jobs(_nightly(root / "cells"), trusted=True) if cells is None else _jobs(cells, trusted)
         copy_methods(root)
         for number in range(runs):
             run = _Run(launcher, root, root / str(number), jobs, worse=jobs[number % len(jobs)])
@@ -97,7 +98,7 @@ class _Run:
 
     def verdicts_on_the_same(self) -> Counter[str]:
         """What is claimed of code against its own copy: one of RUNS if there is an alarm, and the cells of CELLS."""
-        found = confirm((self.folder / "base", self.folder / "same"), self.launcher, CONFIRM_S)
+        found = confirm((self.folder / "base", self.folder / "same"), self.launcher, CONFIRM_S, trusted=True)
         _print_rows("the same", found[found["verdict"] != "same"])
         claims = Counter(CELLS[verdict] for verdict in found["verdict"] if verdict in CHANGED)
         claims[RUNS] = int(found["verdict"].isin(ALARMS).any())
@@ -108,7 +109,7 @@ class _Run:
         baseline = self._baseline_of(name)
         self._copy_records("base", baseline, of_the_worse=False)
         self._copy_records("same", name, of_the_worse=False)
-        found = confirm((self.folder / baseline, self.folder / name), self.launcher, CONFIRM_S)
+        found = confirm((self.folder / baseline, self.folder / name), self.launcher, CONFIRM_S, trusted=True)
         _print_rows(name, found[_of(found, self.worse)])
         return _is_slower(found, self.worse)
 
@@ -135,7 +136,7 @@ class _Run:
     def _copy_records(self, source: str, target: str, of_the_worse: bool) -> None:
         """Copy the records between folders of the run: of the cell that was made worse, or of all others."""
         for file in (self.folder / source).rglob("job.json"):
-            if _is_of(_read_job(file), self.worse) == of_the_worse:
+            if _is_of(read_job(file), self.worse) == of_the_worse:
                 copied = self.folder / target / file.parent.name / "record.json"
                 shutil.copytree(file.parent, copied.parent)
                 record.write(record.read(copied) | {"look": 0}, copied)  # the copies are compared for the first time
@@ -148,12 +149,14 @@ def _nightly(folder: Path) -> Path:
     return folder
 
 
-def _jobs(folder: Path) -> list[Job]:
+def _jobs(folder: Path, trusted: bool) -> list[Job]:
     """The timed cells of a run folder whose methods can be made worse, once each."""
     jobs: dict[str, Job] = {}
     for file in sorted(folder.rglob("job.json")):
-        job = replace(_read_job(file), round=0, code=None)
+        job = replace(read_job(file), round=0, code=None)
         if job.target.startswith(f"{METHODS}.") and "time" in job.passes:
+            if not trusted:
+                refuse_foreign(job, file)
             cell = replace(job, passes=()).key
             jobs[cell] = max(job, jobs.get(cell, job), key=lambda job: len(job.passes))
     if not jobs:
@@ -161,10 +164,6 @@ def _jobs(folder: Path) -> list[Job]:
             f"{folder} holds no timed cell of a method in the package {METHODS}, with its job.json; name a run folder"
         )
     return list(jobs.values())
-
-
-def _read_job(file: Path) -> Job:
-    return Job.from_dict(json.loads(file.read_text()))
 
 
 def _is_of(job: Job, cell: Job) -> bool:
