@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,7 @@ class Source:
         )
 
 
+@functools.cache
 def _tops(module: str) -> dict[str, tuple[ast.stmt, str]]:
     """Every name that a module defines or imports at its top, with its statement and source."""
     try:
