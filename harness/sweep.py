@@ -21,9 +21,10 @@ from harness.config import ConfigError
 from harness.plan import Plan, plan_of
 from harness.record.identity import ASKED, JSON, PROCESS, RAN_BY, SAMPLED
 from harness.run.client import LaunchError
-from harness.run.folders import point_latest
+from harness.run.folders import beside_others, point_latest
 from harness.run.launcher import Launcher
 from harness.run.pool import Pool
+from harness.text import listed
 
 MANY = 200  # cells that take seconds to compose, so that a line says so
 
@@ -60,7 +61,8 @@ def run_plans(plans: Sequence[tuple[str, Plan]], output: Path) -> list[Path]:
     comparison = None
     try:
         comparison = _comparison(plans)
-        with baseline.changes(comparison) as change:
+        resume = any(plan.resume for _, plan in plans)
+        with baseline.changes(comparison) as change, beside_others(output, resume):
             return _run_all(plans, change, comparison, output)
     except ConfigError as error:
         raise SystemExit(f"harness: {error}") from error
@@ -89,17 +91,34 @@ def _run_all(
     resume = any(plan.resume for _, plan in plans)
     workers = min((plan.workers for _, plan in plans), default=1)
     paths: list[Path] = []
+    elsewhere: list[Measured] = []  # cells that another harness runs, in their turn
     with Progress(len(runs)) as progress, Pool(workers) as pool:
 
-        def run_one(measured: Measured) -> Path:
+        def run_one(measured: Measured) -> Path | None:
             with pool.launcher() as launcher:
                 progress.begin(measured.name)
                 start = launcher.resume if resume else launcher.run
                 return start(measured.job, output / measured.folder)
 
-        for measured, path in zip(runs, pool.map(run_one, runs), strict=True):
+        def run_last(measured: Measured) -> Path:
+            with pool.launcher() as launcher:
+                progress.begin(measured.name)
+                return launcher.resume_after_others(measured.job, output / measured.folder)
+
+        def finish(measured: Measured, path: Path) -> None:
             paths.append(path)
             progress.end(measured.name, record.read(path)["status"])
+
+        for measured, path in zip(runs, pool.map(run_one, runs), strict=True):
+            if path is None:
+                elsewhere.append(measured)
+            else:
+                finish(measured, path)
+        if elsewhere:
+            names = listed([measured.name for measured in elsewhere])
+            print(f"harness: taking the records that another harness finishes: {names}", file=sys.stderr, flush=True)
+        for measured, path in zip(elsewhere, pool.map(run_last, elsewhere), strict=True):
+            finish(measured, path)
         if comparison is not None and comparison.confirm_s > 0:
             with pool.launcher() as launcher:
                 _confirm(comparison, output, launcher)

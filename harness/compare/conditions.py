@@ -8,6 +8,7 @@ import pandas
 from pandas import DataFrame
 
 from harness.record.identity import MACHINE
+from harness.text import listed
 
 # What must be the same for times to compare: with more calls, for instance, the least time of them is smaller.
 TIMED_ALIKE = (*MACHINE, "measure")
@@ -43,12 +44,23 @@ def notes(base: DataFrame, candidate: DataFrame, apart: int) -> list[str]:
             found.append(f"{name} {_listed(before)} in the baseline, {_listed(after)} in the candidate")
             if name == "torch":
                 found[-1] += ": operations and allocations may differ between versions, and are no regression"
+    if changed := _changed_problems(base, candidate):
+        found.append(f"the source of these problems differs between baseline and candidate: {listed(changed)}")
     if apart:
         found.append(
             f"{apart} cells were not measured in turn: their ratios include whatever else changed on the machine "
             "meanwhile, and false alarms may be more than 1 %"
         )
     return found
+
+
+def _changed_problems(base: DataFrame, candidate: DataFrame) -> list[str]:
+    """Problems of both, the recorded source of which is another in the candidate."""
+    before, after = (
+        records.dropna(subset="problem_hash").groupby("problem_name")["problem_hash"].agg(set)
+        for records in (base, candidate)
+    )
+    return [name for name in before.index.intersection(after.index) if before[name] != after[name]]
 
 
 def _values(records: DataFrame, name: str) -> list[str]:

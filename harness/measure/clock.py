@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from harness.job import Measure
+from harness.measure import environment
 
 BLOCK_S = 1e-3  # a sample lasts at least this long: shorter calls are timed in blocks
 STEADY = 0.95  # warm-up ends with the first call that takes more than this part of the fastest before it
@@ -29,6 +30,7 @@ class Samples:
     sampling_ended: str  # precision, budget or maximum
     sampling_wall_s: float  # of all samples
     sampling_cpu_s: float  # processor time of the process meanwhile
+    sampling_waiting_s: float | None  # the longest that one of its threads waited for a processor; None off Linux
 
     fields = asdict
 
@@ -62,6 +64,7 @@ class _Sampler:
 
     def start(self) -> None:
         """Start the clocks of the sampling, without the observer's time."""
+        self._began_waiting = environment.threads_waiting_s()
         self._began_wall, self._began_cpu = time.perf_counter(), time.process_time()
         self._observer_wall_s, self._observer_cpu_s = 0.0, 0.0
 
@@ -70,6 +73,13 @@ class _Sampler:
         wall_s = time.perf_counter() - self._began_wall - self._observer_wall_s
         cpu_s = time.process_time() - self._began_cpu - self._observer_cpu_s
         return wall_s, cpu_s
+
+    def waiting_s(self) -> float | None:
+        """The longest that one thread was ready and waited for a processor since the start, the observer included."""
+        waited = environment.threads_waiting_s()
+        if waited is None or self._began_waiting is None:
+            return None
+        return max((waited - self._began_waiting).values(), default=0.0)
 
     def release(self) -> None:
         """Let the observer free the last result."""
@@ -133,7 +143,7 @@ def sample(
                 break
         spent += sampler.sample(calls) * calls
     wall_s, cpu_s = sampler.elapsed()
-    return Samples(warm_up, times, sampler.events or None, calls, ended, wall_s, cpu_s)
+    return Samples(warm_up, times, sampler.events or None, calls, ended, wall_s, cpu_s, sampler.waiting_s())
 
 
 def relative_half_width(times: list[float]) -> float:

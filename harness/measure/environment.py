@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -101,6 +102,16 @@ def cpu_waiting_s() -> float | None:
     """Seconds since boot in which some process waited for a processor: Linux's pressure stall information."""
     pressure = _line("/proc/pressure/cpu")
     return None if pressure is None else int(pressure.rpartition("total=")[2]) / 1e6
+
+
+def threads_waiting_s() -> Counter[str] | None:
+    """Seconds in which each thread of this process was ready and waited for a processor; None except on Linux."""
+    try:
+        files = [Path(thread.path, "schedstat") for thread in os.scandir("/proc/self/task")]
+    except OSError:
+        return None
+    waited = {file.parent.name: _line(str(file)) for file in files}
+    return Counter({thread: int(line.split()[1]) / 1e9 for thread, line in waited.items() if line is not None})
 
 
 def _line(path: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import json
@@ -14,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from harness.job import Job
+from harness.problems.source import source_hash
 
 
 class MethodError(ValueError):
@@ -90,21 +90,11 @@ def module_of(job: Job) -> ModuleType | None:
 def provenance(job: Job) -> dict[str, Any]:
     """The fields `method_hash` and `packages` of a record."""
     module = module_of(job)
-    return {"method_hash": _method_hash(job, module), "packages": None if module is None else _packages(module)}
-
-
-def _method_hash(job: Job, module: ModuleType | None) -> str:
-    """A hash of the method's source, of the modules of its own package that it imports, and of its options."""
-    package = "" if module is None else module.__name__.split(".")[0]
-    files = {
-        found.__file__
-        for name, found in list(sys.modules.items())
-        if name.split(".")[0] == package and getattr(found, "__file__", None)
+    options = json.dumps(job.method_options, sort_keys=True)
+    return {
+        "method_hash": source_hash(job.target, options=options),
+        "packages": None if module is None else _packages(module),
     }
-    digest = hashlib.sha256(json.dumps(job.method_options, sort_keys=True).encode())
-    for file in sorted(filter(None, files)):
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _packages(module: ModuleType) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
+FIRST_WITH_PROBLEM_HASH = 7
 OLDEST = 2  # schema that is still read: later ones only added fields
 
 SKETCH = 32  # entries of a sketch
@@ -89,7 +90,13 @@ FIELDS = (
         "method_hash",
         "str",
         "",
-        "SHA-256 of the method's source, of what it imports of its own package, and of its options",
+        "SHA-256 of the method's source, of what it imports that is not installed, and of its options",
+    ),
+    Field(
+        "problem_hash",
+        "str",
+        "",
+        "SHA-256 of the source of the problem's builder, and of what it imports that is not installed",
     ),
     Field("packages", "str", "", "packages beside torch that the method uses, with their versions", part="versions"),
     # What was seen: size and time.
@@ -120,6 +127,12 @@ FIELDS = (
     Field("write_bytes_per_s", "float", "bytes/s", "attainable rate of writing memory"),
     Field("sampling_wall_s", "float", "s", "wall time of all samples"),
     Field("sampling_cpu_s", "float", "s", "processor time of the process meanwhile"),
+    Field(
+        "sampling_waiting_s",
+        "float",
+        "s",
+        "the longest that one thread of the process was ready meanwhile, and waited for a processor (Linux)",
+    ),
     Field("cpu_pressure", "float", "share", "of the sampling in which some process waited for a processor (Linux PSI)"),
     Field("gpu_before", "str", "", "clocks and throttle reasons before the samples, as nvidia-smi shows them"),
     Field("gpu_after", "str", "", "the same after them"),
@@ -179,7 +192,11 @@ DERIVED = (
         "median_s over the time of N P^2 FLOPs (a Hessian's, by matrix products, of dense layers) at gemm_flops_per_s",
     ),
     ("write_multiples", "writes", "median_s over the time to write output_bytes at write_bytes_per_s"),
-    ("contended", "", "whether the process got under 90 % of its processor, or others waited over 10 % of the time"),
+    (
+        "contended",
+        "",
+        "whether the process got under 90 % of its processor, or a thread of it or others waited over 10 % of the time",
+    ),
     ("gradients", "gradients", "median_s over the median of gradient_s"),
     ("tensor_peak_outputs", "outputs", "tensor_peak_bytes over output_bytes"),
     ("process_peak_outputs", "outputs", "process_peak_bytes over output_bytes"),

@@ -1,10 +1,20 @@
-"""The folders of a run: one for each cell, and a link to the latest run."""
+"""The folders of a run, one for each cell; their locks; and a link to the latest run."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import functools
 import itertools
 import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+MARK = ".running"  # an empty file in a run folder, which is locked while a new run writes there
+POLL_S = 0.5  # how often is looked whether another harness has finished
 
 
 def claim(output: Path, key: str) -> Path:
@@ -12,15 +22,81 @@ def claim(output: Path, key: str) -> Path:
 
     It is called `key`, or `<key>.2` and so on where that exists already.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        folder = output / (key if number == 1 else f"{key}.{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("unreachable")
+    return next(folder for folder in _names(output, key) if make(folder))
+
+
+def make(folder: Path) -> bool:
+    """Make a folder; False where it is there already."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def folders_of(output: Path, key: str) -> Iterator[Path]:
+    """The folders that were claimed for a cell, in their order."""
+    return itertools.takewhile(Path.is_dir, _names(output, key))
+
+
+def _names(output: Path, key: str) -> Iterator[Path]:
+    yield output / key
+    for number in itertools.count(2):
+        yield output / f"{key}.{number}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Lock the folder of a cell for this block; False where another process has locked it."""
+    with _open(folder / "log.txt") as file:  # which stays the same file
+        yield _has_lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def beside_others(output: Path, resume: bool) -> Iterator[None]:
+    """Write into a run folder for this block. New runs may do so at once, and each measures every cell.
+
+    A run that resumes first waits for the end of the new ones, since these would measure its cells again.
+    """
+    with _open(output / MARK) as file:
+        if resume:
+            _wait_for_new_runs(file, output)
+        else:
+            _has_lock(file, fcntl.LOCK_SH)
+        yield
+
+
+def _wait_for_new_runs(file: int, output: Path) -> None:
+    is_over = functools.partial(_has_lock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not is_over():
+        print(f"harness: waiting for the harness that still runs in {output}", file=sys.stderr, flush=True)
+        while not is_over():
+            time.sleep(POLL_S)
+    _has_lock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[int]:
+    """The descriptor of a file that may be locked: NFS wants it open for writing. No other process inherits it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _has_lock(file: int, kind: int) -> bool:
+    """Whether the lock is there for us. The kernel releases it when the file is closed, or this process ends.
+
+    On a file system without locks it is there for everyone.
+    """
+    try:
+        fcntl.flock(file, kind)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def point_latest(output: Path) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 
 from harness import record
 from harness.job import Job
+from harness.record.schema import FIRST_WITH_PROBLEM_HASH
 from harness.run.client import LaunchError, ServerProcess
-from harness.run.folders import claim
+from harness.run.folders import POLL_S, claim, folders_of, locked, make
 from harness.run.outcome import merged
 from harness.truth import timed_results
 
@@ -27,6 +28,8 @@ from harness.truth import timed_results
 NOT_OF_REFERENCE = ("problem", "method", "target", "method_options", "round", "passes")
 # Fields of a job on which a right result does not depend.
 NOT_OF_RESULT = ("round", "passes")
+# Fields of a job on which the identity of its code, versions and device depends.
+OF_IDENTITY = ("problem_target", "problem_options", "target", "method_options", "device", "interpreter", "code")
 
 Fields = dict[str, Any]  # of a record
 
@@ -43,6 +46,7 @@ class Launcher:
         self._rates: dict[tuple[str | None, int, str, str, str], Fields] = {}
         self._references: dict[str, Path | Fields] = {}  # their files, or why there is none
         self._checked: dict[str, tuple[Fields, Any]] = {}  # the tolerance of a right result, and its numbers
+        self._identities: dict[str, Fields] = {}
         self._files = tempfile.TemporaryDirectory(prefix="harness-references-")
         self._closed = False
 
@@ -65,23 +69,56 @@ class Launcher:
         """
         return self._run(job, claim(output, job.key), attempt=1, look=look)
 
-    def resume(self, job: Job, output: Path) -> Path:
+    def resume(self, job: Job, output: Path) -> Path | None:
         """The finished record of a cell, if `output` holds one. A missing cell is run, and a crashed one once more.
 
-        A record is the cell's own if its job, its method's hash, its torch version and its device are the same.
+        A record is the cell's own if its job, the source of its method and problem, its versions and its device are
+        the same. Returns None where another harness resumes the cell now.
         """
-        for folder in sorted(output.glob(f"{job.key}*")):
+        record_file = self._finished(job, output)
+        if record_file is not None and not _is_first_crash(record_file):
+            return record_file
+        first = output / job.key  # whoever completes the cell holds this folder's lock, whatever folder it runs in
+        is_new = make(first)
+        with locked(first) as ours:
+            if not ours:
+                return None
+            record_file = self._finished(job, output)  # another harness may have finished it meanwhile
+            if record_file is None:
+                return self._run(job, first, attempt=1) if is_new else self.run(job, output)
+            if _is_first_crash(record_file):
+                return self._run(job, record_file.parent, attempt=2)
+            return record_file
+
+    def resume_after_others(self, job: Job, output: Path) -> Path:
+        """The same as `resume`, once no other harness resumes the cell.
+
+        Raises LaunchError where the launcher is closed meanwhile.
+        """
+        while (record_file := self.resume(job, output)) is None:
+            if self._closed:
+                raise LaunchError(f"{job.key} was interrupted")
+            time.sleep(POLL_S)
+        return record_file
+
+    def _finished(self, job: Job, output: Path) -> Path | None:
+        """The record of a cell in `output` that is of the code, the versions and the device of today."""
+        for folder in folders_of(output, job.key):
             try:
                 seen = record.read(folder / "record.json")
             except record.RecordError:
-                continue  # interrupted
-            now = self._ask(job, "identity", folder)
-            if any(seen[name] != now.get(name) for name in ("method_hash", "packages", "torch", "cpu", "gpu")):
-                continue
-            if seen["status"] == "crashed" and seen["attempt"] == 1:
-                return self._run(job, folder, attempt=2)
-            return folder / "record.json"
-        return self.run(job, output)
+                continue  # interrupted, or running
+            now = self._identity(job, folder)
+            if all(seen[name] == now.get(name) for name in _identifying(seen)):
+                return folder / "record.json"
+        return None
+
+    def _identity(self, job: Job, folder: Path) -> Fields:
+        """The pass `identity` of a job, once for all jobs with the same code and device; the log is in the folder."""
+        key = json.dumps({name: value for name, value in asdict(job).items() if name in OF_IDENTITY})
+        if key not in self._identities:
+            self._identities[key] = self._ask(job, "identity", folder)
+        return self._identities[key]
 
     def asks(self, job: Job, folder: Path) -> Fields:
         """`asks`: the names of the parameters of the job's method, read in a process like the cell's.
@@ -190,3 +227,14 @@ class Launcher:
 def _without(job: Job, names: tuple[str, ...]) -> str:
     """A job's fields without some, as text."""
     return json.dumps({name: value for name, value in asdict(job).items() if name not in names})
+
+
+def _identifying(seen: Mapping[str, Any]) -> list[str]:
+    """The fields in which a record must agree with `identity`, to be of the same code, versions and device."""
+    fields = ["method_hash", "packages", "torch", "cpu", "gpu"]
+    return [*fields, "problem_hash"] if seen["schema_version"] >= FIRST_WITH_PROBLEM_HASH else fields
+
+
+def _is_first_crash(record_file: Path) -> bool:
+    seen = record.read(record_file)
+    return seen["status"] == "crashed" and seen["attempt"] == 1

@@ -13,7 +13,7 @@ Further parts are requested like passes:
 - `peak` is the first half of `exact`;
 - `rates` measures the machine;
 - `problem` builds and evaluates the problem;
-- `identity` gives versions and the method's hash without calling the method.
+- `identity` gives versions and the hashes of the method and the problem, and calls neither.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from harness.problems import Problem, ProblemError, attention, build, check, net
 from harness.problems.binding import BoundMethod, bind
 from harness.problems.errors import CodeError, place
 from harness.problems.method_source import MethodError, Unsupported, parameter_names, provenance
+from harness.problems.source import source_hash
 from harness.problems.torch_messages import explain, text, trace
 from harness.record import write_json
 from harness.run.agreement_pass import agreement_pass
@@ -89,6 +90,7 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
         elif part == "problem":
             seen |= _described(asked)
         elif part == "identity":
+            seen |= _problem_hash(asked)
             seen |= provenance(asked) | {"asks": parameter_names(asked)}
         else:
             for fields in _fields(asked, part, truth, warning_log, began):
@@ -145,9 +147,11 @@ def _measured(job: Job, part: str, truth: str | None, warning_log: WarningLog, b
 
     Everything that judges the method is loaded before the method is imported.
     """
+    first = part == job.passes[0]  # the first pass reports what is the same in every pass
+    if first:
+        yield _problem_hash(job)
     problem = _problem(job)
     yield {"params": problem.theta.numel(), "whole_params": problem.whole, "samples": _length(problem.inputs)}
-    first = part == job.passes[0]  # the first pass reports what is the same in every pass
     if first:
         yield {
             "operators": ", ".join(operators(problem.loss, problem.theta)),
@@ -173,6 +177,19 @@ def _bound(job: Job, problem: Problem, first: bool, run_pass: Callable[[BoundMet
     if first:
         yield provenance(job)
     yield from run_pass(bind(job, problem))
+
+
+def _problem_hash(job: Job) -> dict[str, str]:
+    """The field `problem_hash` of a record. An option may name a layer or a loss by its dotted path."""
+    return {"problem_hash": source_hash(job.problem_target, _texts(job.problem_options))}
+
+
+def _texts(value: Any) -> list[str]:
+    """Every text in an option, or in the options of a problem."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for entry in inner for text in _texts(entry)]
 
 
 def _begin(job: Job) -> torch.device:
