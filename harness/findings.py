@@ -53,18 +53,30 @@ def learn(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def warning(seen: Mapping[Any, Any]) -> str | None:
-    """What is known against a result that looks right: the atlas has its method wrong under operators met here."""
+    """What is known against a result that looks right: the atlas has its method wrong under operators met here.
+
+    Of a record's release of torch (2.13 of `2.13.0+cpu`), the findings with that release count. Where the atlas has
+    none, all findings count, and the warning says that the release was not tried.
+    """
     if seen["status"] != "ok" or not isinstance(seen["operators"], str) or not isinstance(seen["target"], str):
         return None
     module, told, met = seen["target"].rpartition(".")[0], _told(seen), _operators(seen)
-    for finding in _known():
+    release = _release(seen["torch"])
+    tried = [finding for finding in _known() if _release(finding["torch"]) == release]
+    untried = "" if tried else f"; torch {release or 'of unknown version'} was not tried"
+    for finding in tried or _known():
         same = finding["target"].rpartition(".")[0] == module and finding["options"].items() <= told.items()
         if same and met.issuperset(finding["operators"]):
             return (
                 f"unsafe: this method was wrong by {100 * finding['relative_error']:.2g} % on {finding['case']} "
-                f"(torch {finding['torch']}), whose {', '.join(finding['operators'])} this network has too"
+                f"(torch {finding['torch']}), whose {', '.join(finding['operators'])} this network has too{untried}"
             )
     return None
+
+
+def _release(version: str | None) -> str | None:
+    """`2.13` of `2.13.0+cpu`."""
+    return ".".join(version.partition("+")[0].split(".")[:2]) if isinstance(version, str) else None
 
 
 def _told(seen: Mapping[Any, Any]) -> dict[str, str | bool]:

@@ -277,6 +277,15 @@ def test_what_else_differs_is_told(tmp_path: Path) -> None:
     assert "1 cells were not measured in turn" in notes[1]
 
 
+def test_a_problem_whose_source_differs_is_named(tmp_path: Path) -> None:
+    base = processes(1, 0.01, 1, problem_hash="a") + processes(1, 0.01, 2, problem="cnn", problem_hash="c")
+    candidate = processes(1, 0.01, 3, problem_hash="b") + processes(1, 0.01, 4, problem="cnn", problem_hash="c")
+    (note, *_) = judged(tmp_path, base, candidate).attrs["notes"]
+    assert note == "the source of these problems differs between baseline and candidate: mlp"
+    older = processes(1, 0.01, 1)
+    assert "source" not in " ".join(judged(tmp_path, older, candidate).attrs["notes"])
+
+
 @pytest.mark.parametrize(
     ("order", "told"), [("bc", True), ("bccbbccbcb", True), ("bbbbbccccc", False), ("bbbbbcccccbcbcbc", False)]
 )

@@ -298,6 +298,22 @@ def test_contention_is_flagged(frame_of):
     assert "measured under contention" in markdown(Analysis(frame))
 
 
+@pytest.mark.parametrize(
+    ("measured", "contended"),
+    [
+        ({"sampling_cpu_s": 1.6, "sampling_waiting_s": 0.5}, True),  # two threads on one core and more
+        ({"sampling_cpu_s": 1.6, "sampling_waiting_s": 0.01, "cpu_pressure": 0.9}, False),  # others waited, not we
+        ({"sampling_cpu_s": 0.5, "sampling_waiting_s": 0.01}, True),
+        ({"sampling_cpu_s": 1.6, "cpu_pressure": 0.9}, True),  # before schema 7
+        ({"sampling_cpu_s": 1.6, "cpu_pressure": 0.01}, False),
+        ({"sampling_cpu_s": 1.6}, False),
+    ],
+)
+def test_contention_is_that_a_thread_waited(frame_of, measured, contended):
+    (flagged,) = frame_of([cell(sampling_wall_s=1.0, **measured)])["contended"]
+    assert flagged == contended
+
+
 def test_terminal_fits_and_tells_one_failure_in_full(frame_of):
     text = shown(frame_of(sweep()))
     assert max(map(len, text.splitlines())) <= 120

@@ -110,8 +110,8 @@ def threads_waiting_s() -> Counter[str] | None:
         files = [Path(thread.path, "schedstat") for thread in os.scandir("/proc/self/task")]
     except OSError:
         return None
-    waited = {file.parent.name: _line(str(file)) for file in files}
-    return Counter({thread: int(line.split()[1]) / 1e9 for thread, line in waited.items() if line is not None})
+    lines = {file.parent.name: _line(str(file)) for file in files}
+    return Counter({thread: int(line.split()[1]) / 1e9 for thread, line in lines.items() if line is not None}) or None
 
 
 def _line(path: str) -> str | None:

@@ -51,12 +51,17 @@ def _counts(module: str, package: str) -> bool:
     return not installed and top not in sys.stdlib_module_names and top not in HARNESS
 
 
-def _imported(module: str, content: bytes) -> Iterator[str]:
+@functools.cache
+def _imported(module: str, content: bytes) -> tuple[str, ...]:
     """Dotted paths of what a module imports: of modules, or of something in them."""
     try:
-        nodes: list[ast.AST] = [ast.parse(content)]
+        return tuple(_imports(module, ast.parse(content)))
     except (SyntaxError, ValueError):
-        return
+        return ()
+
+
+def _imports(module: str, tree: ast.Module) -> Iterator[str]:
+    nodes: list[ast.AST] = [tree]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.Import):

@@ -65,8 +65,8 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     frame["write_multiples"] = frame["median_s"] / (frame["output_bytes"] / frame["write_bytes_per_s"])
     on_cpu = frame["device"] == "cpu"
     starved = on_cpu & (frame["sampling_cpu_s"] < 0.9 * frame["sampling_wall_s"])
-    kept_waiting = frame["sampling_waiting_s"] > 0.1 * frame["sampling_wall_s"]
-    frame["contended"] = starved | kept_waiting | (frame["cpu_pressure"] > 0.1)
+    waiting = (frame["sampling_waiting_s"] / frame["sampling_wall_s"]).fillna(frame["cpu_pressure"])
+    frame["contended"] = starved | (waiting > 0.1)
     frame["problem_name"] = problem_names(frame)
     frame["label"] = method_labels(frame)
     return frame

@@ -195,7 +195,7 @@ DERIVED = (
     (
         "contended",
         "",
-        "whether the process got under 90 % of its processor, or a thread of it or others waited over 10 % of the time",
+        "whether the process got under 90 % of its processor, or a thread of it waited for one over 10 % of the time",
     ),
     ("gradients", "gradients", "median_s over the median of gradient_s"),
     ("tensor_peak_outputs", "outputs", "tensor_peak_bytes over output_bytes"),
