@@ -24,7 +24,6 @@ from harness.run.client import LaunchError
 from harness.run.folders import beside_others, point_latest
 from harness.run.launcher import Launcher
 from harness.run.pool import Pool
-from harness.text import listed
 
 MANY = 200  # cells that take seconds to compose, so that a line says so
 
@@ -115,7 +114,7 @@ def _run_all(
             else:
                 finish(measured, path)
         if elsewhere:
-            names = listed([measured.name for measured in elsewhere])
+            names = "; ".join(measured.name for measured in elsewhere)
             print(f"harness: taking the records that another harness finishes: {names}", file=sys.stderr, flush=True)
         for measured, path in zip(elsewhere, pool.map(run_last, elsewhere), strict=True):
             finish(measured, path)
