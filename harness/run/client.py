@@ -109,7 +109,7 @@ class ServerProcess:
         try:
             return outcome.of_pass(part, limit_s, answer, written.fields(result, job), written.last_line(log))
         except written.TamperedError as error:
-            return {"status": "crashed", "message": f"the {part} pass's file of its result was overwritten: {error}"}
+            return {"status": "crashed", "message": f"the file of the {part} pass's result was overwritten: {error}"}
         finally:
             written.remove(result)
 

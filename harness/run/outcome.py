@@ -11,6 +11,7 @@ from harness.truth.timed_results import FRESH_CALL
 
 Fields = dict[str, Any]  # of a record
 
+STILL_RUNNING = "still running at the end of"
 STUCK = 30  # times the slowest sample: an unfinished call that has taken longer computes what the samples did not,
 STUCK_S = 0.5  # if it has taken this at least: less may be a machine under load
 
@@ -21,6 +22,7 @@ def of_pass(
     """The fields of a pass: those that it has written, with a status and a message where it did not end by itself.
 
     `answer` is that of the server, or None where it did not answer. `last_line` is what the pass has last printed.
+    `left_running` is a message, where there were such processes.
     """
     fields = dict(seen)
     if answer is None or "ended" in answer:
@@ -28,7 +30,7 @@ def of_pass(
     if "status" not in fields:
         fields |= _cut_off(part, limit_s, answer, last_line)
     if answer["left_running"]:
-        fields["message"] = _joined(fields.get("message"), _left_running(answer["left_running"]))
+        fields["left_running"] = _left_running(part, answer["left_running"])
     return fields
 
 
@@ -56,33 +58,29 @@ def _cut_off(part: str, limit_s: float, answer: Mapping[str, Any], last_line: st
     return {"status": "crashed", "message": f"the {part} pass ended with {how}, without a result{last}"}
 
 
-def _left_running(count: int) -> str:
+def _left_running(part: str, count: int) -> str:
     were = "1 process was" if count == 1 else f"{count} processes were"
-    return f"{were} still running at the end of a pass, and killed"
-
-
-def _joined(*messages: str | None) -> str | None:
-    """Messages as one, each of them once."""
-    joined = ""
-    for message in filter(None, messages):
-        if message not in joined:
-            joined += f"; {message}" if joined else message
-    return joined or None
+    return f"{were} {STILL_RUNNING} the {part} pass, and killed"
 
 
 def merged(job: Job, seen: Mapping[str, Any], part: str, fields: Mapping[str, Any]) -> Fields:
     """The fields of a cell, `seen` up to now, with those of a pass.
 
     Where the time limit strikes after the first call has been timed, the record lacks columns, and keeps its status.
+    What was left running is reported of the first pass only.
     """
+    fields = dict(fields)
+    before, left_running = seen.get("message"), fields.pop("left_running", None)
     status, message = fields["status"], fields.get("message")
     if status == "timeout":
         status, message = _timeout(job, seen["status"], part, fields)
+    if STILL_RUNNING in (before or ""):
+        left_running = None
     return {
         **seen,
         **fields,
         "status": status,
-        "message": _joined(seen.get("message"), message),
+        "message": "; ".join(filter(None, [before, message, left_running])) or None,
         "worked_s": seen.get("worked_s", 0.0) + fields.get("worked_s", 0.0),
     }
 

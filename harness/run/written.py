@@ -61,7 +61,9 @@ def fields(path: Path, job: Job) -> dict[str, Any]:
         _require_fields(seen, job)
     except OSError as error:
         raise TamperedError(str(error.strerror)) from error
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise TamperedError("it is not JSON") from error
+    except ValueError as error:
         raise TamperedError(record.plain(error)) from error
     return seen
 
