@@ -239,6 +239,12 @@ def grows(loss, theta):
         kept.append(torch.ones(8_000_000, dtype=torch.float64))
 
 
+def grows_in_group(loss, theta, group):
+    """Grow in a group of little memory (cgroup v1)."""
+    Path(group, "tasks").write_text(str(os.getpid()))
+    grows(loss, theta)
+
+
 def grows_in_python(loss, theta):
     kept = []
     while True:

@@ -72,7 +72,8 @@ def _require_fields(seen: Any, job: Job) -> None:
     """Raise ValueError where a JSON value is not the fields of a pass."""
     if not isinstance(seen, dict):
         raise ValueError(f"it holds {type(seen).__name__}, not an object")
-    foreign = [name for name in seen if name in job.fields() or name not in {*record.NAMES, *PASSED_ON}]
+    known = {*record.NAMES, *PASSED_ON} - {*job.fields()}
+    foreign = [name for name in seen if name not in known]
     if foreign:
         raise ValueError(f"it holds {foreign[0]!r:.60}, which no pass writes")
     for name, is_right in PASSED_ON.items():
