@@ -261,15 +261,16 @@ def test_the_servers_end_with_the_harness_even_when_it_is_killed(job, tmp_path: 
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    server = int(parent.stdout.readline())
+    keeper = int(parent.stdout.readline())
+    (server,) = _children(keeper)
     for _ in range(200):  # until the cell sleeps
-        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        children = _children(server)
         if children:
             break
         time.sleep(0.05)
     parent.kill()
     parent.wait()
-    for pid in [server, *map(int, children)]:
+    for pid in (keeper, server, *children):
         with pytest.raises((ProcessLookupError, FileNotFoundError)):
             _wait_for_end(pid)
 
@@ -315,5 +316,11 @@ def environment_as_hessian(loss, theta):
 
 
 def test_the_server_forks_with_a_single_thread(launcher: Launcher, job) -> None:
-    server = launcher._server(job(threads=2))
-    assert len(list(Path(f"/proc/{server._process.pid}/task").iterdir())) == 1
+    keeper = launcher._server(job(threads=2))._process.pid
+    (server,) = _children(keeper)
+    for pid in (keeper, server):
+        assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -32,7 +32,7 @@ def test_a_module_that_replaces_what_would_judge_it(run, passes) -> None:
         ("depth_lowered", "error", "the recursion limit"),
         ("umask_closed", "error", "the umask"),
         ("every_descriptor_closed", "error", "the descriptor 1"),
-        ("overwrites_its_result", "crashed", "the time pass ended with exit status 0, without a result"),
+        ("overwrites_its_result", "crashed", "the file of the time pass's result was overwritten: it is not JSON"),
         ("interrupts", "error", "KeyboardInterrupt"),
         ("unprintable", "error", "Unprintable: (its text cannot be had: ZeroDivisionError)"),
         ("half_a_pair", "error", r"ValueError: \ud800 \x1b[31m"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -162,7 +163,11 @@ def relative_half_width(times: list[float]) -> float:
 
 
 def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> Timed:
-    """Seconds of a call, the mean over `calls`, from an idle device to an idle device; by CUDA events too on a GPU."""
+    """Seconds of a call, the mean over `calls`, from an idle device to an idle device; by CUDA events too on a GPU.
+
+    Where a call forks and returns twice, the copy of the process ends here.
+    """
+    process = os.getpid()
     events = None
     if device.type == "cuda":
         events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -177,6 +182,8 @@ def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> T
         events[1].record()
     synchronize(device)
     wall_s = (time.perf_counter() - start) / calls
+    if os.getpid() != process:
+        os._exit(0)
     event_s = None if events is None else events[0].elapsed_time(events[1]) / 1e3 / calls
     return Timed(wall_s, event_s, result)
 

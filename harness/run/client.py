@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
+import select
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.job import Job
+from harness.run import outcome, processes, written
 
 LIMITS_S = {"rates": 60.0, "identity": 60.0}  # time limits of requests that are no passes of a cell
+START_S = 300.0  # for the import of torch, which may lie on a slow network disk
+LATE_S = 2 * processes.END_S + 10.0  # after its time limit, a pass must have ended or the server does not work
+CLOSE_S = 2 * processes.END_S
 
 # Settings with which glibc keeps freed memory instead of returning it: no page faults on the next call.
 TUNED = {
@@ -39,6 +44,7 @@ class ServerProcess:
 
     def __init__(self, interpreter: str, code: str | None, threads: int, allocator: str) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the server
+        self._asking = threading.Lock()
         try:
             self._process = subprocess.Popen(
                 [interpreter, "-c", _bootstrap(interpreter, code)],
@@ -50,7 +56,8 @@ class ServerProcess:
             )
         except OSError as error:
             raise LaunchError(f"interpreter={interpreter} cannot be started: {error}") from error
-        if self._read() is None:
+        answer = self._read(START_S)
+        if answer is None or "ready" not in answer:
             reason = self._last_error()
             self.close()
             raise LaunchError(
@@ -62,6 +69,8 @@ class ServerProcess:
         """The last line that a server which could not start has printed."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)  # until it has printed the reason
+        if self._process.poll() is None:
+            return f"it has not started within {START_S:g} s"
         self._errors.seek(0)
         printed = self._errors.read().decode(errors="replace").strip().splitlines()
         return printed[-1] if printed else "it ended without a word"
@@ -69,55 +78,73 @@ class ServerProcess:
     @property
     def alive(self) -> bool:
         """Whether the process can still be asked."""
-        return self._process.poll() is None
+        return not self._closed and self._process.poll() is None
+
+    @property
+    def _closed(self) -> bool:
+        assert self._process.stdin is not None
+        return self._process.stdin.closed
 
     def ask(self, job: Job, part: str, folder: Path, truth: Path | None = None) -> dict[str, Any]:
         """Run one pass; returns its fields of the record, or a status where its process ended without them.
 
-        `truth` is the file that the pass `reference` writes and that `agreement` reads.
+        `truth` is the file that the pass `reference` writes and that `agreement` reads. Where the server does not
+        answer, or cannot end what it has started, it is closed.
         """
-        result = folder / f"{part}.json"
-        result.unlink(missing_ok=True)
+        result, log, limit_s = folder / f"{part}.json", folder / "log.txt", LIMITS_S.get(part, job.limit_s)
+        written.remove(result)
         request = {
             "job": asdict(job),
             "part": part,
             "result": str(result.resolve()),
-            "log": str((folder / "log.txt").resolve()),
+            "log": str(log.resolve()),
             "truth": None if truth is None else str(truth),
-            "limit_s": LIMITS_S.get(part, job.limit_s),
+            "limit_s": limit_s,
         }
-        assert self._process.stdin is not None
+        with self._asking:
+            self._write(request)
+            answer = self._read(limit_s + LATE_S)
+        if answer is None or "ended" in answer or answer["unkillable"]:
+            self.close()
         try:
+            return outcome.of_pass(part, limit_s, answer, written.fields(result, job), written.last_line(log))
+        except written.TamperedError as error:
+            return {"status": "crashed", "message": f"the file of the {part} pass's result was overwritten: {error}"}
+        finally:
+            written.remove(result)
+
+    def _write(self, request: Mapping[str, Any]) -> None:
+        """Send a request; where the server is gone, nothing happens, and there will be no answer."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ValueError):
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the server is gone: there will be no answer
-        answer = self._read()
-        seen = _written(result)
-        result.unlink(missing_ok=True)
-        if "status" in seen:
-            return seen
-        if answer is None:
-            return seen | {"status": "crashed", "message": f"{part} pass: the server process itself was killed"}
-        if answer["timed_out"]:
-            return seen | {"status": "timeout", "message": f"the {part} pass took longer than limit_s={job.limit_s:g}"}
-        return seen | _crash(part, answer, folder / "log.txt")
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self, limit_s: float) -> dict[str, Any] | None:
+        """The next line from the server; None where there is none within the limit."""
         assert self._process.stdout is not None
+        answers = select.poll()
+        answers.register(self._process.stdout, select.POLLIN)
+        if not answers.poll(limit_s * 1e3):
+            return None
         line = self._process.stdout.readline()
         return json.loads(line) if line else None
 
     def close(self) -> None:
-        """Close the server's stdin, at which it kills its child and ends; wait for it."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+        """Close the server's stdin, at which all its processes end; wait for that, but not for ever."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
-            self._process.wait(5)
+            self._process.wait(CLOSE_S)
         except subprocess.TimeoutExpired:
+            processes.kill_below(self._process.pid)
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(CLOSE_S)
+        with self._asking:  # another thread reads the end of the stream first
+            self._process.stdout.close()
         self._errors.close()
 
 
@@ -150,25 +177,3 @@ def _environment(threads: int, allocator: str) -> dict[str, str]:
             "KINETO_LOG_LEVEL": "5",
         }
     )
-
-
-def _written(result: Path) -> dict[str, Any]:
-    """The fields that a pass has written; none where there is no file, or where the method has overwritten it."""
-    try:
-        seen = json.loads(result.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return seen if isinstance(seen, dict) else {}
-
-
-def _crash(part: str, answer: Mapping[str, Any], log: Path) -> dict[str, Any]:
-    """The status of a pass whose process ended without a result."""
-    printed = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    last = f"; it last printed: {printed[-1][:300]}" if printed else ""
-    if answer["signal"] == signal.SIGKILL:
-        killed = f"the {part} pass was killed from outside (SIGKILL), as the system does when memory runs out"
-        return {"status": "oom", "message": killed + last}
-    how = f"exit status {answer['exit_code']}"
-    if answer["signal"] is not None:
-        how = f"signal {signal.Signals(answer['signal']).name}"
-    return {"status": "crashed", "message": f"the {part} pass ended with {how}, without a result{last}"}

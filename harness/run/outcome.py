@@ -1,7 +1,8 @@
-"""The outcome of a cell after each of its passes: fields of the record, its status and its message."""
+"""The outcome of a pass, and of a cell after each of its passes: fields of the record, its status and its message."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,24 +11,76 @@ from harness.truth.timed_results import FRESH_CALL
 
 Fields = dict[str, Any]  # of a record
 
+STILL_RUNNING = "still running at the end of"
 STUCK = 30  # times the slowest sample: an unfinished call that has taken longer computes what the samples did not,
 STUCK_S = 0.5  # if it has taken this at least: less may be a machine under load
+
+
+def of_pass(
+    part: str, limit_s: float, answer: Mapping[str, Any] | None, seen: Mapping[str, Any], last_line: str | None
+) -> Fields:
+    """The fields of a pass: those that it has written, with a status and a message where it did not end by itself.
+
+    `answer` is that of the server, or None where it did not answer. `last_line` is what the pass has last printed.
+    `left_running` is a message, where there were such processes.
+    """
+    fields = dict(seen)
+    if answer is None or "ended" in answer:
+        return fields | {"status": "crashed", "message": _without_server(part, answer)}
+    if "status" not in fields:
+        fields |= _cut_off(part, limit_s, answer, last_line)
+    if answer["left_running"]:
+        fields["left_running"] = _left_running(part, answer["left_running"])
+    return fields
+
+
+def _without_server(part: str, answer: Mapping[str, Any] | None) -> str:
+    ended = "did not answer, as if it were stopped" if answer is None else answer["ended"]
+    return f"{part} pass: the harness's server process {ended}, by the method if not by the system or a user"
+
+
+def _cut_off(part: str, limit_s: float, answer: Mapping[str, Any], last_line: str | None) -> Fields:
+    """The status and message of a pass whose process ended without a result."""
+    if answer["timed_out"]:
+        message = f"the {part} pass took longer than limit_s={limit_s:g}"
+        if answer["unkillable"]:
+            message += ", and its process cannot be killed: it waits in the system, as for a driver, and is left behind"
+        return {"status": "timeout", "message": message}
+    last = f"; it last printed: {last_line[:300]}" if last_line else ""
+    if answer["out_of_memory"]:
+        killed = f"the {part} pass was killed by the system (SIGKILL), since memory ran out"
+        return {"status": "oom", "message": killed + last}
+    how = f"exit status {answer['exit_code']}"
+    if answer["signal"] is not None:
+        how = f"signal {signal.Signals(answer['signal']).name}"
+    if answer["signal"] == signal.SIGKILL:
+        how += ", which the harness did not send"
+    return {"status": "crashed", "message": f"the {part} pass ended with {how}, without a result{last}"}
+
+
+def _left_running(part: str, count: int) -> str:
+    were = "1 process was" if count == 1 else f"{count} processes were"
+    return f"{were} {STILL_RUNNING} the {part} pass, and killed"
 
 
 def merged(job: Job, seen: Mapping[str, Any], part: str, fields: Mapping[str, Any]) -> Fields:
     """The fields of a cell, `seen` up to now, with those of a pass.
 
     Where the time limit strikes after the first call has been timed, the record lacks columns, and keeps its status.
+    What was left running is reported of the first pass only.
     """
+    fields = dict(fields)
+    before, left_running = seen.get("message"), fields.pop("left_running", None)
     status, message = fields["status"], fields.get("message")
     if status == "timeout":
         status, message = _timeout(job, seen["status"], part, fields)
-    messages = [seen.get("message"), message]
+    if STILL_RUNNING in (before or ""):
+        left_running = None
     return {
         **seen,
         **fields,
         "status": status,
-        "message": "; ".join(filter(None, messages)) or None,
+        "message": "; ".join(filter(None, [before, message, left_running])) or None,
         "worked_s": seen.get("worked_s", 0.0) + fields.get("worked_s", 0.0),
     }
 

@@ -5,11 +5,15 @@ allocator in its environment. A request is one line of JSON on stdin:
 
     {"job": {...}, "part": "time", "result": "PATH", "log": "PATH", "truth": null, "limit_s": 60}
 
-The answer is one line on stdout once the child has ended: {"exit_code", "signal", "timed_out"}.
+The answer is one line on stdout once the child and all that it has started have ended:
 
-The time limit is enforced here: the child and whatever it started are killed at the limit. They are also killed when
-stdin closes, so that nothing outlives the harness, however it ends. The server itself never runs a tensor operation, so
-that it has no threads when it forks.
+    {"timed_out", "left_running", "unkillable", "exit_code", "signal", "out_of_memory"}
+
+The last three are left out after a pass that ran out of time.
+
+The time limit is enforced here. At the end of a pass every process below the server is killed, and so it is when stdin
+closes. The keeper (`harness.run.keeper`) does the same where the server itself was stopped or killed. The server never
+runs a tensor operation, so that it has no threads when it forks.
 """
 
 from __future__ import annotations
@@ -21,85 +25,91 @@ import select
 import signal
 import sys
 import time
+from resource import struct_rusage
 from typing import Any, BinaryIO
 
-POLL_S = 0.05  # how long a dead child may go unnoticed where a grandchild holds its pipe open
+from harness.run import keeper, out_of_memory, processes
+from harness.run.child_log import ChildLog
+
+POLL_S = 0.05  # how long the end of a child may go unnoticed where the system does not report it
+GRACE_S = 0.2  # in which helpers of a library end by themselves once their parent has ended
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until stdin ends."""
-    _die_with_parent(signal.SIGTERM)  # while torch is imported, for seconds, nobody watches stdin
     from harness.run import worker
 
+    processes.adopt_orphans()
     worker.preload()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on the server ends, and kills its child, when stdin does
     answers.write(b'{"ready": true}\n')
     answers.flush()
     for line in iter(requests.readline, b""):
-        answers.write(json.dumps(_answer(json.loads(line), requests)).encode() + b"\n")
+        answers.write(json.dumps(_answer(json.loads(line), requests, answers)).encode() + b"\n")
         answers.flush()
 
 
-def _answer(request: dict[str, Any], requests: BinaryIO) -> dict[str, Any]:
-    done, held = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(done)
-        _run(request)
-    os.close(held)
-    try:
-        status, timed_out = _wait(child, done, requests, time.monotonic() + request["limit_s"])
-    finally:
-        os.close(done)
+def _answer(request: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> dict[str, Any]:
+    kills_before = out_of_memory.system_kills()
+    with ChildLog(request["log"]) as log:
+        child = os.fork()
+        if child == 0:
+            answers.close()  # a method must not answer in the server's name
+            _run(request, log)
+        log.close_writing()
+        ended = _wait(child, log, requests, time.monotonic() + request["limit_s"])
+        left_running = processes.running(GRACE_S) if ended else 0
+        killed = processes.end_all(child)
+    answer = {"timed_out": ended is None, "left_running": left_running, "unkillable": not killed}
+    if ended is None:
+        return answer
+    status, usage = ended
     stopped_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-    exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-    return {"exit_code": exit_code, "signal": stopped_by, "timed_out": timed_out}
+    return answer | {
+        "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+        "signal": stopped_by,
+        "out_of_memory": stopped_by == signal.SIGKILL and out_of_memory.is_likely(kills_before, usage),
+    }
 
 
-def _wait(child: int, done: int, requests: BinaryIO, deadline: float) -> tuple[int, bool]:
-    """Wait for the end of the child, of its time or of the harness; kill the child's process group.
+def _wait(child: int, log: ChildLog, requests: BinaryIO, deadline: float) -> tuple[int, struct_rusage] | None:
+    """Wait for the end of the child, of its time or of the harness, and copy meanwhile what the child prints.
 
-    Returns the child's wait status, and whether it ran out of time.
+    Returns the child's wait status and use of resources, or None where it ran out of time.
     """
-    watched = [done, requests.fileno()]
-    while True:
-        remaining = deadline - time.monotonic()
-        ready = select.select(watched, [], [], max(0.0, min(remaining, POLL_S)))[0]
-        pid, status = os.waitpid(child, 0 if done in ready else os.WNOHANG)
-        if pid:
-            _kill_group(child)
-            return status, False
-        orphaned = requests.fileno() in ready  # the harness waits for an answer, so this can only be the end of stdin
-        if orphaned or remaining <= 0:
-            _kill_group(child)
-            status = os.waitpid(child, 0)[1]
-            if orphaned:
-                os._exit(1)
-            return status, True
-
-
-def _kill_group(child: int) -> None:
+    ends = processes.descriptor(child)
     try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        # The group is gone, or the child was stopped before it made one.
-        try:
-            os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        while True:
+            pid, status, usage = os.wait4(child, os.WNOHANG)
+            remaining = deadline - time.monotonic()
+            if pid:
+                return status, usage
+            if remaining <= 0:
+                return None
+            watched = [requests.fileno()]
+            watched += [] if ends is None else [ends]
+            watched += [] if log.ended else [log.reading]
+            ready = select.select(watched, [], [], min(remaining, POLL_S if ends is None else remaining))[0]
+            if requests.fileno() in ready:  # the harness waits for an answer, so this can only be the end of stdin
+                processes.end_all(child)
+                os._exit(1)
+            if log.reading in ready:
+                log.copy()
+    finally:
+        if ends is not None:
+            os.close(ends)
 
 
-def _run(request: dict[str, Any]) -> None:
-    """Run a pass in the child, in a process group and with a log of its own; never returns."""
+def _run(request: dict[str, Any], log: ChildLog) -> None:
+    """Run a pass in the child, in a session of its own, its output going to the log; never returns."""
     code = 1
     try:
-        os.setpgid(0, 0)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _die_with_parent(signal.SIGKILL)
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.setsid()
+        processes.signal_at_end_of_parent(signal.SIGKILL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        os.dup2(log.writing, 1)
+        os.dup2(log.writing, 2)
+        os.close(log.writing)
+        os.close(log.reading)
         from harness.run import worker
 
         worker.run(request["job"], request["part"], request["result"], request["truth"])
@@ -111,17 +121,10 @@ def _run(request: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def _die_with_parent(number: int) -> None:
-    """Ask Linux to send this signal when the parent dies. Elsewhere the closing of stdin must suffice."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
-
-
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the harness's to handle
     protocol = os.dup(1)
     os.dup2(2, 1)  # whatever prints on import must not garble the answers
+    keeper.start(protocol)
     with os.fdopen(protocol, "wb") as stream:
         serve(sys.stdin.buffer.raw, stream)  # type: ignore[attr-defined]

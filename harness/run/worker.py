@@ -22,6 +22,7 @@ import contextlib
 import gc
 import importlib
 import inspect
+import os
 import pkgutil
 import random
 import time
@@ -75,9 +76,9 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
 
     `truth` is the file that `reference` writes and that `agreement` reads. Known fields are written step by step, in
     case a call never returns. `status` is written last: at the end of the pass, or where a fault is found. Whatever is
-    raised becomes a status and a message.
+    raised becomes a status and a message. A copy of this process ends where it would write.
     """
-    began = time.perf_counter()
+    began, process = time.perf_counter(), os.getpid()
     seen: dict[str, Any] = {}
     warning_log = WarningLog()
     try:
@@ -96,13 +97,20 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
         else:
             for fields in _fields(asked, part, truth, warning_log, began):
                 seen |= fields
-                write_json(seen, Path(result))
+                _write(seen, result, process)
     except BaseException as error:
         process_state.restore_essentials()
         seen |= _failure(error, part)
     if part == job["passes"][0]:
         seen |= warning_log.fields()
-    write_json({"status": "ok"} | seen, Path(result))
+    _write({"status": "ok"} | seen, result, process)
+
+
+def _write(seen: dict[str, Any], result: str, process: int) -> None:
+    """Write the fields in the process of the pass; end any other, which the method has forked and let return."""
+    if os.getpid() != process:
+        os._exit(0)
+    write_json(seen, Path(result))
 
 
 def _failure(error: BaseException, part: str) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""The processes below this one: found, ended and counted, whatever sessions and groups they have made.
+
+Linux gives an orphan to its nearest ancestor that has asked for orphans. So a process that has called `adopt_orphans`
+has every process below it among its descendants, until they end. Elsewhere only process groups are ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+END_S = 5.0  # how long processes may take to end after SIGKILL: one that waits in a driver may never do so
+STEP_S = 0.001  # between two looks at what is left
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose parent ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def signal_at_end_of_parent(number: int) -> None:
+    """Ask for a signal when the thread ends that started this process (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def descriptor(pid: int) -> int | None:
+    """A file descriptor of a child that is readable once the child has ended; None where the system has none."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not Linux, before 5.3, or forbidden in a container
+        return None
+
+
+def state(pid: int) -> str:
+    """The letter of a process's state (proc(5)): `T` is stopped, `Z` has ended. Empty for no process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def descendants(root: int) -> Iterator[int]:
+    """Every process below one, as far as /proc shows them."""
+    found = [root]
+    while found:
+        parent = found.pop()
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                for child in map(int, (task / "children").read_text().split()):
+                    yield child
+                    found.append(child)
+
+
+def running(grace_s: float) -> int:
+    """How many descendants of this process still run after at most `grace_s`, in which they may end by themselves."""
+    deadline = time.monotonic() + grace_s
+    while not _reap() and time.monotonic() < deadline:
+        time.sleep(STEP_S)
+    return sum(state(pid) not in ("Z", "") for pid in descendants(os.getpid()))
+
+
+def end_all(child: int) -> bool:
+    """Kill and reap the group of a child and every descendant of this process; whether none is left after END_S."""
+    deadline = time.monotonic() + END_S
+    _kill_group(child)
+    while not _reap():
+        if time.monotonic() > deadline:
+            return False
+        kill_below(os.getpid())
+        time.sleep(STEP_S)
+    return True
+
+
+def kill_below(root: int) -> None:
+    """Kill every process below one, and their groups: a group cannot outrun the signal by forking."""
+    for pid in descendants(root):
+        with contextlib.suppress(OSError):
+            group = os.getpgid(pid)
+            if group not in (os.getpgrp(), os.getpgid(root)):
+                _kill_group(group)
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _kill_group(group: int) -> None:
+    with contextlib.suppress(OSError):  # it has ended, or was never made
+        os.killpg(group, signal.SIGKILL)
+
+
+def _reap() -> bool:
+    """Reap the children that have ended; whether there is no other child."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False

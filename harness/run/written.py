@@ -1,0 +1,132 @@
+"""What a pass has left in files, read with care: a method that runs in the pass can have replaced them by anything."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import record
+from harness.job import Job
+from harness.record.checks import checked
+
+LARGEST = 1 << 26  # bytes that are read of a file; a result has some thousand
+
+
+class TamperedError(ValueError):
+    """The file of a result holds what no pass writes."""
+
+
+def content(path: Path) -> bytes:
+    """The first LARGEST bytes of a regular file; raises OSError for anything else, and never waits."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return stream.read(LARGEST)
+
+
+def last_line(log: Path) -> str | None:
+    """The last line of a log; None where it is empty or cannot be read."""
+    try:
+        printed = content(log).decode(errors="replace").strip().splitlines()
+    except OSError:
+        return None
+    return printed[-1] if printed else None
+
+
+def remove(path: Path) -> None:
+    """Remove whatever is there."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def fields(path: Path, job: Job) -> dict[str, Any]:
+    """The fields that a pass of a job has written; none where there is nothing.
+
+    Raises TamperedError where the file is no result: no JSON object, or with fields that are the job's, that nobody
+    knows, or that have another type than a record's.
+    """
+    if not os.path.lexists(path):
+        return {}
+    try:
+        seen = json.loads(content(path))
+        _require_fields(seen, job)
+    except OSError as error:
+        raise TamperedError(str(error.strerror)) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise TamperedError("it is not JSON") from error
+    except ValueError as error:
+        raise TamperedError(record.plain(error)) from error
+    return seen
+
+
+def _require_fields(seen: Any, job: Job) -> None:
+    """Raise ValueError where a JSON value is not the fields of a pass."""
+    if not isinstance(seen, dict):
+        raise ValueError(f"it holds {type(seen).__name__}, not an object")
+    known = {*record.NAMES, *PASSED_ON} - {*job.fields()}
+    foreign = [name for name in seen if name not in known]
+    if foreign:
+        raise ValueError(f"it holds {foreign[0]!r:.60}, which no pass writes")
+    for name, is_right in PASSED_ON.items():
+        if seen.get(name) is not None and not is_right(seen[name]):
+            raise ValueError(f"{name} is {seen[name]!r:.60}")
+    stored = {name: value for name, value in seen.items() if name not in PASSED_ON}
+    complete = {"status": "ok"} | stored | {"schema_version": record.SCHEMA_VERSION}
+    checked(json.dumps(complete).encode(), "the result")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(entry is None or isinstance(entry, int | float) for entry in value)
+
+
+def _is_timed(value: Any) -> bool:
+    """Whether a value is what `harness.truth.result_recorder` writes, perhaps with a fault."""
+    if not isinstance(value, dict):
+        return False
+    numbers = {name: entry for name, entry in value.items() if name != "fault"}
+    whole = not numbers or ({*numbers} == {"first", "last", "products"} and all(map(_are_numbers, numbers.values())))
+    fault = value.get("fault")
+    return whole and (fault is None or _is_fault(fault))
+
+
+def _is_fault(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and {*value} == {"status", "message"}
+        and value["status"] in record.STATUSES
+        and isinstance(value["message"], str)
+    )
+
+
+def _is_checked(value: Any) -> bool:
+    """Whether a value is what the agreement pass writes of its result."""
+    return (
+        isinstance(value, dict)
+        and {*value} == {"numbers", "size"}
+        and _are_numbers(value["numbers"])
+        and None not in value["numbers"]
+        and isinstance(value["size"], int | float | None)
+    )
+
+
+# What a pass writes for the harness alone, and what it must be: no fields of the record.
+PASSED_ON: dict[str, Callable[[Any], bool]] = {
+    "running": lambda value: isinstance(value, str),
+    "timed": _is_timed,
+    "checked": _is_checked,
+    "asks": _are_texts,
+    "builder_options": lambda value: isinstance(value, dict),
+}

@@ -1,0 +1,312 @@
+"""Methods that start processes of their own, or harm those of the harness, each in one way.
+
+Each returns the right Hessian where it returns. `notes` is a folder for what a test wants to know.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+
+def right(loss, theta):
+    return torch.func.jacfwd(torch.func.grad(loss))(theta)
+
+
+def _forked(*steps):
+    """Fork; take the steps in the child, then sleep there. Returns in the parent alone."""
+    if os.fork():
+        return
+    for step in steps:
+        step()
+    time.sleep(1000)
+    os._exit(0)
+
+
+def _forked_twice():
+    if os.fork():
+        os._exit(0)
+
+
+def _closes_descriptors():
+    os.closerange(0, 4096)
+
+
+def _ignores_signals():
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _stops():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _respawns():
+    """Be another process every millisecond, each in a session of its own."""
+    while True:
+        time.sleep(0.001)
+        _forked_twice()
+        os.setsid()
+
+
+# What stays behind.
+
+
+def leaves_a_child(loss, theta):
+    _forked()
+    return right(loss, theta)
+
+
+def leaves_a_session(loss, theta):
+    _forked(os.setsid)
+    return right(loss, theta)
+
+
+def leaves_a_daemon(loss, theta):
+    _forked(os.setsid, _forked_twice, _ignores_signals, _closes_descriptors)
+    return right(loss, theta)
+
+
+def leaves_a_stopped_process(loss, theta):
+    _forked(os.setsid, _stops)
+    return right(loss, theta)
+
+
+def leaves_a_respawning_process(loss, theta):
+    _forked(os.setsid, _respawns)
+    return right(loss, theta)
+
+
+def leaves_a_printing_process(loss, theta):
+    _forked(os.setsid, lambda: prints_for_ever(loss, theta))
+    return right(loss, theta)
+
+
+def returns_twice(loss, theta):
+    os.fork()
+    return right(loss, theta)
+
+
+# What does not end.
+
+
+def daemon_and_sleep(loss, theta, notes):
+    """A daemon, and a process that closed its descriptors and sleeps; notes the process of the server."""
+    _forked(os.setsid, _forked_twice, _ignores_signals, _closes_descriptors)
+    _closes_descriptors()
+    Path(notes, "noted").write_text(str(os.getppid()))
+    Path(notes, "noted").rename(Path(notes, "server"))
+    time.sleep(1000)
+
+
+def closes_and_sleeps(loss, theta):
+    _closes_descriptors()
+    time.sleep(1000)
+
+
+def ignores_and_sleeps(loss, theta):
+    _ignores_signals()
+    while True:
+        time.sleep(1)
+
+
+def stops_itself(loss, theta):
+    _stops()
+    return right(loss, theta)
+
+
+def freezes_itself(loss, theta, group):
+    """Wait in the kernel where no signal arrives, as in a driver: in a frozen group (cgroup v1)."""
+    Path(group, "tasks").write_text(str(os.getpid()))
+    Path(group, "freezer.state").write_text("FROZEN")
+
+
+def prints_for_ever(loss, theta):
+    while True:
+        os.write(1, b"x" * (1 << 20))
+
+
+def prints_much(loss, theta):
+    for _ in range(50):
+        os.write(1, b"x" * (1 << 20))
+    os.write(1, b"\nthe last line\n")
+    os._exit(3)
+
+
+# What harms the harness's processes and files.
+
+
+def stops_its_server(loss, theta):
+    os.kill(os.getppid(), signal.SIGSTOP)
+    return right(loss, theta)
+
+
+def kills_its_server(loss, theta):
+    _forked(os.setsid)
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
+def stops_the_keeper(loss, theta):
+    keeper = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(keeper, signal.SIGSTOP)
+    os.kill(os.getppid(), signal.SIGSTOP)
+    time.sleep(1000)
+
+
+def kills_its_group(loss, theta):
+    os.kill(0, signal.SIGKILL)
+
+
+def kills_its_session(loss, theta):
+    """Join the group of the server, if that is allowed, and kill it."""
+    try:
+        os.setpgid(0, os.getpgid(os.getppid()))
+    finally:
+        os.kill(0, signal.SIGKILL)
+
+
+def _result():
+    """The path of the result's file, from the frames of the harness."""
+    frame = sys._getframe()
+    while not isinstance(frame.f_locals.get("result"), str):
+        frame = frame.f_back
+    return Path(frame.f_locals["result"])
+
+
+def _leaves_as_result(text):
+    _result().write_text(text)
+    os._exit(0)
+
+
+def result_of_no_json(loss, theta):
+    _leaves_as_result("{ not json")
+
+
+def result_of_wrong_types(loss, theta):
+    _leaves_as_result('{"status": "ok", "times_s": "soon", "worked_s": []}')
+
+
+def result_of_foreign_fields(loss, theta):
+    _leaves_as_result('{"status": "ok", "method": "another"}')
+
+
+def result_of_strange_numbers(loss, theta):
+    _leaves_as_result('{"status": "ok", "timed": {"first": 3}}')
+
+
+def result_is_a_list(loss, theta):
+    _leaves_as_result("[]")
+
+
+def result_is_a_folder(loss, theta):
+    path = _result()
+    path.unlink()
+    path.mkdir()
+    (path / "file").touch()
+    os._exit(0)
+
+
+def result_is_a_pipe(loss, theta):
+    path = _result()
+    path.unlink()
+    os.mkfifo(path)
+    os._exit(0)
+
+
+def result_is_gone(loss, theta):
+    _result().unlink()
+    os._exit(0)
+
+
+def log_is_a_pipe(loss, theta):
+    log = _result().with_name("log.txt")
+    log.unlink()
+    os.mkfifo(log)
+    os._exit(0)
+
+
+# What uses all there is. Call these with a memory limit.
+
+
+def grows(loss, theta):
+    kept = []
+    while True:
+        kept.append(torch.ones(8_000_000, dtype=torch.float64))
+
+
+def grows_in_group(loss, theta, group):
+    """Grow in a group of little memory (cgroup v1)."""
+    Path(group, "tasks").write_text(str(os.getpid()))
+    grows(loss, theta)
+
+
+def grows_in_python(loss, theta):
+    kept = []
+    while True:
+        kept.append(bytearray(50_000_000))
+
+
+def starts_threads(loss, theta):
+    for _ in range(3000):
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    return right(loss, theta)
+
+
+# What is raised.
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        return str(1 / 0)
+
+    __repr__ = __str__
+
+
+class Number(Exception):
+    def __str__(self):
+        return 5
+
+
+def raises_interrupt(loss, theta):
+    raise KeyboardInterrupt
+
+
+def raises_exit(loss, theta):
+    raise SystemExit(0)
+
+
+def raises_base(loss, theta):
+    raise BaseException("of no kind")
+
+
+def raises_generator_exit(loss, theta):
+    raise GeneratorExit
+
+
+def raises_unprintable(loss, theta):
+    raise Unprintable
+
+
+def raises_number(loss, theta):
+    raise Number
+
+
+def raises_memory(loss, theta):
+    raise MemoryError
+
+
+def raises_recursion(loss, theta):
+    return raises_recursion(loss, theta)
+
+
+def raises_much(loss, theta):
+    raise ValueError("x" * 50_000_000)
+
+
+def raises_controls(loss, theta):
+    raise ValueError("\x1b[2J\ud800\0")

@@ -1,0 +1,83 @@
+"""Processes, logs and results of hostile methods: the quick part of `tests.reliability`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.run import outcome, written
+from harness.run.child_log import FIRST_BYTES, LAST_BYTES, ChildLog
+from tests.reliability.descendants import LEFT
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "words"),
+    [
+        ("leaves_a_daemon", "ok", LEFT),
+        ("returns_twice", "ok", ""),
+        ("closes_and_sleeps", "timeout", "limit_s=3"),
+        ("stops_its_server", "crashed", "server process was stopped (SIGSTOP)"),
+        ("kills_its_group", "crashed", "SIGKILL, which the harness did not send"),
+    ],
+)
+def test_what_a_method_does_to_processes_is_a_row(run, method: str, status: str, words: str) -> None:
+    seen = run(target=f"tests.hostile.{method}", passes=("time",), limit_s=3.0)
+    assert seen["status"] == status, seen["message"]
+    assert words in (seen["message"] or "")
+
+
+def test_a_log_keeps_the_beginning_and_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    with ChildLog(str(path)) as log:
+        for _ in range(100):
+            os.write(log.writing, b"x" * (1 << 15))
+            log.copy()
+        os.write(log.writing, b"\nthe last line\n")
+        log.close_writing()
+    assert path.stat().st_size < FIRST_BYTES + LAST_BYTES + 100
+    assert "bytes are left out" in path.read_text()
+    assert written.last_line(path) == "the last line"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{ not json", "not JSON"),
+        ("[]", "holds list"),
+        ('{"params": "many"}', "params should be int"),
+        ('{"status": "fine"}', "its status is 'fine'"),
+        ('{"dtype": "float32"}', "'dtype', which no pass writes"),
+        ('{"evil": 1}', "'evil', which no pass writes"),
+        ('{"timed": {"first": [1], "last": "x", "products": []}}', "timed is"),
+        ('{"checked": 3}', "checked is 3"),
+    ],
+)
+def test_a_result_that_no_pass_writes_is_refused(job, tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "time.json"
+    path.write_text(text)
+    with pytest.raises(written.TamperedError, match=words):
+        written.fields(path, job())
+    path.unlink()
+    assert written.fields(path, job()) == {}
+    path.write_text(json.dumps({"status": "ok", "params": 3, "running": None, "timed": {}}))
+    assert written.fields(path, job())["params"] == 3
+
+
+@pytest.mark.parametrize(("out_of_memory", "status"), [(True, "oom"), (False, "crashed")])
+def test_a_killed_pass_is_out_of_memory_only_where_memory_ran_out(out_of_memory: bool, status: str) -> None:
+    answer = {"timed_out": False, "left_running": 0, "unkillable": False, "exit_code": None, "signal": 9}
+    seen = outcome.of_pass("time", 60.0, answer | {"out_of_memory": out_of_memory}, {"params": 3}, "loading")
+    assert (seen["status"], seen["params"]) == (status, 3)
+    assert seen["message"].endswith("it last printed: loading")
+
+
+def test_processes_left_running_are_reported_once_beside_every_other_message(job) -> None:
+    answer = {"timed_out": False, "left_running": 2, "unkillable": False}
+    first = outcome.of_pass("time", 60.0, answer, {"status": "ok"}, None)
+    later = outcome.of_pass("exact", 60.0, answer, {"status": "error", "message": "why"}, None)
+    seen = outcome.merged(job(), outcome.merged(job(), {"status": "ok"}, "time", first), "exact", later)
+    assert seen["message"] == "2 processes were still running at the end of the time pass, and killed; why"
+    assert "left_running" not in seen
