@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import record
+from harness import program, record
 from harness.job import METHOD_ARGUMENTS
 from harness.record.names import CUSTOM, problem_name
 
@@ -323,4 +323,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main, failed=2)

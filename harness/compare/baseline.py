@@ -8,6 +8,7 @@ import random
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from harness import record
@@ -43,6 +44,16 @@ class Comparison:
             return None
         values = checked(cls, config)
         return cls(values["baseline"], float(values["confirm_s"]), float(values["slower"]), tuple(values["allow"]))
+
+
+def how_to_go_on(asked: Comparison | None, output: Path) -> str:
+    """What to do with the records in `output` of a run that was interrupted."""
+    if asked is None:
+        return f"Go on with resume={output}"
+    base, candidate = asked.baseline, output
+    if asked.measures_baseline:
+        base, candidate = (output / name for name in record.SIDES)
+    return f"Compare them: python -m harness.compare {base} {candidate}"
 
 
 @contextlib.contextmanager

@@ -32,13 +32,14 @@ class LaunchError(RuntimeError):
 
 
 class ServerProcess:
-    """A running server process for one interpreter, code, thread count and allocator.
+    """A server process for one interpreter, code, thread count and allocator, which takes seconds to be ready.
 
     Raises LaunchError where it cannot be started.
     """
 
     def __init__(self, interpreter: str, code: str | None, threads: int, allocator: str) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the server
+        self._interpreter, self._ready = interpreter, False
         try:
             self._process = subprocess.Popen(
                 [interpreter, "-c", _bootstrap(interpreter, code)],
@@ -50,13 +51,17 @@ class ServerProcess:
             )
         except OSError as error:
             raise LaunchError(f"interpreter={interpreter} cannot be started: {error}") from error
+
+    def wait_until_ready(self) -> None:
+        """Wait until it can be asked; raises LaunchError where it ends before, or is closed by another thread."""
+        if self._ready:
+            return
         if self._read() is None:
-            reason = self._last_error()
-            self.close()
             raise LaunchError(
-                f"interpreter={interpreter} cannot run cells: {reason}; "
+                f"interpreter={self._interpreter} cannot run cells: {self._last_error()}; "
                 "it needs torch, and this harness's folder must be importable"
             )
+        self._ready = True
 
     def _last_error(self) -> str:
         """The last line that a server which could not start has printed."""
@@ -109,7 +114,13 @@ class ServerProcess:
         return json.loads(line) if line else None
 
     def close(self) -> None:
-        """Close the server's stdin, at which it kills its child and ends; wait for it."""
+        """Close the server's stdin, at which it kills its child and ends; wait for it.
+
+        A server that is not ready is killed: it has no child, and does not read its stdin for seconds.
+        """
+        if not self._ready:
+            self._process.kill()
+            self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
