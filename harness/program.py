@@ -94,11 +94,13 @@ def run(main: Callable[[], int], failed: int) -> NoReturn:
     sys.unraisablehook = ending.interrupt_again
     status = failed
     with contextlib.suppress(Interrupted):
-        for number in SIGNALS:
-            _handle(number, ending.interrupt)
-        status = _status(main, failed, ending)
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # the work is done
+        try:
+            for number in SIGNALS:
+                _handle(number, ending.interrupt)
+            status = _status(main, failed, ending)
+        finally:
+            for number in SIGNALS:  # Python's own end would set the defaults again
+                signal.signal(number, signal.SIG_IGN)
     if ending.number is not None:
         status = 128 + ending.number
     raise SystemExit(_flushed(status))
