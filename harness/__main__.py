@@ -84,7 +84,9 @@ def main() -> int:
     extend_hydra()
     options, unknown = get_args_parser().parse_known_args()
     if unknown:
-        return _failed(f"harness: {' '.join(unknown)}: no such option; --help lists them", options)
+        options.overrides += unknown
+        hint = "a flag is not known, or stands between keys; write flags first, as --help lists them"
+        return _failed(f"harness: {' '.join(unknown)} cannot be read: {hint}", options)
     asked_for_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on; by itself it would print some as tracebacks
     try:

@@ -77,12 +77,10 @@ def _cell(fault: str, folder: Path) -> None:
     found = faulty(fault, command(*TINY, f"output={folder / 'run'}"))
     assert found == _expected(fault, 0), found
     assert list(record.load(folder / "run")["status"]) == ["ok"]
-    (log,) = (folder / "run").glob("*/log.txt")
-    assert not log.read_bytes(), "what the harness prints is in no other file"
 
 
 def _sweep(fault: str, folder: Path) -> None:
-    arguments = [*TINY[:1], "-m", "method=func_hessian,no_such_method", *TINY[2:], f"output={folder / 'run'}"]
+    arguments = ["-m", *TINY[:1], "method=func_hessian,no_such_method", *TINY[2:], f"output={folder / 'run'}"]
     found = faulty(fault, command(*arguments, f"baseline={RECORDS}"))
     assert found == _expected(fault, 2), found  # nothing of it is in the baseline
     assert sorted(record.load(folder / "run")["status"]) == ["error", "ok"]
