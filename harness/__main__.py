@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from argparse import Namespace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -17,10 +20,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness import sweep
+from harness import program, sweep
 from harness.config import CONF, ConfigError
 from harness.plan import plan_of
-from harness.run.signals import exit_when_asked
+
+PRIMARY = "config"  # the primary config, without its .yaml
 
 
 def extend_hydra() -> None:
@@ -69,32 +73,57 @@ def run_cell(config: DictConfig) -> None:
         raise SystemExit(1)
 
 
-def main() -> None:
-    """Entry point."""
-    exit_when_asked()
+def main() -> int:
+    """Run what the command line asks for; the exit status."""
     extend_hydra()
+    options, unknown = get_args_parser().parse_known_args()
+    if unknown:
+        options.overrides += unknown
+        hint = "a flag is not known, or stands between keys; write flags first, as --help lists them"
+        return _failed(f"harness: {' '.join(unknown)} cannot be read: {hint}", options)
     asked_for_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on; by itself it would print some as tracebacks
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_cell)()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        if asked_for_all:
-            raise
-        cause = f"\n{error.__cause__}" if error.__cause__ is not None else ""
-        _fail(f"harness: {error}{cause}")
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=PRIMARY)(run_cell)()
     except SystemExit as ended:
         if not isinstance(ended.code, str):
             raise
-        _fail(ended.code)
+        return _failed(ended.code, options)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        cause = f"\n{error.__cause__}" if error.__cause__ is not None else ""
+        return _failed(traceback.format_exc() if asked_for_all else f"harness: {error}{cause}", options)
+    except Exception:
+        return _failed(traceback.format_exc(), options)
+    return 0
 
 
-def _fail(message: str) -> NoReturn:
-    """End with a message, and with 3 where a comparison was asked for: 1 would be a regression."""
+def _failed(message: str, options: Namespace) -> int:
+    """Print a message; the exit status: 3 where a comparison was asked for, since 1 would be a regression."""
     print(message, file=sys.stderr)
-    sys.exit(3 if any(entry.startswith("baseline=") for entry in sys.argv[1:]) else 1)
+    return 3 if _has_baseline(options) else 1
+
+
+def _has_baseline(options: Namespace) -> bool:
+    """Whether the merged configuration has a baseline.
+
+    Overrides that cannot be composed are left out of it. One of them that names the baseline counts as one.
+    """
+    searched = [] if options.config_dir is None else [f"hydra.searchpath=[file://{Path(options.config_dir).resolve()}]"]
+    composed: list[str] = []
+    config = None
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for added in [[], searched, *([override] for override in options.overrides)]:
+            try:
+                config = compose(options.config_name or PRIMARY, [*composed, *added], return_hydra_config=True)
+                composed += added
+            except Exception:  # Hydra's, OmegaConf's and YAML's have no common base
+                if any(override.lstrip("+").startswith("baseline=") for override in added):
+                    return True
+    try:
+        return config is not None and (config.baseline is not None or "baseline" in (config.hydra.sweeper.params or ()))
+    except OmegaConfBaseException:  # it is set, to what cannot be resolved
+        return True
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main, failed=1)

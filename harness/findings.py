@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import record
+from harness import program, record
 
 FILE = Path(__file__).parent / "findings.json"
 
@@ -108,4 +108,4 @@ def main(paths: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program.run(lambda: main(sys.argv[1:]), failed=2)

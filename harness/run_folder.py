@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from harness import record
-from harness.compare.baseline import Comparison
+from harness.compare.baseline import Comparison, how_to_go_on
 from harness.config import ConfigError, checks
 
 
@@ -23,18 +24,30 @@ class RunFolder(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit with a message where the folder of a sweep cannot be made."""
+        of_cells = sorted(checks(Comparison).keys() & (config.hydra.sweeper.params or {}).keys())
+        if of_cells:
+            raise SystemExit(
+                f"harness: {', '.join(of_cells)} in hydra.sweeper.params: all cells of a run have the same; write it "
+                "at the top of the sweep's file, or on the command line"
+            )
         _make(config, Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the table and the verdict, and write the report beside the records.
+        """Write the report beside the records, and print the table and the verdict.
 
         Exits with 1 where no cell is ok; with a baseline, as `harness.compare.conclusion` says. It exits since Hydra
         would make a warning of an exception.
         """
+        output, comparison = Path(config.hydra.sweep.dir), None
         try:
-            status = _conclude(config, Path(config.hydra.sweep.dir))
+            comparison = _comparison(config)
+            status = _conclude(comparison, output)
         except ConfigError as error:
             raise SystemExit(f"harness: {error}") from error
+        except KeyboardInterrupt:
+            advice = how_to_go_on(comparison, output)
+            print(f"harness: interrupted; the finished records are in {output}. {advice}", file=sys.stderr)
+            raise
         except Exception:
             traceback.print_exc()
             status = 1 if config.baseline is None else 3
@@ -66,11 +79,15 @@ def _check_resumed(config: DictConfig, output: Path) -> None:
         raise SystemExit(f"harness: resume={output} excludes baseline: baseline and candidate are measured in one run")
 
 
-def _conclude(config: DictConfig, output: Path) -> int:
-    """Print the table, write the report, and judge where there is a baseline; the exit status."""
+def _comparison(config: DictConfig) -> Comparison | None:
+    """The comparison that a configuration asks for; raises ConfigError."""
     asked = OmegaConf.to_container(OmegaConf.masked_copy(config, list(checks(Comparison))))
     assert isinstance(asked, dict)
-    comparison = Comparison.from_config({str(key): value for key, value in asked.items()})
+    return Comparison.from_config({str(key): value for key, value in asked.items()})
+
+
+def _conclude(comparison: Comparison | None, output: Path) -> int:
+    """Write the report, print the table, and judge where there is a baseline; the exit status."""
     if comparison is None:
         return 0 if _report(output, output) else 1
     try:
@@ -85,13 +102,13 @@ def _conclude(config: DictConfig, output: Path) -> int:
 
 
 def _report(records: Path, output: Path) -> bool:
-    """Print the table and write the report on a folder of records; whether one of its cells is ok."""
+    """Write the report on a folder of records and print the table; whether one of its cells is ok."""
     from harness.analysis.table import Analysis
     from harness.report.files import write
     from harness.report.terminal import terminal
 
     analysis = Analysis(record.load(records))
-    terminal(analysis)
     write(analysis, output / "report")
+    terminal(analysis)
     print(f"records and report: {output}")
     return bool((analysis.frame["status"] == "ok").any())

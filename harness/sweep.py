@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
     """Run the cells, each given by its overrides, and show the progress.
 
     A cell that cannot be composed, or whose values cannot be used, is recorded as an error and does not stop the
-    others. When interrupted, it exits with status 130 and says how to go on.
+    others. When interrupted, it prints how to go on.
     """
     plans: list[tuple[str, Plan]] = []
     failed: list[tuple[Sequence[str], Exception]] = []
@@ -66,9 +65,9 @@ def run_plans(plans: Sequence[tuple[str, Plan]], output: Path) -> list[Path]:
     except ConfigError as error:
         raise SystemExit(f"harness: {error}") from error
     except KeyboardInterrupt:
-        advice = _how_to_go_on(comparison, output)
+        advice = baseline.how_to_go_on(comparison, output)
         print(f"harness: interrupted; the finished records are in {output}. {advice}", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise
 
 
 def _comparison(plans: Sequence[tuple[str, Plan]]) -> Comparison | None:
@@ -122,16 +121,6 @@ def _run_all(
             with pool.launcher() as launcher:
                 _confirm(comparison, output, launcher)
     return paths
-
-
-def _how_to_go_on(comparison: Comparison | None, output: Path) -> str:
-    """What an interrupted run can still be used for."""
-    if comparison is None:
-        return f"Go on with {shlex.quote(f'resume={output}')}"
-    sides = [output / name for name in record.SIDES]
-    if not comparison.measures_baseline:
-        sides = [comparison.baseline, output]
-    return f"Compare them: python -m harness.compare {shlex.join(map(str, sides))}"
 
 
 def _confirm(asked: Comparison, output: Path, launcher: Launcher) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import record
+from tests.reliability import kills, streams
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,6 +112,44 @@ def test_a_mistake_gives_a_clear_message_and_a_failure(harness, arguments: list[
     assert done.returncode == 1
     assert words in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["++baseline=git:HEAD", "method=nosuch"], 3),
+        (["+baseline=git:no_such_commit"], 3),
+        (["+sweep=mine", "--nosuch"], 3),
+        (["+sweep=mine", "baseline=null", "rounds=0"], 1),
+        (["+sweep=of_cells"], 3),
+        (["+sweep=broken", "baseline=git:HEAD"], 3),
+    ],
+)
+def test_what_fails_beside_a_baseline_is_no_regression(harness, tmp_path: Path, arguments, status: int) -> None:
+    """Status 3 wherever the merged configuration has a baseline: also in a sweep's file, also if another key fails."""
+    (tmp_path / "sweep").mkdir()
+    sweeps = {
+        "mine": "baseline: git:no_such_commit",
+        "of_cells": "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      baseline: git:HEAD",
+        "broken": "a: [1",
+    }
+    for name, text in sweeps.items():
+        (tmp_path / "sweep" / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    done = harness(f"--config-dir={tmp_path}", *arguments)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stream_that_fails_stops_no_cell(tmp_path: Path) -> None:
+    streams.CASES["a cell, all closed"](tmp_path)
+
+
+def test_an_interruption_while_a_program_imports_prints_no_traceback(tmp_path: Path) -> None:
+    kills.CASES["SIGINT while harness.report imports"](tmp_path)
+
+
+def test_a_regression_stays_one_whatever_cannot_be_printed(tmp_path: Path) -> None:
+    streams.CASES["a regression, both full"](tmp_path)
 
 
 def test_a_broken_yaml_of_the_user_is_named(harness, tmp_path: Path) -> None:

@@ -2,12 +2,10 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +14,8 @@ import pytest
 from harness import record
 from harness.plan import Plan
 from harness.sweep import ordered
+from tests.processes import start
+from tests.reliability.cases import TINY
 
 ROOT = Path(__file__).parent.parent
 SWEEP = [
@@ -32,31 +32,6 @@ def cells(run: Path) -> Counter:
     frame = record.load(run)
     assert frame.attrs["skipped"] == []
     return Counter(zip(frame["problem"], frame["method"], frame["round"], strict=True))
-
-
-def start(marker: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start the harness in the background, its processes recognisable by a marker in their environment."""
-    command = [sys.executable, "-m", "harness", *arguments]
-    environment = os.environ | {"harnessESS_TEST_MARKER": marker}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def survivors(marker: str) -> list[str]:
-    """Command lines of the processes that carry the marker, five seconds after they should be gone."""
-    for _ in range(50):
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if marker.encode() in (process / "environ").read_bytes():
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:
-                continue
-        if not found:
-            break
-        time.sleep(0.1)
-    return found
 
 
 def test_round_is_the_slowest_axis_and_methods_are_shuffled_by_the_seed(job) -> None:
@@ -113,10 +88,10 @@ def test_resume_runs_a_cell_again_whose_method_has_changed_and_retries_a_crash_o
 
 def test_two_harnesses_may_write_into_one_folder(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    both = [start("two", *SWEEP, f"output={run}") for _ in range(2)]
-    for process in both:
-        out, err = process.communicate(timeout=200)
-        assert process.returncode == 0, out + err
+    both = [start(*SWEEP, f"output={run}") for _ in range(2)]
+    for program in both:
+        status, out, err = program.end(timeout_s=200)
+        assert status == 0, out + err
     assert sorted(cells(run).values()) == [2] * 4
 
 
@@ -125,21 +100,55 @@ def test_two_harnesses_may_write_into_one_folder(tmp_path: Path) -> None:
 def test_an_interruption_keeps_what_is_finished_and_leaves_no_process(
     tmp_path: Path, number: int, status: int, more: tuple[str, ...]
 ) -> None:
-    run, marker = tmp_path / "run", uuid.uuid4().hex
-    process = start(marker, *SWEEP, "seed=0,1,2,3,4,5,6,7,8,9", *more, f"output={run}")
-    for _ in range(600):
-        if len(list(run.glob("*/record.json"))) > 1:
-            break
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == status, err
+    run = tmp_path / "run"
+    program = start(*SWEEP, "seed=0,1,2,3,4,5,6,7,8,9", *more, f"output={run}")
+    while len(list(run.glob("*/record.json"))) < 2:
+        assert program.process.poll() is None
+        time.sleep(0.02)
+    program.process.send_signal(number)
+    ended, _, err = program.end()
+    assert ended == status, err
     assert "Traceback" not in err
-    if number == signal.SIGINT:
-        assert f"resume={run}" in err
-    assert survivors(marker) == []
+    assert f"resume={run}" in err
+    assert program.survivors() == []
     assert 2 <= sum(cells(run).values()) < 40
     assert set(record.load(run)["status"]) == {"ok"}, "no record of what was cut off"
+
+
+def test_a_signal_that_the_launcher_has_ignored_ends_nothing(tmp_path: Path) -> None:
+    """As under nohup, or in the background of a shell."""
+    program = start(*TINY, f"output={tmp_path / 'run'}", ignored=[signal.SIGINT, signal.SIGHUP])
+    assert program.imports()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        program.process.send_signal(number)
+    while program.process.poll() is None and not list(tmp_path.glob("run/*/job.json")):
+        time.sleep(0.01)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        program.process.send_signal(number)
+    status, out, err = program.end()
+    assert status == 0, out + err
+
+
+@pytest.mark.parametrize("more", [(), ("workers=2", "passes=[agreement]")])
+def test_an_interruption_while_a_server_starts_ends_at_once_and_is_not_disturbed_by_another(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    program = start(*SWEEP, *more, f"output={run}")
+    while not any("harness.run.server" in line for line in program.running().values()):
+        assert program.process.poll() is None
+        time.sleep(0.01)
+    began = time.monotonic()
+    program.process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    program.process.send_signal(signal.SIGINT)
+    status, _, err = program.end()
+    assert status == 130
+    assert f"resume={run}" in err
+    assert "Traceback" not in err
+    assert time.monotonic() - began < 3
+    assert program.survivors() == []
+    assert not list(run.glob("*/record.json"))
 
 
 @pytest.mark.slow
@@ -147,7 +156,7 @@ def test_fifty_kills(tmp_path: Path) -> None:
     """SIGKILL at random moments: no record lost or torn, no orphan, and resuming completes the sweep."""
     import random
 
-    kills, finished, marker, folder = 0, 0, uuid.uuid4().hex, 0
+    kills, finished, folder = 0, 0, 0
     moments = random.Random(0)
     undisturbed = Counter(
         {
@@ -161,16 +170,14 @@ def test_fifty_kills(tmp_path: Path) -> None:
         run = tmp_path / f"run{folder}"
         run.mkdir(exist_ok=True)
         before = {path: path.read_bytes() for path in run.glob("*/record.json")}
-        process = start(marker, *SWEEP, "rounds=3", f"resume={run}")
+        program = start(*SWEEP, "rounds=3", f"resume={run}")
         try:
-            out, err = process.communicate(timeout=moments.uniform(0.3, 7))
+            status, out, err = program.end(timeout_s=moments.uniform(0.3, 7))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
             kills += 1
-            assert survivors(marker) == []
+            assert program.survivors() == []
         else:
-            assert process.returncode == 0, out + err
+            assert status == 0, out + err
             finished += 1
             assert cells(run) == undisturbed
             folder += 1

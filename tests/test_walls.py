@@ -14,7 +14,9 @@ MODULES = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "methods").rglob("
 
 # Rooms of the harness that each of its rooms may import; a module at the top of the harness is a room of its own.
 ALLOWED = {
-    "__main__": {"analysis", "compare", "config", "plan", "record", "report", "run", "sweep"},
+    "__init__": {"program"},
+    "program": set(),
+    "__main__": {"program", "analysis", "compare", "config", "plan", "record", "report", "run", "sweep"},
     "plugins": {"sweep"},
     "sweep": {"compare", "config", "plan", "record", "run"},
     "run_folder": {"analysis", "compare", "config", "record", "report"},
@@ -25,14 +27,14 @@ ALLOWED = {
     "measure": {"job", "measure", "record"},
     "truth": {"job", "measure", "problems", "truth"},
     "problems": {"job", "problems"},
-    "record": {"record"},
+    "record": {"program", "record"},
     "text": {"record"},
     "analysis": {"analysis", "findings", "record", "text"},
-    "report": {"analysis", "record", "report", "text"},
-    "compare": {"analysis", "compare", "config", "job", "record", "run", "text", "trust"},
-    "advise": {"__main__", "advise", "config", "job", "plan", "record", "reproduce", "run", "text"},
-    "findings": {"record"},
-    "reproduce": {"job", "problems", "record", "reproduce", "trust"},
+    "report": {"analysis", "program", "record", "report", "text"},
+    "compare": {"analysis", "compare", "config", "job", "program", "record", "run", "text", "trust"},
+    "advise": {"__main__", "advise", "config", "job", "plan", "program", "record", "reproduce", "run", "text"},
+    "findings": {"program", "record"},
+    "reproduce": {"job", "problems", "program", "record", "reproduce", "trust"},
     "trust": {"config", "job"},
 }
 # Outside packages, and the rooms that may import them.

@@ -1,7 +1,6 @@
 """`python -m harness.advise`."""
 
-import sys
-
+from harness import program
 from harness.advise.command import main
 
-sys.exit(main())
+program.run(main, failed=2)

@@ -59,8 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except ProblemFailure as error:
         return _fail(error, 1)
-    except KeyboardInterrupt:
-        return 130
     print(json.dumps(as_json(found), indent=2) if options.json else as_text(found))
     return 1 if found.best is None else 0
 

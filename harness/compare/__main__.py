@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from pandas import DataFrame
 
-from harness import record, trust
+from harness import program, record, trust
 from harness.compare import output
 from harness.compare.baseline import SECONDS, SLOWDOWN
 from harness.compare.confirm import confirm
@@ -21,7 +21,6 @@ from harness.compare.verdicts import GUARD, candidate_folder, compare
 from harness.config import Check, number
 from harness.run.client import LaunchError
 from harness.run.launcher import Launcher
-from harness.run.signals import exit_when_asked
 
 SHARE = number("a share between 0 and 1", lambda share: 0 <= share <= 1)
 
@@ -35,8 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare, print, write; the exit status."""
-    exit_when_asked()
+    """Compare, write, print; the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.selftest is not None:
@@ -50,11 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
         verdicts = compare(record.load(options.base), record.load(options.candidate), options.slower, options.allow)
         confirmed = _confirmed(options) if options.confirm else verdicts
         verdicts = verdicts if confirmed is None else confirmed
-        output.terminal(verdicts)
-        for file, text in ((options.markdown, output.markdown), (options.junit, output.junit)):
-            if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text(verdicts), encoding="utf-8")
+        try:
+            for file, text in ((options.markdown, output.markdown), (options.junit, output.junit)):
+                if file is not None:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text(text(verdicts), encoding="utf-8")
+        finally:
+            output.terminal(verdicts)
     except (record.RecordError, OSError) as error:
         print(f"harness.compare: {error}", file=sys.stderr)
         return 3
@@ -168,4 +168,4 @@ def counters(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main, failed=3)

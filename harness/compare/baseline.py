@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from harness import record
@@ -43,6 +45,14 @@ class Comparison:
             return None
         values = checked(cls, config)
         return cls(values["baseline"], float(values["confirm_s"]), float(values["slower"]), tuple(values["allow"]))
+
+
+def how_to_go_on(asked: Comparison | None, output: Path) -> str:
+    """What to do with the records in `output` of a run that was interrupted."""
+    if asked is None:
+        return f"Go on with {shlex.quote(f'resume={output}')}"
+    compared = [output / name for name in record.SIDES] if asked.measures_baseline else [asked.baseline, output]
+    return f"Compare them: python -m harness.compare {shlex.join(map(str, compared))}"
 
 
 @contextlib.contextmanager

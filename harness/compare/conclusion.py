@@ -19,15 +19,17 @@ SHARED = ("conf", "harness")  # folders that a baseline takes from the candidate
 
 
 def conclude(asked: Comparison, folder: Path) -> int:
-    """Compare what a run found with its baseline, print the verdicts, write them beside the records; exit status.
+    """Compare what a run found with its baseline, write the verdicts beside the records, print them; exit status.
 
     3, with a message, where no comparison can be made.
     """
     try:
         verdicts = _verdicts(asked, folder)
-        output.terminal(verdicts)
-        (folder / "verdict.md").write_text(output.markdown(verdicts), encoding="utf-8")
-        (folder / "verdict.xml").write_text(output.junit(verdicts), encoding="utf-8")
+        try:
+            (folder / "verdict.md").write_text(output.markdown(verdicts), encoding="utf-8")
+            (folder / "verdict.xml").write_text(output.junit(verdicts), encoding="utf-8")
+        finally:
+            output.terminal(verdicts)
     except (record.RecordError, ConfigError, OSError) as error:
         print(f"harness: {error}", file=sys.stderr)
         return 3

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from harness.config import ConfigError
 
+LIMIT_S = 120.0  # of a git command
+
 
 @contextlib.contextmanager
 def worktree(ref: str) -> Iterator[Path]:
@@ -19,14 +21,20 @@ def worktree(ref: str) -> Iterator[Path]:
     commit = git("rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
     with tempfile.TemporaryDirectory(prefix="harness-baseline-") as folder:
         tree = Path(folder) / "tree"
-        git("worktree", "add", "--detach", str(tree), commit)
         try:
+            git("worktree", "add", "--detach", str(tree), commit)
             yield tree / prefix
         finally:
-            try:
-                git("worktree", "remove", "--force", str(tree))
-            except ConfigError as error:  # what was measured stands all the same
-                print(f"harness: {error}", file=sys.stderr)
+            if tree.exists():
+                _remove(tree)
+
+
+def _remove(tree: Path) -> None:
+    """Remove a worktree; print why, where git cannot: what was measured stands all the same."""
+    try:
+        git("worktree", "remove", "--force", str(tree))
+    except ConfigError as error:
+        print(f"harness: {error}", file=sys.stderr)
 
 
 def changed_files(commit: str, *folders: str) -> list[str]:
@@ -35,17 +43,33 @@ def changed_files(commit: str, *folders: str) -> list[str]:
 
 
 def git(*command: str) -> str:
-    """The output of a git command; raises ConfigError where it fails."""
+    """The output of a git command; raises ConfigError where it fails.
+
+    Ctrl-C does not reach it, and an interrupted harness waits for its end: half a worktree could not be removed.
+    """
     try:
-        done = subprocess.run(["git", *command], capture_output=True, text=True, check=True, timeout=120)
-    except subprocess.CalledProcessError as error:
-        raise ConfigError(
-            f"git {' '.join(command)} failed: {last_line(error.stderr) or error}; name a commit of the repository in "
-            "the current directory, as in baseline=git:main, or quoted, \"baseline='git:HEAD~1'\""
-        ) from error
+        with subprocess.Popen(
+            ["git", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                printed, errors = process.communicate(timeout=LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"git cannot be run: {error}") from error
-    return done.stdout.strip()
+    if process.returncode:
+        reason = last_line(errors) or f"exit status {process.returncode}"
+        raise ConfigError(
+            f"git {' '.join(command)} failed: {reason}; name a commit of the repository in the current directory, as "
+            "in baseline=git:main, or quoted, \"baseline='git:HEAD~1'\""
+        )
+    return printed.strip()
 
 
 def last_line(text: str) -> str:

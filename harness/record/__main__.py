@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from harness import program
 from harness.record import RecordError, records
 
 
@@ -25,4 +26,4 @@ def main(paths: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program.run(lambda: main(sys.argv[1:]), failed=2)

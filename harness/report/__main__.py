@@ -1,7 +1,6 @@
 """`python -m harness.report RUN... [--out DIR]`."""
 
-import sys
-
+from harness import program
 from harness.report.command import main
 
-sys.exit(main())
+program.run(main, failed=2)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from harness import record
 from harness.analysis.emphasis import emphasised
 from harness.analysis.table import Analysis
@@ -24,7 +26,7 @@ OF_FILES = ("memory_gb", "style", "width", "highlight", "no_caption", "rings", "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table of the named runs and, with --out, write the report; the exit status."""
+    """With --out write the report on the named runs, and print their table; the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not all(options.runs) or options.out == Path():
@@ -38,25 +40,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for text in skipped:
             print(f"harness.report: skipped {plain(text)}", file=sys.stderr)
         emphasised(analysis, options.baseline, options.highlight)  # raises for a name that no record has
-        terminal(analysis, columns=options.columns, baseline=options.baseline)
-        medium = chosen(options.style, options.width, not options.no_caption, options.rings)
-        if options.out:
-            from harness.report.files import write  # imports matplotlib and seaborn, which takes a second or two
-
-            for path in write(
-                analysis,
-                options.out,
-                medium,
-                options.baseline,
-                options.memory_gb,
-                options.two_column,
-                options.highlight,
-            ):
-                print(path)
+        console = Console()
+        with console.capture() as table:
+            terminal(analysis, console, options.columns, options.baseline)
+        try:
+            written = _write(analysis, options) if options.out else []
+        finally:  # the files come first: printing may wait for its reader
+            print(table.get(), end="")
+        for path in written:
+            print(path)
     except (record.RecordError, OSError, ValueError) as error:
         print(f"harness.report: {plain(error)}", file=sys.stderr)
         return 2
     return 1 if skipped else 0
+
+
+def _write(analysis: Analysis, options: argparse.Namespace) -> list[Path]:
+    """Write the report; its files."""
+    from harness.report.files import write  # imports matplotlib and seaborn, which takes a second or two
+
+    return write(
+        analysis,
+        options.out,
+        chosen(options.style, options.width, not options.no_caption, options.rings),
+        options.baseline,
+        options.memory_gb,
+        options.two_column,
+        options.highlight,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,6 @@
 """`python -m harness.reproduce`."""
 
-import sys
-
+from harness import program
 from harness.reproduce.command import main
 
-sys.exit(main())
+program.run(main, failed=2)

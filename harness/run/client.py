@@ -37,7 +37,7 @@ class LaunchError(RuntimeError):
 
 
 class ServerProcess:
-    """A running server process for one interpreter, code, thread count and allocator.
+    """A server process for one interpreter, code, thread count and allocator, which takes seconds to be ready.
 
     Raises LaunchError where it cannot be started.
     """
@@ -45,6 +45,7 @@ class ServerProcess:
     def __init__(self, interpreter: str, code: str | None, threads: int, allocator: str) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the server
         self._asking = threading.Lock()
+        self._interpreter, self._ready = interpreter, False
         try:
             self._process = subprocess.Popen(
                 [interpreter, "-c", _bootstrap(interpreter, code)],
@@ -56,14 +57,18 @@ class ServerProcess:
             )
         except OSError as error:
             raise LaunchError(f"interpreter={interpreter} cannot be started: {error}") from error
+
+    def wait_until_ready(self) -> None:
+        """Wait until it can be asked; raises LaunchError where it ends before, or is closed by another thread."""
+        if self._ready:
+            return
         answer = self._read(START_S)
         if answer is None or "ready" not in answer:
-            reason = self._last_error()
-            self.close()
             raise LaunchError(
-                f"interpreter={interpreter} cannot run cells: {reason}; "
+                f"interpreter={self._interpreter} cannot run cells: {self._last_error()}; "
                 "it needs torch, and this harness's folder must be importable"
             )
+        self._ready = True
 
     def _last_error(self) -> str:
         """The last line that a server which could not start has printed."""
@@ -131,9 +136,15 @@ class ServerProcess:
         return json.loads(line) if line else None
 
     def close(self) -> None:
-        """Close the server's stdin, at which all its processes end; wait for that, but not for ever."""
+        """Close the server's stdin, at which all its processes end; wait for that, but not for ever.
+
+        A server that is not ready is killed: it has no child, and does not read its stdin for seconds.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        if not self._ready:
+            processes.kill_below(self._process.pid)
+            self._process.kill()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:

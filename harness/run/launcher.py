@@ -221,6 +221,13 @@ class Launcher:
             server = None
         server = server or ServerProcess(*key)
         self._servers[key] = job.round, server
+        try:
+            if self._closed:  # by another thread, which did not see this server
+                raise LaunchError("the launcher is closed")
+            server.wait_until_ready()
+        except LaunchError:
+            server.close()
+            raise
         return server
 
 
