@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class RunFolder(Callback):
         """
         try:
             status = _conclude(config, Path(config.hydra.sweep.dir))
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             raise SystemExit(f"harness: {error}") from error
         except Exception:
             traceback.print_exc()
@@ -76,6 +77,9 @@ def _conclude(config: DictConfig, output: Path) -> int:
     try:
         _report(output / "candidate" if comparison.measures_baseline else output, output)
         reported = True
+    except OSError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        reported = False
     except Exception:  # whatever is wrong with a report, the verdict is still to come
         traceback.print_exc()
         reported = False

@@ -53,8 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         output.terminal(verdicts)
         for file, text in ((options.markdown, output.markdown), (options.junit, output.junit)):
             if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text(verdicts), encoding="utf-8")
+                record.write_text(text(verdicts), file)
     except (record.RecordError, OSError) as error:
         print(f"harness.compare: {error}", file=sys.stderr)
         return 3

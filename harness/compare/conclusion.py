@@ -26,8 +26,8 @@ def conclude(asked: Comparison, folder: Path) -> int:
     try:
         verdicts = _verdicts(asked, folder)
         output.terminal(verdicts)
-        (folder / "verdict.md").write_text(output.markdown(verdicts), encoding="utf-8")
-        (folder / "verdict.xml").write_text(output.junit(verdicts), encoding="utf-8")
+        record.write_text(output.markdown(verdicts), folder / "verdict.md")
+        record.write_text(output.junit(verdicts), folder / "verdict.xml")
     except (record.RecordError, ConfigError, OSError) as error:
         print(f"harness: {error}", file=sys.stderr)
         return 3

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.job import Job
+from harness.record import StorageError, storing
 
+PROBE = b" " * 2**22  # larger than the fields that a pass writes
 LIMITS_S = {"rates": 60.0, "identity": 60.0}  # time limits of requests that are no passes of a cell
 
 # Settings with which glibc keeps freed memory instead of returning it: no page faults on the next call.
@@ -74,7 +76,8 @@ class ServerProcess:
     def ask(self, job: Job, part: str, folder: Path, truth: Path | None = None) -> dict[str, Any]:
         """Run one pass; returns its fields of the record, or a status where its process ended without them.
 
-        `truth` is the file that the pass `reference` writes and that `agreement` reads.
+        `truth` is the file that the pass `reference` writes and that `agreement` reads. Raises StorageError where the
+        process could not write its files.
         """
         result = folder / f"{part}.json"
         result.unlink(missing_ok=True)
@@ -94,9 +97,11 @@ class ServerProcess:
             pass  # the server is gone: there will be no answer
         answer = self._read()
         seen = _written(result)
-        result.unlink(missing_ok=True)
+        for left in (result, *folder.glob(f".{result.name}.*.tmp")):  # a process that was killed leaves the latter
+            left.unlink(missing_ok=True)
         if "status" in seen:
             return seen
+        _check_written(part, seen, result)
         if answer is None:
             return seen | {"status": "crashed", "message": f"{part} pass: the server process itself was killed"}
         if answer["timed_out"]:
@@ -159,6 +164,18 @@ def _written(result: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return seen if isinstance(seen, dict) else {}
+
+
+def _check_written(part: str, seen: dict[str, Any], result: Path) -> None:
+    """Raise StorageError if a pass may have no result because no file could be written.
+
+    Only the reference is believed that its own file could not: its process does not import the method.
+    """
+    unwritten = seen.pop("unwritten", None)
+    if part == "reference" and unwritten is not None:
+        raise StorageError(*unwritten)
+    with storing(result.parent), tempfile.TemporaryFile(dir=result.parent) as probe:
+        probe.write(PROBE)
 
 
 def _crash(part: str, answer: Mapping[str, Any], log: Path) -> dict[str, Any]:
