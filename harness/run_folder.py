@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from harness import record
 from harness.compare.baseline import Comparison
 from harness.config import ConfigError, checks
+
+PROBE = b" " * 2**16  # more than Hydra writes into the folder of a run
 
 
 class RunFolder(Callback):
@@ -49,10 +52,12 @@ def _make(config: DictConfig, output: Path) -> None:
         raise SystemExit(f"harness: output={output} holds a comparison already; name another folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / ".writable").touch()
-        (output / ".writable").unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=output) as probe:
+            probe.write(PROBE)
     except OSError as error:
-        raise SystemExit(f"harness: output={output} cannot be written to: {error}; name another folder") from error
+        raise SystemExit(
+            f"harness: output={output} cannot be written to: {error.strerror}; free space there, or name another folder"
+        ) from error
 
 
 def _check_resumed(config: DictConfig, output: Path) -> None:

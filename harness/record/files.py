@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.record.checks import RecordError, checked
-from harness.record.schema import NAMES, SCHEMA_VERSION
+from harness.record.checks import RecordError, checked, is_value
+from harness.record.schema import FIELDS, LONGEST, NAMES, SCHEMA_VERSION, Field
 
 SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
 LARGEST = 2**26  # bytes of a record: what is larger is none
@@ -38,15 +38,22 @@ def storing(place: Path) -> Iterator[None]:
 
 
 def write(record: Mapping[str, Any], path: Path) -> None:
-    """Write a record whole or not at all.
+    """Write a record whole or not at all. A value that its field cannot have becomes null; a long text is cut.
 
     Raises RecordError for a field that the schema does not have, and StorageError where the file cannot be written.
     """
     unknown = sorted(set(record) - set(NAMES))
     if unknown:
         raise RecordError(f"a record was given the fields {unknown}, which harness.record.FIELDS does not have")
-    complete = {name: record.get(name) for name in NAMES} | {"schema_version": SCHEMA_VERSION}
-    write_json(complete, path, durable=True)
+    complete = {field.name: _storable(record.get(field.name), field) for field in FIELDS}
+    write_json(complete | {"schema_version": SCHEMA_VERSION}, path, durable=True)
+
+
+def _storable(value: Any, field: Field) -> Any:
+    """The value, a text up to LONGEST, or null where it is none that the field may have, such as NaN."""
+    if isinstance(value, str) and field.type == "str":
+        return value[:LONGEST]
+    return value if is_value(value, field) else None
 
 
 def write_json(value: Mapping[str, Any], path: Path, durable: bool = False) -> None:
