@@ -7,7 +7,6 @@ from typing import Any
 
 from harness.record.schema import DEEPEST, ENDS, FIELDS, LONGEST, NAMES, OLDEST, SCHEMA_VERSION, SKETCH, STATUSES, Field
 
-
 SHOWN = 60  # characters of a value in a message
 
 
