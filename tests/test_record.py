@@ -208,3 +208,16 @@ def test_records_of_the_schema_before_are_read(tmp_path: Path) -> None:
     frame = record.load(tmp_path / "old.jsonl")
     assert frame["method"].tolist() == ["old", "new"]
     assert frame["hessian_distance"].isna().all()
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
+    path = write(tmp_path, method="before")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(record.StorageError, match=f"{path} cannot be written: No space left on device; free space"):
+        write(tmp_path, method="after")
+    assert record.read(path)["method"] == "before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
