@@ -185,7 +185,7 @@ def _contents(file: Path, lines: bool) -> Iterator[tuple[bytes, str]]:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise RecordError(f"{file} is no regular file")
             if not lines:
-                yield _limited(stream.read(LARGEST + 1), str(file)), str(file)
+                yield _limited(stream.read(LARGEST + 1) or b"", str(file)), str(file)
                 return
             for number, line in enumerate(iter(lambda: stream.readline(LARGEST + 1), b""), 1):
                 if line.strip():
