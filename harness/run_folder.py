@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from harness import record
 from harness.compare.baseline import Comparison, how_to_go_on
 from harness.config import ConfigError, checks
+
+PROBE = b" " * 2**16  # more than Hydra writes into the folder of a run
 
 
 class RunFolder(Callback):
@@ -42,7 +45,7 @@ class RunFolder(Callback):
         try:
             comparison = _comparison(config)
             status = _conclude(comparison, output)
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             raise SystemExit(f"harness: {error}") from error
         except KeyboardInterrupt:
             advice = how_to_go_on(comparison, output)
@@ -61,10 +64,12 @@ def _make(config: DictConfig, output: Path) -> None:
         raise SystemExit(f"harness: output={output} holds a comparison already; name another folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / ".writable").touch()
-        (output / ".writable").unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=output) as probe:
+            probe.write(PROBE)
     except OSError as error:
-        raise SystemExit(f"harness: output={output} cannot be written to: {error}; name another folder") from error
+        raise SystemExit(
+            f"harness: output={output} cannot be written to: {error.strerror}; free space there, or name another folder"
+        ) from error
 
 
 def _check_resumed(config: DictConfig, output: Path) -> None:
@@ -93,6 +98,9 @@ def _conclude(comparison: Comparison | None, output: Path) -> int:
     try:
         _report(output / "candidate" if comparison.measures_baseline else output, output)
         reported = True
+    except OSError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        reported = False
     except Exception:  # whatever is wrong with a report, the verdict is still to come
         traceback.print_exc()
         reported = False

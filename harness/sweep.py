@@ -45,8 +45,11 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
             failed.append((overrides, error))
             print(f"{name}: error, {error}", file=sys.stderr)
     beside = any(plan.comparison is not None and plan.comparison.measures_baseline for _, plan in plans)
-    for overrides, error in failed:
-        _record_failure(overrides, error, output / "candidate" if beside else output)
+    try:
+        for overrides, error in failed:
+            _record_failure(overrides, error, output / "candidate" if beside else output)
+    except OSError as error:
+        raise SystemExit(f"harness: {error}") from error
     run_plans(plans, output)
 
 
@@ -64,6 +67,9 @@ def run_plans(plans: Sequence[tuple[str, Plan]], output: Path) -> list[Path]:
             return _run_all(plans, change, comparison, output)
     except ConfigError as error:
         raise SystemExit(f"harness: {error}") from error
+    except OSError as error:
+        advice = baseline.how_to_go_on(comparison, output)
+        raise SystemExit(f"harness: {error}; the finished records are in {output}. {advice}") from error
     except KeyboardInterrupt:
         advice = baseline.how_to_go_on(comparison, output)
         print(f"harness: interrupted; the finished records are in {output}. {advice}", file=sys.stderr)

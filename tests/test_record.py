@@ -20,11 +20,11 @@ def write(folder: Path, **fields) -> Path:
 
 
 def test_floats_survive_exactly_and_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
-    times = [0.1, 1 / 3, 5e-324, 1e308]
-    path = write(tmp_path, times_s=[*times, math.inf], relative_error=math.nan)
+    times = [0.1, 1 / 3, 1e-12, 1e12, 0.0]
+    path = write(tmp_path, times_s=times, warmup_s=[0.1, math.inf], relative_error=math.nan, first_s=1e300)
     seen = record.read(path)
-    assert seen["times_s"] == [*times, None]
-    assert seen["relative_error"] is None
+    assert seen["times_s"] == times
+    assert [seen[name] for name in ("warmup_s", "relative_error", "first_s")] == [None, None, None]
     json.loads(path.read_text(), parse_constant=pytest.fail)
     assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"], "no temporary file is left"
 
@@ -146,16 +146,16 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch) -> N
 
 
 def test_extremes_are_kept(tmp_path: Path) -> None:
-    huge = int(1e308)
-    (tmp_path / "record.json").write_text(line(seed=2**62 - 1, params=-(2**62), first_s=huge, times_s=[huge, 1e-320]))
+    huge = int(1e12)
+    (tmp_path / "record.json").write_text(line(round=-(2**62), params=2**62 - 1, first_s=huge, times_s=[huge, 1e-12]))
     frame = record.load(tmp_path)
-    assert frame[["seed", "params"]].iloc[0].tolist() == [2**62 - 1, -(2**62)]
-    assert frame["first_s"].iloc[0] == 1e308
+    assert frame[["round", "params"]].iloc[0].tolist() == [-(2**62), 2**62 - 1]
+    assert frame["first_s"].iloc[0] == 1e12
     (tmp_path / "none.jsonl").write_text(line())
-    with_null = record.load(tmp_path / "record.json", tmp_path / "none.jsonl")["seed"].astype("Int64")
+    with_null = record.load(tmp_path / "record.json", tmp_path / "none.jsonl")["round"].astype("Int64")
     assert with_null.isna().tolist() == [False, True]
     assert frame["first_s"].dtype == "float64"
-    assert frame["median_s"].iloc[0] == 5e307
+    assert frame["median_s"].iloc[0] == 5e11
 
 
 @pytest.mark.parametrize("spoiled", ["torn", "folder", "none"])
@@ -208,3 +208,16 @@ def test_records_of_the_schema_before_are_read(tmp_path: Path) -> None:
     frame = record.load(tmp_path / "old.jsonl")
     assert frame["method"].tolist() == ["old", "new"]
     assert frame["hessian_distance"].isna().all()
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
+    path = write(tmp_path, method="before")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(record.StorageError, match=f"{path} cannot be written: No space left on device; free space"):
+        write(tmp_path, method="after")
+    assert record.read(path)["method"] == "before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]

@@ -51,8 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             for file, text in ((options.markdown, output.markdown), (options.junit, output.junit)):
                 if file is not None:
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_text(text(verdicts), encoding="utf-8")
+                    record.write_text(text(verdicts), file)
         finally:
             output.terminal(verdicts)
     except (record.RecordError, OSError) as error:

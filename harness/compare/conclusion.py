@@ -26,8 +26,8 @@ def conclude(asked: Comparison, folder: Path) -> int:
     try:
         verdicts = _verdicts(asked, folder)
         try:
-            (folder / "verdict.md").write_text(output.markdown(verdicts), encoding="utf-8")
-            (folder / "verdict.xml").write_text(output.junit(verdicts), encoding="utf-8")
+            record.write_text(output.markdown(verdicts), folder / "verdict.md")
+            record.write_text(output.junit(verdicts), folder / "verdict.xml")
         finally:
             output.terminal(verdicts)
     except (record.RecordError, ConfigError, OSError) as error:

@@ -7,7 +7,7 @@ asked and what was seen; medians, ratios and multiples are derived by `load` and
 """
 
 from harness.record.checks import RecordError, plain
-from harness.record.files import SIDES, read, records, write, write_json
+from harness.record.files import SIDES, StorageError, read, records, storing, write, write_bytes, write_json, write_text
 from harness.record.frame import load
 from harness.record.schema import (
     COUNTERS,
@@ -33,10 +33,14 @@ __all__ = [
     "STATUSES",
     "Field",
     "RecordError",
+    "StorageError",
     "load",
     "plain",
     "read",
     "records",
+    "storing",
     "write",
+    "write_bytes",
     "write_json",
+    "write_text",
 ]

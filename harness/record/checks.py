@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
-from harness.record.schema import DEEPEST, FIELDS, NAMES, OLDEST, SCHEMA_VERSION, SKETCH, STATUSES
+from harness.record.schema import DEEPEST, ENDS, FIELDS, LONGEST, NAMES, OLDEST, SCHEMA_VERSION, SKETCH, STATUSES, Field
+
+SHOWN = 60  # characters of a value in a message
 
 
 class RecordError(ValueError):
@@ -42,29 +43,53 @@ def _record(value: Any) -> dict[str, Any]:
     if value.get("status") not in STATUSES:
         raise ValueError(f"its status is {value.get('status')!r:.60}; known are {', '.join(STATUSES)}")
     for field in FIELDS:
-        if not _is(value.get(field.name), field.type):
-            raise ValueError(f"{field.name} should be {field.type}, found {value[field.name]!r:.60}")
+        if not is_value(value.get(field.name), field):
+            raise ValueError(f"{field.name} should be {_must(field)}, found {_shown(value[field.name])}")
     for name in ("problem_options", "method_options"):
         held = options(value.get(name))
         if not isinstance(held, dict) or _depth(held) > DEEPEST:
             raise ValueError(f"{name} should be a JSON object as text, found {value[name]!r:.60}")
     sketch = value.get("sketch")
-    if sketch is not None and (len(sketch) != SKETCH or None in sketch):
-        raise ValueError(f"sketch should be {SKETCH} numbers, found {len(sketch) - sketch.count(None)}")
+    if sketch is not None and len(sketch) != SKETCH:
+        raise ValueError(f"sketch should be {SKETCH} numbers, found {len(sketch)}")
     return {name: value.get(name) for name in NAMES}
 
 
-def _is(value: Any, kind: str) -> bool:
-    """Whether a value is null or of a type: integers of 63 bits (as floats they still fit into 64), finite floats."""
+def is_value(value: Any, field: Field) -> bool:
+    """Whether a field may have a value: null, or one of its type and not too long, with numbers within its ends."""
     if value is None:
         return True
-    if kind.startswith("list"):
-        return isinstance(value, list) and all(_is(entry, "float") for entry in value)
-    if kind in ("str", "bool"):
-        return isinstance(value, {"str": str, "bool": bool}[kind])
-    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else int | float):
+    if field.type.startswith("list"):
+        return isinstance(value, list) and len(value) <= LONGEST and all(_is_number(entry, field) for entry in value)
+    if field.type == "str":
+        return isinstance(value, str) and len(value) <= LONGEST
+    if field.type == "bool":
+        return isinstance(value, bool)
+    return _is_number(value, field)
+
+
+def _is_number(value: Any, field: Field) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if field.type == "int" else int | float):
         return False
-    return -(2**62) <= value < 2**62 if kind == "int" else abs(value) <= sys.float_info.max
+    least, most = _ends(field)
+    return least <= value <= most or value == 0
+
+
+def _ends(field: Field) -> tuple[float, float]:
+    """Of integers 63 bits (as floats they still fit into 64), of floats what can be squared."""
+    return ENDS.get(field.unit, (-(2**62), 2**62 - 1) if field.type == "int" else (-1e150, 1e150))
+
+
+def _must(field: Field) -> str:
+    if field.type in ("str", "bool"):
+        return f"{field.type}"
+    least, most = _ends(field)
+    return f"{field.type} (0, or from {least:.4g} to {most:.4g})"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
 
 
 def _depth(value: Any) -> int:

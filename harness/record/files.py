@@ -2,46 +2,90 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.record.checks import RecordError, checked
-from harness.record.schema import NAMES, SCHEMA_VERSION
+from harness.record.checks import RecordError, checked, is_value
+from harness.record.schema import FIELDS, LONGEST, NAMES, SCHEMA_VERSION, Field
 
 SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
+LARGEST = 2**26  # bytes of a record: what is larger is none
+
+
+class StorageError(OSError):
+    """A place (`filename`) cannot be written to, as on a full disk; its text is one line that says what to do."""
+
+    def __str__(self) -> str:
+        full = self.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free space there" if full else "make it writable, or name another place"
+        return f"{self.filename} cannot be written: {self.strerror}; {advice}"
+
+
+@contextlib.contextmanager
+def storing(place: Path) -> Iterator[None]:
+    """Raise StorageError, which names the place, for what fails in writing there."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(error.errno, error.strerror or str(error), str(place)) from error
 
 
 def write(record: Mapping[str, Any], path: Path) -> None:
-    """Write a record whole or not at all.
+    """Write a record whole or not at all. A value that its field cannot have becomes null; a long text is cut.
 
-    Raises RecordError for a field that the schema does not have.
+    Raises RecordError for a field that the schema does not have, and StorageError where the file cannot be written.
     """
     unknown = sorted(set(record) - set(NAMES))
     if unknown:
         raise RecordError(f"a record was given the fields {unknown}, which harness.record.FIELDS does not have")
-    complete = {name: record.get(name) for name in NAMES} | {"schema_version": SCHEMA_VERSION}
-    write_json(complete, path, durable=True)
+    complete = {field.name: _storable(record.get(field.name), field) for field in FIELDS}
+    write_json(complete | {"schema_version": SCHEMA_VERSION}, path, durable=True)
+
+
+def _storable(value: Any, field: Field) -> Any:
+    """The value, a text up to LONGEST, or null where it is none that the field may have, such as NaN."""
+    if isinstance(value, str) and field.type == "str":
+        return value[:LONGEST]
+    return value if is_value(value, field) else None
 
 
 def write_json(value: Mapping[str, Any], path: Path, durable: bool = False) -> None:
-    """Write a JSON object, a line a key, to a file that appears whole or not at all: write, rename.
+    """Write a JSON object, a line a key, as `write_bytes` does. Numbers that are not finite become null."""
+    lines = (f"{json.dumps(key)}: {json.dumps(_finite(entry), allow_nan=False)}" for key, entry in value.items())
+    write_bytes(("{\n" + ",\n".join(lines) + "\n}\n").encode(), path, durable)
 
-    Numbers that are not finite become null. With `durable`, fsync comes between: the file is then there, and whole,
-    even after the machine has lost power.
+
+def write_text(text: str, path: Path) -> None:
+    """Write text in UTF-8 as `write_bytes` does; what is no Unicode becomes its escape."""
+    write_bytes(text.encode("utf-8", errors="backslashreplace"), path)
+
+
+def write_bytes(content: bytes, path: Path, durable: bool = False) -> None:
+    """Write a file that appears whole or not at all: write, rename. Raises StorageError.
+
+    With `durable`, fsync comes between: the file is then there, and whole, even after the machine has lost power.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        lines = (f"{json.dumps(key)}: {json.dumps(_finite(entry), allow_nan=False)}" for key, entry in value.items())
-        stream.write("{\n" + ",\n".join(lines) + "\n}\n")
-        if durable:
-            stream.flush()
-            os.fsync(stream.fileno())
-    temporary.replace(path)
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def _finite(value: Any) -> Any:
@@ -54,14 +98,7 @@ def _finite(value: Any) -> Any:
 
 def read(path: Path) -> dict[str, Any]:
     """Read one record; raises RecordError where the file is no record of this schema."""
-    return checked(_content(path), str(path))
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+    return checked(*next(_contents(path, lines=False)))
 
 
 def records(*paths: str | Path) -> list[dict[str, Any]]:
@@ -107,25 +144,57 @@ def _files(place: Path) -> list[Path]:
     """The files of records of a place, and the folders in it that cannot be listed."""
     if not place.is_dir():
         return [place]
-    closed: list[OSError] = []
-    walk = list(os.walk(place, onerror=closed.append))
-    found = [Path(folder, "record.json") for folder, *inside in walk if any("record.json" in names for names in inside)]
-    return sorted([*found, *(Path(error.filename) for error in closed)])
+    found: list[Path] = []
+    folders = [str(place)]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as inside:
+                entries = list(inside)
+            folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            found.append(Path(folder))
+            continue
+        found += [Path(entry.path) for entry in entries if entry.name == "record.json"]
+    return sorted(found)
 
 
 def _of_file(file: Path) -> Iterator[dict[str, Any] | RecordError]:
+    held = False
     try:
-        content = _content(file)
+        for content, where in _contents(file, lines=file.suffix == ".jsonl"):
+            held = True
+            try:
+                yield checked(content, where) | {"path": where}
+            except RecordError as error:
+                yield error
     except RecordError as error:
         yield error
         return
-    lines = {str(file): content}
-    if file.suffix == ".jsonl":
-        lines = {f"{file}:{number}": line for number, line in enumerate(content.splitlines(), 1) if line.strip()}
-    if not lines:
+    if not held:
         yield RecordError(f"{file} holds no record")
-    for where, line in lines.items():
-        try:
-            yield checked(line, where) | {"path": where}
-        except RecordError as error:
-            yield error
+
+
+def _contents(file: Path, lines: bool) -> Iterator[tuple[bytes, str]]:
+    """What should be a record, the file or each of its lines, and where it is.
+
+    Raises RecordError where the file cannot be read, or is none: a FIFO or a device might never end.
+    """
+    try:
+        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise RecordError(f"{file} is no regular file")
+            if not lines:
+                yield _limited(stream.read(LARGEST + 1) or b"", str(file)), str(file)
+                return
+            for number, line in enumerate(iter(lambda: stream.readline(LARGEST + 1), b""), 1):
+                if line.strip():
+                    yield _limited(line, f"{file}:{number}"), f"{file}:{number}"
+    except OSError as error:
+        raise RecordError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _limited(content: bytes, where: str) -> bytes:
+    if len(content) > LARGEST:
+        raise RecordError(f"{where} is no record: it has more than {LARGEST} bytes; nothing after them was read")
+    return content

@@ -10,6 +10,17 @@ OLDEST = 2  # schema that is still read: later ones only added fields
 
 SKETCH = 32  # entries of a sketch
 DEEPEST = 20  # lists and objects within one another in an option
+LONGEST = 2**20  # characters of a text, entries of a list
+# Ends of the numbers of a unit, beside 0: what is outside was not measured. Products and ratios of three stay finite.
+ENDS = {
+    "count": (1, 2**62 - 1),
+    "bytes": (1, 2**62 - 1),
+    "s": (1e-12, 1e12),
+    "GB": (1e-12, 1e12),
+    "share": (1e-12, 1e12),
+    "1/s": (1e-12, 1e24),
+    "bytes/s": (1e-12, 1e24),
+}
 COUNTERS = ("operations", "allocations", "flops", "tensor_peak_bytes")  # the same in every process of the same code
 STATUSES = ("ok", "unsupported", "nonfinite", "wrong", "oom", "timeout", "crashed", "error")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -54,25 +55,21 @@ def write(
     """Write index.html, the tables, the figures as PNG, PDF and SVG, and report.json into `out`; the files written.
 
     Of what there is too little to show, there is no file. report.json is written last: where it is missing, the report
-    is not complete. Raises ValueError for a baseline or a highlighted method that no record has, before anything is
-    written.
+    is not complete. Every file is drawn in a folder within `out` first: where that fails, what was in `out` is kept.
+
+    Raises ValueError for a baseline or a highlighted method that no record has, and StorageError where `out` cannot be
+    written, as on a full disk.
     """
     looks = styles(analysis, baseline, highlight)
     faster = None if baseline is None else speedups(analysis, baseline)
     texts = _texts(analysis, baseline, faster, memory_gb, two_column)
     drawn = _figures(analysis, looks, medium, baseline, faster)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").unlink(missing_ok=True)
-    written = []
-    for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        written.append(out / name)
-    for name, figure in drawn.items():
-        written += save(figure, out / name)
-    pictures = {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
-    skipped = analysis.frame.attrs.get("skipped", ())
-    (out / "index.html").write_text(page(analysis, pictures, skipped, baseline, looks), encoding="utf-8")
-    written += [out / "index.html", *write_trend(analysis, out)]
+    with record.storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as folder:
+            drafts = _drafts(analysis, texts, drawn, Path(folder), baseline, looks)
+            (out / "report.json").unlink(missing_ok=True)
+            written = [draft.replace(out / draft.name) for draft in drafts]
     options = [*medium.arguments]
     options += ["--baseline", baseline] if baseline else []
     options += [word for name in highlight for word in ("--highlight", name)]
@@ -84,13 +81,34 @@ def write(
     return [*written, out / "report.json"]
 
 
+def _drafts(
+    analysis: Analysis,
+    texts: Mapping[str, str],
+    drawn: Mapping[str, Figure],
+    folder: Path,
+    baseline: str | None,
+    looks: Mapping[str, Style],
+) -> list[Path]:
+    """Write every file of a report but report.json into a folder; the files written."""
+    written = []
+    for name, text in texts.items():
+        record.write_text(text, folder / name)
+        written.append(folder / name)
+    for name, figure in drawn.items():
+        written += save(figure, folder / name)
+    pictures = {name: (folder / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
+    skipped = analysis.frame.attrs.get("skipped", ())
+    record.write_text(page(analysis, pictures, skipped, baseline, looks), folder / "index.html")
+    return [*written, folder / "index.html", *write_trend(analysis, folder)]
+
+
 def write_trend(analysis: Analysis, out: Path) -> list[Path]:
     """Write trend.md, trend.html and the figure trend into `out`; the files written, none without enough nights."""
     seen = trend(analysis)
     if seen is None:
         return []
     for name, text in (("trend.md", trend_text.markdown(seen)), ("trend.html", html(seen))):
-        (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        record.write_text(text, out / name)
     return [out / "trend.md", out / "trend.html", *save(trend_figure(seen), out / "trend")]
 
 

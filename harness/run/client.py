@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.job import Job
+from harness.record import StorageError, storing
 from harness.run import outcome, processes, written
 
+PROBE = b" " * 2**22  # larger than the fields that a pass writes
 LIMITS_S = {"rates": 60.0, "identity": 60.0}  # time limits of requests that are no passes of a cell
 START_S = 300.0  # for the import of torch, which may lie on a slow network disk
 LATE_S = 2 * processes.END_S + 10.0  # after its time limit, a pass must have ended or the server does not work
@@ -94,7 +96,8 @@ class ServerProcess:
         """Run one pass; returns its fields of the record, or a status where its process ended without them.
 
         `truth` is the file that the pass `reference` writes and that `agreement` reads. Where the server does not
-        answer, or cannot end what it has started, it is closed.
+        answer, or cannot end what it has started, it is closed. Raises StorageError where the process could not write
+        its files.
         """
         result, log, limit_s = folder / f"{part}.json", folder / "log.txt", LIMITS_S.get(part, job.limit_s)
         written.remove(result)
@@ -112,11 +115,15 @@ class ServerProcess:
         if answer is None or "ended" in answer or answer["unkillable"]:
             self.close()
         try:
-            return outcome.of_pass(part, limit_s, answer, written.fields(result, job), written.last_line(log))
+            seen = written.fields(result, job)
+            if "status" not in seen:
+                _check_written(part, seen, folder)
+            return outcome.of_pass(part, limit_s, answer, seen, written.last_line(log))
         except written.TamperedError as error:
             return {"status": "crashed", "message": f"the file of the {part} pass's result was overwritten: {error}"}
         finally:
-            written.remove(result)
+            for left in (result, *folder.glob(f".{result.name}.*.tmp")):  # a process that was killed leaves the latter
+                written.remove(left)
 
     def _write(self, request: Mapping[str, Any]) -> None:
         """Send a request; where the server is gone, nothing happens, and there will be no answer."""
@@ -188,3 +195,15 @@ def _environment(threads: int, allocator: str) -> dict[str, str]:
             "KINETO_LOG_LEVEL": "5",
         }
     )
+
+
+def _check_written(part: str, seen: dict[str, Any], folder: Path) -> None:
+    """Raise StorageError if a pass may have no result because no file could be written.
+
+    Only the reference is believed that its own file could not: its process does not import the method.
+    """
+    unwritten = seen.pop("unwritten", None)
+    if part == "reference" and unwritten is not None:
+        raise StorageError(*unwritten)
+    with storing(folder), tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(PROBE)

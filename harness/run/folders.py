@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -10,8 +11,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from harness.record import storing
 
 MARK = ".running"  # an empty file in a run folder, which is locked while a new run writes there
 POLL_S = 0.5  # how often is looked whether another harness has finished
@@ -20,18 +22,19 @@ POLL_S = 0.5  # how often is looked whether another harness has finished
 def claim(output: Path, key: str) -> Path:
     """Make a new folder for a cell, which no other harness that writes here has.
 
-    It is called `key`, or `<key>.2` and so on where that exists already.
+    It is called `key`, or `<key>.2` and so on where that exists already. Raises StorageError.
     """
     return next(folder for folder in _names(output, key) if make(folder))
 
 
 def make(folder: Path) -> bool:
-    """Make a folder; False where it is there already."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
+    """Make a folder; False where it is there already. Raises StorageError."""
+    with storing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            return False
     return True
 
 
@@ -46,14 +49,14 @@ def _names(output: Path, key: str) -> Iterator[Path]:
         yield output / f"{key}.{number}"
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool]:
     """Lock the folder of a cell for this block; False where another process has locked it."""
     with _open(folder / "log.txt") as file:  # which stays the same file
         yield _has_lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@contextmanager
+@contextlib.contextmanager
 def beside_others(output: Path, resume: bool) -> Iterator[None]:
     """Write into a run folder for this block. New runs may do so at once, and each measures every cell.
 
@@ -76,11 +79,12 @@ def _wait_for_new_runs(file: int, output: Path) -> None:
     _has_lock(file, fcntl.LOCK_UN)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _open(path: Path) -> Iterator[int]:
     """The descriptor of a file that may be locked: NFS wants it open for writing. No other process inherits it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         yield descriptor
     finally:
@@ -100,11 +104,11 @@ def _has_lock(file: int, kind: int) -> bool:
 
 
 def point_latest(output: Path) -> None:
-    """Make `LAST` beside the run folder a link to it. Where the system has no links, leave it."""
+    """Make `LAST` beside the run folder a link to it. Where there is no room or the system has no links, leave it."""
     link = output.parent / "LAST"
     temporary = output.parent / f".LAST.{os.getpid()}"
-    try:
+    with contextlib.suppress(OSError):
         temporary.symlink_to(output.name)
         temporary.replace(link)
-    except OSError:
+    with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)

@@ -64,8 +64,8 @@ class Launcher:
 
         `look` is that of the record.
 
-        Returns the file of the record, which holds whatever happens to the cell. Raises OSError where it cannot be
-        written, and LaunchError where the launcher is closed meanwhile.
+        Returns the file of the record, which holds whatever happens to the cell. Raises OSError where a file
+        cannot be written, such as on a full disk, and LaunchError where the launcher is closed meanwhile.
         """
         return self._run(job, claim(output, job.key), attempt=1, look=look)
 

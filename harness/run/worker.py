@@ -42,7 +42,7 @@ from harness.problems.errors import CodeError, place
 from harness.problems.method_source import MethodError, Unsupported, parameter_names, provenance
 from harness.problems.source import source_hash
 from harness.problems.torch_messages import explain, text, trace
-from harness.record import write_json
+from harness.record import StorageError, write_bytes, write_json
 from harness.run.agreement_pass import agreement_pass
 from harness.run.time_pass import time_pass
 from harness.truth import process_state, reference_process
@@ -76,7 +76,8 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
 
     `truth` is the file that `reference` writes and that `agreement` reads. Known fields are written step by step, in
     case a call never returns. `status` is written last: at the end of the pass, or where a fault is found. Whatever is
-    raised becomes a status and a message. A copy of this process ends where it would write.
+    raised becomes a status and a message. A copy of this process ends where it would write. Raises StorageError where a
+    file cannot be written; `unwritten` then says so if that can be written.
     """
     began, process = time.perf_counter(), os.getpid()
     seen: dict[str, Any] = {}
@@ -98,6 +99,9 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
             for fields in _fields(asked, part, truth, warning_log, began):
                 seen |= fields
                 _write(seen, result, process)
+    except StorageError as error:
+        _write({"unwritten": [error.errno, error.strerror, error.filename]}, result, process)
+        raise
     except BaseException as error:
         process_state.restore_essentials()
         seen |= _failure(error, part)
@@ -147,7 +151,7 @@ def _described(job: Job) -> dict[str, Any]:
 
 def _reference(job: Job, truth: str | None) -> Fields:
     assert truth is not None
-    reference_process.compute(job, _problem(job), Path(truth))
+    write_bytes(reference_process.compute(job, _problem(job)), Path(truth))
     yield {}
 
 

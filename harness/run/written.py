@@ -92,6 +92,11 @@ def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(entry is None or isinstance(entry, int | float) for entry in value)
 
 
+def _is_unwritten(value: Any) -> bool:
+    """Whether a value is the arguments of a StorageError."""
+    return isinstance(value, list) and len(value) == 3 and isinstance(value[0], int | None) and _are_texts(value[1:])
+
+
 def _is_timed(value: Any) -> bool:
     """Whether a value is what `harness.truth.result_recorder` writes, perhaps with a fault."""
     if not isinstance(value, dict):
@@ -124,6 +129,7 @@ def _is_checked(value: Any) -> bool:
 
 # What a pass writes for the harness alone, and what it must be: no fields of the record.
 PASSED_ON: dict[str, Callable[[Any], bool]] = {
+    "unwritten": _is_unwritten,
     "running": lambda value: isinstance(value, str),
     "timed": _is_timed,
     "checked": _is_checked,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,8 @@ class Truth:
     data: str  # checksum of the inputs, targets and data, in float64
 
 
-def compute(job: Job, problem: Problem, path: Path) -> None:
-    """Compute the truth for a job's problem, as it was built and cast, and save it."""
+def compute(job: Job, problem: Problem) -> bytes:
+    """The truth for a job's problem, as it was built and cast; a file of it is read by `load`."""
     exact, vectors = problem.to("cpu", torch.float64), vectors_of(job, problem.theta)
     if vectors is not None:
         vectors = vectors.to("cpu", torch.float64)
@@ -37,11 +38,13 @@ def compute(job: Job, problem: Problem, path: Path) -> None:
     hessian = None
     if job.quantity == "ggn":
         hessian = reference(exact, None, job.measure, seed, stop_gradient=job.stop_gradient)
-    torch.save(Truth(compared, hessian, exact.theta, _loss(exact), _checksum(exact)), path)
+    saved = io.BytesIO()  # of a full disk torch.save does not raise OSError
+    torch.save(Truth(compared, hessian, exact.theta, _loss(exact), _checksum(exact)), saved)
+    return saved.getvalue()
 
 
 def load(path: Path) -> Truth:
-    """The truth that `compute` has saved. Load it before the method is imported."""
+    """The truth that `compute` has returned. Load it before the method is imported."""
     return torch.load(path, weights_only=False)
 
 
