@@ -37,7 +37,7 @@ def test_the_p_value_is_students_of_few_and_of_two_tests_from_six():
 @pytest.mark.parametrize(("methods", "processes"), [(2, 3), (2, 6), (4, 3)])
 def test_reports_without_a_true_lead_claim_one_as_rarely_as_stated(methods, processes):
     """The old rule, which tests each place alone, is wrong in some of these reports several times."""
-    reports = 60
+    reports = 40
     old, new, _ = counted(numpy.random.default_rng(1), reports, methods, processes, lead=0.0, hiccups=False)
     assert stats.binomtest(round(new.shares), reports, RATE, alternative="greater").pvalue > 0.01
     assert old.wrong > 3 * RATE * reports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import numpy
@@ -14,6 +15,7 @@ from harness.analysis.intervals import interval
 ENOUGH = 6  # processes from which on the order of their ratios alone gives an interval
 EQUAL = 1.005  # ratio below which two times are the same to three digits
 ALONE = 1.1  # ratio below which one process a cell decides nothing: two processes of one cell often differ so much
+UNKNOWN = -1  # a seed or round that an old record lacks
 # How an interval was found, the surest first.
 ORDER_STATISTICS = "order statistics of the processes' ratios"
 STUDENT = "Student's t on the processes' log ratios"
@@ -58,7 +60,8 @@ def ratio(one: DataFrame, other: DataFrame) -> Ratio:
     that between order statistics (`intervals.interval`), below ENOUGH processes Student's t on the ratios' logarithms.
     For one process it is the ratio of the ends of the two samples' own intervals.
     """
-    pairs = (_by_process(other) / _by_process(one)).dropna()
+    faster, slower = _by_process(one), _by_process(other)
+    pairs = Series([slower[process] / faster[process] for process in faster if process in slower], dtype="float")
     if len(pairs) < 2:
         (fast, slow), (least, most) = _of_samples(one), _of_samples(other)
         value = float(other["median_s"].median() / one["median_s"].median())
@@ -86,14 +89,19 @@ def p_value(logs: ndarray) -> float:
 
 
 def _students_interval(logs: ndarray) -> tuple[float, float]:
-    from scipy import stats
+    from scipy import special
 
-    half = float(stats.t.ppf(0.975, len(logs) - 1)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    half = float(special.stdtrit(len(logs) - 1, 0.975)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     return math.exp(logs.mean() - half), math.exp(min(logs.mean() + half, 700.0))
 
 
-def _by_process(rows: DataFrame) -> Series:
-    return rows.groupby(["seed", "round"], dropna=False)["median_s"].median()
+def _by_process(rows: DataFrame) -> dict[tuple[float, float], float]:
+    """The median time of the processes of each seed and round."""
+    times: dict[tuple[float, float], list[float]] = {}
+    processes = zip(rows["seed"].fillna(UNKNOWN), rows["round"].fillna(UNKNOWN), strict=True)
+    for process, time in zip(processes, rows["median_s"], strict=True):
+        times.setdefault(process, []).append(time)
+    return {process: statistics.median(seen) for process, seen in times.items()}
 
 
 def _of_samples(rows: DataFrame) -> tuple[float, float]:
