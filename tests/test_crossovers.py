@@ -49,6 +49,18 @@ def test_what_prints_as_one_decides_nothing(tmp_path) -> None:
     assert told(tmp_path / "b", base, other) == []
 
 
+def test_more_pairs_of_methods_ask_for_more_of_each(tmp_path) -> None:
+    """At both sizes the p-value of a and b is 0.044: enough for one pair of methods, and not for three."""
+    fast, slow, far = [1.0, 1.0, 1.0], [1.08, 1.12, 1.18], [9.0, 9.0, 9.0]
+    planted = {"a": [*fast, *slow], "b": [*slow, *fast], "c": [*far, *far]}
+    records = {method: grown(method, 1.0, sizes=(100, 200), rounds=3) for method in planted}
+    for method, times in planted.items():
+        for entry, seconds in zip(records[method], times, strict=True):
+            entry["times_s"] = [seconds]
+    assert len(told(tmp_path / "two", records["a"], records["b"])) == 1
+    assert told(tmp_path / "three", *records.values()) == []
+
+
 def test_only_the_last_change_is_told_and_only_where_the_end_is_decided(tmp_path) -> None:
     base = grown("naive_loop", 1.0, scale=1e-6, rounds=3)
     back = grown("vmap_hvp", 1.0, scale=2e-6, rounds=3)

@@ -20,7 +20,8 @@ def as_json(survey: Survey) -> dict[str, Any]:
     """A survey as plain values.
 
     - `problem`, `quantity`, `device`, `dtype`: as configured; `params`: P.
-    - `best`: the name of the fastest method that is right and fits, or null; `code`: Python that calls it, or null.
+    - `best`: the method with the least time that is right and fits, or null; `code`: Python that calls it, or null.
+      Each time is of a single process, so that the order of close ones may be chance.
     - `methods`: the best first, each with `method`, `status`, `message`, `time_s`, `peak_bytes`, `fits` (whether the
       peak is below memory_gb), `error` (relative), `timed_params` and `checked_params` (most parameters in which it was
       timed, and compared with the reference; 0 for none), `extrapolated` (whether `time_s` is), `limit_s` (the time
@@ -97,6 +98,8 @@ def _megabytes(advice: Advice) -> str:
 
 def _notes(survey: Survey, listed: Sequence[Advice]) -> Iterator[str]:
     """What the table does not show."""
+    if len(listed) > 1:
+        yield "Each time is of a single process: the order of methods with close times may be chance."
     if any(advice.timed < advice.params for advice in listed):
         yield f"Times and peaks measured in fewer than {survey.params} parameters are extrapolated."
     for advice in survey.advice:

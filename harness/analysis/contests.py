@@ -1,44 +1,83 @@
-"""The two fastest methods that are right at one place, and whether one of them is faster beyond doubt."""
+"""The methods that are right at one place: which of them leads, and by how much."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy
 from pandas import DataFrame
 
 from harness.analysis.ratios import Ratio, ratio
+from harness.analysis.table import Analysis
 
 MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
 
 
 @dataclass(frozen=True)
 class Contest:
-    """The two fastest of the methods that are right at one place, by their labels."""
+    """The methods that are right and timed at one place, by their labels."""
 
-    first: str
-    second: str
-    lead: Ratio  # how many times as fast the first is as the second
+    leader: str
+    leads: dict[str, Ratio]  # by each other label, the nearest first: how many times as fast the leader is
+
+    @property
+    def second(self) -> str | None:
+        """The next fastest; None where there is no other."""
+        return next(iter(self.leads), None)
+
+    def p_fastest(self) -> float:
+        """The p-value of the claim that the leader is faster than each other method, which is that of its least lead.
+
+        NaN without others, or where one of them has only one process. That any of them might have led needs no
+        correction: to lead by chance, a method must beat all others (Gutmann & Maymin 1987, Ann. Statist. 15).
+        """
+        return max([lead.p_of(1) for lead in self.leads.values()], key=_nan_last, default=math.nan)
+
+    def p_slower(self, label: str) -> float:
+        """The p-value of the claim that this method is slower than the leader, for as many as might have led instead.
+
+        NaN where one of the two has only one process.
+        """
+        return float(numpy.minimum(1.0, len(self.leads) * self.leads[label].p_of(1)))
 
 
-def right(rows: DataFrame) -> DataFrame:
-    """The rows of those methods at a place that are timed and right in every process."""
-    return rows.groupby("label").filter(lambda own: own["status"].eq("ok").all() and own["median_s"].gt(0).all())
+@dataclass(frozen=True)
+class Place:
+    """What is compared with each other: a family of problems, a P, a quantity and settings."""
+
+    rows: DataFrame  # of `Analysis.rows`
+    contest: Contest | None  # None where no method is right and timed
 
 
-def contest(rows: DataFrame) -> Contest:
-    """The two fastest of two methods or more that are right (`right`), ordered by their ratio, process by process.
+@lru_cache(maxsize=1)
+def places(analysis: Analysis) -> tuple[Place, ...]:
+    """The places, by family, quantity, settings and P; an unknown P is the last."""
+    keys = ["family", "quantity", *analysis.settings, "params"]
+    return tuple(Place(rows, contest(rows)) for _, rows in analysis.rows.groupby(keys, dropna=False))
 
-    The order of the ratio counts where it contradicts that of the medians. It does so after a drift, or where only one
-    of the two methods has some of the processes.
+
+def contest(rows: DataFrame) -> Contest | None:
+    """The contest of those methods that are timed and right in every process.
+
+    The method with the least median leads, unless the next one is faster process by process. That happens after a
+    drift, or where only one of the two has some of the processes.
     """
-    times = rows.groupby("label")["median_s"].median().sort_values()
-    first, second = times.index[:2]
-    lead = between(rows, first, second)
-    if lead.order < 0:
-        return Contest(second, first, between(rows, second, first))
-    return Contest(first, second, lead)
+    methods = {str(label): own for label, own in rows.groupby("label") if _right(own)}
+    order = sorted(methods, key=lambda label: methods[label]["median_s"].median())
+    if not order:
+        return None
+    if len(order) > 1 and ratio(methods[order[0]], methods[order[1]]).order < 0:
+        order[0], order[1] = order[1], order[0]
+    leader, *others = order
+    return Contest(leader, {label: ratio(methods[leader], methods[label]) for label in others})
 
 
-def between(rows: DataFrame, one: str, other: str) -> Ratio:
-    """How many times as fast the method with the label `one` is as that with the label `other`."""
-    return ratio(rows[rows["label"] == one], rows[rows["label"] == other])
+def _right(rows: DataFrame) -> bool:
+    """Whether a method's rows are right and timed in every process."""
+    return bool(rows["status"].eq("ok").all() and rows["median_s"].gt(0).all())
+
+
+def _nan_last(p: float) -> float:
+    return math.inf if math.isnan(p) else p

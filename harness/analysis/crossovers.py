@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pandas
 from pandas import DataFrame
 
+from harness.analysis.claims import claimed
 from harness.analysis.fits import problems
-from harness.analysis.ratios import ratio
+from harness.analysis.ratios import Ratio, ratio
 from harness.analysis.table import Analysis
 from harness.record import plain
 
@@ -23,26 +24,30 @@ class Crossover:
     faster: str
     slower: str
     params: float  # P, interpolated on logarithms between the next two
-    low: float  # the largest P measured at which the slower one is still faster, beyond doubt
-    high: float  # the least P measured from which on the order is the other one, beyond doubt
-    processes: int  # fewest at those two
+    low: float  # the largest P measured at which the slower one is still faster, taken alone (`Ratio.order`)
+    high: float  # the least P measured from which on the order is the other one, taken alone
+    processes: int  # fewest at the sizes that decide; with 1, the crossover holds no error rate
 
 
 def crossovers(analysis: Analysis) -> list[Crossover]:
     """All crossovers that the records show, for each problem and each two methods that are right at several sizes.
 
     The ratio of two times decides a size where it has an `order` (`harness.analysis.ratios`). The order must be decided
-    below and above the crossover, and at the largest P that both methods have.
+    below and above the crossover, and at the largest P that both methods have. Of the crossovers, at most the share
+    `claims.RATE` is expected to be none, apart from those by one process.
     """
-    found = []
+    found: list[tuple[Crossover | None, float]] = []
     for problem, rows in problems(analysis):
         by_method = _right_cells(rows)
         several = sorted(method for method, cells in by_method.items() if len(cells) > 1)
         for one, other in itertools.combinations(several, 2):
-            crossed = _crossover(problem, one, by_method[one], other, by_method[other])
-            if crossed is not None:
-                found.append(crossed)
-    return found
+            found.append(_crossover(problem, one, by_method[one], other, by_method[other]))
+    made = claimed([p for _, p in found])
+    return [
+        crossed
+        for (crossed, p), claim in zip(found, made, strict=True)
+        if crossed and (claim or crossed.processes == 1)
+    ]
 
 
 def _right_cells(rows: DataFrame) -> dict[str, dict[float, DataFrame]]:
@@ -56,24 +61,41 @@ def _right_cells(rows: DataFrame) -> dict[str, dict[float, DataFrame]]:
 
 def _crossover(
     problem: str, one: str, cells: dict[float, DataFrame], other: str, other_cells: dict[float, DataFrame]
-) -> Crossover | None:
-    """Where the order of two methods changes for the last time; None where it does not change or the end is open."""
+) -> tuple[Crossover | None, float]:
+    """Where the order of two methods changes for the last time, and the p-value of the claim that it does change.
+
+    None and 1 where it does not change or the end is open; the p-value is NaN where one process decides a size.
+    """
     sizes = sorted(cells.keys() & other_cells.keys())
     ratios = {size: ratio(cells[size], other_cells[size]) for size in sizes}
     change = _last_change({size: value.order for size, value in ratios.items()})
     if change is None:
-        return None
+        return None, 1.0
     low, high = change
     faster, slower = (one, other) if ratios[high].order > 0 else (other, one)
-    return Crossover(
+    p, processes = _evidence(list(ratios.values()))
+    crossover = Crossover(
         problem=problem,
         faster=plain(faster),
         slower=plain(slower),
         params=_between(low, high, ratios[low].value, ratios[high].value),
         low=low,
         high=high,
-        processes=min(ratios[low].processes, ratios[high].processes),
+        processes=processes,
     )
+    return crossover, p
+
+
+def _evidence(ratios: list[Ratio]) -> tuple[float, int]:
+    """The p-value of a change of order between the last of these ratios and any other, and the processes behind it.
+
+    The clearest of the others decides. Any of them could have been it, hence the factor.
+    """
+    last = ratios[-1]
+    others = [seen for seen in ratios if seen.order == -last.order]
+    clearest = min(others, key=lambda seen: (math.isnan(seen.p), seen.p))
+    processes = min(last.processes, clearest.processes)
+    return (math.nan if processes == 1 else max(last.p, min(1.0, (len(ratios) - 1) * clearest.p))), processes
 
 
 def _last_change(orders: dict[float, int]) -> tuple[float, float] | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pandas
 from pandas import DataFrame
 
-from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, between, contest, right
+from harness.analysis.claims import claimed
+from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, Contest, Place, places
 from harness.analysis.emphasis import baseline_of
 from harness.analysis.ratios import Ratio
 from harness.analysis.table import Analysis, setting
@@ -36,55 +38,65 @@ class Leader:
     peak_bytes: float  # peak of tensor memory above the start of the call; NaN where it was not measured
     second: str | None  # the next fastest method that is right; None where there is no other
     lead: Ratio | None  # how many times as fast the leader is as the second
+    won: bool  # whether it is claimed to be faster than each other right method (`claims.claimed`)
     baseline_status: str | None  # of the baseline at this place; None where no record has it
     over_baseline: Ratio | None  # how many times as fast as the baseline; None unless that is another right method
+    beats_baseline: bool  # whether it is claimed to be faster than the baseline (`claims.claimed`)
     contended: bool  # whether the leader or the second was measured under contention
     unsafe: bool  # whether the leader is known to be wrong elsewhere under the same operators
     wrong: tuple[SilentlyWrong, ...]  # at this place, the largest error first
 
-    @property
-    def undecided(self) -> bool:
-        """Whether there is a second that may be as fast (`Ratio.order`)."""
-        return self.lead is not None and self.lead.order <= 0
 
-
-def leaderboard(analysis: Analysis, baseline: str | None = None) -> list[Leader]:
+@lru_cache(maxsize=1)
+def leaderboard(analysis: Analysis, baseline: str | None = None) -> tuple[Leader, ...]:
     """The leader of each place at which a method is right and timed, by problem, P and settings.
 
-    `baseline` is the label of a method, by default that of torch.func.hessian.
+    `baseline` is the label of a method, by default that of torch.func.hessian. Of all that is claimed, `won` and
+    `beats_baseline`, at most the share `claims.RATE` is expected to be wrong by chance. Raises ValueError for a
+    baseline that no record has.
     """
+    compared = baseline_of(analysis, baseline)
+    found = [(place, place.contest) for place in places(analysis) if place.contest is not None]
+    found.sort(key=lambda pair: _by_problem_and_size(pair[0].rows))
+    fastest = [contest.p_fastest() for _, contest in found]
+    ahead = [contest.p_slower(compared) if compared in contest.leads else math.nan for _, contest in found]
+    claims = claimed([*fastest, *ahead])
     quantity = ["quantity"] if analysis.rows["quantity"].nunique() > 1 else []
     telling = [*quantity, *analysis.settings]
-    found = []
-    for _, group in analysis.rows.groupby(["family", "params", *telling], dropna=False):
-        candidates = right(group)
-        if len(candidates):
-            settings = tuple(setting(name, group[name].iloc[0]) for name in telling)
-            found.append(_leader(group, candidates, settings, baseline_of(analysis, baseline)))
-    return found
+    return tuple(
+        _leader(place, contest, telling, compared, won, beats_baseline)
+        for (place, contest), won, beats_baseline in zip(found, claims, claims[len(found) :], strict=False)
+    )
 
 
-def _leader(group: DataFrame, candidates: DataFrame, settings: tuple[str, ...], baseline: str | None) -> Leader:
-    """The leader among the candidates, which are the right rows of the group."""
-    fastest = contest(candidates) if candidates["label"].nunique() > 1 else None
-    label = fastest.first if fastest else candidates["label"].iloc[0]
-    second = fastest.second if fastest else None
-    own = candidates[candidates["label"] == label]
-    compared = baseline != label and baseline in set(candidates["label"])
+def _by_problem_and_size(rows: DataFrame) -> tuple[str, bool, float]:
+    """The order of places, in which an unknown P comes last."""
+    params = float(rows["params"].iloc[0])
+    return str(rows["family"].iloc[0]), math.isnan(params), params
+
+
+def _leader(
+    place: Place, contest: Contest, telling: list[str], baseline: str | None, won: bool, beats_baseline: bool
+) -> Leader:
+    """The leader of one place; `telling` are the columns that tell it from others."""
+    rows, label, second = place.rows, contest.leader, contest.second
+    own = rows[rows["label"] == label]
     return Leader(
-        problem=plain(group["family"].iloc[0]),
-        params=group["params"].iloc[0],
-        settings=settings,
+        problem=plain(rows["family"].iloc[0]),
+        params=rows["params"].iloc[0],
+        settings=tuple(setting(name, rows[name].iloc[0]) for name in telling),
         method=plain(label),
         time_s=own["median_s"].median(),
         peak_bytes=own["tensor_peak_bytes"].median(),
-        second=plain(second) if second is not None else None,
-        lead=fastest.lead if fastest else None,
-        baseline_status=_status(group[group["label"] == baseline]),
-        over_baseline=between(candidates, label, str(baseline)) if compared else None,
-        contended=bool(group.loc[group["label"].isin((label, second)), "contended"].any()),
+        second=None if second is None else plain(second),
+        lead=None if second is None else contest.leads[second],
+        won=won,
+        baseline_status=_status(rows[rows["label"] == baseline]),
+        over_baseline=contest.leads.get(str(baseline)),
+        beats_baseline=beats_baseline,
+        contended=bool(rows.loc[rows["label"].isin((label, second)), "contended"].any()),
         unsafe=bool(own["warning"].notna().any()),
-        wrong=_wrong(group),
+        wrong=_wrong(rows),
     )
 
 

@@ -39,7 +39,7 @@ class Profile:
         return self.times[method].dropna().to_numpy()
 
     def fastest(self, method: str) -> float:
-        """The share of its cells in which the method is the fastest that is right."""
+        """The share of its cells in which the method has the least median time of those that are right."""
         return float((self.of(method) <= 1).mean())
 
     def right(self, method: str) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from pandas import DataFrame
 
-from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, between
+from harness.analysis.claims import claimed
+from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, Place, places
 from harness.analysis.emphasis import BASELINE
 from harness.analysis.ratios import Ratio
 from harness.analysis.reasons import reason
@@ -16,7 +17,6 @@ from harness.analysis.table import Analysis, setting
 from harness.record import plain
 
 FEW_SIZES = 3  # below so many sizes, there is no curve to draw against P
-SINGLE = 2.0  # ratio of two single samples that decides: a first call may take about twice as long as the next
 MANY_METHODS = 8  # above so many methods, curves cannot be told apart
 
 
@@ -33,9 +33,14 @@ class Entry:
     peak_bytes: float  # peak of tensor memory above the start of the call
     error: float  # relative to the reference
     over_best: float  # its time over that of the fastest right method
-    over_baseline: float  # its time over that of the baseline
-    undecided: bool  # whether it is right and, process by process, perhaps as fast as the best (`Ratio.order`)
+    lead: Ratio | None  # how many times as fast the best is, process by process; None unless both are right
+    slower: bool  # whether it is claimed to be slower than the best (`claims.claimed`)
     contended: bool  # whether another process disturbed the measurement
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it is right and perhaps as fast as the best."""
+        return self.lead is not None and not self.slower
 
     @property
     def right(self) -> bool:
@@ -62,6 +67,7 @@ class Ranking:
     quantity: str
     settings: tuple[str, ...]  # those in which the records differ, as text
     entries: tuple[Entry, ...]
+    best_method: str | None  # printable: the leader of the right methods that were timed; None where there is none
     baseline_method: str  # printable; a place may lack it
 
     @property
@@ -71,8 +77,8 @@ class Ranking:
 
     @property
     def best(self) -> Entry | None:
-        """The fastest right method that was timed."""
-        return next((entry for entry in self.entries if entry.right and not math.isnan(entry.median_s)), None)
+        """The entry of the leader; None where no right method was timed."""
+        return next((entry for entry in self.entries if entry.method == self.best_method), None)
 
 
 def rankings(analysis: Analysis, baseline: str | None = None) -> list[Ranking]:
@@ -96,42 +102,53 @@ def main_rankings(analysis: Analysis, baseline: str | None = None) -> list[Ranki
     return found
 
 
-def _series(analysis: Analysis, baseline: str | None) -> Iterator[list[Ranking]]:
-    """The rankings of one family, quantity and setting, by P; an unknown P comes first."""
-    keys = ["family", "quantity", *analysis.settings]
-    for values, group in analysis.cells.groupby(keys, dropna=False):
-        settings = tuple(setting(key, value) for key, value in zip(keys[2:], values[2:], strict=True))
-        by_size = group.groupby(group["params"].fillna(-math.inf))
-        yield [
-            Ranking(
-                family=plain(values[0]),
-                params=float(rows["params"].iloc[0]),
-                quantity=plain(values[1]),
-                settings=settings,
-                entries=_ordered(rows, analysis.rows_of(rows), baseline or BASELINE),
-                baseline_method=plain(baseline or BASELINE),
-            )
-            for _, rows in by_size
-        ]
+def _series(analysis: Analysis, baseline: str | None) -> list[list[Ranking]]:
+    """The rankings of each family, quantity and setting, by P; an unknown P comes first.
+
+    Of all methods that are claimed to be slower than the best, at most the share `claims.RATE` is expected not to be.
+    """
+    found = places(analysis)
+    contests = [place.contest for place in found if place.contest is not None]
+    claims = iter(claimed([contest.p_slower(label) for contest in contests for label in contest.leads]))
+    series: dict[tuple[str, str, tuple[str, ...]], list[Ranking]] = {}
+    for place in found:
+        leads = place.contest.leads if place.contest is not None else {}
+        slower = {label for label in leads if next(claims)}
+        ranking = _ranking(analysis, place, slower, baseline or BASELINE)
+        series.setdefault((ranking.family, ranking.quantity, ranking.settings), []).append(ranking)
+    return [sorted(group, key=_by_size) for group in series.values()]
 
 
-def _ordered(cells: DataFrame, rows: DataFrame, baseline: str) -> tuple[Entry, ...]:
-    """The entries of one place in order, from its cells and their rows."""
+def _by_size(ranking: Ranking) -> float:
+    return -math.inf if math.isnan(ranking.params) else ranking.params
+
+
+def _ranking(analysis: Analysis, place: Place, slower: Collection[str], baseline: str) -> Ranking:
+    """The ranking of one place; `slower` are the labels that are claimed to be slower than its leader."""
+    row, contest = place.rows.iloc[0], place.contest
+    cells = analysis.cells_of(place.rows)
     timed = {str(label): _entry(str(label), own) for label, own in cells.groupby("label")}
-    right = {label: entry.median_s for label, entry in timed.items() if entry.right and entry.median_s > 0}
-    best = min(right, key=lambda label: right[label], default=None)
-    best_s = math.nan if best is None else right[best]
-    baseline_s = timed[baseline].median_s if baseline in timed else math.nan
+    best = None if contest is None else contest.leader
+    best_s = math.nan if best is None else timed[best].median_s
+    leads = {} if contest is None else contest.leads
     entries = [
         replace(
             entry,
-            over_best=_over(entry.median_s, best_s),
-            over_baseline=_over(entry.median_s, baseline_s),
-            undecided=label in right and label != best and _undecided(between(rows, str(best), label)),
+            over_best=leads[label].value if label in leads else _over(entry.median_s, best_s),
+            lead=leads.get(label),
+            slower=label in slower,
         )
         for label, entry in timed.items()
     ]
-    return tuple(sorted(entries, key=_rank))
+    return Ranking(
+        family=plain(row["family"]),
+        params=float(row["params"]),
+        quantity=plain(row["quantity"]),
+        settings=tuple(setting(name, row[name]) for name in analysis.settings),
+        entries=tuple(sorted(entries, key=_rank)),
+        best_method=None if best is None else plain(best),
+        baseline_method=plain(baseline),
+    )
 
 
 def _entry(label: str, cells: DataFrame) -> Entry:
@@ -148,15 +165,10 @@ def _entry(label: str, cells: DataFrame) -> Entry:
         peak_bytes=float(cells["tensor_peak_bytes"].max()),
         error=float(cells["relative_error"].max()),
         over_best=math.nan,
-        over_baseline=math.nan,
-        undecided=False,
+        lead=None,
+        slower=False,
         contended=bool(cells["contended"].any()),
     )
-
-
-def _undecided(lead: Ratio) -> bool:
-    """Whether the method behind may be as fast: by the order of the ratio, or where single samples have no interval."""
-    return lead.value < SINGLE if math.isnan(lead.low) else lead.order <= 0
 
 
 def _over(time_s: float, other_s: float) -> float:

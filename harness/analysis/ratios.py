@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import numpy
+from numpy import ndarray
 from pandas import DataFrame, Series
 
 from harness.analysis.intervals import interval
@@ -13,6 +15,7 @@ from harness.analysis.intervals import interval
 ENOUGH = 6  # processes from which on the order of their ratios alone gives an interval
 EQUAL = 1.005  # ratio below which two times are the same to three digits
 ALONE = 1.1  # ratio below which one process a cell decides nothing: two processes of one cell often differ so much
+UNKNOWN = -1  # a seed or round that an old record lacks
 # How an interval was found, the surest first.
 ORDER_STATISTICS = "order statistics of the processes' ratios"
 STUDENT = "Student's t on the processes' log ratios"
@@ -28,10 +31,11 @@ class Ratio:
     high: float
     processes: int  # paired; 1: the interval is of the samples within one process, which differ less than processes do
     by: str  # how the interval was found: ORDER_STATISTICS, STUDENT or SAMPLES
+    p: float  # two-sided, of a ratio of 1; NaN for one process, which does not show how much processes differ
 
     @property
     def order(self) -> int:
-        """1 or -1 where the ratio is above or below 1 beyond doubt, else 0: the one rule for `is faster`.
+        """1 or -1 where the ratio, taken alone, is above or below 1, else 0.
 
         The interval leaves out 1, with one process the ratio is beyond ALONE too, and it is EQUAL at least.
         """
@@ -39,6 +43,14 @@ class Ratio:
         if max(self.value, 1 / self.value) < EQUAL:
             return 0
         return int(self.low > 1 and self.value > guard) - int(self.high < 1 and self.value < 1 / guard)
+
+    def p_of(self, order: int) -> float:
+        """The p-value of the claim that the ratio is above 1 (`order` 1) or below it (-1), for `claims.claimed`.
+
+        1 where the ratio, taken alone, does not show it; NaN for one process. That the direction is chosen after
+        looking is accounted for.
+        """
+        return self.p if self.by == SAMPLES or self.order == order else 1.0
 
 
 def ratio(one: DataFrame, other: DataFrame) -> Ratio:
@@ -48,23 +60,48 @@ def ratio(one: DataFrame, other: DataFrame) -> Ratio:
     that between order statistics (`intervals.interval`), below ENOUGH processes Student's t on the ratios' logarithms.
     For one process it is the ratio of the ends of the two samples' own intervals.
     """
-    pairs = (_by_process(other) / _by_process(one)).dropna()
-    if len(pairs) >= ENOUGH:
-        return Ratio(float(pairs.median()), *interval(pairs), len(pairs), ORDER_STATISTICS)
-    if len(pairs) > 1:
-        from scipy import stats
-
-        logs = numpy.log(pairs.to_numpy(float))
-        half = float(stats.t.ppf(0.975, len(logs) - 1)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-        low, high = math.exp(logs.mean() - half), math.exp(min(logs.mean() + half, 700.0))
-        return Ratio(float(pairs.median()), low, high, len(pairs), STUDENT)
-    (fast, slow), (least, most) = _of_samples(one), _of_samples(other)
-    value = float(other["median_s"].median() / one["median_s"].median())
-    return Ratio(value, least / slow, most / fast, 1, SAMPLES)
+    faster, slower = _by_process(one), _by_process(other)
+    pairs = Series([slower[process] / faster[process] for process in faster if process in slower], dtype="float")
+    if len(pairs) < 2:
+        (fast, slow), (least, most) = _of_samples(one), _of_samples(other)
+        value = float(other["median_s"].median() / one["median_s"].median())
+        return Ratio(value, least / slow, most / fast, 1, SAMPLES, math.nan)
+    logs = numpy.log(pairs.to_numpy(float))
+    ends, by = (interval(pairs), ORDER_STATISTICS) if len(pairs) >= ENOUGH else (_students_interval(logs), STUDENT)
+    return Ratio(float(pairs.median()), *ends, len(pairs), by, p_value(logs))
 
 
-def _by_process(rows: DataFrame) -> Series:
-    return rows.groupby(["seed", "round"], dropna=False)["median_s"].median()
+def p_value(logs: ndarray) -> float:
+    """The two-sided p-value of a ratio of 1, from the logarithms of two or more processes' ratios (n,).
+
+    That of Student's t; from ENOUGH processes on twice the smaller of that and the sign test's (Bonferroni). The first
+    finds more where the noise is even, the second where some processes are far too slow.
+    """
+    from scipy import special
+
+    deviation = logs.std(ddof=1) / math.sqrt(len(logs))
+    student = 2 * special.stdtr(len(logs) - 1, -abs(logs.mean()) / deviation) if deviation > 0 else 0.0
+    if len(logs) < ENOUGH:
+        return float(student)
+    fewer = min((logs > 0).sum(), (logs < 0).sum())
+    sign = 2 * special.bdtr(fewer, len(logs), 0.5)
+    return float(min(2 * student, 2 * sign, 1.0))
+
+
+def _students_interval(logs: ndarray) -> tuple[float, float]:
+    from scipy import special
+
+    half = float(special.stdtrit(len(logs) - 1, 0.975)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    return math.exp(logs.mean() - half), math.exp(min(logs.mean() + half, 700.0))
+
+
+def _by_process(rows: DataFrame) -> dict[tuple[float, float], float]:
+    """The median time of the processes of each seed and round."""
+    times: dict[tuple[float, float], list[float]] = {}
+    processes = zip(rows["seed"].fillna(UNKNOWN), rows["round"].fillna(UNKNOWN), strict=True)
+    for process, time in zip(processes, rows["median_s"], strict=True):
+        times.setdefault(process, []).append(time)
+    return {process: statistics.median(seen) for process, seen in times.items()}
 
 
 def _of_samples(rows: DataFrame) -> tuple[float, float]:

@@ -57,10 +57,11 @@ def _predicate(capacity: Capacity) -> str:
         return f"has a {capacity.measure} that does not grow measurably with P"
     size = rounded(capacity.params)
     within = f"({rounded(capacity.low)} to {rounded(capacity.high)})"
+    least = f" ({rounded(capacity.low)} or more)" if rounded(capacity.low) != size else ""
     where = {
         OUT: f"below P = {capacity.params:,.0f}, where it ran out of memory",
         ABOVE: f"below P = {capacity.params:,.0f}, where its {capacity.measure} was measured above that",
-        FURTHEST: f"at P = {size}, the furthest that the fit of its memory is followed",
+        FURTHEST: f"at P = {size}{least}, the furthest that the fit of its memory is followed",
         RESULT: f"up to P = {size}, where the result alone fills it",
         "": f"up to P = {size} {within}, by its {capacity.measure}",
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pandas import DataFrame
 
 from harness.analysis.capacity import Capacity, capacities
+from harness.analysis.claims import RATE
 from harness.analysis.crossovers import Crossover, crossovers
 from harness.analysis.fits import BEYOND, FEWEST, Fit, fits
 from harness.analysis.ratios import ALONE
@@ -22,8 +23,10 @@ EXPONENTS = (
     f"The measure grows as P to the power of the exponent, by least squares on logarithms from {FEWEST} sizes on"
 )
 CROSSED = (
-    "A crossover is listed where the 95 % interval of the ratio of the two times leaves out 1 below and above it; "
-    f"with one process a cell, the ratio must be beyond {ALONE:g} too. P is interpolated between these two sizes"
+    f"At most {100 * RATE:g} % of the crossovers listed are expected to be wrong by chance (false discovery rate over "
+    "all pairs of methods). The 95 % interval of the ratio of the two times leaves out 1 below and above a crossover, "
+    "and P is interpolated between these two sizes. A crossover by one process a cell holds no error rate: there the "
+    f"interval is of samples, and the ratio is beyond {ALONE:g}"
 )
 FITTING = (
     "By the fit of the tensor peak or, on the CPU, of the process peak, above the start of the call: of the two, the "

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import pandas
 from pandas import DataFrame
 
+from harness.analysis.claims import RATE
 from harness.analysis.leaderboard import Leader, SilentlyWrong
 from harness.analysis.ratios import SAMPLES, Ratio
 from harness.record import plain
 from harness.report.readable import CONTENDED, MIB
 from harness.text import duration, percent, significant
 
-UNDECIDED = "~"  # before a ratio
+UNDECIDED = "~"  # before a ratio that is no claim
 UNSAFE = " (unsafe)"  # behind a method
 NUMBERS = {"P", "time", "peak MiB"}
 INTERVAL = "95 % interval"
@@ -49,10 +50,8 @@ def table(leaders: Sequence[Leader], baseline: str | None, most_wrong: int | Non
 
 def notes(leaders: Sequence[Leader], baseline: str | None) -> str:
     """What the marks of the table mean, as far as it has them, in one line."""
-    undecided = sum(leader.undecided for leader in leaders)
     parts = ["over: how many times as fast", *([f"baseline: {plain(baseline)}"] if baseline is not None else [])]
-    if undecided:
-        parts.append(f"{UNDECIDED} undecided ({undecided} of {len(leaders)} leads over the next)")
+    parts += _claims([leader for leader in leaders if leader.lead is not None])
     if any(leader.contended for leader in leaders):
         parts.append("* one of the two measured under contention")
     if any(leader.unsafe for leader in leaders):
@@ -60,24 +59,40 @@ def notes(leaders: Sequence[Leader], baseline: str | None) -> str:
     return "; ".join(parts) + "."
 
 
+def _claims(leaders: Sequence[Leader]) -> list[str]:
+    """What the ratios over the next and over the baseline claim, with and without a mark; nothing without ratios."""
+    no_claim = [leader.lead for leader in leaders if leader.lead is not None and not leader.won]
+    alone = sum(lead.processes == 1 for lead in no_claim)
+    parts = []
+    if no_claim:
+        why = f"undecided: {len(no_claim) - alone}, of a single process: {alone}"
+        parts.append(f"{UNDECIDED} no claim (leads over the next: {len(leaders)}, {why})")
+    if any(leader.won or leader.beats_baseline for leader in leaders):
+        parts.append(
+            f"without {UNDECIDED} faster: at most {100 * RATE:g} % of these are expected to be wrong by chance (false "
+            "discovery rate over the table; an interval is of one ratio alone)"
+        )
+    return parts
+
+
 def _over_baseline(leader: Leader, baseline: str) -> str:
     """The ratio to the baseline, or why there is none."""
     if leader.method == plain(baseline):
         return "itself"
     if leader.over_baseline is not None:
-        return _times(leader.over_baseline)
+        return _times(leader.over_baseline, leader.beats_baseline)
     return leader.baseline_status or "not run"
 
 
 def _over_next(leader: Leader) -> str:
     if leader.lead is None:
         return "no other is right"
-    return f"{_times(leader.lead)} {leader.second}"
+    return f"{_times(leader.lead, leader.won)} {leader.second}"
 
 
-def _times(seen: Ratio) -> str:
-    """`3.1×`; with a mark before it where the ratio may be 1."""
-    return f"{'' if seen.order > 0 else UNDECIDED}{significant(seen.value)}×"
+def _times(seen: Ratio, claimed: bool) -> str:
+    """`3.1×`; with a mark before it where it is no claim."""
+    return f"{'' if claimed else UNDECIDED}{significant(seen.value)}×"
 
 
 def _interval(lead: Ratio | None) -> str:

@@ -15,34 +15,37 @@ from harness.report.latex.table import Table
 from harness.report.latex.text import digits, tex
 from harness.text import escaped, significant
 
-MEANING = """Times as fast: the median over processes of the ratio of the baseline's time to the method's, paired by \
+MEDIAN = """Times as fast: the median over processes of the ratio of the baseline's time to the method's, paired by \
 seed and round, with its 95 % interval"""
+ONE_BY_ONE = "Each interval is of one ratio alone: of those of equally fast methods, 5 % are expected to leave out 1"
 
 
 def markdown(found: DataFrame, analysis: Analysis, baseline: str) -> str:
     """speedups.md: all of them, with their intervals."""
     table = _texts(found, significant).map(escaped).to_markdown(index=False, disable_numparse=True)
     title = f"# Times as fast as {escaped(plain(baseline))}"
-    return f"{title}\n\n{MEANING} ({intervals(found)}).\n\n{table}\n\n{escaped(analysis.environment)}.\n"
+    return f"{title}\n\n{meaning(found)}.\n\n{table}\n\n{escaped(analysis.environment)}.\n"
 
 
 def speedup_table(found: DataFrame, analysis: Analysis, baseline: str) -> Table:
     """The same for LaTeX, the best of each problem and P in bold."""
     best = found["speedup"] == found.groupby(["problem", "params"])["speedup"].transform("max")
-    meaning = f"{tex(MEANING)} ({tex(intervals(found))}): from, to; in bold the most of each $P$"
+    notes = (
+        f"From, to: the interval. In bold: the largest median of each $P$, decided or not. {tex(analysis.environment)}."
+    )
     return listing(
         _texts(found, digits),
         title=f"Times as fast as {tex(baseline)}",
-        notes=f"{meaning}. {tex(analysis.environment)}.",
+        notes=f"{tex(meaning(found))}. {notes}",
         label=f"tab:speedups{family_label(analysis)}",
         bold=list(found.index[best]),
         bold_column="times as fast",
     )
 
 
-def intervals(found: DataFrame) -> str:
-    """How the intervals of speed-ups were found."""
-    return ", or ".join(sorted(set(found["by"])))
+def meaning(found: DataFrame) -> str:
+    """What the numbers are, and how the intervals of these speed-ups were found."""
+    return f"{MEDIAN} ({', or '.join(sorted(set(found['by'])))}). {ONE_BY_ONE}"
 
 
 def _texts(found: DataFrame, written: Callable[[float], str]) -> DataFrame:

@@ -21,8 +21,8 @@ def performance_profile(
 ) -> Figure:
     """The share of cells in which a method takes at most tau times as long as the fastest that is right.
 
-    Beside each name is the share in which it is the fastest and, where not every method was run on every cell, of how
-    many.
+    Beside each name is the share in which its median time is the least and, where not every method was run on every
+    cell, of how many.
     """
     looks = looks or styles(analysis)
     finite = found.times.to_numpy()[numpy.isfinite(found.times.to_numpy())]
@@ -65,4 +65,5 @@ def _cells(found: Profile) -> str:
         cells = f"{len(found.times)} of {found.cells} cells: those that all methods were run on"
     elif not found.whole:
         cells = f"{len(found.times)} cells, not all run on each: beside a name is of how many"
-    return f"{cells}; what failed or is wrong never gets there. In brackets: the share in which it is fastest."
+    least = "In brackets: the share in which its median time is the least."
+    return f"{cells}; what failed or is wrong never gets there. {least}"

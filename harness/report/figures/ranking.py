@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
+from harness.analysis.claims import RATE
 from harness.analysis.ranking import Ranking
 from harness.analysis.table import Analysis
 from harness.report.figures.canvas import RC, caption
@@ -25,8 +26,8 @@ LONGEST_SLUG = 80  # characters of a file's name
 CAPTION_PT = 8.0  # height of a line of the caption
 CAPTION_FROM_BELOW = 0.01  # of the figure's height
 MEANING = """Time: median of a call over processes, with its 95 % interval (below six processes: their range). × best: \
-time over that of the fastest right method. Peak: tensor memory above the start of the call. Error: relative distance \
-from the reference."""
+time over that of the best right method, process by process. Peak: tensor memory above the start of the call. Error: \
+relative distance from the reference."""
 
 
 def ranking(rankings: Sequence[Ranking], analysis: Analysis, medium: Medium = SCREEN) -> Figure:
@@ -88,5 +89,9 @@ def _note(rankings: Sequence[Ranking]) -> str:
     if any(entry.contended and not entry.failed for entry in entries):
         parts.append(f"{CONTENDED}: measured under contention.")
     if any(entry.undecided for entry in entries):
-        parts.append(f"{UNDECIDED}: perhaps as fast as the best.")
+        parts.append(f"{UNDECIDED}: not claimed to be slower than the best (undecided, or of a single process).")
+    if any(entry.slower for entry in entries):
+        parts.append(
+            f"Without {UNDECIDED}: slower; at most {100 * RATE:g} % of these are expected to be wrong by chance."
+        )
     return " ".join(parts)

@@ -222,15 +222,15 @@ class Panel:
 
 
 def answer(ranking: Ranking) -> str:
-    """Which method is the fastest that is right, and how the baseline, or else the next one, compares."""
+    """Which right method is the best, and how the baseline, or else the next one, compares."""
     best, baseline = ranking.best, ranking.baseline
     if best is None:
         return "No right method was timed." if any(entry.right for entry in ranking.entries) else "No method is right."
-    fastest = f"Fastest: {best.method}, {short_duration(best.median_s)}"
+    leading = f"Least time: {best.method}, {short_duration(best.median_s)}"
     if baseline is None or baseline is best:
         following = [entry for entry in ranking.entries if entry.right and entry is not best and entry.over_best > 0]
-        return f"{fastest}; {_compared(following[0])}." if following else f"{fastest}."
-    return f"{fastest}; {_compared(baseline)}."
+        return f"{leading}; {_compared(following[0])}." if following else f"{leading}."
+    return f"{leading}; {_compared(baseline)}."
 
 
 def _compared(entry: Entry) -> str:
@@ -240,6 +240,7 @@ def _compared(entry: Entry) -> str:
         return f"{entry.method}: {entry.reason}"
     if math.isnan(entry.over_best):
         return f"{entry.method} was not timed"
-    if entry.undecided:
-        return f"{entry.method} may be as fast"
-    return f"{entry.method} takes {short(entry.over_best)} times as long"
+    longer = f"{short(entry.over_best)} times as long"
+    if entry.undecided and entry.lead is not None and entry.lead.processes == 1:
+        return f"{entry.method} took {longer} in a single process"
+    return f"{entry.method} may be as fast" if entry.undecided else f"{entry.method} takes {longer}"

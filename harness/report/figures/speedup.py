@@ -15,7 +15,7 @@ from harness.report.figures.curves import NAMED, letters_of
 from harness.report.figures.labels import Label, attach, folded, settle
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.style import BAR, Style, styles
-from harness.report.speedups import MEANING, intervals
+from harness.report.speedups import meaning
 
 ONE: dict[str, Any] = {"color": "0.35", "linewidth": 0.8}
 
@@ -44,7 +44,7 @@ def speedup_against_size(
             plain_numbers(ax, at.crowded)
         attached = [attach(ax, own, medium) for ax, own in zip(axes, labels, strict=False)]
         outer_labels(axes, at.columns, "parameters P", ["times as fast"] * len(panels))
-        note = f"Baseline: {plain(baseline)}. {MEANING} ({intervals(found)}). {analysis.environment}."
+        note = f"Baseline: {plain(baseline)}. {meaning(found)}. {analysis.environment}."
         caption(figure, note, medium)
         settle(figure, axes, attached)
     return figure

@@ -107,7 +107,9 @@ def _fastest(rows: DataFrame, sizes: Series) -> list[int]:
 def _meanings(words: set[str], one_size: bool) -> str:
     """What the headings and words of a table mean."""
     of_each = "" if one_size else " of each $P$"
-    time = f"Time: median of the calls after the first, in bold the least that is right{of_each}"
+    time = (
+        f"Time: median of the calls after the first, in bold the smallest median that is right{of_each}, decided or not"
+    )
     return "; ".join([time, *(meaning for word, meaning in MEANINGS.items() if word in words)])
 
 
