@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from harness.record.schema import DEEPEST, FIELDS, NAMES, OLDEST, SCHEMA_VERSION, SKETCH, STATUSES
+from harness.record.schema import DEEPEST, FIELDS, OLDEST, SCHEMA_VERSION, SKETCH, STATUSES
 
 
 class RecordError(ValueError):
@@ -25,7 +27,7 @@ def plain(text: object) -> str:
 def checked(content: bytes, where: str) -> dict[str, Any]:
     """The record that a file or a line holds; raises RecordError, which names it, where it holds none."""
     try:
-        return _record(json.loads(content.decode(), parse_constant=_refused))
+        return _record(_DECODER.decode(content.decode()))
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where} is no record: {error}") from error
 
@@ -34,37 +36,61 @@ def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
+_DECODER = json.JSONDecoder(parse_constant=_refused)
+
+
 def _record(value: Any) -> dict[str, Any]:
     """The fields of this schema in a JSON value; raises ValueError where it is no record."""
-    found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
-    if not isinstance(found, int) or found not in range(OLDEST, SCHEMA_VERSION + 1):
-        raise ValueError(f"schemas {OLDEST} to {SCHEMA_VERSION} are read, found schema {found!r:.60}")
+    schema = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
+    if not isinstance(schema, int) or schema not in range(OLDEST, SCHEMA_VERSION + 1):
+        raise ValueError(f"schemas {OLDEST} to {SCHEMA_VERSION} are read, found schema {schema!r:.60}")
     if value.get("status") not in STATUSES:
         raise ValueError(f"its status is {value.get('status')!r:.60}; known are {', '.join(STATUSES)}")
-    for field in FIELDS:
-        if not _is(value.get(field.name), field.type):
-            raise ValueError(f"{field.name} should be {field.type}, found {value[field.name]!r:.60}")
+    found = {}
+    for name, kind, is_of_kind in _CHECKS:
+        held = value.get(name)
+        if held is not None and not is_of_kind(held):
+            raise ValueError(f"{name} should be {kind}, found {held!r:.60}")
+        found[name] = sys.intern(held) if isinstance(held, str) else held  # records share most of their texts
     for name in ("problem_options", "method_options"):
-        held = options(value.get(name))
-        if not isinstance(held, dict) or _depth(held) > DEEPEST:
-            raise ValueError(f"{name} should be a JSON object as text, found {value[name]!r:.60}")
-    sketch = value.get("sketch")
+        if not _holds_options(found[name]):
+            raise ValueError(f"{name} should be a JSON object as text, found {found[name]!r:.60}")
+    sketch = found["sketch"]
     if sketch is not None and (len(sketch) != SKETCH or None in sketch):
         raise ValueError(f"sketch should be {SKETCH} numbers, found {len(sketch) - sketch.count(None)}")
-    return {name: value.get(name) for name in NAMES}
+    return found
 
 
-def _is(value: Any, kind: str) -> bool:
-    """Whether a value is null or of a type: integers of 63 bits (as floats they still fit into 64), finite floats."""
-    if value is None:
-        return True
-    if kind.startswith("list"):
-        return isinstance(value, list) and all(_is(entry, "float") for entry in value)
-    if kind in ("str", "bool"):
-        return isinstance(value, {"str": str, "bool": bool}[kind])
-    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else int | float):
-        return False
-    return -(2**62) <= value < 2**62 if kind == "int" else abs(value) <= sys.float_info.max
+def _is_int(value: Any) -> bool:
+    """Whether a value is an integer of 63 bits: as a float it still fits into 64."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**62) <= value < 2**62
+
+
+def _is_float(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_list(value: Any) -> bool:
+    """Whether a value is a list of finite numbers and nulls."""
+    return isinstance(value, list) and all(entry is None or _is_float(entry) for entry in value)
+
+
+_OF_KIND: dict[str, Callable[[Any], bool]] = {  # by the type of a field; null is of every type
+    "str": lambda value: isinstance(value, str),
+    "bool": lambda value: isinstance(value, bool),
+    "int": _is_int,
+    "float": _is_float,
+    "list[float]": _is_list,
+}
+_CHECKS = tuple((field.name, field.type, _OF_KIND[field.type]) for field in FIELDS)
+
+
+@functools.lru_cache(maxsize=1024)  # records have few options
+def _holds_options(text: str | None) -> bool:
+    """Whether a text is a JSON object that is not too deep; no text is one too."""
+    held = options(text)
+    return isinstance(held, dict) and _depth(held) <= DEEPEST
 
 
 def _depth(value: Any) -> int:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.record.checks import RecordError, checked
-from harness.record.schema import NAMES, SCHEMA_VERSION
+from harness.record.schema import FIELDS, NAMES, SCHEMA_VERSION
 
 SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
+_LISTS = tuple(field.name for field in FIELDS if field.type.startswith("list"))
+_SINGLE = itemgetter(*(name for name in NAMES if name not in (*_LISTS, "traceback")))
 
 
 def write(record: Mapping[str, Any], path: Path) -> None:
@@ -65,16 +68,21 @@ def _content(path: Path) -> bytes:
 
 
 def records(*paths: str | Path) -> list[dict[str, Any]]:
-    """The records of run folders, baseline files and files record.json, those of a file once.
+    """The records of run folders, baseline files and files record.json, equal ones (see `contents`) once.
 
     Raises RecordError where a path does not exist or holds no record, or something in it is none.
     """
-    found = []
+    found: dict[Hashable, dict[str, Any]] = {}
     for entry in entries([unlinked(Path(path)) for path in paths]):
         if isinstance(entry, RecordError):
             raise entry
-        found.append({name: entry[name] for name in NAMES})
-    return found
+        found.setdefault(contents(entry), {name: entry[name] for name in NAMES})
+    return list(found.values())
+
+
+def contents(entry: Mapping[str, Any]) -> Hashable:
+    """What is equal for two copies of one record: all fields but `traceback`, which a baseline file leaves out."""
+    return _SINGLE(entry), *(None if entry[name] is None else tuple(entry[name]) for name in _LISTS)
 
 
 def unlinked(place: Path) -> Path:
@@ -114,18 +122,28 @@ def _files(place: Path) -> list[Path]:
 
 
 def _of_file(file: Path) -> Iterator[dict[str, Any] | RecordError]:
+    found = False
     try:
-        content = _content(file)
-    except RecordError as error:
-        yield error
+        with file.open("rb") as stream:
+            for where, text in _texts(file, stream):
+                found = True
+                yield _entry(text, where)
+    except OSError as error:
+        yield RecordError(f"{file} cannot be read: {error.strerror}")
         return
-    lines = {str(file): content}
-    if file.suffix == ".jsonl":
-        lines = {f"{file}:{number}": line for number, line in enumerate(content.splitlines(), 1) if line.strip()}
-    if not lines:
+    if not found:
         yield RecordError(f"{file} holds no record")
-    for where, line in lines.items():
-        try:
-            yield checked(line, where) | {"path": where}
-        except RecordError as error:
-            yield error
+
+
+def _texts(file: Path, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Each text of an open file that should be a record, and where it is."""
+    if file.suffix == ".jsonl":
+        return ((f"{file}:{number}", line) for number, line in enumerate(stream, 1) if line.strip())
+    return iter([(str(file), stream.read())])
+
+
+def _entry(text: bytes, where: str) -> dict[str, Any] | RecordError:
+    try:
+        return checked(text, where) | {"path": where}
+    except RecordError as error:
+        return error
