@@ -22,7 +22,8 @@ class Contest:
 
 def right(rows: DataFrame) -> DataFrame:
     """The rows of those methods at a place that are timed and right in every process."""
-    return rows.groupby("label").filter(lambda own: own["status"].eq("ok").all() and own["median_s"].gt(0).all())
+    fails = rows["status"].ne("ok") | ~rows["median_s"].gt(0)
+    return rows[~fails.groupby(rows["label"]).transform("any")]
 
 
 def contest(rows: DataFrame) -> Contest:

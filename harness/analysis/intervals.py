@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy
 from pandas import Series
 
 
@@ -10,10 +13,11 @@ def interval(values: Series) -> tuple[float, float]:
 
     The exact interval between order statistics (Conover 1999), from scipy.
     """
-    known = values.dropna()
+    known = values.to_numpy(float)
+    known = known[~numpy.isnan(known)]
     if len(known) >= 6:
         from scipy import stats
 
-        found = stats.quantile_test(known.to_numpy(), p=0.5).confidence_interval(0.95)
+        found = stats.quantile_test(known, p=0.5).confidence_interval(0.95)
         return float(found.low), float(found.high)
-    return float(known.min()), float(known.max())
+    return (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)

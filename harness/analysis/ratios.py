@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 
 import numpy
 from pandas import DataFrame, Series
@@ -48,7 +49,8 @@ def ratio(one: DataFrame, other: DataFrame) -> Ratio:
     that between order statistics (`intervals.interval`), below ENOUGH processes Student's t on the ratios' logarithms.
     For one process it is the ratio of the ends of the two samples' own intervals.
     """
-    pairs = (_by_process(other) / _by_process(one)).dropna()
+    of_one, of_other = _by_process(one), _by_process(other)
+    pairs = Series([of_other[process] / of_one[process] for process in of_one if process in of_other], dtype="float")
     if len(pairs) >= ENOUGH:
         return Ratio(float(pairs.median()), *interval(pairs), len(pairs), ORDER_STATISTICS)
     if len(pairs) > 1:
@@ -63,8 +65,14 @@ def ratio(one: DataFrame, other: DataFrame) -> Ratio:
     return Ratio(value, least / slow, most / fast, 1, SAMPLES)
 
 
-def _by_process(rows: DataFrame) -> Series:
-    return rows.groupby(["seed", "round"], dropna=False)["median_s"].median()
+def _by_process(rows: DataFrame) -> dict[tuple[float, float], float]:
+    """The median time of each process that has one, by its seed and round, in their order."""
+    times: dict[tuple[float, float], list[float]] = {}
+    processes = zip(rows["seed"].fillna(-1), rows["round"].fillna(-1), strict=True)
+    for process, time in zip(processes, rows["median_s"], strict=True):
+        if time > 0:
+            times.setdefault(process, []).append(time)
+    return {process: median(times[process]) for process in sorted(times)}
 
 
 def _of_samples(rows: DataFrame) -> tuple[float, float]:

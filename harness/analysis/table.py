@@ -149,23 +149,24 @@ def _over_processes(rows: DataFrame) -> DataFrame:
     the first process that was not ok, or of the first; so is all else, and where that one did not measure it, it is of
     the first that did. A cell is contended if any process was.
     """
-    several = rows.duplicated("cell", keep=False)
-    once = rows[~several]
-    once = once.assign(processes=1, low_s=once["median_s"], high_s=once["median_s"])
-    merged = {}
-    for _, group in rows[several].groupby("cell", sort=False):
-        group = group.sort_values("status", key=lambda status: status.eq("ok"), kind="stable")
-        row = group.bfill().iloc[0].to_dict() | group.iloc[0][VERDICT].to_dict()
-        low, high = interval(group["median_s"])
-        merged[group.index.min()] = (
-            row
-            | group[MEASURES].astype("float").median().to_dict()
-            | {"processes": len(group), "low_s": low, "high_s": high, "contended": bool(group["contended"].any())}
-        )
-    if not merged:
-        return once
-    rest = DataFrame(list(merged.values()), index=list(merged))
-    return pandas.concat([once, rest] if len(once) else [rest]).sort_index(ignore_index=True)
+    if not rows.duplicated("cell").any():
+        return rows.assign(processes=1, low_s=rows["median_s"], high_s=rows["median_s"])
+    failed_first = rows.sort_values("status", key=lambda status: status.eq("ok"), kind="stable")
+    cells = failed_first.groupby("cell").first()  # of each column the first value that is not null
+    judged = failed_first.drop_duplicates("cell").set_index("cell")[VERDICT].reindex(cells.index)
+    by_cell = rows.astype(dict.fromkeys(MEASURES, "float")).groupby("cell")
+    intervals = [interval(times) for _, times in by_cell["median_s"]]
+    cells = cells.assign(
+        **judged,
+        **by_cell[MEASURES].median(),
+        processes=by_cell.size(),
+        low_s=[low for low, _ in intervals],
+        high_s=[high for _, high in intervals],
+        contended=by_cell["contended"].any(),
+    )
+    order = rows["cell"].drop_duplicates()
+    added = ["processes", "low_s", "high_s"]
+    return cells.reset_index().set_index("cell", drop=False).loc[order, [*rows, *added]].reset_index(drop=True)
 
 
 def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> list[str]:
