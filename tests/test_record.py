@@ -204,7 +204,9 @@ def test_a_folder_without_records_makes_no_baseline(tmp_path: Path, capsys) -> N
 def test_a_line_of_a_baseline_ends_where_json_says(tmp_path: Path) -> None:
     """A line separator within a string is text."""
     one, two = (
-        json.dumps({"schema_version": 5, "status": "error", "message": "a\u2028b\x85c", "seed": seed}, ensure_ascii=False)
+        json.dumps(
+            {"schema_version": 5, "status": "error", "message": "a\u2028b\x85c", "seed": seed}, ensure_ascii=False
+        )
         for seed in (1, 2)
     )
     (tmp_path / "base.jsonl").write_text(f"{one}\r\n{two}", encoding="utf-8", newline="")

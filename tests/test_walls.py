@@ -14,11 +14,12 @@ MODULES = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "methods").rglob("
 
 # Rooms of the harness that each of its rooms may import; a module at the top of the harness is a room of its own.
 ALLOWED = {
-    "__main__": {"analysis", "compare", "config", "plan", "record", "report", "run", "sweep"},
+    "__main__": {"analysis", "compare", "composition", "config", "plan", "record", "report", "run", "sweep"},
     "plugins": {"sweep"},
-    "sweep": {"compare", "config", "plan", "record", "run"},
+    "sweep": {"compare", "composition", "config", "plan", "record", "run"},
     "run_folder": {"analysis", "compare", "config", "record", "report"},
-    "plan": {"compare", "config", "job"},
+    "plan": {"compare", "composition", "config", "job"},
+    "composition": {"config"},
     "job": {"config", "record"},
     "config": set(),
     "run": {"job", "measure", "problems", "record", "run", "truth"},
@@ -30,7 +31,18 @@ ALLOWED = {
     "analysis": {"analysis", "findings", "record", "text"},
     "report": {"analysis", "record", "report", "text"},
     "compare": {"analysis", "compare", "config", "job", "record", "run", "text", "trust"},
-    "advise": {"__main__", "advise", "config", "job", "plan", "record", "reproduce", "run", "text"},
+    "advise": {
+        "__main__",
+        "advise",
+        "composition",
+        "config",
+        "job",
+        "plan",
+        "record",
+        "reproduce",
+        "run",
+        "text",
+    },
     "findings": {"record"},
     "reproduce": {"job", "problems", "record", "reproduce", "trust"},
     "trust": {"config", "job"},
@@ -38,7 +50,7 @@ ALLOWED = {
 # Outside packages, and the rooms that may import them.
 RESERVED = {
     "hydra": {"__main__", "advise", "plugins", "run_folder", "sweep"},
-    "omegaconf": {"__main__", "advise", "plan", "plugins", "run_folder", "sweep"},
+    "omegaconf": {"__main__", "advise", "composition", "plugins", "run_folder", "sweep"},
     "torch": {"run", "measure", "problems", "truth"},
     "pandas": {"analysis", "compare", "record", "report", "text"},
     "seaborn": {"report"},

@@ -14,6 +14,7 @@ from harness.analysis.intervals import interval
 ENOUGH = 6  # processes from which on the order of their ratios alone gives an interval
 EQUAL = 1.005  # ratio below which two times are the same to three digits
 ALONE = 1.1  # ratio below which one process a cell decides nothing: two processes of one cell often differ so much
+OF_A_RATIO = ["seed", "round", "median_s", "times_s"]  # columns that a ratio is made of
 # How an interval was found, the surest first.
 ORDER_STATISTICS = "order statistics of the processes' ratios"
 STUDENT = "Student's t on the processes' log ratios"

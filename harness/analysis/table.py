@@ -152,21 +152,22 @@ def _over_processes(rows: DataFrame) -> DataFrame:
     if not rows.duplicated("cell").any():
         return rows.assign(processes=1, low_s=rows["median_s"], high_s=rows["median_s"])
     failed_first = rows.sort_values("status", key=lambda status: status.eq("ok"), kind="stable")
-    cells = failed_first.groupby("cell").first()  # of each column the first value that is not null
-    judged = failed_first.drop_duplicates("cell").set_index("cell")[VERDICT].reindex(cells.index)
+    known = failed_first.groupby(failed_first["cell"].to_numpy()).first()  # of each column the first that is not null
     by_cell = rows.astype(dict.fromkeys(MEASURES, "float")).groupby("cell")
-    intervals = [interval(times) for _, times in by_cell["median_s"]]
-    cells = cells.assign(
-        **judged,
-        **by_cell[MEASURES].median(),
-        processes=by_cell.size(),
-        low_s=[low for low, _ in intervals],
-        high_s=[high for _, high in intervals],
-        contended=by_cell["contended"].any(),
+    intervals = DataFrame(
+        [interval(times) for _, times in by_cell["median_s"]], columns=["low_s", "high_s"], index=known.index
     )
-    order = rows["cell"].drop_duplicates()
-    added = ["processes", "low_s", "high_s"]
-    return cells.reset_index().set_index("cell", drop=False).loc[order, [*rows, *added]].reset_index(drop=True)
+    parts = [
+        failed_first.drop_duplicates("cell").set_index("cell")[VERDICT],
+        by_cell[MEASURES].median(),
+        by_cell["contended"].any(),
+        by_cell.size().rename("processes"),
+        intervals,
+    ]
+    replaced = [*VERDICT, *MEASURES, "contended"]
+    cells = pandas.concat([known.drop(columns=replaced), *parts], axis=1)
+    columns = [*rows, "processes", *intervals]
+    return cells.loc[rows["cell"].drop_duplicates(), columns].reset_index(drop=True)
 
 
 def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> list[str]:

@@ -9,6 +9,7 @@ of a process with nothing to do, and its peak of resident memory.
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import subprocess
@@ -18,14 +19,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
 from harness import record
-from harness.record.schema import NAMES
+from harness.__main__ import extend_hydra
+from harness.composition import Compositions
+from harness.config import CONF
+from harness.plan import plan_of
 
 ROOT = Path(__file__).parent.parent.parent
 BASELINES = ("methods", "factored", "factored_diagonal", "front", "quick")
-import os
 ROUNDS, SIZES = 5, 4
-CELLS = 7245  # as many as +sweep=atlas has
+CELLS = 7245  # of all methods on all test networks, with a few seeds
 
 TASKS = {
     "nothing": "",
@@ -62,10 +69,23 @@ def main(count: int) -> None:
 
 
 def compose() -> None:
-    """Compose the cells of a sweep as `python -m harness +sweep=atlas` does, and make their plans."""
+    """Compose the cells of all methods on all test networks, and make their plans."""
     extend_hydra()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        pass
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", [], RunMode.MULTIRUN)
+        problems = [f"zoo/{name}" for name in loader.get_group_options("problem/zoo")]
+        methods = loader.get_group_options("method")
+        seeds = range(-(-CELLS // (len(problems) * len(methods))))
+        cells = [
+            [f"problem={problem}", f"method={method}", f"seed={seed}"]
+            for problem in problems
+            for method in methods
+            for seed in seeds
+        ][:CELLS]
+        compositions = Compositions(cells, lambda cell: loader.load_sweep_config(master, list(cell)))
+        for cell in cells:
+            plan_of(compositions.of(cell))
 
 
 def _cost(task: str, folder: Path) -> tuple[float, int]:
@@ -114,3 +134,7 @@ def _varied(seen: Mapping[str, Any], number: int, size: int, problem: int, facto
         "problem_target": seen["problem_target"] and f"{seen['problem_target']}{other}",
         "problem_options": json.dumps(options | {"width": options.get("width", 8) * (1 + size)}),
     }
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if sys.argv[1:] else 100_000)
