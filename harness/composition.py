@@ -8,7 +8,7 @@ configurations that differ from the first cell's on one axis.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +104,7 @@ class Compositions:
             choices |= {group: choice for group, choice in part.choices.items() if f"choice {group}" in keys}
         return Composition(values, choices, base.is_resumed, base.refers)
 
-    def _changed(self, positions: Sequence[int], overrides: Sequence[str]) -> tuple[str, ...]:
+    def _changed(self, positions: Collection[int], overrides: Sequence[str]) -> tuple[str, ...]:
         """The first cell's overrides, with another cell's at some positions."""
         return tuple(overrides[at] if at in positions else own for at, own in enumerate(self._first))
 

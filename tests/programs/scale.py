@@ -108,7 +108,8 @@ def synthetic(count: int) -> Iterator[dict[str, Any]]:
     for number in range(count):
         copy, which = divmod(number, len(originals))
         place, number_of_round = divmod(copy, ROUNDS)
-        yield _varied(originals[which], number_of_round, *reversed(divmod(place, SIZES)), chance.lognormvariate(0, 0.1))
+        problem, size = divmod(place, SIZES)
+        yield _varied(originals[which], number_of_round, size, problem, chance.lognormvariate(0, 0.1))
 
 
 def _varied(seen: Mapping[str, Any], number: int, size: int, problem: int, factor: float) -> dict[str, Any]:
