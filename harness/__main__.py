@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from harness import program, sweep
+from harness.composition import composition
 from harness.config import CONF, ConfigError
 from harness.plan import plan_of
 
@@ -51,7 +52,7 @@ def run_cell(config: DictConfig) -> None:
     whole._set_flag("struct", False)
     whole["hydra"] = hydra_config
     try:
-        plan = plan_of(whole)
+        plan = plan_of(composition(whole))
     except ConfigError as error:
         raise SystemExit(f"harness: {error}") from error
     paths = sweep.run_plans([(plan.job.method, plan)], output)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from omegaconf import DictConfig, OmegaConf
-
 from harness.compare.baseline import Comparison
+from harness.composition import Composition
 from harness.config import ConfigError, checked, checks, refuse_unknown, whole
 from harness.job import Job
 
@@ -26,30 +25,18 @@ class Plan:
 KEYS = {"problem", "method", "measure", "output", "resume", *checks(Job), *checks(Plan), *checks(Comparison)}
 
 
-def plan_of(config: DictConfig) -> Plan:
-    """The plan of a composed configuration (with its hydra node); raises ConfigError."""
-    values = plain_values(config)
+def plan_of(composed: Composition) -> Plan:
+    """The plan of a composed configuration; raises ConfigError."""
+    values, choices = composed.values, composed.choices
     refuse_unknown(values, KEYS)
-    choices = config.hydra.runtime.choices
     plan = Plan(
         job=Job.from_config(values, choices["problem"], choices["method"]),
-        resume=not OmegaConf.is_missing(config, "resume"),
+        resume=composed.is_resumed,
         comparison=Comparison.from_config(values),
         **checked(Plan, values),
     )
     _check_together(plan)
     return plan
-
-
-def plain_values(config: DictConfig) -> dict[str, object]:
-    """The values of a composed configuration without its hydra node; raises ConfigError."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    try:
-        values = OmegaConf.to_container(own, resolve=True)
-    except Exception as error:
-        raise ConfigError(f"the configuration cannot be resolved: {error}") from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def _check_together(plan: Plan) -> None:

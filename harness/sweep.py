@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from harness import record
 from harness.compare import baseline
 from harness.compare.baseline import Comparison, Measured
+from harness.composition import Compositions
 from harness.config import ConfigError
 from harness.plan import Plan, plan_of
 from harness.record.identity import ASKED, JSON, PROCESS, RAN_BY, SAMPLED
@@ -37,10 +38,11 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
     failed: list[tuple[Sequence[str], Exception]] = []
     if len(cells) >= MANY:
         print(f"composing {len(cells)} cells", file=sys.stderr, flush=True)
+    compositions = Compositions(cells, compose)
     for overrides in cells:
         name = " ".join(entry for entry in filter_overrides(overrides) if not entry.startswith("+sweep="))
         try:
-            plans.append((name, plan_of(compose(overrides))))
+            plans.append((name, plan_of(compositions.of(overrides))))
         except Exception as error:  # Hydra's, OmegaConf's and our own have no common base
             failed.append((overrides, error))
             print(f"{name}: error, {error}", file=sys.stderr)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness import record
+from harness.compare.verdicts import compare
 from harness.record.__main__ import main
+from harness.report.command import main as report
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,7 +116,29 @@ def test_a_record_reached_twice_counts_once(tmp_path: Path, capsys) -> None:
     assert len(lines.splitlines()) == 2
     baseline = tmp_path / "base.jsonl"
     baseline.write_text(2 * lines)
-    assert record.load(baseline, baseline)["seed"].tolist() == [0, 1, 0, 1], "each line of a file is a record"
+    assert record.load(baseline, baseline)["seed"].tolist() == [0, 1]
+
+
+def test_copies_of_a_record_count_once_and_are_counted(tmp_path: Path, capsys) -> None:
+    first = write(tmp_path / "run" / "a", seed=1, times_s=[1.0, 2.0], traceback="in line 3")
+    write(tmp_path / "run" / "b", seed=1, times_s=[1.0, 2.5])
+    copied = tmp_path / "copy" / "record.json"
+    copied.parent.mkdir()
+    copied.write_bytes(first.read_bytes())
+    assert main([str(first)]) == 0
+    baseline = tmp_path / "base.jsonl"
+    baseline.write_text(2 * capsys.readouterr().out)
+    places = [tmp_path / "run", copied, baseline]
+    frame = record.load(*places)
+    assert frame["path"].tolist() == [str(first), str(tmp_path / "run" / "b" / "record.json")], "the first is kept"
+    assert frame.attrs["notes"] == ["records that are copies of others were left out: 3"]
+    assert [seen["times_s"] for seen in record.records(*places)] == [[1.0, 2.0], [1.0, 2.5]]
+    assert record.load(tmp_path / "run").attrs["notes"] == []
+    assert report([str(first), str(copied)]) == 0
+    assert "copies of others were left out: 1" in capsys.readouterr().err
+    verdicts = compare(record.load(first), record.load(copied, baseline))
+    assert verdicts.attrs["notes"][0] == "candidate: records that are copies of others were left out: 2"
+    assert verdicts["candidate_processes"].tolist() == [1]
 
 
 def test_links_to_runs_are_followed_and_files_keep_their_names(tmp_path: Path, monkeypatch) -> None:
@@ -179,8 +203,13 @@ def test_a_folder_without_records_makes_no_baseline(tmp_path: Path, capsys) -> N
 
 def test_a_line_of_a_baseline_ends_where_json_says(tmp_path: Path) -> None:
     """A line separator within a string is text."""
-    text = json.dumps({"schema_version": 5, "status": "error", "message": "a\u2028b\x85c"}, ensure_ascii=False)
-    (tmp_path / "base.jsonl").write_text(f"{text}\r\n{text}", encoding="utf-8", newline="")
+    one, two = (
+        json.dumps(
+            {"schema_version": 5, "status": "error", "message": "a\u2028b\x85c", "seed": seed}, ensure_ascii=False
+        )
+        for seed in (1, 2)
+    )
+    (tmp_path / "base.jsonl").write_text(f"{one}\r\n{two}", encoding="utf-8", newline="")
     assert record.load(tmp_path / "base.jsonl")["message"].tolist() == 2 * ["a\u2028b\x85c"]
 
 

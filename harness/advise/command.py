@@ -18,6 +18,7 @@ from yaml import YAMLError
 from harness.__main__ import extend_hydra
 from harness.advise.output import as_json, as_text
 from harness.advise.survey import ProblemFailure, survey
+from harness.composition import composition
 from harness.config import CONF
 from harness.job import Job
 from harness.plan import plan_of
@@ -85,7 +86,7 @@ def jobs(overrides: Sequence[str]) -> list[Job]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         names = named[-1] if named else GlobalHydra.instance().config_loader().get_group_options("method")
         configs = [compose("config", [*rest, f"method={name}"], return_hydra_config=True) for name in names]
-        found = [plan_of(config).job for config in configs]
+        found = [plan_of(composition(config)).job for config in configs]
     return found if named else [job for job in found if not job.method_options.get("compile")]
 
 

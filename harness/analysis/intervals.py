@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy
@@ -13,12 +14,13 @@ def interval(values: Series) -> tuple[float, float]:
 
     The exact interval between order statistics (Conover 1999), from scipy.
     """
-    known = values.dropna()
+    known = values.to_numpy(float)
+    known = known[~numpy.isnan(known)]
     if len(known) >= 6:
         low, high = _places(len(known))
-        ordered = numpy.sort(known.to_numpy(float))
+        ordered = numpy.sort(known)
         return float(ordered[low]), float(ordered[high])
-    return float(known.min()), float(known.max())
+    return (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)
 
 
 @cache

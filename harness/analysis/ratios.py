@@ -16,6 +16,7 @@ ENOUGH = 6  # processes from which on the order of their ratios alone gives an i
 EQUAL = 1.005  # ratio below which two times are the same to three digits
 ALONE = 1.1  # ratio below which one process a cell decides nothing: two processes of one cell often differ so much
 UNKNOWN = -1  # a seed or round that an old record lacks
+OF_A_RATIO = ["seed", "round", "median_s", "times_s"]  # columns that a ratio is made of
 # How an interval was found, the surest first.
 ORDER_STATISTICS = "order statistics of the processes' ratios"
 STUDENT = "Student's t on the processes' log ratios"
@@ -100,7 +101,8 @@ def _by_process(rows: DataFrame) -> dict[tuple[float, float], float]:
     times: dict[tuple[float, float], list[float]] = {}
     processes = zip(rows["seed"].fillna(UNKNOWN), rows["round"].fillna(UNKNOWN), strict=True)
     for process, time in zip(processes, rows["median_s"], strict=True):
-        times.setdefault(process, []).append(time)
+        if time > 0:
+            times.setdefault(process, []).append(time)
     return {process: statistics.median(seen) for process, seen in times.items()}
 
 

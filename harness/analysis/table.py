@@ -149,23 +149,25 @@ def _over_processes(rows: DataFrame) -> DataFrame:
     the first process that was not ok, or of the first; so is all else, and where that one did not measure it, it is of
     the first that did. A cell is contended if any process was.
     """
-    several = rows.duplicated("cell", keep=False)
-    once = rows[~several]
-    once = once.assign(processes=1, low_s=once["median_s"], high_s=once["median_s"])
-    merged = {}
-    for _, group in rows[several].groupby("cell", sort=False):
-        group = group.sort_values("status", key=lambda status: status.eq("ok"), kind="stable")
-        row = group.bfill().iloc[0].to_dict() | group.iloc[0][VERDICT].to_dict()
-        low, high = interval(group["median_s"])
-        merged[group.index.min()] = (
-            row
-            | group[MEASURES].astype("float").median().to_dict()
-            | {"processes": len(group), "low_s": low, "high_s": high, "contended": bool(group["contended"].any())}
-        )
-    if not merged:
-        return once
-    rest = DataFrame(list(merged.values()), index=list(merged))
-    return pandas.concat([once, rest] if len(once) else [rest]).sort_index(ignore_index=True)
+    if not rows.duplicated("cell").any():
+        return rows.assign(processes=1, low_s=rows["median_s"], high_s=rows["median_s"])
+    failed_first = rows.sort_values("status", key=lambda status: status.eq("ok"), kind="stable")
+    known = failed_first.groupby(failed_first["cell"].to_numpy()).first()  # of each column the first that is not null
+    by_cell = rows.astype(dict.fromkeys(MEASURES, "float")).groupby("cell")
+    intervals = DataFrame(
+        [interval(times) for _, times in by_cell["median_s"]], columns=["low_s", "high_s"], index=known.index
+    )
+    parts = [
+        failed_first.drop_duplicates("cell").set_index("cell")[VERDICT],
+        by_cell[MEASURES].median(),
+        by_cell["contended"].any(),
+        by_cell.size().rename("processes"),
+        intervals,
+    ]
+    replaced = [*VERDICT, *MEASURES, "contended"]
+    cells = pandas.concat([known.drop(columns=replaced), *parts], axis=1)
+    columns = [*rows, "processes", *intervals]
+    return cells.loc[rows["cell"].drop_duplicates(), columns].reset_index(drop=True)
 
 
 def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> list[str]:

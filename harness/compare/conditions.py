@@ -37,7 +37,8 @@ def in_turn(base: DataFrame, candidate: DataFrame) -> bool:
 
 def notes(base: DataFrame, candidate: DataFrame, apart: int) -> list[str]:
     """What else to know of a comparison, of which `apart` cells were not measured in turn."""
-    found = []
+    parts = ("baseline", base), ("candidate", candidate)
+    found = [f"{name}: {note}" for name, frame in parts for note in frame.attrs.get("notes", ())]
     for name in ("torch", "cuda", "cudnn"):
         before, after = _values(base, name), _values(candidate, name)
         if before and after and before != after:

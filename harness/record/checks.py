@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from harness.record.schema import DEEPEST, ENDS, FIELDS, LONGEST, NAMES, OLDEST, SCHEMA_VERSION, SKETCH, STATUSES, Field
+from harness.record.schema import DEEPEST, ENDS, FIELDS, LONGEST, OLDEST, SCHEMA_VERSION, SKETCH, STATUSES, Field
 
 SHOWN = 60  # characters of a value in a message
 
@@ -26,7 +29,7 @@ def plain(text: object) -> str:
 def checked(content: bytes, where: str) -> dict[str, Any]:
     """The record that a file or a line holds; raises RecordError, which names it, where it holds none."""
     try:
-        return _record(json.loads(content.decode(), parse_constant=_refused))
+        return _record(_DECODER.decode(content.decode()))
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where} is no record: {error}") from error
 
@@ -35,44 +38,47 @@ def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
+_DECODER = json.JSONDecoder(parse_constant=_refused)
+
+
 def _record(value: Any) -> dict[str, Any]:
     """The fields of this schema in a JSON value; raises ValueError where it is no record."""
-    found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
-    if not isinstance(found, int) or found not in range(OLDEST, SCHEMA_VERSION + 1):
-        raise ValueError(f"schemas {OLDEST} to {SCHEMA_VERSION} are read, found schema {found!r:.60}")
+    schema = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
+    if not isinstance(schema, int) or schema not in range(OLDEST, SCHEMA_VERSION + 1):
+        raise ValueError(f"schemas {OLDEST} to {SCHEMA_VERSION} are read, found schema {schema!r:.60}")
     if value.get("status") not in STATUSES:
         raise ValueError(f"its status is {value.get('status')!r:.60}; known are {', '.join(STATUSES)}")
-    for field in FIELDS:
-        if not is_value(value.get(field.name), field):
-            raise ValueError(f"{field.name} should be {_must(field)}, found {_shown(value[field.name])}")
+    found = {}
+    for field, is_allowed in CHECKS:
+        held = value.get(field.name)
+        if held is not None and not is_allowed(held):
+            raise ValueError(f"{field.name} should be {_must(field)}, found {_shown(held)}")
+        found[field.name] = sys.intern(held) if isinstance(held, str) else held  # records share most of their texts
     for name in ("problem_options", "method_options"):
-        held = options(value.get(name))
-        if not isinstance(held, dict) or _depth(held) > DEEPEST:
-            raise ValueError(f"{name} should be a JSON object as text, found {value[name]!r:.60}")
-    sketch = value.get("sketch")
+        if not _holds_options(found[name]):
+            raise ValueError(f"{name} should be a JSON object as text, found {_shown(found[name])}")
+    sketch = found["sketch"]
     if sketch is not None and len(sketch) != SKETCH:
         raise ValueError(f"sketch should be {SKETCH} numbers, found {len(sketch)}")
-    return {name: value.get(name) for name in NAMES}
+    return found
 
 
-def is_value(value: Any, field: Field) -> bool:
-    """Whether a field may have a value: null, or one of its type and not too long, with numbers within its ends."""
-    if value is None:
-        return True
-    if field.type.startswith("list"):
-        return isinstance(value, list) and len(value) <= LONGEST and all(_is_number(entry, field) for entry in value)
+def _check(field: Field) -> Callable[[Any], bool]:
+    """A check of a field's values: of its type, not too long, with numbers within its ends."""
     if field.type == "str":
-        return isinstance(value, str) and len(value) <= LONGEST
+        return lambda value: isinstance(value, str) and len(value) <= LONGEST
     if field.type == "bool":
-        return isinstance(value, bool)
-    return _is_number(value, field)
-
-
-def _is_number(value: Any, field: Field) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int if field.type == "int" else int | float):
-        return False
+        return lambda value: isinstance(value, bool)
+    types = int if field.type == "int" else int | float
     least, most = _ends(field)
-    return least <= value <= most or value == 0
+
+    def is_number(value: Any) -> bool:
+        of_type = isinstance(value, types) and not isinstance(value, bool)
+        return of_type and (least <= value <= most or value == 0)
+
+    if not field.type.startswith("list"):
+        return is_number
+    return lambda value: isinstance(value, list) and len(value) <= LONGEST and all(map(is_number, value))
 
 
 def _ends(field: Field) -> tuple[float, float]:
@@ -80,9 +86,12 @@ def _ends(field: Field) -> tuple[float, float]:
     return ENDS.get(field.unit, (-(2**62), 2**62 - 1) if field.type == "int" else (-1e150, 1e150))
 
 
+CHECKS = tuple((field, _check(field)) for field in FIELDS)  # with null a field may have any value that its check allows
+
+
 def _must(field: Field) -> str:
     if field.type in ("str", "bool"):
-        return f"{field.type}"
+        return field.type
     least, most = _ends(field)
     return f"{field.type} (0, or from {least:.4g} to {most:.4g})"
 
@@ -90,6 +99,13 @@ def _must(field: Field) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
+@functools.lru_cache(maxsize=1024)  # records have few options
+def _holds_options(text: str | None) -> bool:
+    """Whether a text is a JSON object that is not too deep; no text is one too."""
+    held = options(text)
+    return isinstance(held, dict) and _depth(held) <= DEEPEST
 
 
 def _depth(value: Any) -> int:

@@ -8,15 +8,18 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from harness.record.checks import RecordError, checked, is_value
-from harness.record.schema import FIELDS, LONGEST, NAMES, SCHEMA_VERSION, Field
+from harness.record.checks import CHECKS, RecordError, checked
+from harness.record.schema import FIELDS, LONGEST, NAMES, SCHEMA_VERSION
 
 SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
 LARGEST = 2**26  # bytes of a record: what is larger is none
+_LISTS = tuple(field.name for field in FIELDS if field.type.startswith("list"))
+_SINGLE = itemgetter(*(name for name in NAMES if name not in (*_LISTS, "traceback")))
 
 
 class StorageError(OSError):
@@ -45,15 +48,14 @@ def write(record: Mapping[str, Any], path: Path) -> None:
     unknown = sorted(set(record) - set(NAMES))
     if unknown:
         raise RecordError(f"a record was given the fields {unknown}, which harness.record.FIELDS does not have")
-    complete = {field.name: _storable(record.get(field.name), field) for field in FIELDS}
+    complete = {field.name: _storable(record.get(field.name), is_allowed) for field, is_allowed in CHECKS}
     write_json(complete | {"schema_version": SCHEMA_VERSION}, path, durable=True)
 
 
-def _storable(value: Any, field: Field) -> Any:
+def _storable(value: Any, is_allowed: Callable[[Any], bool]) -> Any:
     """The value, a text up to LONGEST, or null where it is none that the field may have, such as NaN."""
-    if isinstance(value, str) and field.type == "str":
-        return value[:LONGEST]
-    return value if is_value(value, field) else None
+    stored = value[:LONGEST] if isinstance(value, str) else value
+    return stored if value is not None and is_allowed(stored) else None
 
 
 def write_json(value: Mapping[str, Any], path: Path, durable: bool = False) -> None:
@@ -102,16 +104,21 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def records(*paths: str | Path) -> list[dict[str, Any]]:
-    """The records of run folders, baseline files and files record.json, those of a file once.
+    """The records of run folders, baseline files and files record.json, equal ones (see `contents`) once.
 
     Raises RecordError where a path does not exist or holds no record, or something in it is none.
     """
-    found = []
+    found: dict[Hashable, dict[str, Any]] = {}
     for entry in entries([unlinked(Path(path)) for path in paths]):
         if isinstance(entry, RecordError):
             raise entry
-        found.append({name: entry[name] for name in NAMES})
-    return found
+        found.setdefault(contents(entry), {name: entry[name] for name in NAMES})
+    return list(found.values())
+
+
+def contents(entry: Mapping[str, Any]) -> Hashable:
+    """What is equal for two copies of one record: all fields but `traceback`, which a baseline file leaves out."""
+    return _SINGLE(entry), *(None if entry[name] is None else tuple(entry[name]) for name in _LISTS)
 
 
 def unlinked(place: Path) -> Path:

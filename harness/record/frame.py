@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from harness.record.checks import RecordError
-from harness.record.files import entries, unlinked
+from harness.record.files import contents, entries, unlinked
 from harness.record.names import method_labels, problem_names
 from harness.record.schema import FIELDS, NAMES
 
@@ -19,44 +21,53 @@ def load(*paths: str | Path) -> pandas.DataFrame:
     """One row for each record, from run folders (every record.json below them) and baseline files (`*.jsonl`).
 
     Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. Links to folders are followed, so that
-    `path` still leads to a record when LAST is another run; a file that is reached twice counts once.
+    `path` still leads to a record when LAST is another run. A record that is given again counts once.
     `frame.attrs["asked"]` are the paths, without such links; what is no record, and paths without one, are named in
-    `frame.attrs["skipped"]`. Raises RecordError where a path does not exist or no record is there.
+    `frame.attrs["skipped"]`; `frame.attrs["notes"]` are sentences on what else to know. Raises RecordError where a path
+    does not exist or no record is there.
     """
     import pandas
 
     places = [unlinked(Path(path)) for path in paths]
-    found: list[dict[str, Any]] = []
+    columns: dict[str, list[Any]] = {name: [] for name in (*NAMES, "path")}
+    known: set[Hashable] = set()
+    repeated = 0
     skipped: list[str] = []
     for entry in entries(places):
         if isinstance(entry, RecordError):
             skipped.append(str(entry))
+        elif (content := contents(entry)) in known:
+            repeated += 1
         else:
-            found.append(entry)
-    if not found:
+            known.add(content)
+            for name, values in columns.items():
+                values.append(entry[name])
+    if not known:
         reasons = "; ".join(skipped[:3])
         raise RecordError(f"no record was found: {reasons}; a run folder holds <cell>/record.json files")
-    frame = pandas.DataFrame(found, columns=[*NAMES, "path"])
+    del known  # it takes as much memory as the columns
+    frame = pandas.DataFrame(columns)
     for field in FIELDS:
         if field.type == "int":
             frame[field.name] = pandas.to_numeric(frame[field.name])
         elif field.type == "float":
             frame[field.name] = frame[field.name].astype("float")
     frame = _derive(frame)
-    frame.attrs.update(asked=list(map(str, places)), skipped=skipped)
+    notes = [f"records that are copies of others were left out: {repeated}"] if repeated else []
+    frame.attrs.update(asked=list(map(str, places)), skipped=skipped, notes=notes)
     return frame
 
 
 def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     import pandas
 
-    def over(row: pandas.Series, column: str, statistic: str) -> float:
-        values = row[column]
-        return float(getattr(pandas.Series(values, dtype="float"), statistic)()) if values else math.nan
+    def over(column: str, statistic: Callable[[Iterable[float]], float]) -> pandas.Series:
+        known = ([float(value) for value in values or () if value is not None] for values in frame[column])
+        return pandas.Series([statistic(values) if values else math.nan for values in known], frame.index, "float")
 
-    frame["median_s"] = frame.apply(over, axis=1, args=("times_s", "median")).fillna(frame["first_s"])
-    frame["fastest_s"] = frame.apply(over, axis=1, args=("times_s", "min"))
-    frame["gradients"] = frame["median_s"] / frame.apply(over, axis=1, args=("gradient_s", "median"))
+    frame["median_s"] = over("times_s", median).fillna(frame["first_s"])
+    frame["fastest_s"] = over("times_s", min)
+    frame["gradients"] = frame["median_s"] / over("gradient_s", median)
     frame["tensor_peak_outputs"] = frame["tensor_peak_bytes"] / frame["output_bytes"]
     frame["process_peak_outputs"] = frame["process_peak_bytes"] / frame["output_bytes"]
     of_matrix = frame["samples"].where(frame["quantity"] == "hessian")

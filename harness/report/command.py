@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         skipped = analysis.frame.attrs["skipped"]
         for text in skipped:
             print(f"harness.report: skipped {plain(text)}", file=sys.stderr)
+        for note in analysis.frame.attrs["notes"]:
+            print(f"harness.report: {note}", file=sys.stderr)
         emphasised(analysis, options.baseline, options.highlight)  # raises for a name that no record has
         console = Console()
         with console.capture() as table:

@@ -1,0 +1,130 @@
+"""Compositions of a sweep's cells: put together from parts, they are those that Hydra composes."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from harness.__main__ import extend_hydra
+from harness.composition import Compositions, composition
+from harness.config import CONF
+from harness.plan import plan_of
+
+Composer = Callable[[Sequence[str]], DictConfig]
+
+
+class Counting:
+    """Composes as Hydra's launchers do, and counts."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._loader = GlobalHydra.instance().config_loader()
+        self._arguments = arguments
+        self._master = self._loader.load_configuration("config", list(arguments), RunMode.MULTIRUN)
+        self.calls = 0
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        self.calls += 1
+        return self._loader.load_sweep_config(self._master, list(overrides))
+
+
+@pytest.fixture
+def extra(tmp_path: Path) -> Iterator[Path]:
+    """A folder of more configurations, which Hydra searches too."""
+    for file, text in {
+        "problem/refers": "_target_: a.b\nstart: ${seed}\n",
+        "problem/sets_dtype": "# @package _global_\ndtype: float64\nproblem: {_target_: a.b}\n",
+        "method/sets_dtype": "# @package _global_\ndtype: float16\nmethod: {_target_: a.b}\n",
+        "problem/depends": "defaults: [mlp, /names@problem: '${method}', _self_]\nwidth: 4\n",
+        "names/vmap_hvp": "inputs: 5\n",
+        "names/factored": "inputs: 7\n",
+    }.items():
+        path = tmp_path / f"{file}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    extend_hydra()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield tmp_path
+
+
+def product(*axes: Sequence[str], fixed: Sequence[str] = ()) -> list[list[str]]:
+    return [[*cell, *fixed] for cell in itertools.product(*axes)]
+
+
+def outcome(make: Callable[[], object]) -> object:
+    """The plan, or the error as a sweep shows it."""
+    try:
+        return make()
+    except Exception as error:
+        return type(error), str(error), str(error.__cause__)
+
+
+def each(group: str, *names: str) -> list[str]:
+    return [f"{group}={name}" for name in names]
+
+
+SWEEPS = {
+    "groups": product(
+        each("problem", "mlp", "zoo/gelu", "mlp_2000", "rosenbrock", "transformer"),
+        each("method", "vmap_hvp", "jax", "factored"),
+        fixed=["dtype=float64"],
+    ),
+    "a value within a group": product(
+        each("problem", "mlp", "mlp_layernorm"),
+        each("problem.width", "3", "5"),
+        each("method", "vmap_hvp", "jax"),
+        each("measure.rows", "8", "9"),
+    ),
+    "an interpolation": product(
+        each("quantity", "hessian", "diagonal", "hvp"), each("method", "vmap_hvp", "factored"), each("seed", "0", "1")
+    ),
+    "an interpolation that the first cell lacks": product(
+        each("problem", "mlp", "refers"), each("seed", "0", "1"), each("dtype", "float32", "float64")
+    ),
+    "a file that sets a key of another": product(
+        each("problem", "mlp", "sets_dtype"), each("method", "vmap_hvp", "sets_dtype"), each("seed", "0", "1")
+    ),
+    "a file that depends on another choice": product(
+        each("problem", "mlp", "depends"), each("method", "vmap_hvp", "factored"), each("seed", "0", "1")
+    ),
+    "a key that some files lack": product(
+        each("method", "jax", "vmap_hvp", "nope"),
+        each("method.chunk_size", "8", "null", "x"),
+        each("threads", "1", "0"),
+    ),
+    "added, forced and deleted keys": product(
+        ["+problem.a=1", "+problem.a=true", "+problem.a=1.0"],
+        ["++method.b=1", "++method.b={c:2}"],
+        fixed=["~problem.batch"],
+    ),
+    "an unknown key": product(each("seed", "0", "1"), each("nope", "1", "2")),
+    "an unknown key that is added": product(each("seed", "0", "1"), ["+nope=1", "+nope=2"]),
+    "values that cannot be used": product(each("seed", "0", "-1"), each("dtype", "float32", "float8")),
+    "nothing": [],
+    "a single cell": [["problem=mlp"]],
+    "different lengths": [["seed=1"], ["seed=1", "dtype=float64"]],
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_plans_are_those_that_hydra_composes(extra: Path, name: str) -> None:
+    compose = Counting(f"hydra.searchpath=[file://{extra}]")
+    compositions = Compositions(SWEEPS[name], compose)
+    for cell in SWEEPS[name]:
+        alone = outcome(lambda cell=cell: plan_of(composition(compose(cell))))
+        assert outcome(lambda cell=cell: plan_of(compositions.of(cell))) == alone, cell
+
+
+def test_a_sweep_of_groups_composes_each_file_once(extra: Path) -> None:
+    cells = product(
+        each("problem", "mlp", "cnn", "zoo/gelu", "quadratic"), each("method", "jax", "factored", "laplace")
+    )
+    compose = Counting()
+    compositions = Compositions(cells, compose)
+    plans = [plan_of(compositions.of(cell)) for cell in cells]
+    assert len({plan.job.key for plan in plans}) == 12
+    assert compose.calls <= 4 + 2 + 3, "each file once, and three cells to verify"
