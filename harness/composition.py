@@ -2,7 +2,8 @@
 
 The cells of a sweep are combinations of the overrides on its axes, such as `problem=...` and `method=...`. What one
 override changes does mostly not depend on the others: then the configuration of a cell is put together from
-configurations that differ from the first cell's on one axis.
+configurations that differ from the first cell's on one axis. Where that axis chooses files of a group, Hydra loads all
+of them in one composition, each under a key of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from harness.config import ConfigError
 Compose = Callable[[Sequence[str]], DictConfig]
 
 VERIFIED = 3  # cells that are composed in full too, for the case that overrides depend on each other unseen
+FEW = 4  # files of a group that are composed one by one, which takes no longer
 ANY = "*"  # stands for all keys
 OUTPUT = "output"  # the run's folder, which is no matter of a cell
 
@@ -70,8 +72,9 @@ class Compositions:
         self._first = tuple(cells[0]) if cells else ()
         self._parts = self._independent(cells)
         spread = cells[:: max(1, len(cells) // VERIFIED)]
-        if any(self._put_together(cell) not in (None, self._composed(cell)) for cell in spread):
+        if any(self._put_together(cell) not in (None, _alone(compose, cell)) for cell in spread):
             self._parts = None
+            self._known = {}
 
     def of(self, overrides: Sequence[str]) -> Composition:
         """The composition of a cell; raises what composing it raises."""
@@ -82,10 +85,7 @@ class Compositions:
         """The composition of a cell by Hydra, done once; None where it fails."""
         key = tuple(overrides)
         if key not in self._known:
-            try:
-                self._known[key] = composition(self._compose(key))
-            except Exception:  # Hydra's, OmegaConf's and our own have no common base
-                self._known[key] = None
+            self._known[key] = _alone(self._compose, key)
         return self._known[key]
 
     def _put_together(self, overrides: Sequence[str]) -> Composition | None:
@@ -118,7 +118,10 @@ class Compositions:
             return None
         on_axis: dict[int, list[Composition]] = {}
         for position in range(len(self._first)):
-            alone = [self._composed(self._changed([position], cell)) for cell in _differing_at(position, cells)]
+            changed_here = [self._changed([position], cell) for cell in _differing_at(position, cells)]
+            if len(changed_here) > FEW:
+                self._known |= _of_files(self._compose, base, position, changed_here)
+            alone = [self._composed(overrides) for overrides in changed_here]
             if len(alone) > 1:
                 on_axis[position] = [found for found in alone if found is not None]
         refers: dict[str, set[str]] = {}
@@ -137,6 +140,60 @@ class Compositions:
                 (frozenset({position}.union(*(at for at, _ in joined))), keys.union(*(own for _, own in joined)))
             )
         return parts
+
+
+def _alone(compose: Compose, overrides: Sequence[str]) -> Composition | None:
+    """What Hydra composes of overrides; None where it fails."""
+    try:
+        return composition(compose(overrides))
+    except Exception:  # Hydra's, OmegaConf's and our own have no common base
+        return None
+
+
+def _of_files(
+    compose: Compose, base: Composition, position: int, cells: Sequence[tuple[str, ...]]
+) -> dict[tuple[str, ...], Composition]:
+    """The compositions of cells that differ in one override, the chosen file of a group; `base` is the first's.
+
+    Empty unless each file changes the key of its group and nothing else, and depends on nothing else of it.
+    """
+    group = cells[0][position].partition("=")[0]
+    names = [overrides[position].removeprefix(f"{group}=") for overrides in cells]
+    others = [override for at, override in enumerate(cells[0]) if at != position]
+    is_set_elsewhere = any(re.match(rf"[+~]*{re.escape(group)}\b", override) for override in others)
+    are_files = group in base.choices and all(re.fullmatch(r"[a-zA-Z]\w*(/\w+)*", name) for name in names)
+    if is_set_elsewhere or not are_files:
+        return {}
+    keys = [f"{group}_{number}" for number in range(len(names))]
+    added = [f"+{group}@{key}={name}" for key, name in zip(keys, names, strict=True)]
+    every = _alone(compose, [*cells[0], *added])
+    without = _alone(compose, [*others, f"~{group}"])
+    if every is None or without is None:
+        return {}
+    before = without.values.get(group, {})  # what the primary configuration says of the group
+    loaded = [every.values.get(key) for key in keys]
+    if not isinstance(before, dict) or not all(_is_of(group, options) for options in loaded):
+        return {}
+    outside = {key: value for key, value in every.values.items() if key not in keys}
+    choices = {chosen: name for chosen, name in every.choices.items() if chosen.partition("@")[2] not in keys}
+    referred = set().union(*(every.refers[key] for key in keys))
+    if repr(outside) != repr(base.values) or choices != base.choices or referred & {group, ANY, *keys}:
+        return {}
+    found = {
+        overrides: Composition(
+            base.values | {group: OmegaConf.to_container(OmegaConf.merge(before, options))},
+            base.choices | {group: name},
+            base.is_resumed,
+            base.refers | {group: every.refers[key] | without.refers.get(group, frozenset())},
+        )
+        for overrides, key, name, options in zip(cells, keys, names, loaded, strict=True)
+    }
+    return found if repr(found[cells[0]].values) == repr(base.values) else {}
+
+
+def _is_of(group: str, options: Any) -> bool:
+    """Whether what a file says is of its group, not of the whole configuration (`@package _global_`)."""
+    return isinstance(options, dict) and "_target_" in options and group not in options
 
 
 def _differing_at(position: int, cells: Sequence[Sequence[str]]) -> list[Sequence[str]]:

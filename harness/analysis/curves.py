@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas
@@ -56,22 +57,19 @@ def points(cells: DataFrame, column: str) -> DataFrame:
     `high` are the interval of a time, NaN for another column. `status` is that of the first cell that is not ok.
     """
     timed = column == "median_s"
-    found = []
-    for (label, params), group in cells.groupby(["label", "params"]):
-        failed = group.loc[group["status"] != "ok", "status"]
-        found.append(
-            {
-                "label": str(label),
-                "params": params,
-                "value": group[column].astype("float").median(),
-                "low": group["low_s"].min() if timed else None,
-                "high": group["high_s"].max() if timed else None,
-                "status": failed.iloc[0] if len(failed) else "ok",
-                "contended": timed and bool(group["contended"].any()),
-            }
-        )
-    names = ["label", "params", "value", "low", "high", "status", "contended"]
-    return DataFrame(found, columns=names).astype({"value": float, "low": float, "high": float, "contended": bool})
+    place = ["label", "params"]
+    groups = cells[[*place, "low_s", "high_s", "contended"]].assign(value=cells[column].astype("float")).groupby(place)
+    failed = cells[cells["status"] != "ok"].groupby(place)["status"].first()
+    found = DataFrame(
+        {
+            "value": groups["value"].median(),
+            "low": groups["low_s"].min() if timed else math.nan,
+            "high": groups["high_s"].max() if timed else math.nan,
+        }
+    )
+    found["status"] = failed.reindex(found.index).astype("object").fillna("ok")
+    found["contended"] = groups["contended"].any() if timed else False
+    return found.reset_index().astype({"label": str, "low": float, "high": float, "contended": bool})
 
 
 def failures(points: DataFrame) -> DataFrame:

@@ -70,14 +70,14 @@ def fit(rows: DataFrame, measure: str, problem: str = "", method: str = "") -> F
     The process peak of a GPU's rows is the host's, which tells nothing.
     """
     column = MEASURES[measure]
-    known = rows[["status", "params", "device", column]]  # of a hundred columns
-    known = known[(known["status"] == "ok") & (known["params"] > 0) & (known[column] > 0)]
+    params, values = (rows[name].to_numpy(float, na_value=math.nan) for name in ("params", column))
+    known = (rows["status"] == "ok").to_numpy(bool) & (params > 0) & (values > 0)
     if measure == "process peak":
-        known = known[known["device"] == "cpu"]
-    known = known.groupby("params")[column].median()
-    if len(known) < FEWEST:
+        known &= (rows["device"] == "cpu").to_numpy(bool)
+    sizes = numpy.unique(params[known])
+    if len(sizes) < FEWEST:
         return None
-    x, y = numpy.log(known.index.to_numpy(float)), numpy.log(known.to_numpy(float))
+    x, y = numpy.log(sizes), numpy.log([numpy.median(values[known & (params == size)]) for size in sizes])
     line: Any = stats.linregress(x, y)
     left = y - line.intercept - line.slope * x
     residual, spread = math.sqrt(float(left @ left) / (len(x) - 2)), float(((x - x.mean()) ** 2).sum())
@@ -94,7 +94,7 @@ def fit(rows: DataFrame, measure: str, problem: str = "", method: str = "") -> F
         residual=residual,
         mean=float(x.mean()),
         spread=spread,
-        largest=float(known.index.max()),
+        largest=float(sizes[-1]),
     )
 
 

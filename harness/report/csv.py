@@ -33,5 +33,9 @@ def harmless(value: Any) -> Any:
     """A text in which control characters are escaped, after an apostrophe where it looks like a formula."""
     if not isinstance(value, str):
         return value
-    text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in value)
+    text = (
+        value
+        if value.isprintable()
+        else "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in value)
+    )
     return f"'{text}" if FORMULA.match(text.lstrip()) else text

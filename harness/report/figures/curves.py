@@ -26,6 +26,7 @@ POWERS = f"P with an exponent: the fitted growth ({FEWEST} sizes or more that ar
 NAMED = 25  # methods of a panel, up to which those in grey have their names
 NAME_LETTERS, NARROW_LETTERS = 34, 22  # of a line of a name, on a page and in a column
 NARROW_IN = 4.5
+MOST = 12  # panels of a figure; table.csv has the values of all
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,13 @@ def _against_size(
     drawn: Sequence[Panel] | None,
 ) -> Figure:
     shown = panels(analysis) if drawn is None else drawn
-    return figure(analysis, views(shown, [measure]), note, medium, looks)
+    note = " ".join([note, *left_out(shown)])
+    return figure(analysis, views(shown[:MOST], [measure]), note, medium, looks)
+
+
+def left_out(shown: Sequence[Panel]) -> list[str]:
+    """A sentence on the panels for which a figure has no room, where there are any."""
+    return [f"Panels that are not drawn: {len(shown) - MOST} (values: table.csv)."] if len(shown) > MOST else []
 
 
 def time_of(rows: DataFrame) -> Axis:

@@ -18,7 +18,7 @@ from harness.analysis.fronts import WHOLE, front
 from harness.analysis.fronts import points as points_of
 from harness.analysis.table import Analysis
 from harness.report.figures.canvas import canvas, caption, drawing, empty, outer_labels, plain_numbers
-from harness.report.figures.curves import MEMORY, Axis, floor_of, letters_of, time_of
+from harness.report.figures.curves import MEMORY, MOST, Axis, floor_of, left_out, letters_of, time_of
 from harness.report.figures.labels import Label, attach, folded, settle, shortened
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.style import BAR, WORDS, Style, explained, rings, styles
@@ -46,7 +46,8 @@ def time_against_memory(
 ) -> Figure:
     """Median time of a call against peak tensor memory, and what no other method beats in both at the same P."""
     looks = looks or styles(analysis)
-    drawn = panels(analysis) if drawn is None else drawn
+    shown = panels(analysis) if drawn is None else drawn
+    drawn = shown[:MOST]
     y = time_of(analysis.cells)
     rows = [_drawable(analysis.rows[analysis.rows["cell"].isin(panel.cells["cell"])], y) for panel in drawn]
     found = [points_of(own) for own in rows]
@@ -70,7 +71,8 @@ def time_against_memory(
                 plain_numbers(ax, at.crowded)
         attached = [attach(ax, own, medium) for ax, own in zip(axes, labels, strict=False)]
         outer_labels(axes, at.columns, MEMORY.title, [y.title] * len(drawn))
-        caption(figure, " ".join([NOTE, *_explained(found, looks, medium), f"{analysis.environment}."]), medium)
+        told = [NOTE, *left_out(shown), *_explained(found, looks, medium), f"{analysis.environment}."]
+        caption(figure, " ".join(told), medium)
         settle(figure, axes, attached)
     return figure
 
