@@ -82,7 +82,7 @@ class Compositions:
         return found or composition(self._compose(overrides))
 
     def _composed(self, overrides: Sequence[str]) -> Composition | None:
-        """The composition of a cell by Hydra, done once; None where it fails."""
+        """The composition of a cell by Hydra, once or with other files of its group; None where it fails."""
         key = tuple(overrides)
         if key not in self._known:
             self._known[key] = _alone(self._compose, key)
@@ -175,7 +175,8 @@ def _of_files(
     if not isinstance(before, dict) or not all(_is_of(group, options) for options in loaded):
         return {}
     outside = {key: value for key, value in every.values.items() if key not in keys}
-    choices = {chosen: name for chosen, name in every.choices.items() if chosen.partition("@")[2] not in keys}
+    placed = {f"{group}@{key}" for key in keys}
+    choices = {chosen: name for chosen, name in every.choices.items() if chosen not in placed}
     referred = set().union(*(every.refers[key] for key in keys))
     if repr(outside) != repr(base.values) or choices != base.choices or referred & {group, ANY, *keys}:
         return {}

@@ -107,3 +107,9 @@ def test_ways_that_failed_alike_share_a_line(frame_of):  # noqa: F811
     assert second.startswith("out of memory: method_0, method_1, ")
     assert second.endswith("..."), "cut where it has no room"
     figure.draw_without_rendering()
+
+
+def test_a_figure_counts_the_panels_for_which_it_has_no_room(frame_of):  # noqa: F811
+    figure = time_against_memory(Analysis(frame_of([point("a", 1, 1, problem=f"zoo/p{n}") for n in range(14)])))
+    assert sum(ax.get_visible() for ax in figure.axes) == 12
+    assert "Panels that are not drawn: 2 (values: table.csv)." in caption_of(figure)

@@ -11,7 +11,7 @@ from pandas import DataFrame
 
 from harness.analysis.claims import claimed
 from harness.analysis.fits import problems
-from harness.analysis.ratios import Ratio, ratio
+from harness.analysis.ratios import OF_A_RATIO, Ratio, ratio
 from harness.analysis.table import Analysis
 from harness.record import plain
 
@@ -52,6 +52,7 @@ def crossovers(analysis: Analysis) -> list[Crossover]:
 
 def _right_cells(rows: DataFrame) -> dict[str, dict[float, DataFrame]]:
     """By method and P: the rows of its cell, of which every process is right and took time."""
+    rows = rows[["label", "params", "status", *OF_A_RATIO]]  # of a hundred columns
     right = rows.groupby(["label", "params"])["status"].transform(lambda statuses: statuses.eq("ok").all())
     cells: dict[str, dict[float, DataFrame]] = {}
     for _, cell in rows[right & (rows["median_s"] > 0)].groupby(["label", "params"]):

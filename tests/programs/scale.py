@@ -53,19 +53,24 @@ IMPORTS = (
 def main(count: int) -> None:
     """Write the records, then print a line for each task."""
     with tempfile.TemporaryDirectory() as folder:
-        for number, seen in enumerate(synthetic(count)):
-            line = json.dumps(seen) + "\n"
-            for name, most in (("records", count), ("tenth", count // 10)):
-                if number < most:
-                    with Path(folder, f"{name}.jsonl").open("a", encoding="utf-8") as stream:
-                        stream.write(line)
-            single = Path(folder, "run", str(number), "record.json")
-            single.parent.mkdir(parents=True)
-            single.write_text(line, encoding="utf-8")
+        _write(count, Path(folder))
         print(f"{count:,} records, {CELLS:,} cells: seconds of processor time, peak of resident memory")
         for name, task in TASKS.items():
             seconds, peak = _cost(task, Path(folder))
             print(f"{name:20} {seconds:6.1f} s {peak / 2**20:6.0f} MiB", flush=True)
+
+
+def _write(count: int, folder: Path) -> None:
+    """Write the records to a file, a tenth of them to another, and each to a file of its own."""
+    with (folder / "records.jsonl").open("w") as every, (folder / "tenth.jsonl").open("w") as tenth:
+        for number, seen in enumerate(synthetic(count)):
+            line = json.dumps(seen) + "\n"  # in ASCII
+            every.write(line)
+            if number < count // 10:
+                tenth.write(line)
+            single = folder / "run" / str(number) / "record.json"
+            single.parent.mkdir(parents=True)
+            single.write_text(line)
 
 
 def compose() -> None:
