@@ -182,10 +182,10 @@ def _of_files(
         return {}
     found = {
         overrides: Composition(
-            base.values | {group: OmegaConf.to_container(OmegaConf.merge(before, options))},
-            base.choices | {group: name},
+            {**base.values, group: OmegaConf.to_container(OmegaConf.merge(before, options))},
+            {**base.choices, group: name},
             base.is_resumed,
-            base.refers | {group: every.refers[key] | without.refers.get(group, frozenset())},
+            {**base.refers, group: every.refers[key] | without.refers.get(group, frozenset())},
         )
         for overrides, key, name, options in zip(cells, keys, names, loaded, strict=True)
     }
