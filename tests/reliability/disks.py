@@ -12,6 +12,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from harness import record
+from harness.run.folders import MARK
 from tests.reliability.cases import ROOT, TINY, Case, run
 
 LIMIT_S = 300  # of a run, on a machine under load
@@ -69,7 +70,8 @@ def ended_in_a_line(ended: CompletedProcess[str], place: Path, status: int) -> N
 
 def holds_no_debris(folder: Path) -> None:
     """Assert that no temporary file is left."""
-    left = [path for path in folder.rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".")]
+    hidden = [path for path in folder.rglob(".*") if path.name != MARK]
+    left = [*hidden, *folder.rglob("*.tmp")]
     assert not left, f"left: {left}"
 
 
