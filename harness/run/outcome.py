@@ -18,9 +18,7 @@ STUCK = 30  # times the slowest sample: an unfinished call that has taken longer
 STUCK_S = 0.5  # if it has taken this at least: less may be a machine under load
 
 
-def of_pass(
-    part: str, limit_s: float, answer: Mapping[str, Any] | None, seen: Mapping[str, Any], log: Path
-) -> Fields:
+def of_pass(part: str, limit_s: float, answer: Mapping[str, Any] | None, seen: Mapping[str, Any], log: Path) -> Fields:
     """The fields of a pass: those that it has written, with a status and a message where it did not end by itself.
 
     `answer` is that of the server, or None where it did not answer. `log` is the file of what the pass has printed.

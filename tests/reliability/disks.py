@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -15,13 +16,23 @@ from harness import record
 from harness.run.folders import MARK
 from tests.reliability.cases import ROOT, TINY, Case, run
 
+CLONE_NEWNS = 0x20000  # unshare(2)
 LIMIT_S = 300  # of a run, on a machine under load
 RECORDS = ROOT / "results" / "baselines" / "quick.jsonl"
+
+
+@cache
+def have_own_mounts() -> None:
+    """Give this process mounts of its own, which the kernel unmounts at its end, however that comes."""
+    if ctypes.CDLL(None).unshare(CLONE_NEWNS) != 0:
+        raise OSError("no mount namespace can be made")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True, capture_output=True)
 
 
 @contextmanager
 def disk(folder: Path, options: str) -> Iterator[Path]:
     """A file system in memory, mounted with these options, at a new folder; unmounted on leaving."""
+    have_own_mounts()
     place = folder / "disk"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True, capture_output=True)
