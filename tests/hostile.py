@@ -199,6 +199,18 @@ def result_of_strange_numbers(loss, theta):
     _leaves_as_result('{"status": "ok", "timed": {"first": 3}}')
 
 
+def result_of_another_length(loss, theta):
+    _leaves_as_result('{"status": "ok", "timed": {"first": [1.0], "last": [1.0], "products": [1.0]}}')
+
+
+def result_of_nulls(loss, theta):
+    _leaves_as_result('{"status": "ok", "worked_s": null, "timed": null, "times_s": null, "running": null}')
+
+
+def result_of_other_passes(loss, theta):
+    _leaves_as_result('{"status": "ok", "asks": [], "builder_options": {}, "unwritten": [28, "full", "/"]}')
+
+
 def result_is_a_list(loss, theta):
     _leaves_as_result("[]")
 

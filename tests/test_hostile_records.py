@@ -20,7 +20,7 @@ def test_what_is_no_record_is_named(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_accepted_records_do_not_end_a_report(tmp_path: Path, monkeypatch, seed: int) -> None:
-    monkeypatch.setattr("harness.report.files.save", _saved)
+    monkeypatch.setattr("harness.report.files.save", _saved)  # the figures are made all the same
     survives(store(mixture(random.Random(seed)), tmp_path), tmp_path / "report")
 
 

@@ -53,6 +53,10 @@ def test_a_log_keeps_the_beginning_and_the_end(tmp_path: Path) -> None:
         ('{"evil": 1}', "'evil', which no pass writes"),
         ('{"timed": {"first": [1], "last": "x", "products": []}}', "timed is"),
         ('{"checked": 3}', "checked is 3"),
+        (f'{{"timed": {{"first": {31 * [0.0]}, "last": {32 * [0.0]}, "products": []}}}}', "timed is"),
+        (f'{{"timed": {{"first": {32 * [10**400]}, "last": {32 * [0.0]}, "products": []}}}}', "timed is"),
+        (f'{{"checked": {{"numbers": {33 * [0.0]}, "size": null}}}}', "checked is"),
+        (f'{{"checked": {{"numbers": {32 * [0.0]}, "size": NaN}}}}', "checked is"),
     ],
 )
 def test_a_result_that_no_pass_writes_is_refused(job, tmp_path: Path, text: str, words: str) -> None:
@@ -64,20 +68,26 @@ def test_a_result_that_no_pass_writes_is_refused(job, tmp_path: Path, text: str,
     assert written.fields(path, job()) == {}
     path.write_text(json.dumps({"status": "ok", "params": 3, "running": None, "timed": {}}))
     assert written.fields(path, job())["params"] == 3
+    path.write_text('{"status": "ok", "worked_s": null, "timed": null}')
+    assert written.fields(path, job()) == {"status": "ok"}
 
 
 @pytest.mark.parametrize(("out_of_memory", "status"), [(True, "oom"), (False, "crashed")])
-def test_a_killed_pass_is_out_of_memory_only_where_memory_ran_out(out_of_memory: bool, status: str) -> None:
+def test_a_killed_pass_is_out_of_memory_only_where_memory_ran_out(
+    tmp_path: Path, out_of_memory: bool, status: str
+) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("building\nloading\n")
     answer = {"timed_out": False, "left_running": 0, "unkillable": False, "exit_code": None, "signal": 9}
-    seen = outcome.of_pass("time", 60.0, answer | {"out_of_memory": out_of_memory}, {"params": 3}, "loading")
+    seen = outcome.of_pass("time", 60.0, answer | {"out_of_memory": out_of_memory}, {"params": 3}, log)
     assert (seen["status"], seen["params"]) == (status, 3)
     assert seen["message"].endswith("it last printed: loading")
 
 
-def test_processes_left_running_are_reported_once_beside_every_other_message(job) -> None:
+def test_processes_left_running_are_reported_once_beside_every_other_message(job, tmp_path: Path) -> None:
     answer = {"timed_out": False, "left_running": 2, "unkillable": False}
-    first = outcome.of_pass("time", 60.0, answer, {"status": "ok"}, None)
-    later = outcome.of_pass("exact", 60.0, answer, {"status": "error", "message": "why"}, None)
+    first = outcome.of_pass("time", 60.0, answer, {"status": "ok"}, tmp_path)
+    later = outcome.of_pass("exact", 60.0, answer, {"status": "error", "message": "why"}, tmp_path)
     seen = outcome.merged(job(), outcome.merged(job(), {"status": "ok"}, "time", first), "exact", later)
     assert seen["message"] == "2 processes were still running at the end of the time pass, and killed; why"
     assert "left_running" not in seen

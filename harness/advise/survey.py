@@ -43,7 +43,7 @@ def survey(jobs: Sequence[Job], output: Path, memory_gb: float | None = None) ->
         job=jobs[0],
         params=params,
         builder_options=problem["builder_options"],
-        attention=problem["attention"],
+        attention=problem.get("attention"),
         memory_gb=memory_gb,
     )
 

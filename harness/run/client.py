@@ -118,7 +118,7 @@ class ServerProcess:
             seen = written.fields(result, job)
             if "status" not in seen:
                 _check_written(part, seen, folder)
-            return outcome.of_pass(part, limit_s, answer, seen, written.last_line(log))
+            return outcome.of_pass(part, limit_s, answer, seen, log)
         except written.TamperedError as error:
             return {"status": "crashed", "message": f"the file of the {part} pass's result was overwritten: {error}"}
         finally:

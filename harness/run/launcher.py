@@ -22,6 +22,7 @@ from harness.record.schema import FIRST_WITH_PROBLEM_HASH
 from harness.run.client import LaunchError, ServerProcess
 from harness.run.folders import POLL_S, claim, folders_of, locked, make
 from harness.run.outcome import merged
+from harness.run.written import PASSED_ON
 from harness.truth import timed_results
 
 # Fields of a job on which the reference does not depend: it is the same for every method and round.
@@ -158,12 +159,11 @@ class Launcher:
                 break
         if self._closed:
             raise LaunchError(f"{folder.name} was interrupted")
-        seen.pop("running", None)
-        timed, checked = seen.pop("timed", {}), seen.pop("checked", None)
         if seen["status"] == "ok":
-            seen |= self._verdict_on_timed(job, seen, timed, checked)
+            seen |= self._verdict_on_timed(job, seen, seen.get("timed", {}), seen.get("checked"))
         seen["cell_s"] = time.perf_counter() - began
-        record.write(job.fields() | seen, folder / "record.json")
+        stored = {name: value for name, value in seen.items() if name not in PASSED_ON}
+        record.write(job.fields() | stored, folder / "record.json")
         return folder / "record.json"
 
     def _verdict_on_timed(self, job: Job, seen: Mapping[str, Any], timed: Any, checked: Any) -> Fields:

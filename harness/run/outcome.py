@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.job import Job
+from harness.run import written
 from harness.truth.timed_results import FRESH_CALL
 
 Fields = dict[str, Any]  # of a record
@@ -16,19 +18,17 @@ STUCK = 30  # times the slowest sample: an unfinished call that has taken longer
 STUCK_S = 0.5  # if it has taken this at least: less may be a machine under load
 
 
-def of_pass(
-    part: str, limit_s: float, answer: Mapping[str, Any] | None, seen: Mapping[str, Any], last_line: str | None
-) -> Fields:
+def of_pass(part: str, limit_s: float, answer: Mapping[str, Any] | None, seen: Mapping[str, Any], log: Path) -> Fields:
     """The fields of a pass: those that it has written, with a status and a message where it did not end by itself.
 
-    `answer` is that of the server, or None where it did not answer. `last_line` is what the pass has last printed.
+    `answer` is that of the server, or None where it did not answer. `log` is the file of what the pass has printed.
     `left_running` is a message, where there were such processes.
     """
     fields = dict(seen)
     if answer is None or "ended" in answer:
         return fields | {"status": "crashed", "message": _without_server(part, answer)}
     if "status" not in fields:
-        fields |= _cut_off(part, limit_s, answer, last_line)
+        fields |= _cut_off(part, limit_s, answer, log)
     if answer["left_running"]:
         fields["left_running"] = _left_running(part, answer["left_running"])
     return fields
@@ -39,13 +39,14 @@ def _without_server(part: str, answer: Mapping[str, Any] | None) -> str:
     return f"{part} pass: the harness's server process {ended}, by the method if not by the system or a user"
 
 
-def _cut_off(part: str, limit_s: float, answer: Mapping[str, Any], last_line: str | None) -> Fields:
+def _cut_off(part: str, limit_s: float, answer: Mapping[str, Any], log: Path) -> Fields:
     """The status and message of a pass whose process ended without a result."""
     if answer["timed_out"]:
         message = f"the {part} pass took longer than limit_s={limit_s:g}"
         if answer["unkillable"]:
             message += ", and its process cannot be killed: it waits in the system, as for a driver, and is left behind"
         return {"status": "timeout", "message": message}
+    last_line = written.last_line(log)
     last = f"; it last printed: {last_line[:300]}" if last_line else ""
     if answer["out_of_memory"]:
         killed = f"the {part} pass was killed by the system (SIGKILL), since memory ran out"
@@ -104,6 +105,6 @@ def _timeout(job: Job, status: str, part: str, fields: Mapping[str, Any]) -> tup
 
 def _is_stuck(job: Job, fields: Mapping[str, Any]) -> bool:
     """Whether the time ran out in a call of the method at a fresh point that took far longer than any sample."""
-    if fields.get("running") != FRESH_CALL:
+    if fields.get("running") != FRESH_CALL or not fields.get("times_s"):
         return False
-    return job.limit_s - fields["worked_s"] > max(STUCK * max(fields["times_s"]), STUCK_S)
+    return job.limit_s - fields.get("worked_s", 0.0) > max(STUCK * max(fields["times_s"]), STUCK_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ from typing import Any
 from harness import record
 from harness.job import Job
 from harness.record.checks import checked
+from harness.record.schema import SKETCH
 
 LARGEST = 1 << 26  # bytes that are read of a file; a result has some thousand
 
@@ -49,7 +51,7 @@ def remove(path: Path) -> None:
 
 
 def fields(path: Path, job: Job) -> dict[str, Any]:
-    """The fields that a pass of a job has written; none where there is nothing.
+    """The fields that a pass of a job has written, without those that are null; none where there is nothing.
 
     Raises TamperedError where the file is no result: no JSON object, or with fields that are the job's, that nobody
     knows, or that have another type than a record's.
@@ -65,7 +67,7 @@ def fields(path: Path, job: Job) -> dict[str, Any]:
         raise TamperedError("it is not JSON") from error
     except ValueError as error:
         raise TamperedError(record.plain(error)) from error
-    return seen
+    return {name: value for name, value in seen.items() if value is not None}
 
 
 def _require_fields(seen: Any, job: Job) -> None:
@@ -89,7 +91,17 @@ def _are_texts(value: Any) -> bool:
 
 
 def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(entry is None or isinstance(entry, int | float) for entry in value)
+    """Whether a value is a list of finite numbers, perhaps with None for others; JSON has NaN and vast integers too."""
+    return isinstance(value, list) and all(entry is None or _is_finite(entry) for entry in value)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _are_of_a_result(value: Any) -> bool:
+    """Whether a value is what `harness.truth.sketch.bilinear` gives of a result."""
+    return _are_numbers(value) and len(value) == SKETCH
 
 
 def _is_unwritten(value: Any) -> bool:
@@ -102,9 +114,16 @@ def _is_timed(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     numbers = {name: entry for name, entry in value.items() if name != "fault"}
-    whole = not numbers or ({*numbers} == {"first", "last", "products"} and all(map(_are_numbers, numbers.values())))
     fault = value.get("fault")
-    return whole and (fault is None or _is_fault(fault))
+    if not numbers:
+        return fault is None or _is_fault(fault)
+    return (
+        {*numbers} == {"first", "last", "products"}
+        and _are_of_a_result(numbers["first"])
+        and _are_of_a_result(numbers["last"])
+        and _are_numbers(numbers["products"])
+        and (fault is None or _is_fault(fault))
+    )
 
 
 def _is_fault(value: Any) -> bool:
@@ -121,9 +140,9 @@ def _is_checked(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and {*value} == {"numbers", "size"}
-        and _are_numbers(value["numbers"])
+        and _are_of_a_result(value["numbers"])
         and None not in value["numbers"]
-        and isinstance(value["size"], int | float | None)
+        and (value["size"] is None or _is_finite(value["size"]))
     )
 
 

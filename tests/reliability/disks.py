@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
 from harness import record
+from harness.run.folders import MARK
 from tests.reliability.cases import ROOT, TINY, Case, run
 
+CLONE_NEWNS = 0x20000  # unshare(2)
 LIMIT_S = 300  # of a run, on a machine under load
 RECORDS = ROOT / "results" / "baselines" / "quick.jsonl"
+
+
+@cache
+def have_own_mounts() -> None:
+    """Give this process mounts of its own, which the kernel unmounts at its end, however that comes."""
+    if ctypes.CDLL(None).unshare(CLONE_NEWNS) != 0:
+        raise OSError("no mount namespace can be made")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True, capture_output=True)
 
 
 @contextmanager
 def disk(folder: Path, options: str) -> Iterator[Path]:
     """A file system in memory, mounted with these options, at a new folder; unmounted on leaving."""
+    have_own_mounts()
     place = folder / "disk"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True, capture_output=True)
@@ -69,7 +81,8 @@ def ended_in_a_line(ended: CompletedProcess[str], place: Path, status: int) -> N
 
 def holds_no_debris(folder: Path) -> None:
     """Assert that no temporary file is left."""
-    left = [path for path in folder.rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".")]
+    hidden = [path for path in folder.rglob(".*") if path.name != MARK]
+    left = [*hidden, *folder.rglob("*.tmp")]
     assert not left, f"left: {left}"
 
 
