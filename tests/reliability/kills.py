@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import Counter
 from functools import partial
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 from harness import record
@@ -219,8 +220,7 @@ CASES: dict[str, Case] = {
     **{f"SIG{name} while two cells run": partial(_harness_of_threads, number) for name, number in ENDING.items()},
     **{
         f"SIG{first} and SIG{second}": partial(_twice, HEEDED[first], HEEDED[second])
-        for first in HEEDED
-        for second in HEEDED
+        for first, second in combinations_with_replacement(HEEDED, 2)
     },
     **{
         f"SIG{name} to the {process}": partial(_below, ENDING[name], depth)
