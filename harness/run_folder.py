@@ -116,15 +116,10 @@ def _conclude(comparison: Comparison | None, output: Path) -> int:
 
 def _report(records: Path, output: Path) -> tuple[str, bool]:
     """Write the report on a folder of records; what is to be printed, and whether one of its cells is ok."""
-    from rich.console import Console
-
     from harness.analysis.table import Analysis
     from harness.report.files import write
-    from harness.report.terminal import terminal
+    from harness.report.terminal import captured
 
     analysis = Analysis(record.load(records))
     write(analysis, output / "report")
-    console = Console()
-    with console.capture() as table:
-        terminal(analysis, console)
-    return f"{table.get()}records and report: {output}", bool((analysis.frame["status"] == "ok").any())
+    return f"{captured(analysis)}records and report: {output}", bool((analysis.frame["status"] == "ok").any())
