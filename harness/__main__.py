@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from argparse import Namespace
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def run_cell(config: DictConfig) -> None:
     paths = sweep.run_plans([(plan.job.method, plan)], output)
     if swept:
         return
+    if plan.comparison is None:
+        if not _show(paths):
+            raise SystemExit(1)
+        return
+    from harness.compare.conclusion import conclude
+
+    try:
+        conclusion = conclude(plan.comparison, output)
+    finally:  # the files come first: printing may wait for its reader
+        _show(paths)
+    raise SystemExit(conclusion.show())
+
+
+def _show(paths: Sequence[Path]) -> bool:
+    """Print the table of some records and their files; whether all of them are ok."""
     from harness import record
     from harness.analysis.table import Analysis
     from harness.report.terminal import terminal
@@ -66,12 +82,7 @@ def run_cell(config: DictConfig) -> None:
     terminal(Analysis(frame))
     for path in paths:
         print(f"record: {path}")
-    if plan.comparison is not None:
-        from harness.compare.conclusion import conclude
-
-        raise SystemExit(conclude(plan.comparison, output))
-    if not (frame["status"] == "ok").all():
-        raise SystemExit(1)
+    return bool((frame["status"] == "ok").all())
 
 
 def main() -> int:

@@ -92,31 +92,34 @@ def _comparison(config: DictConfig) -> Comparison | None:
 
 
 def _conclude(comparison: Comparison | None, output: Path) -> int:
-    """Write the report, print the table, and judge where there is a baseline; the exit status."""
+    """Write the report, judge where there is a baseline, then print; the exit status."""
     if comparison is None:
-        return 0 if _report(output, output) else 1
+        table, is_any_ok = _report(output, output)
+        print(table)
+        return 0 if is_any_ok else 1
+    table = None
     try:
-        _report(output / "candidate" if comparison.measures_baseline else output, output)
-        reported = True
+        table, _ = _report(output / "candidate" if comparison.measures_baseline else output, output)
     except OSError as error:
         print(f"harness: {error}", file=sys.stderr)
-        reported = False
     except Exception:  # whatever is wrong with a report, the verdict is still to come
         traceback.print_exc()
-        reported = False
     from harness.compare.conclusion import conclude
 
-    return conclude(comparison, output) or (0 if reported else 3)
+    try:
+        conclusion = conclude(comparison, output)
+    finally:  # the files come first: printing may wait for its reader
+        if table is not None:
+            print(table)
+    return conclusion.show() or (3 if table is None else 0)
 
 
-def _report(records: Path, output: Path) -> bool:
-    """Write the report on a folder of records and print the table; whether one of its cells is ok."""
+def _report(records: Path, output: Path) -> tuple[str, bool]:
+    """Write the report on a folder of records; what is to be printed, and whether one of its cells is ok."""
     from harness.analysis.table import Analysis
     from harness.report.files import write
-    from harness.report.terminal import terminal
+    from harness.report.terminal import captured
 
     analysis = Analysis(record.load(records))
     write(analysis, output / "report")
-    terminal(analysis)
-    print(f"records and report: {output}")
-    return bool((analysis.frame["status"] == "ok").any())
+    return f"{captured(analysis)}records and report: {output}", bool((analysis.frame["status"] == "ok").any())

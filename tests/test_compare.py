@@ -617,7 +617,7 @@ def test_what_both_sides_take_from_the_candidate_is_told(tmp_path: Path, monkeyp
     ):
         for side in record.SIDES:
             folder(tmp_path / commit / side, [cell(commit=commit)])
-        assert conclude(Comparison("git:main", 0.0, 1.1, ()), tmp_path / commit) == 0
+        assert conclude(Comparison("git:main", 0.0, 1.1, ()), tmp_path / commit).show() == 0
         assert words in capsys.readouterr().out.replace("\n", " ")
 
 

@@ -141,6 +141,13 @@ def test_copies_of_a_record_count_once_and_are_counted(tmp_path: Path, capsys) -
     assert verdicts["candidate_processes"].tolist() == [1]
 
 
+def test_cells_that_could_not_be_composed_are_no_copies(tmp_path: Path) -> None:
+    """Their records lack the options in which they differ."""
+    for name in ("a", "b"):
+        record.write({"status": "error", "method": "absent", "message": "why"}, tmp_path / name / "record.json")
+    assert len(record.load(tmp_path)) == len(record.records(tmp_path)) == 2
+
+
 def test_links_to_runs_are_followed_and_files_keep_their_names(tmp_path: Path, monkeypatch) -> None:
     write(tmp_path / "run" / "cell")
     (tmp_path / "LAST").symlink_to("run")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from harness.run import outcome, written
 from harness.run.child_log import FIRST_BYTES, LAST_BYTES, ChildLog
+from tests.processes import ROOT
 from tests.reliability.descendants import LEFT
 
 
@@ -27,6 +30,21 @@ def test_what_a_method_does_to_processes_is_a_row(run, method: str, status: str,
     seen = run(target=f"tests.hostile.{method}", passes=("time",), limit_s=3.0)
     assert seen["status"] == status, seen["message"]
     assert words in (seen["message"] or "")
+
+
+def test_a_process_whose_parent_has_ended_before_it_could_ask_for_a_signal_ends() -> None:
+    program = """
+import os, time
+from harness.run import processes
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.001)
+    processes.end_with_parent(parent)
+    os.write(1, b"it runs on")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=60)
+    assert done.stdout == b"", "its end closes the pipe"
 
 
 def test_a_log_keeps_the_beginning_and_the_end(tmp_path: Path) -> None:

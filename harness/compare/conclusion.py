@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from pandas import DataFrame
@@ -18,22 +19,33 @@ from harness.config import ConfigError
 SHARED = ("conf", "harness")  # folders that a baseline takes from the candidate
 
 
-def conclude(asked: Comparison, folder: Path) -> int:
-    """Compare what a run found with its baseline, write the verdicts beside the records, print them; exit status.
+@dataclass(frozen=True)
+class Conclusion:
+    """The verdicts on a run, if any could be given, and what failed, if anything did."""
 
-    3, with a message, where no comparison can be made.
-    """
+    verdicts: DataFrame | None
+    failure: str | None = None
+
+    def show(self) -> int:
+        """Print the verdicts and what failed; the exit status, 3 where something failed."""
+        if self.verdicts is not None:
+            output.terminal(self.verdicts)
+        if self.verdicts is None or self.failure is not None:
+            print(f"harness: {self.failure}", file=sys.stderr)
+            return 3
+        return output.status(self.verdicts)
+
+
+def conclude(asked: Comparison, folder: Path) -> Conclusion:
+    """Compare what a run found with its baseline, and write the verdicts beside the records."""
+    verdicts = None
     try:
         verdicts = _verdicts(asked, folder)
-        try:
-            record.write_text(output.markdown(verdicts), folder / "verdict.md")
-            record.write_text(output.junit(verdicts), folder / "verdict.xml")
-        finally:
-            output.terminal(verdicts)
+        record.write_text(output.markdown(verdicts), folder / "verdict.md")
+        record.write_text(output.junit(verdicts), folder / "verdict.xml")
     except (record.RecordError, ConfigError, OSError) as error:
-        print(f"harness: {error}", file=sys.stderr)
-        return 3
-    return output.status(verdicts)
+        return Conclusion(verdicts, str(error))
+    return Conclusion(verdicts)
 
 
 def _verdicts(asked: Comparison, folder: Path) -> DataFrame:

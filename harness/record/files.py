@@ -117,7 +117,12 @@ def records(*paths: str | Path) -> list[dict[str, Any]]:
 
 
 def contents(entry: Mapping[str, Any]) -> Hashable:
-    """What is equal for two copies of one record: all fields but `traceback`, which a baseline file leaves out."""
+    """What is equal for two copies of one record: all fields but `traceback`, which a baseline file leaves out.
+
+    No record of a cell that could not be composed counts as a copy: it lacks the options in which such cells differ.
+    """
+    if entry["status"] == "error" and entry["started"] is None:
+        return object()
     return _SINGLE(entry), *(None if entry[name] is None else tuple(entry[name]) for name in _LISTS)
 
 

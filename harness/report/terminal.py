@@ -55,6 +55,14 @@ def terminal(
         _print_wrong(analysis, console)
 
 
+def captured(analysis: Analysis) -> str:
+    """What `terminal` prints of an analysis, with the colours of standard output, to be printed later."""
+    console = Console()
+    with console.capture() as printed:
+        terminal(analysis, console)
+    return printed.get()
+
+
 def _print_leaderboard(analysis: Analysis, baseline: str | None, console: Console) -> None:
     """A line for each leader; problems are titles of sections where that saves lines, else a column."""
     leaders = leaderboard(analysis, baseline)

@@ -33,9 +33,7 @@ def start(answers: int) -> None:
     keeper, server = os.getpid(), os.fork()
     if server:
         _keep(server, harness, answers)
-    processes.signal_at_end_of_parent(signal.SIGKILL)
-    if os.getppid() != keeper:
-        os._exit(1)
+    processes.end_with_parent(keeper)
 
 
 def _keep(server: int, harness: int, answers: int) -> None:

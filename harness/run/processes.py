@@ -27,6 +27,13 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def end_with_parent(parent: int) -> None:
+    """Be killed when the thread ends that forked this process (Linux), or at once if `parent` has ended already."""
+    signal_at_end_of_parent(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def signal_at_end_of_parent(number: int) -> None:
     """Ask for a signal when the thread ends that started this process (Linux)."""
     if sys.platform == "linux":

@@ -51,10 +51,10 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 def _answer(request: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> dict[str, Any]:
     kills_before = out_of_memory.system_kills()
     with ChildLog(request["log"]) as log:
-        child = os.fork()
+        server, child = os.getpid(), os.fork()
         if child == 0:
             answers.close()  # a method must not answer in the server's name
-            _run(request, log)
+            _run(request, log, server)
         log.close_writing()
         ended = _wait(child, log, requests, time.monotonic() + request["limit_s"])
         left_running = processes.running(GRACE_S) if ended else 0
@@ -99,12 +99,12 @@ def _wait(child: int, log: ChildLog, requests: BinaryIO, deadline: float) -> tup
             os.close(ends)
 
 
-def _run(request: dict[str, Any], log: ChildLog) -> None:
+def _run(request: dict[str, Any], log: ChildLog, server: int) -> None:
     """Run a pass in the child, in a session of its own, its output going to the log; never returns."""
     code = 1
     try:
         os.setsid()
-        processes.signal_at_end_of_parent(signal.SIGKILL)
+        processes.end_with_parent(server)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log.writing, 1)
         os.dup2(log.writing, 2)

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import Counter
 from functools import partial
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 from harness import record
@@ -21,10 +22,10 @@ from tests.reliability.cases import TINY, Case, run
 
 ENDING = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT, "HUP": signal.SIGHUP}
 HEEDED = {name: number for name, number in ENDING.items() if name != "KILL"}
-MOMENTS = 4  # of each signal
+MOMENTS = 3  # of each signal
 METHODS = "func_hessian", "create_graph_rows", "vmap_hvp", "naive_loop"
 SWEEP = ("-m", "problem=rosenbrock", f"method={','.join(METHODS)}", "passes=[agreement]", *TINY[2:])
-LONGEST_S = 60.0
+LONGEST_S = 300.0  # on a busy machine; else seconds
 
 
 def _begun(folder: Path, *arguments: str, module: str = "harness") -> Program:
@@ -49,7 +50,7 @@ def _finished(run_folder: Path) -> Counter[str]:
 
 def _ended(program: Program, folder: Path, number: int) -> str:
     """Wait for the end of a program that got a signal; what it printed as errors, without a traceback."""
-    status, _, errors = program.end()
+    status, _, errors = program.end(LONGEST_S)
     assert status in (0, 128 + number, -number), (status, errors)  # 0: it was done
     assert program.survivors() == [], program.survivors()
     if number != signal.SIGKILL:
@@ -108,27 +109,32 @@ def _twice(first: int, second: int, folder: Path) -> None:
     time.sleep(moment.uniform(0, 0.1))
     program.process.send_signal(second)
     _ended(program, folder, first)
-    _resumed(folder / "run")
+    _finished(folder / "run")
 
 
-def _server_or_child(number: int, of_child: bool, folder: Path) -> None:
-    """The sweep goes on: each cell has a record, and a cell that the signal ended has a status that says so."""
-    moment = random.Random(f"{number} {of_child}")
+def _below(number: int, depth: int, folder: Path) -> None:
+    """The sweep goes on: each cell has a record, and a cell that the signal ended has a status that says so.
+
+    The process at depth 0 is the keeper, its child is the server, and the server's child runs a pass.
+    """
+    moment = random.Random(f"{number} {depth}")
     program = _begun(folder, *SWEEP, f"output={folder / 'run'}")
     _wait_for(program, folder / "run", "*/job.json")
     time.sleep(moment.uniform(0, 2))
-    wanted = None
-    while wanted is None and program.process.poll() is None:
-        servers = _children(program.process.pid)
-        wanted = next(iter(_children(servers[0]) if servers and of_child else servers), None)
-    if wanted is not None:
-        os.kill(wanted, number)
-    status, _, errors = program.end(timeout_s=300)
+    while program.process.poll() is None:
+        found = [program.process.pid]
+        for _ in range(depth + 1):
+            found = _children(found[0]) if found else []
+        if found:
+            os.kill(found[0], number)
+            break
+        time.sleep(0.001)
+    status, _, errors = program.end(LONGEST_S)
     assert status == 0, errors
     assert program.survivors() == [], program.survivors()
     assert _finished(folder / "run") == Counter(METHODS), _finished(folder / "run")
     statuses = list(record.load(folder / "run")["status"])
-    assert statuses.count("ok") >= 3, statuses
+    assert statuses.count("ok") >= len(METHODS) - 1, statuses
 
 
 def _children(parent: int) -> list[int]:
@@ -151,12 +157,12 @@ def _with_baseline(number: int, longest_s: float, folder: Path) -> None:
     _finished(folder / "run")
 
 
-def _report(number: int, seed: int, folder: Path) -> None:
+def _report(number: int, folder: Path) -> None:
     """The records stay, and the report can be written anew."""
     records = ROOT / "results" / "baselines" / "factored_lenet5.jsonl"
     program = _begun(folder, str(records), "--out", str(folder / "out"), module="harness.report")
     program.imports()
-    time.sleep(random.Random(f"{number} {seed}").uniform(0, 6))
+    time.sleep(random.Random(number).uniform(0, 4))
     program.process.send_signal(number)
     _ended(program, folder, number)
     done = run(str(records), "--out", str(folder / "out"), module="harness.report")
@@ -182,7 +188,7 @@ def _imports(module: str, arguments: tuple[str, ...], folder: Path) -> None:
     program = start(*arguments, module=module)
     assert program.imports()
     program.process.send_signal(signal.SIGINT)
-    status, out, errors = program.end()
+    status, out, errors = program.end(LONGEST_S)
     assert status == 130, (status, errors)
     assert len((out + errors).splitlines()) <= 1, out + errors
 
@@ -191,7 +197,7 @@ def _four_at_once(folder: Path) -> None:
     """Harnesses that write into one folder lose nothing."""
     programs = [_begun(folder, *SWEEP, f"output={folder / 'run'}") for _ in range(4)]
     for program in programs:
-        status, _, errors = program.end(timeout_s=300)
+        status, _, errors = program.end(LONGEST_S)
         assert status == 0, errors
         assert program.survivors() == [], program.survivors()
     assert _finished(folder / "run") == Counter(METHODS * 4), _finished(folder / "run")
@@ -214,21 +220,19 @@ CASES: dict[str, Case] = {
     **{f"SIG{name} while two cells run": partial(_harness_of_threads, number) for name, number in ENDING.items()},
     **{
         f"SIG{first} and SIG{second}": partial(_twice, HEEDED[first], HEEDED[second])
-        for first in HEEDED
-        for second in HEEDED
+        for first, second in combinations_with_replacement(HEEDED, 2)
     },
-    **{f"SIG{name} to the server": partial(_server_or_child, number, False) for name, number in ENDING.items()},
-    **{f"SIG{name} to the child": partial(_server_or_child, number, True) for name, number in ENDING.items()},
+    **{
+        f"SIG{name} to the {process}": partial(_below, ENDING[name], depth)
+        for name in ("KILL", "TERM", "INT")
+        for depth, process in enumerate(("keeper", "server", "child"))
+    },
     **{
         f"SIG{name} beside a baseline, {longest_s} s": partial(_with_baseline, number, longest_s)
         for name, number in HEEDED.items()
         for longest_s in (0.2, 5)
     },
-    **{
-        f"SIG{name} to a report, {seed}": partial(_report, number, seed)
-        for name, number in ENDING.items()
-        for seed in range(2)
-    },
+    **{f"SIG{name} to a report": partial(_report, number) for name, number in ENDING.items()},
     **{f"SIG{name} to compare --confirm": partial(_confirm, number) for name, number in ENDING.items()},
     **{
         f"SIGINT while {module} imports": partial(_imports, module, arguments) for module, arguments in PROGRAMS.items()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,7 +38,7 @@ def faulty(fault: str, arguments: Sequence[str]) -> int:
     line = f"{shlex.join(arguments)} {FAULTS[fault][0]}"
     shell = ["bash", "-c", f'{line}\nexit "${{PIPESTATUS[0]}}"']
     return subprocess.run(
-        shell, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, preexec_fn=with_signals(), timeout=120
+        shell, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, preexec_fn=with_signals(), timeout=300
     ).returncode
 
 
@@ -88,6 +90,42 @@ def _sweep(fault: str, folder: Path) -> None:
     assert (folder / "run" / "report" / "report.json").stat().st_size
 
 
+def _waits_for_its_reader(arguments: Sequence[str], module: str, files: Sequence[str], folder: Path) -> None:
+    """The program's files are there before the reader of its standard output has read anything."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(2**12))
+    os.set_blocking(writing, True)
+    line = [argument.format(folder=folder) for argument in arguments]
+    program = subprocess.Popen(
+        command(*line, module=module), cwd=ROOT, stdout=writing, stderr=subprocess.DEVNULL, preexec_fn=with_signals()
+    )
+    os.close(writing)
+    try:
+        began = time.monotonic()
+        while not all((folder / file).exists() for file in files):
+            assert program.poll() is None, program.returncode
+            assert time.monotonic() - began < 300, [str(path) for path in folder.rglob("*")]
+            time.sleep(0.05)
+        assert program.poll() is None, "it did not print"
+    finally:
+        os.close(reading)
+        program.wait(timeout=300)
+
+
+SWEEP = ("-m", *TINY, f"baseline={RECORDS}", "output={folder}")
+VERDICTS = ("verdict.md", "verdict.xml")
+
+# Programs that write files and print: their arguments, their module and their files.
+WRITING = {
+    "a cell with a baseline": (SWEEP[1:], "harness", VERDICTS),
+    "a sweep with a baseline": (SWEEP, "harness", ("report/report.json", *VERDICTS)),
+    "a report": ((RECORDS, "--out", "{folder}"), "harness.report", ("report.json",)),
+    "a comparison": ((RECORDS, RECORDS, "--markdown", "{folder}/verdict.md"), "harness.compare", VERDICTS[:1]),
+}
+
 # Arguments of the programs that only print, and their exit status.
 PRINTING = {
     "harness": (["--help"], 0),
@@ -115,4 +153,6 @@ def _attempts() -> dict[str, Case]:
     return {f"{what}, {fault}": partial(check, fault) for what, check in checks.items() for fault in FAULTS}
 
 
-CASES: dict[str, Case] = _attempts()
+CASES: dict[str, Case] = _attempts() | {
+    f"{what}, read late": partial(_waits_for_its_reader, *program) for what, program in WRITING.items()
+}
