@@ -458,7 +458,7 @@ def planted(place: Path, method: str) -> Path:
 def test_a_job_takes_its_methods_from_another_folder(run, tmp_path: Path) -> None:
     own, other = run(), run(code=str(planted(tmp_path / "code", "create_graph_rows")))
     assert other["status"] == "ok"
-    assert min(other["times_s"]) > 0.02 > min(own["times_s"])
+    assert min(other["times_s"]) > 0.02
     assert other["method_hash"] != own["method_hash"]
     assert other["commit"] is None  # no clone
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas
 from pandas import DataFrame
 
+from harness.record import copies_left_out
 from harness.record.identity import MACHINE
 from harness.text import listed
 
@@ -38,7 +39,7 @@ def in_turn(base: DataFrame, candidate: DataFrame) -> bool:
 def notes(base: DataFrame, candidate: DataFrame, apart: int) -> list[str]:
     """What else to know of a comparison, of which `apart` cells were not measured in turn."""
     parts = ("baseline", base), ("candidate", candidate)
-    found = [f"{name}: {note}" for name, frame in parts for note in frame.attrs.get("notes", ())]
+    found = [f"{name}: {note}" for name, frame in parts for note in copies_left_out(frame)]
     for name in ("torch", "cuda", "cudnn"):
         before, after = _values(base, name), _values(candidate, name)
         if before and after and before != after:

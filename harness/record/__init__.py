@@ -8,7 +8,7 @@ asked and what was seen; medians, ratios and multiples are derived by `load` and
 
 from harness.record.checks import RecordError, plain
 from harness.record.files import SIDES, StorageError, read, records, storing, write, write_bytes, write_json, write_text
-from harness.record.frame import load
+from harness.record.frame import copies_left_out, load
 from harness.record.schema import (
     COUNTERS,
     DERIVED,
@@ -34,6 +34,7 @@ __all__ = [
     "Field",
     "RecordError",
     "StorageError",
+    "copies_left_out",
     "load",
     "plain",
     "read",

@@ -23,21 +23,21 @@ def load(*paths: str | Path) -> pandas.DataFrame:
     Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. Links to folders are followed, so that
     `path` still leads to a record when LAST is another run. A record that is given again counts once.
     `frame.attrs["asked"]` are the paths, without such links; what is no record, and paths without one, are named in
-    `frame.attrs["skipped"]`; `frame.attrs["notes"]` are sentences on what else to know. Raises RecordError where a path
-    does not exist or no record is there.
+    `frame.attrs["skipped"]`; `frame.attrs["copies"]` holds the `path` of each record that was given again. Raises
+    RecordError where a path does not exist or no record is there.
     """
     import pandas
 
     places = [unlinked(Path(path)) for path in paths]
     columns: dict[str, list[Any]] = {name: [] for name in (*NAMES, "path")}
     known: set[Hashable] = set()
-    repeated = 0
+    copies: list[str] = []
     skipped: list[str] = []
     for entry in entries(places):
         if isinstance(entry, RecordError):
             skipped.append(str(entry))
         elif (content := contents(entry)) in known:
-            repeated += 1
+            copies.append(entry["path"])
         else:
             known.add(content)
             for name, values in columns.items():
@@ -53,9 +53,14 @@ def load(*paths: str | Path) -> pandas.DataFrame:
         elif field.type == "float":
             frame[field.name] = frame[field.name].astype("float")
     frame = _derive(frame)
-    notes = [f"records that are copies of others were left out: {repeated}"] if repeated else []
-    frame.attrs.update(asked=list(map(str, places)), skipped=skipped, notes=notes)
+    frame.attrs.update(asked=list(map(str, places)), skipped=skipped, copies=copies)
     return frame
+
+
+def copies_left_out(frame: pandas.DataFrame) -> list[str]:
+    """A sentence on how many records were given again, for a reader of the frame; none where there were none."""
+    copies = frame.attrs.get("copies")
+    return [f"records that are copies of others were left out: {len(copies)}"] if copies else []
 
 
 def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:

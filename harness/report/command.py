@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         skipped = analysis.frame.attrs["skipped"]
         for text in skipped:
             print(f"harness.report: skipped {plain(text)}", file=sys.stderr)
-        for note in analysis.frame.attrs["notes"]:
+        for note in record.copies_left_out(analysis.frame):
             print(f"harness.report: {note}", file=sys.stderr)
         emphasised(analysis, options.baseline, options.highlight)  # raises for a name that no record has
         console = Console()

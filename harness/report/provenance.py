@@ -25,7 +25,7 @@ def provenance(
     Every file is from all records but those whose stem is in `parts`, which are from these. Paths are relative
     where they were given so: the command works in the folder that it was first given in.
     """
-    inputs = sorted({_file(path) for path in frame["path"]})
+    inputs = sorted({_file(path) for path in (*frame["path"], *frame.attrs.get("copies", ()))})
     runs = frame.attrs.get("asked", inputs)
     files: dict[tuple[str, ...], list[str]] = {}
     for path in written:
