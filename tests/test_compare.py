@@ -18,8 +18,9 @@ from harness.compare.__main__ import main
 from harness.compare.baseline import Comparison
 from harness.compare.conclusion import conclude
 from harness.compare.confirm import confirm
+from harness.compare.time_verdicts import FAMILY, SPENT
 from harness.compare.times import LEVEL, processes_needed, times
-from harness.compare.verdicts import FAMILY, SPENT, compare
+from harness.compare.verdicts import compare
 from harness.record import COUNTERS
 
 ROOT = Path(__file__).parent.parent
@@ -241,6 +242,10 @@ def test_what_may_strike_a_process_by_chance_is_broken_where_most_have_it(tmp_pa
         found = judged(tmp_path / str(struck), base, [*failing, *processes(1.0, 0.01, 2)[struck:]])
         assert found["verdict"].item() == verdict
         assert "timeout" in found["reason"].item()
+    unlucky = [*base, cell(status="timeout", message="too long", times_s=None, round=10)]
+    found = judged(tmp_path / "unlucky", unlucky, [*failing, *processes(1.0, 0.01, 2)[6:]])
+    assert found["verdict"].item() == "undecided"
+    assert "1 of 11 processes of the baseline ended so too" in found["reason"].item()
     slow = [cell(status="timeout", times_s=None, round=10), *processes(2.0, 0.01, 2)]
     assert judged(tmp_path / "slow", base, slow)["verdict"].item() == "slower"
     assert judged(tmp_path / "other", slow, processes(2.0, 0.01, 3))["verdict"].item() == "same"
@@ -317,7 +322,7 @@ def test_how_many_processes_can_tell(tmp_path: Path) -> None:
         assert cells * times(apart[1:], apart[1:] + needed).p > FAMILY
     found = judged(tmp_path, processes(1.0, 0.01, 1, count=4), processes(10.0, 0.01, 2, count=4)).iloc[0]
     assert found["verdict"] == "undecided"
-    assert "baseline and candidate need at least 6 processes each, for 2 tests" in found["reason"]
+    assert "2 tests need at least 6 processes of each" in found["reason"]
 
 
 def sampled(drawn: numpy.random.Generator, slow: float, number: int):
@@ -360,8 +365,11 @@ def test_a_first_call_is_never_compared_with_later_ones(tmp_path: Path) -> None:
     most = judged(tmp_path / "most", base, [*cut_off[:6], *base[6:]]).iloc[0]
     assert most["verdict"] == "broken"
     assert "before a second call ended in 6 of 10 processes" in most["reason"]
+    both = judged(tmp_path / "few", [cut_off[0], *base[1:]], [*cut_off[:6], *base[6:]]).iloc[0]
+    assert (both["verdict"], both["reason"].split(", and ")[1]) == ("undecided", "in 1 of 10 of the baseline")
     faster = judged(tmp_path / "faster", cut_off, base).iloc[0]
     assert faster["verdict"] == "same"  # by its counters
+    assert "the time limit struck before a second call ended in the baseline" in faster["reason"]
     assert numpy.isnan(faster["ratio"])
     later = [entry | {"first_s": 1.0 + 0.01 * place} for place, entry in enumerate(cut_off)]
     both = judged(tmp_path / "both", [*cut_off[1:], cut_off[0] | {"first_s": 0.51}], later).iloc[0]

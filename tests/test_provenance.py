@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import report
+from harness import record, report
 from harness.record import plain
 from harness.record.__main__ import main as print_records
 from harness.report.command import main
@@ -83,6 +83,7 @@ def test_every_file_has_its_records_and_every_input_its_hash(run_folder, tmp_pat
     baseline = tmp_path / "base line:1.jsonl"
     baseline.write_text(capsys.readouterr().out)
     single = run_folder / "cell000" / "record.json"
+    record.write(record.read(single) | {"attempt": 2}, single)  # no copy of what the baseline holds
     assert main([str(baseline), str(single), "--out", str(tmp_path / "out")]) == 0
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert told["inputs"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (baseline, single)}

@@ -18,7 +18,8 @@ from pandas import DataFrame
 from harness import record
 from harness.compare.jobs import read_job, refuse_foreign
 from harness.compare.statuses import TRANSIENT
-from harness.compare.verdicts import GUARD, SPENT, compare, look_of
+from harness.compare.time_verdicts import SPENT, look_of
+from harness.compare.verdicts import GUARD, compare
 from harness.job import Job
 from harness.run.launcher import Launcher
 

@@ -33,6 +33,9 @@ def by_status(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
         return "same", f"{after['status']} in both"
     message = (before if after["status"] == "ok" else after)["message"]
     reason = f"{before['status']} to {after['status']}{f': {message}' if message else ''}"
+    struck = base["status"].isin(TRANSIENT)
+    if after["status"] in TRANSIENT and before["status"] == "ok" and struck.any():
+        return "undecided", f"{reason}; {struck.sum()} of {len(base)} processes of the baseline ended so too"
     if SEVERITY[after["status"]] > SEVERITY[before["status"]]:
         return "broken", reason
     return "fixed" if after["status"] == "ok" else "same", reason
@@ -49,11 +52,13 @@ def _by_error(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
 
 
 def by_time_limit(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
-    """Broken where the time limit cut off most timed processes of the candidate, but not of the baseline; else None."""
-    if not _mostly_cut_off(candidate) or _mostly_cut_off(base) or not sampled(base).any():
+    """Broken where the time limit cut off most timed processes of the candidate, and none of the baseline; else None.
+
+    Where it cut off few of the baseline, the cell is undecided.
+    """
+    if cut_off(candidate).sum() <= sampled(candidate).sum() or not sampled(base).any():
         return None
-    return "broken", f"{CUT_OFF} in {cut_off(candidate).sum()} of {len(candidate)} processes of the candidate"
-
-
-def _mostly_cut_off(records: DataFrame) -> bool:
-    return bool(cut_off(records).sum() > sampled(records).sum())
+    reason = f"{CUT_OFF} in {cut_off(candidate).sum()} of {len(candidate)} processes of the candidate"
+    if cut_off(base).any():
+        return "undecided", f"{reason}, and in {cut_off(base).sum()} of {len(base)} of the baseline"
+    return "broken", reason

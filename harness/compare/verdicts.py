@@ -1,21 +1,12 @@
 """What a candidate did to each cell of a baseline: same, slower, faster, undecided, broken, fixed or not comparable.
 
-Counters are the same in every process: any growth of one counts. Times are compared by the least time of each process
-(a round), which other programs on the machine cannot make smaller: by the exact Mann-Whitney test, and by the interval
-of the ratios that this test does not reject (Hodges and Lehmann 1963). A cell is slower if some slowdown is certain and
-one of the guard's size is not ruled out.
-
-The least time misses a slowdown of some calls only. So the mean times of the processes are compared by the same test.
-They can show that a cell is slower, and nothing else, because other programs on the machine slow calls down too.
-
-If baseline and candidate were measured in turn, the chance of any false alarm is at most 1 %. This holds over both
-tests of all cells (Holm 1979), and over all looks at growing data: each look spends its part of the 1 %.
+Counters are the same in every process: any growth of one counts. `harness.compare.time_verdicts` says how times decide.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +16,12 @@ from pandas import DataFrame
 from harness.compare import conditions
 from harness.compare.counters import Counts, compare_counters
 from harness.compare.matching import named
-from harness.compare.process_times import CLIP, cut_off, mean_times, process_times
+from harness.compare.process_times import cut_off, mean_times, process_times
 from harness.compare.statuses import CUT_OFF, TRANSIENT, by_status, by_time_limit, standing
-from harness.compare.times import Times, holm, processes_needed, times
+from harness.compare.time_verdicts import FAMILY, NOT_TESTED, SPENT, judge, look_of
+from harness.compare.times import times
 from harness.record.identity import ASKED
 
-FAMILY = 0.01  # chance of any false alarm in a comparison
-SPENT = (0.6, 0.2, 0.2)  # part of FAMILY that each look at growing data spends
-NOT_TESTED = Times(math.nan, math.nan, math.nan, math.nan)
 GUARD = 1.10  # a slowdown smaller than this is none, unless the guard is set
 
 VERDICTS = ("broken", "slower", "undecided", "not comparable", "fixed", "faster", "same")
@@ -63,13 +52,12 @@ def compare(base: DataFrame, candidate: DataFrame, guard: float = GUARD, allow: 
     all cells), `base_s` and `candidate_s` (medians, s), `base_processes` and `candidate_processes`, `base_paths` and
     `candidate_paths` (the files of their records), `in_turn` (whether these were measured in turn).
 
-    Counters in `allow` may change. A cell of the
-    candidate alone is broken if it failed with an error; all others that one frame alone has are named in
-    `.attrs["notes"]`, as is what else to know; `.attrs["skipped"]` are both frames'.
+    Counters in `allow` may change. A cell of the candidate alone is broken if it failed with an error; all others that
+    one frame alone has are named in `.attrs["notes"]`, as is what else to know; `.attrs["skipped"]` are both frames'.
     """
     before, after = (dict(list(frame.groupby("key", sort=False))) for frame in named(base, candidate))
     rows = [_facts(before[key], after[key], allow) for key in before if key in after]
-    _judge_times(rows, guard, level=FAMILY * SPENT[look_of(base, candidate)])
+    judge(rows, guard, level=FAMILY * SPENT[look_of(base, candidate)])
     failed = [key for key, own in after.items() if key not in before and standing(own)["status"] == "error"]
     rows += [_new_and_failed(after[key]) for key in failed]
     found = _sorted(DataFrame(rows, columns=list(COLUMNS)))
@@ -86,11 +74,6 @@ def compare(base: DataFrame, candidate: DataFrame, guard: float = GUARD, allow: 
     return found
 
 
-def look_of(base: DataFrame, candidate: DataFrame) -> int:
-    """How often records were added because a comparison of these frames was undecided."""
-    return int(max(frame["look"].fillna(0).max() for frame in (base, candidate)))
-
-
 def candidate_folder(folder: Path) -> Path:
     """The candidate's folder in a run that also measured a baseline; any other folder as it is."""
     return folder / "candidate" if (folder / "candidate").is_dir() else folder
@@ -101,54 +84,6 @@ def _sorted(verdicts: DataFrame) -> DataFrame:
     place = verdicts["verdict"].map(VERDICTS.index)
     placed = verdicts.assign(place=place).sort_values(["place", "ratio"], ascending=[True, False], kind="stable")
     return placed.drop(columns="place").reset_index(drop=True)
-
-
-def _judge_times(rows: list[dict[str, Any]], guard: float, level: float) -> None:
-    """Adjust the rows' p-values for their number, and give a verdict to those that times are to decide.
-
-    Also name the permitted changes of counters in the reasons.
-    """
-    values = [p for row in rows for p in (row["p"], row["mean_p"])]
-    adjusted = iter(holm(values))
-    tests = sum(not math.isnan(p) for p in values)
-    for row in rows:
-        row["p"], row["mean_p"] = next(adjusted), next(adjusted)
-        if row["verdict"] is None:
-            row["verdict"], row["reason"] = _of_time(row, guard, level, tests)
-        row["reason"] = "; ".join(filter(None, [row["reason"], row["permitted"]]))
-
-
-def _of_time(row: Mapping[str, Any], guard: float, level: float, tests: int) -> tuple[str, str]:
-    """Verdict and reason by the intervals of the ratios, and by their p-values among those of all tests."""
-    certain = row["p"] < level
-    if certain and row["ratio"] > 1 and row["high"] >= guard:
-        return "slower", ""
-    mean: Times = row["mean"]
-    some_calls = f"their mean has the ratio {mean}, where a call counts as {CLIP:g} times the least at most"
-    if row["mean_p"] < level and mean.ratio > 1 and mean.high >= guard:
-        return "slower", f"some calls: {some_calls}"
-    if row["doubts"]:
-        return "undecided", row["doubts"]
-    if mean.low > 1 and mean.high >= guard:
-        return "undecided", f"some calls may be slower: {some_calls}; {_by_chance(row['mean_p'], level, tests)}"
-    if row["fell"] and row["high"] < guard:
-        return "faster", row["fell"]
-    if certain and row["ratio"] < 1 and row["low"] <= 1 / guard:
-        return "faster", ""
-    if 1 / guard < row["low"] and row["high"] < guard:
-        return "same", ""
-    needed = processes_needed(tests, level)
-    advice = "more processes can decide it: raise rounds, or give --confirm"
-    if min(row["base_processes"], row["candidate_processes"]) < needed:
-        advice = f"baseline and candidate need at least {needed} processes each, for {tests} tests: raise rounds"
-    excludes_1 = not row["low"] <= 1 <= row["high"]
-    chance = _by_chance(row["p"], level, tests) if excludes_1 else ""
-    return "undecided", "; ".join(filter(None, [row["fell"], chance, advice]))
-
-
-def _by_chance(p: float, level: float, tests: int) -> str:
-    """Why an interval that excludes 1 decides nothing."""
-    return f"an interval may exclude 1 by chance in one of {tests} tests: p = {p:.2g}, needed is {level:.2g}"
 
 
 def _row(base: DataFrame, candidate: DataFrame) -> dict[str, Any]:
@@ -207,6 +142,9 @@ def _obstacle(base: DataFrame, candidate: DataFrame) -> str | None:
     if differing is not None:
         return f"times do not compare ({differing})"
     before, after = process_times(base, candidate)
+    ended = [name for name, frame in (("baseline", base), ("candidate", candidate)) if cut_off(frame).any()]
+    if not (before and after) and ended:
+        return f"{CUT_OFF} in the {' and the '.join(ended)}"
     return None if before and after else "no times were taken"
 
 

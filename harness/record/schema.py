@@ -95,7 +95,6 @@ FIELDS = (
         "int",
         "",
         "0, or 1 and 2 for a process that ran because the first or second comparison was undecided",
-        part="process",
     ),
     Field(
         "method_hash",
