@@ -371,3 +371,13 @@ def test_other_libraries_compute(target: str) -> None:
     watched = ResultRecorder(made)
     watched.see(made.call())
     assert drained(caching.fault(made, [1.0], watched.last, 100.0))[1] is None
+
+
+def test_no_move_is_made_twice_even_of_one_parameter() -> None:
+    """Of equal moves the true results are equal too, and a right method would pass for a cache."""
+    problem = functions.quadratic(size=1)
+    moves = []
+    for _ in range(50):
+        with moved_point.moved(problem) as move:
+            moves.append(float(move))
+    assert len(set(moves)) == 50

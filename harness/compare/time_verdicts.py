@@ -59,18 +59,19 @@ def _of_time(row: Mapping[str, Any], guard: float, level: float, tests: int) -> 
         return "slower", f"some calls: {some_calls}"
     if row["doubts"]:
         return "undecided", row["doubts"]
+    needed = processes_needed(tests, level)
+    advice = "more processes can decide it: measure anew with more rounds, or give --confirm"
+    if min(row["base_processes"], row["candidate_processes"]) < needed:
+        advice = f"measure anew with more rounds: {tests} tests need at least {needed} processes of each"
     if mean.low > 1 and mean.high >= guard:
-        return "undecided", f"some calls may be slower: {some_calls}; {_by_chance(row['mean_p'], level, tests)}"
+        chance = _by_chance(row["mean_p"], level, tests)
+        return "undecided", f"some calls may be slower: {some_calls}; {chance}; {advice}"
     if row["fell"] and row["high"] < guard:
         return "faster", row["fell"]
     if certain and row["ratio"] < 1 and row["low"] <= 1 / guard:
         return "faster", ""
     if 1 / guard < row["low"] and row["high"] < guard:
         return "same", ""
-    needed = processes_needed(tests, level)
-    advice = "more processes can decide it: measure anew with more rounds, or give --confirm"
-    if min(row["base_processes"], row["candidate_processes"]) < needed:
-        advice = f"measure anew with more rounds: {tests} tests need at least {needed} processes of each"
     excludes_1 = not row["low"] <= 1 <= row["high"]
     chance = _by_chance(row["p"], level, tests) if excludes_1 else ""
     return "undecided", "; ".join(filter(None, [row["fell"], chance, advice]))

@@ -14,18 +14,23 @@ from harness.problems import Problem
 from harness.problems.method_helpers import ravel
 from harness.truth.sketch import signs
 
-STEP = 0.03  # of a move, times the root mean square of theta
+STEP = 0.03  # of the largest move, times the root mean square of theta; the smallest is half of it
 
 
 @contextmanager
 def moved(problem: Problem) -> Iterator[Tensor]:
     """Move theta and the model's parameters by random signs; gives the move (P,), and undoes it bit by bit.
 
-    The signs do not follow the job's seed, since a cache on disk would know the points of the process before.
+    The size is random too: of few parameters the same signs are soon drawn again. Neither follows the job's seed, since
+    a cache on disk would know the points of the process before.
     """
     theta, model = problem.theta, problem.model
-    size = STEP * (float(theta.double().square().mean().sqrt()) or 1.0)
     unseeded = torch.Generator().manual_seed(secrets.randbelow(2**31))
+    size = (
+        STEP
+        * (float(theta.double().square().mean().sqrt()) or 1.0)
+        * (1 - float(torch.rand((), generator=unseeded)) / 2)
+    )
     move = size * signs((theta.numel(),), unseeded, theta.dtype, theta.device)
     parameters = {} if model is None else {name: p for name, p in model.named_parameters() if p.requires_grad}
     saved_theta = theta.clone()

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 Case = Callable[[Path], None]
 
-# Overrides of a cell that takes about a second: rosenbrock has two parameters. A busy machine may take far longer.
+# Overrides of a cell that takes about a second: rosenbrock has ten parameters. A busy machine may take far longer.
 TINY = ("problem=rosenbrock", "method=func_hessian", "measure.budget_s=0.01", "limit_s=60")
 
 
