@@ -3,6 +3,7 @@
 Each returns the right Hessian where it returns. `notes` is a folder for what a test wants to know.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -145,6 +146,12 @@ def stops_its_server(loss, theta):
     return right(loss, theta)
 
 
+def ends_its_server_by_a_nameless_signal(loss, theta):
+    _forked(os.setsid)
+    os.kill(os.getppid(), signal.SIGRTMIN + 6)
+    time.sleep(1000)
+
+
 def kills_its_server(loss, theta):
     _forked(os.setsid)
     os.kill(os.getppid(), signal.SIGKILL)
@@ -168,6 +175,39 @@ def kills_its_session(loss, theta):
         os.setpgid(0, os.getpgid(os.getppid()))
     finally:
         os.kill(0, signal.SIGKILL)
+
+
+def ends_by_a_nameless_signal(loss, theta):
+    """Python knows no name of most real-time signals."""
+    os.kill(os.getpid(), signal.SIGRTMIN + 6)
+
+
+def _answers(text):
+    """Write into every pipe of the server, of which one goes to the harness."""
+    for descriptor in Path(f"/proc/{os.getppid()}/fd").iterdir():
+        if int(descriptor.name) > 2 and descriptor.readlink().name.startswith("pipe:"):
+            with contextlib.suppress(OSError):
+                os.write(os.open(descriptor, os.O_WRONLY | os.O_NONBLOCK), text)
+
+
+def answers_no_json(loss, theta):
+    _answers(b"x\n")
+    return right(loss, theta)
+
+
+def answers_an_object(loss, theta):
+    _answers(b"{}\n")
+    return right(loss, theta)
+
+
+def answers_for_the_server(loss, theta):
+    _answers(b'{"timed_out": true, "left_running": 0, "unkillable": false}\n')
+    return right(loss, theta)
+
+
+def answers_without_an_end(loss, theta):
+    _answers(b"{")
+    return right(loss, theta)
 
 
 def _result():
@@ -235,11 +275,35 @@ def result_is_gone(loss, theta):
     os._exit(0)
 
 
+def result_is_a_link(loss, theta):
+    path = _result()
+    path.unlink()
+    path.symlink_to(path.with_name("job.json"))
+    os._exit(0)
+
+
 def log_is_a_pipe(loss, theta):
     log = _result().with_name("log.txt")
     log.unlink()
     os.mkfifo(log)
     os._exit(0)
+
+
+# What returns numbers that are finite, but no record can hold.
+
+
+def vast(loss, theta):
+    return torch.full_like(right(loss, theta), 1e200)
+
+
+def vaster(loss, theta):
+    return torch.full_like(right(loss, theta), 1.7e308)
+
+
+def one_vast_entry(loss, theta):
+    result = right(loss, theta).clone()
+    result[0, 0] = 1e200
+    return result
 
 
 # What uses all there is. Call these with a memory limit.

@@ -3,13 +3,16 @@
 import json
 import math
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from harness import record
+from harness.compare.jobs import read_job
 from harness.compare.verdicts import compare
 from harness.record.__main__ import main
+from harness.record.files import LARGEST
 from harness.report.command import main as report
 
 ROOT = Path(__file__).parent.parent
@@ -244,6 +247,42 @@ def test_records_of_the_schema_before_are_read(tmp_path: Path) -> None:
     frame = record.load(tmp_path / "old.jsonl")
     assert frame["method"].tolist() == ["old", "new"]
     assert frame["hessian_distance"].isna().all()
+
+
+def test_the_folder_of_a_record_is_flushed_where_the_file_system_can(tmp_path: Path, monkeypatch) -> None:
+    flushed, flush = [], os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        flushed.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        if flushed[-1]:
+            raise OSError(22, os.strerror(22))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    assert record.read(write(tmp_path))["method"] == "m"
+    assert flushed == [False, True]
+
+
+def test_numbers_that_are_not_finite_become_null_wherever_they_are(tmp_path: Path) -> None:
+    record.write_json({"a": {"b": [math.inf, 1.0], "c": {"d": math.nan}}}, tmp_path / "file")
+    assert json.loads((tmp_path / "file").read_text()) == {"a": {"b": [None, 1.0], "c": {"d": None}}}
+
+
+def test_what_is_no_regular_file_or_too_large_is_not_read(tmp_path: Path) -> None:
+    pipe, large, link = tmp_path / "pipe", tmp_path / "large", tmp_path / "link"
+    os.mkfifo(pipe)
+    with large.open("wb") as stream:
+        stream.truncate(LARGEST + 1)
+    link.symlink_to(large)
+    for file, why in ((pipe, "no regular file"), (tmp_path, "directory"), (large, "more than"), (link, "more than")):
+        with pytest.raises(OSError, match=why):
+            record.content(file)
+        with pytest.raises(record.RecordError, match=f"{file}.*{why}"):
+            record.read(file)
+        with pytest.raises(record.RecordError, match=f"{file} is no job.*{why}"):
+            read_job(file)
+    with pytest.raises(OSError, match="symbolic links"):
+        record.content(link, os.O_NOFOLLOW)
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:

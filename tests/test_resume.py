@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness import record
-from harness.run.folders import beside_others, claim, folders_of, locked, make
+from harness.run.folders import LOCK, beside_others, claim, folders_of, locked, make
 from harness.run.launcher import Launcher
 from tests.test_sweep import SWEEP, cells, start
 
@@ -126,6 +126,18 @@ def test_a_lock_ends_with_its_process_even_where_a_child_lives_on(tmp_path: Path
     finally:
         holder.stdout.close()
         os.kill(child, signal.SIGKILL)
+
+
+def test_what_a_method_puts_in_place_of_the_lock_is_removed(tmp_path: Path) -> None:
+    lock, foreign = tmp_path / LOCK, tmp_path / "foreign"
+    for replace in (lock.mkdir, lambda: lock.symlink_to(foreign), lambda: os.mkfifo(lock)):
+        replace()
+        with locked(tmp_path) as free:
+            assert free
+            with locked(tmp_path) as again:
+                assert not again
+        assert not foreign.exists()
+        lock.unlink()
 
 
 def test_a_file_system_without_locks_lets_everyone_pass(tmp_path: Path, monkeypatch) -> None:

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from harness.run import outcome, written
+from harness.run import outcome, processes, written
 from harness.run.child_log import FIRST_BYTES, LAST_BYTES, ChildLog
+from harness.run.client import LaunchError, ServerProcess
 from tests.processes import ROOT
 from tests.reliability.descendants import LEFT
 
@@ -24,6 +26,9 @@ from tests.reliability.descendants import LEFT
         ("closes_and_sleeps", "timeout", "limit_s=3"),
         ("stops_its_server", "crashed", "server process was stopped (SIGSTOP)"),
         ("kills_its_group", "crashed", "SIGKILL, which the harness did not send"),
+        ("ends_by_a_nameless_signal", "crashed", "signal SIGRTMIN+6"),
+        ("ends_its_server_by_a_nameless_signal", "crashed", "server process was killed (SIGRTMIN+6)"),
+        ("answers_for_the_server", "crashed", "server process did not answer"),
     ],
 )
 def test_what_a_method_does_to_processes_is_a_row(run, method: str, status: str, words: str) -> None:
@@ -45,6 +50,35 @@ if os.fork() == 0:
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=60)
     assert done.stdout == b"", "its end closes the pipe"
+
+
+def test_a_result_that_no_record_can_hold_is_wrong_and_not_overwritten(run) -> None:
+    seen = run(target="tests.hostile.one_vast_entry")
+    assert (seen["status"], seen["relative_error"]) == ("wrong", None), seen["message"]
+    assert "beyond the range of float64" in seen["message"]
+
+
+def test_a_server_that_is_closed_while_it_starts_is_a_launch_error(job, tmp_path: Path) -> None:
+    server = ServerProcess(sys.executable, None, 1, "default")
+    closing = threading.Timer(0.1, server.close)
+    closing.start()
+    for _ in range(2):  # the second time it is closed already
+        with pytest.raises(LaunchError, match="cannot run cells"):
+            server.wait_until_ready()
+        closing.join()
+    assert "server process did not answer" in server.ask(job(), "time", tmp_path)["message"]
+
+
+@pytest.mark.parametrize("listed", [processes.LISTED, Path("/proc/none")])
+def test_descendants_are_found_with_and_without_the_kernels_lists(listed: Path, monkeypatch) -> None:
+    monkeypatch.setattr(processes, "LISTED", listed)
+    program = "import subprocess; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        sleeper = int(child.stdout.readline())
+        assert {child.pid, sleeper} <= {*processes.descendants(os.getpid())}
+        assert [*processes.descendants(child.pid)] == [sleeper]
+        processes.kill_below(child.pid)
 
 
 def test_a_log_keeps_the_beginning_and_the_end(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from harness import record
 from harness.truth import sketch
 
 
@@ -23,7 +24,7 @@ def test_the_squares_of_differences_add_up_to_the_frobenius_distance(numbers) ->
 
 def test_a_vector_and_several_tensors_are_sketched() -> None:
     vector, blocks = draw(50), [draw(4, 4), draw(3, 3, seed=1)]
-    assert len(sketch.sketch([vector])) == sketch.SKETCHES
+    assert len(sketch.sketch([vector])) == sketch.SKETCHES == record.SKETCH
     assert sketch.sketch(blocks) == sketch.sketch([block.clone() for block in blocks])
     assert sketch.sketch(blocks) != sketch.sketch([blocks[0], -blocks[1]])
 

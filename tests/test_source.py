@@ -80,6 +80,18 @@ def test_an_installed_package_counts_for_its_own_functions_alone(folder: Path) -
     assert counted(folder, "installed.f") == {"site-packages/installed"}
 
 
+def test_a_clone_of_torch_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_file", lambda module: Path("clones", f"{module}.py"))
+    assert [source._counts(module, "shapes") for module in ("torch.nn", "nets")] == [False, True]
+
+
+def test_of_many_modules_the_nearest_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "MOST_MODULES", 3)
+    assert counted(folder, "shapes.build.problem") == {
+        *("shapes", "shapes/build", "shapes/parts", "shapes/parts/deep", "nets")
+    }
+
+
 def test_nothing_is_imported_and_code_that_cannot_be_read_is_no_failure(folder: Path) -> None:
     (folder / "nets.py").write_text("def (:")
     source_hash("shapes.build.problem")

@@ -16,12 +16,11 @@ from harness.job import Job, Measure
 def read_job(file: Path) -> Job:
     """The job of a file job.json; raises RecordError where it holds none. What it names is not imported or started."""
     try:
-        if not file.is_file():
-            raise FileNotFoundError("there is no such file")
-        return _job(json.loads(file.read_text(encoding="utf-8")))
+        return _job(json.loads(record.content(file)))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise record.RecordError(
-            f"{file} is no job: {error}; cells can only be run again from run folders, with their job.json"
+            f"{file} is no job: {why}; cells can only be run again from run folders, with their job.json"
         ) from error
 
 

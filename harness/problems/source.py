@@ -7,19 +7,23 @@ import functools
 import hashlib
 import importlib.util
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-HARNESS = ("harness", "methods")  # packages that belong only to the source of their own functions
+# Packages that belong only to the source of their own functions. The version of torch is a field of its own.
+APART = ("harness", "methods", "torch")
+MOST_MODULES = 200  # of which the source counts: a clone of a large library takes a second for a hundred
 
 
 def source_hash(target: str, mentioned: Iterable[str] = (), options: str = "") -> str:
     """A hash of 16 hexadecimal digits of `options`, and of the source of the function at the dotted path `target`.
 
     What a module imports counts with it, where it imports it within a function too. So does what is `mentioned` by its
-    dotted path. Other packages do not count where they are installed, Python's own or the harness's. Of a module's
-    parent packages only their own files count. No module is imported for this.
+    dotted path. Other packages do not count where they are installed, Python's own, torch or the harness's. Of a
+    module's parent packages only their own files count. No module is imported for this. The MOST_MODULES modules to
+    which the fewest imports lead count: an edit of another one does not change the hash.
     """
     digest = hashlib.sha256(options.encode())
     for _, content in sorted(_sources(target, mentioned).items()):
@@ -31,9 +35,9 @@ def _sources(target: str, mentioned: Iterable[str]) -> dict[str, bytes]:
     """The content of the files, by the name of their module."""
     found: dict[str, bytes] = {}
     package = target.partition(".")[0]
-    paths, met = [target, *mentioned], set()
-    while paths:
-        module = _module(paths.pop())
+    paths, met = deque([target, *mentioned]), set()
+    while paths and len(met) < MOST_MODULES:
+        module = _module(paths.popleft())
         if module is None or module in met or not _counts(module, package):
             continue
         met.add(module)
@@ -48,7 +52,7 @@ def _counts(module: str, package: str) -> bool:
     if top == package:
         return True
     installed = file is None or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
-    return not installed and top not in sys.stdlib_module_names and top not in HARNESS
+    return not installed and top not in sys.stdlib_module_names and top not in APART
 
 
 @functools.cache

@@ -7,7 +7,19 @@ asked and what was seen; medians, ratios and multiples are derived by `load` and
 """
 
 from harness.record.checks import RecordError, plain
-from harness.record.files import SIDES, StorageError, read, records, storing, write, write_bytes, write_json, write_text
+from harness.record.files import (
+    SIDES,
+    StorageError,
+    content,
+    read,
+    records,
+    storable,
+    storing,
+    write,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from harness.record.frame import copies_left_out, load
 from harness.record.schema import (
     COUNTERS,
@@ -34,11 +46,13 @@ __all__ = [
     "Field",
     "RecordError",
     "StorageError",
+    "content",
     "copies_left_out",
     "load",
     "plain",
     "read",
     "records",
+    "storable",
     "storing",
     "write",
     "write_bytes",

@@ -11,13 +11,13 @@ import stat
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.record.checks import CHECKS, RecordError, checked
 from harness.record.schema import FIELDS, LONGEST, NAMES, SCHEMA_VERSION
 
 SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
-LARGEST = 2**26  # bytes of a record: what is larger is none
+LARGEST = 2**26  # bytes of a file, or a line, that is read: a record has some thousand
 _LISTS = tuple(field.name for field in FIELDS if field.type.startswith("list"))
 _SINGLE = itemgetter(*(name for name in NAMES if name not in (*_LISTS, "traceback")))
 
@@ -48,8 +48,16 @@ def write(record: Mapping[str, Any], path: Path) -> None:
     unknown = sorted(set(record) - set(NAMES))
     if unknown:
         raise RecordError(f"a record was given the fields {unknown}, which harness.record.FIELDS does not have")
-    complete = {field.name: _storable(record.get(field.name), is_allowed) for field, is_allowed in CHECKS}
-    write_json(complete | {"schema_version": SCHEMA_VERSION}, path, durable=True)
+    complete = dict.fromkeys(NAMES) | storable(record) | {"schema_version": SCHEMA_VERSION}
+    write_json(complete, path, durable=True)
+
+
+def storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as `write` stores those of a record's fields; what is no field stays as it is."""
+    of_fields = {
+        field.name: _storable(values[field.name], is_allowed) for field, is_allowed in CHECKS if field.name in values
+    }
+    return {**values, **of_fields}
 
 
 def _storable(value: Any, is_allowed: Callable[[Any], bool]) -> Any:
@@ -72,7 +80,8 @@ def write_text(text: str, path: Path) -> None:
 def write_bytes(content: bytes, path: Path, durable: bool = False) -> None:
     """Write a file that appears whole or not at all: write, rename. Raises StorageError.
 
-    With `durable`, fsync comes between: the file is then there, and whole, even after the machine has lost power.
+    With `durable`, the file and its folder are flushed: the file is then there, and whole, even after the machine has
+    lost power.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storing(path):
@@ -84,10 +93,22 @@ def write_bytes(content: bytes, path: Path, durable: bool = False) -> None:
                     stream.flush()
                     os.fsync(stream.fileno())
             temporary.replace(path)
+            if durable:
+                _flush_folder(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk. Some file systems refuse that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _finite(value: Any) -> Any:
@@ -95,12 +116,35 @@ def _finite(value: Any) -> Any:
         return None
     if isinstance(value, list):
         return [_finite(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
     return value
+
+
+@contextlib.contextmanager
+def opened(file: Path, flags: int = 0) -> Iterator[BinaryIO]:
+    """A regular file, opened for reading, with further flags of open(2).
+
+    Raises OSError for anything else, without waiting: a FIFO or a device might never end.
+    """
+    with open(file, "rb", opener=lambda path, mode: os.open(path, mode | os.O_NONBLOCK | flags)) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        yield stream
+
+
+def content(file: Path, flags: int = 0) -> bytes:
+    """The bytes of a regular file (see `opened`); raises OSError where they are more than LARGEST."""
+    with opened(file, flags) as stream:
+        held = stream.read(LARGEST + 1)
+    if len(held) > LARGEST:
+        raise OSError(errno.EFBIG, f"it has more than {LARGEST} bytes")
+    return held
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read one record; raises RecordError where the file is no record of this schema."""
-    return checked(*next(_contents(path, lines=False)))
+    return checked(_whole(path), str(path))
 
 
 def records(*paths: str | Path) -> list[dict[str, Any]]:
@@ -174,10 +218,10 @@ def _files(place: Path) -> list[Path]:
 def _of_file(file: Path) -> Iterator[dict[str, Any] | RecordError]:
     held = False
     try:
-        for content, where in _contents(file, lines=file.suffix == ".jsonl"):
+        for found, where in _lines(file) if file.suffix == ".jsonl" else [(_whole(file), str(file))]:
             held = True
             try:
-                yield checked(content, where) | {"path": where}
+                yield checked(found, where) | {"path": where}
             except RecordError as error:
                 yield error
     except RecordError as error:
@@ -187,26 +231,22 @@ def _of_file(file: Path) -> Iterator[dict[str, Any] | RecordError]:
         yield RecordError(f"{file} holds no record")
 
 
-def _contents(file: Path, lines: bool) -> Iterator[tuple[bytes, str]]:
-    """What should be a record, the file or each of its lines, and where it is.
-
-    Raises RecordError where the file cannot be read, or is none: a FIFO or a device might never end.
-    """
+def _whole(file: Path) -> bytes:
+    """The content of a file; raises RecordError where it cannot be read."""
     try:
-        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise RecordError(f"{file} is no regular file")
-            if not lines:
-                yield _limited(stream.read(LARGEST + 1) or b"", str(file)), str(file)
-                return
-            for number, line in enumerate(iter(lambda: stream.readline(LARGEST + 1), b""), 1):
-                if line.strip():
-                    yield _limited(line, f"{file}:{number}"), f"{file}:{number}"
+        return content(file)
     except OSError as error:
         raise RecordError(f"{file} cannot be read: {error.strerror}") from error
 
 
-def _limited(content: bytes, where: str) -> bytes:
-    if len(content) > LARGEST:
-        raise RecordError(f"{where} is no record: it has more than {LARGEST} bytes; nothing after them was read")
-    return content
+def _lines(file: Path) -> Iterator[tuple[bytes, str]]:
+    """The lines of a file, and where each is; raises RecordError where it cannot be read."""
+    try:
+        with opened(file) as stream:
+            for number, line in enumerate(iter(lambda: stream.readline(LARGEST + 1), b""), 1):
+                if len(line) > LARGEST:
+                    raise OSError(errno.EFBIG, f"line {number} has more than {LARGEST} bytes")
+                if line.strip():
+                    yield line, f"{file}:{number}"
+    except OSError as error:
+        raise RecordError(f"{file} cannot be read: {error.strerror}") from error

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,11 @@ LIMITS_S = {"rates": 60.0, "identity": 60.0}  # time limits of requests that are
 START_S = 300.0  # for the import of torch, which may lie on a slow network disk
 LATE_S = 2 * processes.END_S + 10.0  # after its time limit, a pass must have ended or the server does not work
 CLOSE_S = 2 * processes.END_S
+LONGEST_ANSWER = 2**16  # bytes; the server's have some hundred
+
+# Types of the server's answer, and of what it adds where the pass has ended in time.
+ANSWER = {"number": int, "timed_out": bool, "left_running": int, "unkillable": bool}
+OF_ENDED = {"exit_code": int | None, "signal": int | None, "out_of_memory": bool}
 
 # Settings with which glibc keeps freed memory instead of returning it: no page faults on the next call.
 TUNED = {
@@ -46,8 +52,8 @@ class ServerProcess:
 
     def __init__(self, interpreter: str, code: str | None, threads: int, allocator: str) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the server
-        self._asking = threading.Lock()
-        self._interpreter, self._ready = interpreter, False
+        self._asking = threading.Lock()  # held while the pipes are read, and closed
+        self._interpreter, self._ready, self._asked = interpreter, False, 0
         try:
             self._process = subprocess.Popen(
                 [interpreter, "-c", _bootstrap(interpreter, code)],
@@ -64,16 +70,19 @@ class ServerProcess:
         """Wait until it can be asked; raises LaunchError where it ends before, or is closed by another thread."""
         if self._ready:
             return
-        answer = self._read(START_S)
-        if answer is None or "ready" not in answer:
-            raise LaunchError(
-                f"interpreter={self._interpreter} cannot run cells: {self._last_error()}; "
-                "it needs torch, and this harness's folder must be importable"
-            )
+        with self._asking:
+            answer = self._read(START_S)
+            if answer is None or "ready" not in answer:
+                raise LaunchError(
+                    f"interpreter={self._interpreter} cannot run cells: {self._last_error()}; "
+                    "it needs torch, and this harness's folder must be importable"
+                )
         self._ready = True
 
     def _last_error(self) -> str:
         """The last line that a server which could not start has printed."""
+        if self._errors.closed:
+            return "it was closed"
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)  # until it has printed the reason
         if self._process.poll() is None:
@@ -101,7 +110,9 @@ class ServerProcess:
         """
         result, log, limit_s = folder / f"{part}.json", folder / "log.txt", LIMITS_S.get(part, job.limit_s)
         written.remove(result)
+        self._asked += 1
         request = {
+            "number": self._asked,
             "job": asdict(job),
             "part": part,
             "result": str(result.resolve()),
@@ -112,6 +123,8 @@ class ServerProcess:
         with self._asking:
             self._write(request)
             answer = self._read(limit_s + LATE_S)
+        if answer is not None and not _is_answer(answer, request["number"]):
+            answer = None
         if answer is None or "ended" in answer or answer["unkillable"]:
             self.close()
         try:
@@ -133,14 +146,28 @@ class ServerProcess:
             self._process.stdin.flush()
 
     def _read(self, limit_s: float) -> dict[str, Any] | None:
-        """The next line from the server; None where there is none within the limit."""
+        """The object in the next line from the server; None where there is none within the limit.
+
+        A method that writes into the server's pipe can leave there anything, such as a line without an end.
+        """
         assert self._process.stdout is not None
+        if self._process.stdout.closed:
+            return None
+        deadline, line = time.monotonic() + limit_s, b""
         answers = select.poll()
         answers.register(self._process.stdout, select.POLLIN)
-        if not answers.poll(limit_s * 1e3):
+        while b"\n" not in line:
+            if len(line) > LONGEST_ANSWER or not answers.poll(max(deadline - time.monotonic(), 0.0) * 1e3):
+                return None
+            chunk = os.read(self._process.stdout.fileno(), LONGEST_ANSWER)
+            if not chunk:
+                return None
+            line += chunk
+        try:
+            answer = json.loads(line.partition(b"\n")[0])
+        except (ValueError, RecursionError):
             return None
-        line = self._process.stdout.readline()
-        return json.loads(line) if line else None
+        return answer if isinstance(answer, dict) else None
 
     def close(self) -> None:
         """Close the server's stdin, at which all its processes end; wait for that, but not for ever.
@@ -163,7 +190,15 @@ class ServerProcess:
                 self._process.wait(CLOSE_S)
         with self._asking:  # another thread reads the end of the stream first
             self._process.stdout.close()
-        self._errors.close()
+            self._errors.close()
+
+
+def _is_answer(answer: dict[str, Any], number: int) -> bool:
+    """Whether an object is the server's answer to the request of this number, or why the server has ended."""
+    if "ended" in answer:
+        return True
+    types = ANSWER if answer.get("timed_out") is True else ANSWER | OF_ENDED
+    return answer.get("number") == number and all(isinstance(answer.get(name), types[name]) for name in types)
 
 
 def _bootstrap(interpreter: str, code: str | None) -> str:

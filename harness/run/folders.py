@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.record import storing
+from harness.run import written
 
+LOCK = ".lock"  # an empty file in the folder of a cell, which is locked while the cell is resumed
 MARK = ".running"  # an empty file in a run folder, which is locked while a new run writes there
 POLL_S = 0.5  # how often is looked whether another harness has finished
 
@@ -52,7 +54,7 @@ def _names(output: Path, key: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool]:
     """Lock the folder of a cell for this block; False where another process has locked it."""
-    with _open(folder / "log.txt") as file:  # which stays the same file
+    with _open(folder / LOCK) as file:
         yield _has_lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -81,10 +83,15 @@ def _wait_for_new_runs(file: int, output: Path) -> None:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[int]:
-    """The descriptor of a file that may be locked: NFS wants it open for writing. No other process inherits it."""
+    """The descriptor of a file that may be locked: NFS wants it open for writing. No other process inherits it.
+
+    What a method has put there instead of a regular file, such as a link, is removed.
+    """
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+            written.remove(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         yield descriptor
     finally:

@@ -38,31 +38,37 @@ def start(answers: int) -> None:
 
 def _keep(server: int, harness: int, answers: int) -> None:
     """Wait for the end of the server or of the harness, then end all processes; never returns."""
-    watched = select.poll()
-    watched.register(0, 0)  # only the end
-    ends = processes.descriptor(server)
-    if ends is not None:
-        watched.register(ends)
-    reason = None
-    stopped_before = False
-    while reason is None:
-        closed = any(number == 0 for number, _ in watched.poll(CHECK_S * 1e3))
-        stopped = processes.state(server) == "T"
-        pid, status = os.waitpid(server, os.WNOHANG)
-        if pid:
-            reason = _how(status)
-        elif closed or os.getppid() != harness:
-            reason = "was left by the harness"
-        elif stopped and stopped_before:
-            reason = "was stopped (SIGSTOP)"
-        stopped_before = stopped
-    processes.end_all(server)
+    try:
+        reason = _reason_to_end(server, harness)
+    finally:
+        processes.end_all(server)
     with contextlib.suppress(OSError):
         os.write(answers, json.dumps({"ended": reason}).encode() + b"\n")
     os._exit(0)
 
 
+def _reason_to_end(server: int, harness: int) -> str:
+    """Wait for the end of the server or of the harness; what has happened to the server."""
+    watched = select.poll()
+    watched.register(0, 0)  # only the end
+    ends = processes.descriptor(server)
+    if ends is not None:
+        watched.register(ends)
+    stopped_before = False
+    while True:
+        closed = any(number == 0 for number, _ in watched.poll(CHECK_S * 1e3))
+        stopped = processes.state(server) == "T"
+        pid, status = os.waitpid(server, os.WNOHANG)
+        if pid:
+            return _how(status)
+        if closed or os.getppid() != harness:
+            return "was left by the harness"
+        if stopped and stopped_before:
+            return "was stopped (SIGSTOP)"
+        stopped_before = stopped
+
+
 def _how(status: int) -> str:
     if os.WIFSIGNALED(status):
-        return f"was killed ({signal.Signals(os.WTERMSIG(status)).name})"
+        return f"was killed ({processes.signal_name(os.WTERMSIG(status))})"
     return f"ended with exit status {os.WEXITSTATUS(status)}"

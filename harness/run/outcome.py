@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.job import Job
-from harness.run import written
+from harness.run import processes, written
 from harness.truth.timed_results import FRESH_CALL
 
 Fields = dict[str, Any]  # of a record
@@ -53,7 +53,7 @@ def _cut_off(part: str, limit_s: float, answer: Mapping[str, Any], log: Path) ->
         return {"status": "oom", "message": killed + last}
     how = f"exit status {answer['exit_code']}"
     if answer["signal"] is not None:
-        how = f"signal {signal.Signals(answer['signal']).name}"
+        how = f"signal {processes.signal_name(answer['signal'])}"
     if answer["signal"] == signal.SIGKILL:
         how += ", which the harness did not send"
     return {"status": "crashed", "message": f"the {part} pass ended with {how}, without a result{last}"}

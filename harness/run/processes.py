@@ -17,6 +17,7 @@ from pathlib import Path
 
 END_S = 5.0  # how long processes may take to end after SIGKILL: one that waits in a driver may never do so
 STEP_S = 0.001  # between two looks at what is left
+LISTED = Path("/proc/thread-self/children")  # of every thread there is such a file, if the kernel has them
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 
@@ -48,24 +49,46 @@ def descriptor(pid: int) -> int | None:
         return None
 
 
+def signal_name(number: int) -> str:
+    """The name of a signal. Python has none for most of the real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN{number - signal.SIGRTMIN:+d}"
+
+
 def state(pid: int) -> str:
     """The letter of a process's state (proc(5)): `T` is stopped, `Z` has ended. Empty for no process."""
+    return _state_and_parent(pid)[0]
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """The letter of a process's state, and its parent; an empty letter and 0 for no process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
+        letter, parent = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+    except (OSError, ValueError):
+        return "", 0
+    return letter, int(parent)
 
 
 def descendants(root: int) -> Iterator[int]:
     """Every process below one, as far as /proc shows them."""
     found = [root]
     while found:
-        parent = found.pop()
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                for child in map(int, (task / "children").read_text().split()):
-                    yield child
-                    found.append(child)
+        for child in _children(found.pop()):
+            yield child
+            found.append(child)
+
+
+def _children(parent: int) -> Iterator[int]:
+    """The children of a process. A kernel without CONFIG_PROC_CHILDREN lists none: there every process is read."""
+    if not LISTED.exists():
+        pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+        yield from (pid for pid in pids if _state_and_parent(pid)[1] == parent)
+        return
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            yield from map(int, (task / "children").read_text().split())
 
 
 def running(grace_s: float) -> int:

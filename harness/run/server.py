@@ -3,13 +3,13 @@
 `harness.run.client` runs it as the main module, by the interpreter of the cells, and with their thread count and
 allocator in its environment. A request is one line of JSON on stdin:
 
-    {"job": {...}, "part": "time", "result": "PATH", "log": "PATH", "truth": null, "limit_s": 60}
+    {"number": 1, "job": {...}, "part": "time", "result": "PATH", "log": "PATH", "truth": null, "limit_s": 60}
 
 The answer is one line on stdout once the child and all that it has started have ended:
 
-    {"timed_out", "left_running", "unkillable", "exit_code", "signal", "out_of_memory"}
+    {"number", "timed_out", "left_running", "unkillable", "exit_code", "signal", "out_of_memory"}
 
-The last three are left out after a pass that ran out of time.
+The number is that of the request. The last three are left out after a pass that ran out of time.
 
 The time limit is enforced here. At the end of a pass every process below the server is killed, and so it is when stdin
 closes. The keeper (`harness.run.keeper`) does the same where the server itself was stopped or killed. The server never
@@ -59,7 +59,12 @@ def _answer(request: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> d
         ended = _wait(child, log, requests, time.monotonic() + request["limit_s"])
         left_running = processes.running(GRACE_S) if ended else 0
         killed = processes.end_all(child)
-    answer = {"timed_out": ended is None, "left_running": left_running, "unkillable": not killed}
+    answer = {
+        "number": request["number"],
+        "timed_out": ended is None,
+        "left_running": left_running,
+        "unkillable": not killed,
+    }
     if ended is None:
         return answer
     status, usage = ended

@@ -42,7 +42,7 @@ from harness.problems.errors import CodeError, place
 from harness.problems.method_source import MethodError, Unsupported, parameter_names, provenance
 from harness.problems.source import source_hash
 from harness.problems.torch_messages import explain, text, trace
-from harness.record import StorageError, write_bytes, write_json
+from harness.record import StorageError, storable, write_bytes, write_json
 from harness.run.agreement_pass import agreement_pass
 from harness.run.time_pass import time_pass
 from harness.truth import process_state, reference_process
@@ -111,10 +111,13 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
 
 
 def _write(seen: dict[str, Any], result: str, process: int) -> None:
-    """Write the fields in the process of the pass; end any other, which the method has forked and let return."""
+    """Write the fields in the process of the pass; end any other, which the method has forked and let return.
+
+    They are written as a record stores them, so that only a file that was overwritten has what a record refuses.
+    """
     if os.getpid() != process:
         os._exit(0)
-    write_json(seen, Path(result))
+    write_json(storable(seen), Path(result))
 
 
 def _failure(error: BaseException, part: str) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
 import shutil
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,26 +15,15 @@ from harness.job import Job
 from harness.record.checks import checked
 from harness.record.schema import SKETCH
 
-LARGEST = 1 << 26  # bytes that are read of a file; a result has some thousand
-
 
 class TamperedError(ValueError):
     """The file of a result holds what no pass writes."""
 
 
-def content(path: Path) -> bytes:
-    """The first LARGEST bytes of a regular file; raises OSError for anything else, and never waits."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return stream.read(LARGEST)
-
-
 def last_line(log: Path) -> str | None:
     """The last line of a log; None where it is empty or cannot be read."""
     try:
-        printed = content(log).decode(errors="replace").strip().splitlines()
+        printed = record.content(log, os.O_NOFOLLOW).decode(errors="replace").strip().splitlines()
     except OSError:
         return None
     return printed[-1] if printed else None
@@ -59,7 +46,7 @@ def fields(path: Path, job: Job) -> dict[str, Any]:
     if not os.path.lexists(path):
         return {}
     try:
-        seen = json.loads(content(path))
+        seen = json.loads(record.content(path, os.O_NOFOLLOW))
         _require_fields(seen, job)
     except OSError as error:
         raise TamperedError(str(error.strerror)) from error

@@ -50,7 +50,7 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
     if hessian is not None:
         fields["hessian_distance"] = matrix_distances(tensors[0], hessian)["relative_error"]
     if not math.isfinite(fields["relative_error"]):
-        return fields | {"status": "error", "message": "the reference in float64 is itself not finite at this point"}
+        return fields | _beyond_float64(tensors, quantity, truth)
     if estimate is None:
         fields |= _verdict(fields, dtype, truth)
     else:
@@ -126,6 +126,14 @@ def _unjudged(truth: Reference, dtype: torch.dtype) -> str:
     inner = truth.inner(dtype)
     assert inner is not None
     return f"the loss computes in {_name(inner)} within, too coarse to judge a result by; use a finer precision there"
+
+
+def _beyond_float64(tensors: Sequence[Tensor], quantity: str, truth: Reference) -> Fields:
+    """`status` and `message` where the distance of a finite result is not finite: the reference's own may be."""
+    zeros = [torch.zeros_like(tensor) for tensor in tensors]
+    if math.isfinite(_distances(zeros, quantity, truth)["relative_error"]):
+        return {"status": "wrong", "message": "the squares of its errors are beyond the range of float64"}
+    return {"status": "error", "message": "the reference in float64 is itself not finite at this point"}
 
 
 def _distances(tensors: Sequence[Tensor], quantity: str, truth: Reference) -> Fields:

@@ -143,6 +143,7 @@ OF_PASS = {
     "ignores_and_sleeps": ("timeout", "limit_s=5"),
     "stops_itself": ("timeout", "limit_s=5"),
     "stops_its_server": ("crashed", "server process was stopped (SIGSTOP)"),
+    "ends_its_server_by_a_nameless_signal": ("crashed", "server process was killed (SIGRTMIN+6)"),
     "kills_its_server": ("crashed", "server process was killed (SIGKILL)"),
     "stops_the_keeper": ("crashed", "server process did not answer"),
 }

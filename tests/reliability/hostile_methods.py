@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import record
 from harness.run.launcher import Launcher
+from tests.conftest import JOB
 from tests.reliability.cases import Case
 from tests.reliability.descendants import job
 
@@ -41,8 +42,14 @@ def is_a_row(method: str, status: str, words: str, folder: Path, **changes: Any)
     assert after["status"] == "ok", f"the next cell: {after['message']}"
 
 
+NO_ANSWER = "server process did not answer"
 OVERWRITTEN = "the file of the time pass's result was overwritten: "
 EXPECTED = {
+    "ends_by_a_nameless_signal": ("crashed", "signal SIGRTMIN+6, without a result"),
+    "answers_no_json": ("crashed", NO_ANSWER),
+    "answers_an_object": ("crashed", NO_ANSWER),
+    "answers_for_the_server": ("crashed", NO_ANSWER),
+    "answers_without_an_end": ("crashed", NO_ANSWER),
     "kills_its_group": ("crashed", "SIGKILL, which the harness did not send"),
     "kills_its_session": ("crashed", "SIGKILL, which the harness did not send"),
     "prints_for_ever": ("timeout", "limit_s=5"),
@@ -57,6 +64,7 @@ EXPECTED = {
     "result_is_a_list": ("crashed", OVERWRITTEN + "it holds list, not an object"),
     "result_is_a_folder": ("crashed", OVERWRITTEN + "Is a directory"),
     "result_is_a_pipe": ("crashed", OVERWRITTEN + "it is no regular file"),
+    "result_is_a_link": ("crashed", OVERWRITTEN + "Too many levels of symbolic links"),
     "result_is_gone": ("crashed", "exit status 0, without a result"),
     "log_is_a_pipe": ("crashed", "exit status 0, without a result"),
     "grows": ("oom", "smaller chunk_size"),
@@ -107,6 +115,10 @@ def _group(controller: str, setting: str, value: str) -> Iterator[Path]:
 CASES: dict[str, Case] = {
     name: partial(is_a_row, name, *expected, limit_s=5.0 if expected[0] == "timeout" else 60.0)
     for name, expected in EXPECTED.items()
+}
+CASES |= {
+    name: partial(is_a_row, name, "wrong", "beyond the range of float64", limit_s=60.0, passes=JOB.passes)
+    for name in ("vast", "vaster", "one_vast_entry")
 }
 if os.access(GROUPS / "memory", os.W_OK):
     CASES["exceeds_a_container"] = exceeds_a_container
