@@ -157,22 +157,22 @@ def test_the_folders_of_a_cell_are_those_that_were_claimed(tmp_path: Path) -> No
 
 def test_runs_that_resume_beside_a_new_one_wait_for_it_and_share_what_it_leaves(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first = start("beside", *SWEEP, "seed=0,1", f"output={run}")
+    first = start(*SWEEP, "seed=0,1", f"output={run}")
     while not list(run.glob("*/record.json")):
-        assert first.poll() is None
+        assert first.process.poll() is None
         time.sleep(0.05)
-    os.kill(first.pid, signal.SIGSTOP)  # so that it is still there when the others have composed their cells
-    others = [start("beside", *SWEEP, "seed=0,1", f"resume={run}") for _ in range(2)]
+    os.kill(first.process.pid, signal.SIGSTOP)  # so that it is still there when the others have composed their cells
+    others = [start(*SWEEP, "seed=0,1", f"resume={run}") for _ in range(2)]
     for other in others:
-        assert other.stderr is not None
-        lines = iter(other.stderr.readline, "")
+        assert other.process.stderr is not None
+        lines = iter(other.process.stderr.readline, "")
         assert any("waiting for the harness that still runs in" in line for line in lines)
     done = len(list(run.glob("*/record.json")))
-    first.kill()
-    first.communicate()
+    first.process.kill()
+    first.end()
     for other in others:
-        out, err = other.communicate(timeout=200)
-        assert other.returncode == 0, out + err
+        status, out, err = other.end(timeout_s=200)
+        assert status == 0, out + err
     assert done < 8
     assert len(cells_by_seed := record.load(run)[["problem", "method", "seed"]]) == 8
     assert not cells_by_seed.duplicated().any()
