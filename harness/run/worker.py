@@ -66,7 +66,7 @@ def preload() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     environment.machine()
-    source_hash("harness.problems")  # parses what most problems import, and keeps that
+    source_hash("harness.problems", ["harness.problems.networks"])  # parses what most import, and keeps that
     gc.collect()
     gc.freeze()  # a collection in a child must not walk, and so copy, the half million objects of the server
 
