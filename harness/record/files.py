@@ -17,6 +17,7 @@ from harness.record.checks import CHECKS, RecordError, checked
 from harness.record.schema import FIELDS, LONGEST, NAMES, SCHEMA_VERSION
 
 SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
+NOT_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the writer of a FIFO; Windows has none
 LARGEST = 2**26  # bytes of a record: what is larger is none
 _LISTS = tuple(field.name for field in FIELDS if field.type.startswith("list"))
 _SINGLE = itemgetter(*(name for name in NAMES if name not in (*_LISTS, "traceback")))
@@ -193,7 +194,7 @@ def _contents(file: Path, lines: bool) -> Iterator[tuple[bytes, str]]:
     Raises RecordError where the file cannot be read, or is none: a FIFO or a device might never end.
     """
     try:
-        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
+        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | NOT_WAITING)) as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise RecordError(f"{file} is no regular file")
             if not lines:
