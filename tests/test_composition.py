@@ -35,7 +35,7 @@ class Counting:
         return self._composed[key]
 
 
-TUNED = "mlp", "cnn", "transformer"
+TUNED = "jax", "vmap_hvp", "factored"
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counting]:
         "problem/depends": "defaults: [mlp, /names@problem: '${method}', _self_]\nwidth: 4\n",
         "names/vmap_hvp": "inputs: 5\n",
         "names/factored": "inputs: 7\n",
-        "method/tuned_in_vain": "defaults: [/tuning@method: '${problem}', _self_]\n_target_: a.b\nchunk_size: 1\n",
-        "method/tuned": "defaults: [_self_, /tuning@method: '${problem}']\n_target_: a.b\nchunk_size: 1\n",
-        **{f"tuning/{name}": f"chunk_size: {size}\n" for size, name in enumerate(TUNED, 2)},
+        "problem/tuned_in_vain": "defaults: [/tuning@_here_: '${method}', _self_]\n_target_: a.b\nwidth: 1\n",
+        "problem/tuned": "defaults: [_self_, /tuning@_here_: '${method}']\n_target_: a.b\nwidth: 1\n",
+        **{f"tuning/{name}": f"width: {size}\n" for size, name in enumerate(TUNED, 2)},
     }.items():
         path = extra / f"{file}.yaml"
         path.parent.mkdir(exist_ok=True)
@@ -114,7 +114,7 @@ SWEEPS = {
         each("problem", "mlp", "depends"), each("method", "vmap_hvp", "factored"), each("seed", "0", "1")
     ),
     "a file that depends on another choice, unseen in the first": product(
-        each("problem", *TUNED), each("method", "tuned_in_vain", "tuned")
+        each("method", *TUNED), each("problem", "tuned_in_vain", "tuned")
     ),
     "a key that some files lack": product(
         each("method", "jax", "vmap_hvp", "nope"),
@@ -137,7 +137,8 @@ SWEEPS = {
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_plans_are_those_that_hydra_composes(compose: Counting, monkeypatch, name: str) -> None:
-    monkeypatch.setattr("harness.composition.FEW", len(MANY) - 1)
+    if name.startswith("many files"):
+        monkeypatch.setattr("harness.composition.FEW", len(MANY) - 1)
     compositions = Compositions(SWEEPS[name], compose)
     for cell in SWEEPS[name]:
         alone = outcome(lambda cell=cell: plan_of(composition(compose(cell))))
