@@ -22,7 +22,7 @@ class Plan:
     comparison: Comparison | None = None
 
 
-MISSING = "???"  # the value of a key that must be given where it is needed
+MISSING = "???"  # a key without a value
 KEYS = {"problem", "method", "measure", "output", "resume", *checks(Job), *checks(Plan), *checks(Comparison)}
 
 
@@ -32,7 +32,7 @@ def plan_of(composed: Composition) -> Plan:
     refuse_unknown(values, KEYS)
     plan = Plan(
         job=Job.from_config(values, choices["problem"], choices["method"]),
-        resume=values.get("resume", MISSING) != MISSING,
+        resume=values["resume"] != MISSING,
         comparison=Comparison.from_config(values),
         **checked(Plan, values),
     )

@@ -44,7 +44,9 @@ class RunFolder(Callback):
         output = Path(config.hydra.sweep.dir)
         try:
             comparison = _comparison(config)
-            program.advise(f"harness: interrupted; {how_to_go_on(comparison, output)}")  # another launcher does not
+            program.advise(
+                f"harness: interrupted; {how_to_go_on(comparison, output)}"
+            )  # Hydra may have another launcher
             status = _conclude(comparison, output)
         except (ConfigError, record.RecordError, OSError) as error:
             raise SystemExit(f"harness: {error}") from error

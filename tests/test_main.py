@@ -196,6 +196,25 @@ def test_a_program_is_the_harness_by_its_module(monkeypatch, options: str, argum
     assert not program.is_ours()
 
 
+def test_the_advice_is_printed_whatever_becomes_of_an_interruption() -> None:
+    """As between the last cell and the report, or where a library makes another exception of the interruption."""
+    code = (
+        "import os, signal\n"
+        "from harness import program\n"
+        "def main():\n"
+        "    program.advise('go on')\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    except KeyboardInterrupt as interruption:\n"
+        "        raise SystemExit(7) from interruption\n"
+        "program.run(main, failed=1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, preexec_fn=with_signals()
+    )
+    assert (done.returncode, done.stderr) == (129, "go on\n")
+
+
 def test_records_are_read_where_the_system_lacks_what_windows_lacks(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
