@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness import program, sweep
+from harness import program, record, sweep
 from harness.composition import composition
 from harness.config import CONF, ConfigError
 from harness.plan import plan_of
@@ -74,7 +74,6 @@ def run_cell(config: DictConfig) -> None:
 
 def _show(paths: Sequence[Path]) -> bool:
     """Print the table of some records and their files; whether all of them are ok."""
-    from harness import record
     from harness.analysis.table import Analysis
     from harness.report.terminal import terminal
 
@@ -104,6 +103,8 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         cause = f"\n{error.__cause__}" if error.__cause__ is not None else ""
         return _failed(traceback.format_exc() if asked_for_all else f"harness: {error}{cause}", options)
+    except record.RecordError as error:
+        return _failed(f"harness: {error}", options)
     except Exception:
         return _failed(traceback.format_exc(), options)
     return 0

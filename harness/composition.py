@@ -8,6 +8,7 @@ of them in one composition, each under a key of its own.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from harness.config import ConfigError
 
 Compose = Callable[[Sequence[str]], DictConfig]
 
-VERIFIED = 3  # cells that are composed in full too, for the case that overrides depend on each other unseen
+VERIFIED = 2  # cells, beside the last, that are composed in full too: overrides may depend on each other unseen
 FEW = 4  # files of a group that are composed one by one, which takes no longer
 ANY = "*"  # stands for all keys
 OUTPUT = "output"  # the run's folder, which is no matter of a cell
@@ -31,7 +32,6 @@ class Composition:
 
     values: Mapping[str, Any]  # by top-level keys, resolved, without `hydra` and `output`
     choices: Mapping[str, str]  # the chosen file of each group
-    is_resumed: bool
     refers: Mapping[str, frozenset[str]] = field(compare=False)  # the keys, or ANY, that the value of a key refers to
 
 
@@ -48,7 +48,6 @@ def composition(config: DictConfig) -> Composition:
     return Composition(
         values={str(key): value for key, value in resolved.items() if key != OUTPUT},
         choices=dict(config.hydra.runtime.choices),
-        is_resumed=not OmegaConf.is_missing(config, "resume"),
         refers={str(key): frozenset(_referred(value)) for key, value in raw.items() if key != OUTPUT},
     )
 
@@ -71,8 +70,8 @@ class Compositions:
         self._known: dict[tuple[str, ...], Composition | None] = {}
         self._first = tuple(cells[0]) if cells else ()
         self._parts = self._independent(cells)
-        spread = cells[:: max(1, len(cells) // VERIFIED)]
-        if any(self._put_together(cell) not in (None, _alone(compose, cell)) for cell in spread):
+        drawn = random.Random(0).sample(cells, min(VERIFIED, len(cells)))
+        if not all(self._is_right(cell) for cell in [*cells[-1:], *drawn]):  # the last differs most from the first
             self._parts = None
             self._known = {}
 
@@ -80,6 +79,14 @@ class Compositions:
         """The composition of a cell; raises what composing it raises."""
         found = self._put_together(overrides) or self._composed(overrides)
         return found or composition(self._compose(overrides))
+
+    def _is_right(self, cell: Sequence[str]) -> bool:
+        """Whether a cell that is put together is as Hydra composes it, with values of the same types."""
+        together = self._put_together(cell)
+        if together is None:
+            return True
+        alone = _alone(self._compose, cell)
+        return alone is not None and not _difference(together, alone)
 
     def _composed(self, overrides: Sequence[str]) -> Composition | None:
         """The composition of a cell by Hydra, once or with other files of its group; None where it fails."""
@@ -102,7 +109,7 @@ class Compositions:
             values |= {key: value for key, value in part.values.items() if key in keys}
             choices = {group: choice for group, choice in choices.items() if f"choice {group}" not in keys}
             choices |= {group: choice for group, choice in part.choices.items() if f"choice {group}" in keys}
-        return Composition(values, choices, base.is_resumed, base.refers)
+        return Composition(values, choices, base.refers)
 
     def _changed(self, positions: Collection[int], overrides: Sequence[str]) -> tuple[str, ...]:
         """The first cell's overrides, with another cell's at some positions."""
@@ -131,8 +138,9 @@ class Compositions:
         parts: list[tuple[frozenset[int], set[str]]] = []
         for position, alone in on_axis.items():
             changed = set().union(*(_difference(base, found) for found in alone))
-            if ANY in changed:
-                return None
+            own = f"choice {self._first[position].lstrip('+').partition('=')[0]}"
+            if ANY in changed or any(key.startswith("choice ") and key != own for key in changed):
+                return None  # a file that the axis chooses unseen may hold anything
             keys = _with_referring(changed, refers)
             joined = [part for part in parts if part[1] & keys]
             parts = [part for part in parts if part not in joined]
@@ -184,7 +192,6 @@ def _of_files(
         overrides: Composition(
             {**base.values, group: OmegaConf.to_container(OmegaConf.merge(before, options))},
             {**base.choices, group: name},
-            base.is_resumed,
             {**base.refers, group: every.refers[key] | without.refers.get(group, frozenset())},
         )
         for overrides, key, name, options in zip(cells, keys, names, loaded, strict=True)

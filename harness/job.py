@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,6 +130,11 @@ class Job:
         return {key: value for key, value in self.problem_options.items() if key != "stop_gradient"}
 
     @property
+    def problem_texts(self) -> list[str]:
+        """Every text in the problem's options: each may be the dotted path of code."""
+        return list(_texts(self.problem_options))
+
+    @property
     def key(self) -> str:
         """A name for the cell, readable and unique: the same for the same job, and only then."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
@@ -153,6 +158,15 @@ def _target(config: Mapping[str, Any], group: str, name: str) -> tuple[dict[str,
             "an importable function by its dotted path"
         )
     return {key: value for key, value in chosen.items() if key != "_target_"}, target
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in an option, or in several."""
+    if isinstance(value, str):
+        yield value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for entry in inner:
+        yield from _texts(entry)
 
 
 def _stop_gradient(problem_options: Mapping[str, Any]) -> bool | None:

@@ -22,6 +22,7 @@ class Plan:
     comparison: Comparison | None = None
 
 
+MISSING = "???"  # a key without a value
 KEYS = {"problem", "method", "measure", "output", "resume", *checks(Job), *checks(Plan), *checks(Comparison)}
 
 
@@ -31,7 +32,7 @@ def plan_of(composed: Composition) -> Plan:
     refuse_unknown(values, KEYS)
     plan = Plan(
         job=Job.from_config(values, choices["problem"], choices["method"]),
-        resume=composed.is_resumed,
+        resume=values["resume"] != MISSING,
         comparison=Comparison.from_config(values),
         **checked(Plan, values),
     )

@@ -1,9 +1,11 @@
 """How a program of the harness begins and ends: `python -m harness`, `harness.report` and all others.
 
 `prepare` is called before anything else is imported, by `harness/__init__.py`; `run` calls the program's main function.
+A program of others that imports `harness` keeps its own signals and streams.
 
 Signals: SIGINT, SIGTERM and SIGHUP end a program with the status 128 + number, unless its launcher had them ignored, as
-`nohup` does. Servers are then closed, and worktrees and temporary folders removed.
+`nohup` does. Servers are then closed, and worktrees and temporary folders removed. What `advise` was given is printed
+last.
 
 Streams: a closed or full standard output or standard error stops no program. What cannot be printed is dropped. The
 exit status stays, with one exception: where standard output failed other than by a closed pipe, 0 becomes 74 (EX_IOERR
@@ -26,7 +28,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Windows has no SIGHUP.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 ENDING_S = 15.0  # after a signal, others are not heeded for so long: what is being closed must not be interrupted
 
 
@@ -57,6 +60,7 @@ class _Ending:
     """The signal that asked the program to end, and the handler that interrupts it."""
 
     number: int | None = None
+    advice: str | None = None
     _since = -ENDING_S
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -76,6 +80,19 @@ class _Ending:
         threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, self.number)).start()
 
 
+def is_ours() -> bool:
+    """Whether Python is about to run `harness` or a module of it by `python -m`.
+
+    While it looks for the module, sys.argv is ["-m"] and the arguments after the module's name. These are the end of
+    sys.orig_argv, which also has the name: `-m harness` or `-mharness`.
+    """
+    if sys.argv[:1] != ["-m"]:
+        return False
+    named = sys.orig_argv[-len(sys.argv)]
+    module = named.partition("m")[2] if named.startswith("-") else named
+    return module.partition(".")[0] == "harness"
+
+
 def prepare() -> None:
     """Open what the launcher closed, make printing safe, and let Ctrl-C end the program while it imports."""
     for descriptor in range(3):
@@ -88,25 +105,34 @@ def prepare() -> None:
     _handle(signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
 
+_ENDING = _Ending()
+
+
+def advise(advice: str) -> None:
+    """Print this if a signal ends the program from now on, wherever it is then."""
+    _ENDING.advice = advice
+
+
 def run(main: Callable[[], int], failed: int) -> NoReturn:
     """Call a program's main function and exit with its status, or with `failed` after an exception."""
-    ending = _Ending()
-    sys.unraisablehook = ending.interrupt_again
+    sys.unraisablehook = _ENDING.interrupt_again
     status = failed
     with contextlib.suppress(Interrupted):
         try:
             for number in SIGNALS:
-                _handle(number, ending.interrupt)
-            status = _status(main, failed, ending)
+                _handle(number, _ENDING.interrupt)
+            status = _status(main, failed)
         finally:
             for number in SIGNALS:  # Python's own end would set the defaults again
                 signal.signal(number, signal.SIG_IGN)
-    if ending.number is not None:
-        status = 128 + ending.number
+    if _ENDING.number is not None:
+        status = 128 + _ENDING.number
+        if _ENDING.advice is not None:
+            print(_ENDING.advice, file=sys.stderr)
     raise SystemExit(_flushed(status))
 
 
-def _status(main: Callable[[], int], failed: int, ending: _Ending) -> int:
+def _status(main: Callable[[], int], failed: int) -> int:
     try:
         return main()
     except SystemExit as ended:
@@ -115,7 +141,7 @@ def _status(main: Callable[[], int], failed: int, ending: _Ending) -> int:
             return failed
         return ended.code or 0
     except Exception:
-        if ending.number is None:  # else it comes of the interruption
+        if _ENDING.number is None:  # else it comes of the interruption
             traceback.print_exc()
         return failed
 

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from harness import record
+from harness import program, record
 from harness.compare.baseline import Comparison, how_to_go_on
 from harness.config import ConfigError, checks
 
@@ -41,16 +41,15 @@ class RunFolder(Callback):
         Exits with 1 where no cell is ok; with a baseline, as `harness.compare.conclusion` says. It exits since Hydra
         would make a warning of an exception.
         """
-        output, comparison = Path(config.hydra.sweep.dir), None
+        output = Path(config.hydra.sweep.dir)
         try:
             comparison = _comparison(config)
+            program.advise(
+                f"harness: interrupted; {how_to_go_on(comparison, output)}"
+            )  # Hydra may have another launcher
             status = _conclude(comparison, output)
-        except (ConfigError, OSError) as error:
+        except (ConfigError, record.RecordError, OSError) as error:
             raise SystemExit(f"harness: {error}") from error
-        except KeyboardInterrupt:
-            advice = how_to_go_on(comparison, output)
-            print(f"harness: interrupted; the finished records are in {output}. {advice}", file=sys.stderr)
-            raise
         except Exception:
             traceback.print_exc()
             status = 1 if config.baseline is None else 3
@@ -100,7 +99,7 @@ def _conclude(comparison: Comparison | None, output: Path) -> int:
     table = None
     try:
         table, _ = _report(output / "candidate" if comparison.measures_baseline else output, output)
-    except OSError as error:
+    except (record.RecordError, OSError) as error:
         print(f"harness: {error}", file=sys.stderr)
     except Exception:  # whatever is wrong with a report, the verdict is still to come
         traceback.print_exc()

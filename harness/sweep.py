@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig
 
-from harness import record
+from harness import program, record
 from harness.compare import baseline
 from harness.compare.baseline import Comparison, Measured
 from harness.composition import Compositions
@@ -64,18 +64,14 @@ def run_plans(plans: Sequence[tuple[str, Plan]], output: Path) -> list[Path]:
     comparison = None
     try:
         comparison = _comparison(plans)
+        program.advise(f"harness: interrupted; {baseline.how_to_go_on(comparison, output)}")
         resume = any(plan.resume for _, plan in plans)
         with baseline.changes(comparison) as change, beside_others(output, resume):
             return _run_all(plans, change, comparison, output)
     except ConfigError as error:
         raise SystemExit(f"harness: {error}") from error
     except OSError as error:
-        advice = baseline.how_to_go_on(comparison, output)
-        raise SystemExit(f"harness: {error}; the finished records are in {output}. {advice}") from error
-    except KeyboardInterrupt:
-        advice = baseline.how_to_go_on(comparison, output)
-        print(f"harness: interrupted; the finished records are in {output}. {advice}", file=sys.stderr)
-        raise
+        raise SystemExit(f"harness: {error}; {baseline.how_to_go_on(comparison, output)}") from error
 
 
 def _comparison(plans: Sequence[tuple[str, Plan]]) -> Comparison | None:

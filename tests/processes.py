@@ -35,6 +35,14 @@ class Program:
     process: subprocess.Popen[str]
     marker: str = field(repr=False)
 
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill what is left of it, even if a test has failed."""
+        self.process.kill()
+        self.process.communicate()
+
     def end(self, timeout_s: float = 60) -> tuple[int, str, str]:
         """Wait for it; its exit status, and what it printed. It is killed at the time limit."""
         try:

@@ -1,14 +1,18 @@
 """Exponents of P, and what is written of them, against records in which they were planted."""
 
+import errno
 import json
+import re
 
 import pytest
 from scipy import stats
 
+from harness import record
 from harness.analysis.fits import fits
 from harness.analysis.profiles import profile
 from harness.analysis.table import Analysis
 from harness.report.command import main
+from harness.report.figures import canvas
 from harness.report.figures.curves import memory_against_size, time_against_size
 from harness.report.files import write
 from harness.report.growth import growth
@@ -120,13 +124,30 @@ def test_a_bad_baseline_leaves_nothing_behind(tmp_path, capsys) -> None:
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_an_unfinished_report_has_no_report_json(tmp_path, monkeypatch) -> None:
+def test_an_unfinished_report_changes_nothing_of_the_old_one(tmp_path, monkeypatch) -> None:
+    out, frame = tmp_path / "out", loaded(tmp_path / "run", grown("a", 1.0))
+    write(Analysis(frame), out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+
+    def fail(figure, stem):
+        raise OSError(errno.ENOSPC, "No space left on device", "fontlist.json")
+
+    monkeypatch.setattr("harness.report.files.save", fail)
+    with pytest.raises(OSError, match=r"fontlist\.json") as caught:
+        write(Analysis(loaded(tmp_path / "more", grown("b", 2.0))), out)
+    assert not isinstance(caught.value, record.StorageError), "what cannot be drawn says nothing about the folder"
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_report_that_cannot_be_written_names_its_folder(tmp_path, monkeypatch) -> None:
+    def fail(content, path, durable=False):
+        raise record.StorageError(errno.ENOSPC, "No space left on device", str(path))
+
     frame = loaded(tmp_path / "run", grown("a", 1.0))
-    write(Analysis(frame), tmp_path / "out")
-    monkeypatch.setattr("harness.report.files.save", lambda figure, stem: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr(canvas.record, "write_bytes", fail)
+    with pytest.raises(record.StorageError, match=rf"^{re.escape(str(tmp_path / 'out'))} cannot be written"):
         write(Analysis(frame), tmp_path / "out")
-    assert not (tmp_path / "out" / "report.json").exists()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_no_picture_of_memory_is_saved_where_none_is_known(tmp_path) -> None:

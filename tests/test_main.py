@@ -1,13 +1,17 @@
 """The command line: one cell, sweeps, mistakes, help."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from harness import record
+from harness import program, record
+from harness.run_folder import RunFolder
+from tests.processes import with_signals
 from tests.reliability import kills, streams
 
 ROOT = Path(__file__).parent.parent
@@ -146,6 +150,96 @@ def test_a_stream_that_fails_stops_no_cell(tmp_path: Path) -> None:
 
 def test_an_interruption_while_a_program_imports_prints_no_traceback(tmp_path: Path) -> None:
     kills.CASES["SIGINT while harness.report imports"](tmp_path)
+
+
+@pytest.mark.parametrize("module", ["mypackage", "mypackage.harness"])
+def test_a_program_of_others_that_imports_records_keeps_its_signals_and_streams(tmp_path: Path, module: str) -> None:
+    package = tmp_path / "mypackage"
+    package.mkdir()
+    (package / "__init__.py").write_text("import harness.record\n")
+    seen = (
+        "import signal, sys\n"
+        "raw = getattr(sys.stdout.buffer, 'raw', sys.stdout.buffer)\n"
+        "print(signal.getsignal(signal.SIGINT).__name__, type(raw).__name__)\n"
+    )
+    for name in ("__main__", "harness"):
+        (package / f"{name}.py").write_text(seen)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "-m", "harness"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        preexec_fn=with_signals(),
+    )
+    assert done.stdout == "default_int_handler FileIO\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "ours"),
+    [
+        ("-m harness", "-m x", True),
+        ("-X dev -m harness.report", "run", True),
+        ("-um harness", "", True),
+        ("-mharness.compare", "a b", True),
+        ("-Bmharness", "", True),
+        ("-m harnesses", "", False),
+        ("-mmypackage", "harness", False),
+        ("-m mypackage.tool", "-m harness", False),
+    ],
+)
+def test_a_program_is_the_harness_by_its_module(monkeypatch, options: str, arguments: str, ours: bool) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", *options.split(), *arguments.split()])
+    monkeypatch.setattr(sys, "argv", ["-m", *arguments.split()])
+    assert program.is_ours() == ours
+    monkeypatch.setattr(sys, "argv", ["program", *arguments.split()])
+    assert not program.is_ours()
+
+
+def test_the_advice_is_printed_whatever_becomes_of_an_interruption() -> None:
+    """As between the last cell and the report, or where a library makes another exception of the interruption."""
+    code = (
+        "import os, signal\n"
+        "from harness import program\n"
+        "def main():\n"
+        "    program.advise('go on')\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    except KeyboardInterrupt as interruption:\n"
+        "        raise SystemExit(7) from interruption\n"
+        "program.run(main, failed=1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, preexec_fn=with_signals()
+    )
+    assert (done.returncode, done.stderr) == (129, "go on\n")
+
+
+def test_records_are_read_where_the_system_lacks_what_windows_lacks(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "del signal.SIGHUP, os.O_NONBLOCK\n"
+        "import harness.report.command\n"
+        "from harness import record\n"
+        "print(len(record.load(sys.argv[1])))\n"
+    )
+    record.write({"status": "ok"}, tmp_path / "record.json")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "1\n", done.stderr
+
+
+@pytest.mark.parametrize(("baseline", "words"), [(None, "holds no record"), ("git:HEAD", "candidate does not exist")])
+def test_a_run_folder_without_a_record_ends_in_a_message(tmp_path: Path, capsys, baseline: str, words: str) -> None:
+    asked = {"baseline": baseline, "confirm_s": 0, "slower": 1.1, "allow": []}
+    config = OmegaConf.create({**asked, "hydra": {"sweep": {"dir": str(tmp_path)}}})
+    with pytest.raises(SystemExit) as ended:
+        RunFolder().on_multirun_end(config)
+    printed = f"{ended.value.code} {capsys.readouterr().err}"
+    assert words in printed
+    assert "Traceback" not in printed
+    assert baseline is None or ended.value.code == 3
 
 
 def test_a_regression_stays_one_whatever_cannot_be_printed(tmp_path: Path) -> None:

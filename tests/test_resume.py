@@ -1,5 +1,6 @@
 """Resuming a run: which records count, and that no cell is measured twice while others write into the folder."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -15,7 +16,8 @@ import pytest
 from harness import record
 from harness.run.folders import LOCK, beside_others, claim, folders_of, locked, make
 from harness.run.launcher import Launcher
-from tests.test_sweep import SWEEP, cells, start
+from tests.processes import start
+from tests.test_sweep import SWEEP, cells
 
 ROOT = Path(__file__).parent.parent
 CODE = {"method_hash": "a", "problem_hash": "b", "packages": None, "torch": "2.13", "cpu": "c", "gpu": None}
@@ -46,6 +48,26 @@ def test_finished_cells_need_one_process_for_all(jobs, tmp_path: Path) -> None:
     with Noting() as launcher:
         assert [launcher.resume(job, tmp_path) for job in jobs] == paths
         assert launcher.asked == ["identity"]
+
+
+def test_a_problem_and_a_method_are_identified_once_not_in_each_combination(job, tmp_path: Path) -> None:
+    problems = [{"problem_options": {"width": width, "kind": kind}} for width in (1, 2, 3) for kind in ("a", "b")]
+    methods = [{"target": "a.b"}, {"target": "a.c"}, {"target": "a.b", "method_options": {"k": 1}}]
+    sweep = [job(passes=("process",), **problem, **method) for problem in problems for method in methods]
+    with Noting() as first:
+        paths = [first.run(job, tmp_path) for job in sweep]
+    with Noting() as launcher:
+        assert [launcher.resume(job, tmp_path) for job in sweep] == paths
+        assert launcher.asked == ["identity"] * 4, "three methods with the texts of the first problem, then the others"
+
+
+def test_an_answer_without_an_identity_is_not_kept(jobs, tmp_path: Path) -> None:
+    with Noting() as launcher:
+        paths = [launcher.run(job, tmp_path) for job in jobs[:2]]
+        launcher._code = {}
+        assert launcher._identity(jobs[0], tmp_path) == {"status": "ok", "worked_s": 0.0}
+        launcher._code = CODE
+        assert [launcher.resume(job, tmp_path) for job in jobs[:2]] == paths
 
 
 @pytest.mark.parametrize("changed", ["method_hash", "problem_hash", "torch"])
@@ -157,22 +179,22 @@ def test_the_folders_of_a_cell_are_those_that_were_claimed(tmp_path: Path) -> No
 
 def test_runs_that_resume_beside_a_new_one_wait_for_it_and_share_what_it_leaves(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first = start(*SWEEP, "seed=0,1", f"output={run}")
-    while not list(run.glob("*/record.json")):
-        assert first.process.poll() is None
-        time.sleep(0.05)
-    os.kill(first.process.pid, signal.SIGSTOP)  # so that it is still there when the others have composed their cells
-    others = [start(*SWEEP, "seed=0,1", f"resume={run}") for _ in range(2)]
-    for other in others:
-        assert other.process.stderr is not None
-        lines = iter(other.process.stderr.readline, "")
-        assert any("waiting for the harness that still runs in" in line for line in lines)
-    done = len(list(run.glob("*/record.json")))
-    first.process.kill()
-    first.end()
-    for other in others:
-        status, out, err = other.end(timeout_s=200)
-        assert status == 0, out + err
+    with contextlib.ExitStack() as programs:
+        first = programs.enter_context(start(*SWEEP, "seed=0,1", f"output={run}"))
+        while not list(run.glob("*/record.json")):
+            assert first.process.poll() is None
+            time.sleep(0.05)
+        first.process.send_signal(signal.SIGSTOP)  # it is still there when the others have composed their cells
+        others = [programs.enter_context(start(*SWEEP, "seed=0,1", f"resume={run}")) for _ in range(2)]
+        for other in others:
+            assert other.process.stderr is not None
+            lines = iter(other.process.stderr.readline, "")
+            assert any("waiting for the harness that still runs in" in line for line in lines)
+        done = len(list(run.glob("*/record.json")))
+        first.process.kill()
+        for other in others:
+            status, out, err = other.end(timeout_s=200)
+            assert status == 0, out + err
     assert done < 8
     assert len(cells_by_seed := record.load(run)[["problem", "method", "seed"]]) == 8
     assert not cells_by_seed.duplicated().any()

@@ -48,11 +48,12 @@ class Comparison:
 
 
 def how_to_go_on(asked: Comparison | None, output: Path) -> str:
-    """What to do with the records in `output` of a run that was interrupted."""
+    """What to do with the records in `output` of a run that has ended early."""
+    finished = f"the finished records are in {output}"
     if asked is None:
-        return f"Go on with {shlex.quote(f'resume={output}')}"
+        return f"{finished}. Go on with {shlex.quote(f'resume={output}')}"
     compared = [output / name for name in record.SIDES] if asked.measures_baseline else [asked.baseline, output]
-    return f"Compare them: python -m harness.compare {shlex.join(map(str, compared))}"
+    return f"{finished}. Compare them: python -m harness.compare {shlex.join(map(str, compared))}"
 
 
 @contextlib.contextmanager

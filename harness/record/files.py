@@ -17,6 +17,7 @@ from harness.record.checks import CHECKS, RecordError, checked
 from harness.record.schema import FIELDS, LONGEST, NAMES, SCHEMA_VERSION
 
 SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
+NOT_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the writer of a FIFO; Windows has none
 LARGEST = 2**26  # bytes of a file, or a line, that is read: a record has some thousand
 _LISTS = tuple(field.name for field in FIELDS if field.type.startswith("list"))
 _SINGLE = itemgetter(*(name for name in NAMES if name not in (*_LISTS, "traceback")))
@@ -127,7 +128,7 @@ def opened(file: Path, flags: int = 0) -> Iterator[BinaryIO]:
 
     Raises OSError for anything else, without waiting: a FIFO or a device might never end.
     """
-    with open(file, "rb", opener=lambda path, mode: os.open(path, mode | os.O_NONBLOCK | flags)) as stream:
+    with open(file, "rb", opener=lambda path, mode: os.open(path, mode | NOT_WAITING | flags)) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
         yield stream

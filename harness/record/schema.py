@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SCHEMA_VERSION = 7
-FIRST_WITH_PROBLEM_HASH = 7
 OLDEST = 2  # schema that is still read: later ones only added fields
 
 SKETCH = 32  # entries of a sketch

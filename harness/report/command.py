@@ -7,15 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from harness import record
 from harness.analysis.emphasis import emphasised
 from harness.analysis.table import Analysis
 from harness.record import plain
 from harness.report.figures.page_size import STYLES, chosen, inches
 from harness.report.readable import ALL, MEASURED
-from harness.report.terminal import terminal
+from harness.report.terminal import captured
 
 STATUS = """Exit status: 0; 1 where a file is no record that can be read, which is named, and the rest is reported; 2
 where no record can be read, nothing can be written or an argument is wrong."""
@@ -42,13 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for note in record.copies_left_out(analysis.frame):
             print(f"harness.report: {note}", file=sys.stderr)
         emphasised(analysis, options.baseline, options.highlight)  # raises for a name that no record has
-        console = Console()
-        with console.capture() as table:
-            terminal(analysis, console, options.columns, options.baseline)
+        table = captured(analysis, options.columns, options.baseline)
         try:
             written = _write(analysis, options) if options.out else []
         finally:  # the files come first: printing may wait for its reader
-            print(table.get(), end="")
+            print(table, end="")
         for path in written:
             print(path)
     except (record.RecordError, OSError, ValueError) as error:

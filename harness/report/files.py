@@ -66,8 +66,13 @@ def write(
     drawn = _figures(analysis, looks, medium, baseline, faster)
     with record.storing(out):
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as folder:
-            drafts = _drafts(analysis, texts, drawn, Path(folder), baseline, looks)
+        folder = tempfile.TemporaryDirectory(prefix=".report-", dir=out)
+    with folder as drafted:
+        try:
+            drafts = _drafts(analysis, texts, drawn, Path(drafted), baseline, looks)
+        except record.StorageError as error:
+            raise record.StorageError(error.errno, error.strerror, str(out)) from error
+        with record.storing(out):
             (out / "report.json").unlink(missing_ok=True)
             written = [draft.replace(out / draft.name) for draft in drafts]
     options = [*medium.arguments]

@@ -55,11 +55,11 @@ def terminal(
         _print_wrong(analysis, console)
 
 
-def captured(analysis: Analysis) -> str:
+def captured(analysis: Analysis, columns: str | None = None, baseline: str | None = None) -> str:
     """What `terminal` prints of an analysis, with the colours of standard output, to be printed later."""
     console = Console()
     with console.capture() as printed:
-        terminal(analysis, console)
+        terminal(analysis, console, columns, baseline)
     return printed.get()
 
 

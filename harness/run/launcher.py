@@ -18,7 +18,6 @@ from typing import Any
 
 from harness import record
 from harness.job import Job
-from harness.record.schema import FIRST_WITH_PROBLEM_HASH
 from harness.run.client import LaunchError, ServerProcess
 from harness.run.folders import POLL_S, claim, folders_of, locked, make
 from harness.run.outcome import merged
@@ -29,8 +28,8 @@ from harness.truth import timed_results
 NOT_OF_REFERENCE = ("problem", "method", "target", "method_options", "round", "passes")
 # Fields of a job on which a right result does not depend.
 NOT_OF_RESULT = ("round", "passes")
-# Fields of a job on which the identity of its code, versions and device depends.
-OF_IDENTITY = ("problem_target", "problem_options", "target", "method_options", "device", "interpreter", "code")
+# Fields of a job on which all that identifies its method, versions and device depends.
+OF_IDENTITY = ("target", "method_options", "device", "interpreter", "code")
 
 Fields = dict[str, Any]  # of a record
 
@@ -47,7 +46,8 @@ class Launcher:
         self._rates: dict[tuple[str | None, int, str, str, str], Fields] = {}
         self._references: dict[str, Path | Fields] = {}  # their files, or why there is none
         self._checked: dict[str, tuple[Fields, Any]] = {}  # the tolerance of a right result, and its numbers
-        self._identities: dict[str, Fields] = {}
+        self._problem_hashes: dict[str, str] = {}
+        self._identities: dict[str, Fields] = {}  # of a method with some problem
         self._files = tempfile.TemporaryDirectory(prefix="harness-references-")
         self._closed = False
 
@@ -115,11 +115,21 @@ class Launcher:
         return None
 
     def _identity(self, job: Job, folder: Path) -> Fields:
-        """The pass `identity` of a job, once for all jobs with the same code and device; the log is in the folder."""
-        key = json.dumps({name: value for name, value in asdict(job).items() if name in OF_IDENTITY})
-        if key not in self._identities:
-            self._identities[key] = self._ask(job, "identity", folder)
-        return self._identities[key]
+        """The pass `identity` of a job; the log is in the folder.
+
+        It is run once for each problem and for each method, not for each combination: the hash of a problem is taken
+        from the answer for one job, the other fields from that for another. It is run again after an answer that lacks
+        them, such as that of a pass that ran out of time.
+        """
+        of_problem = json.dumps([job.problem_target, job.problem_texts, job.interpreter, job.code])
+        of_method = json.dumps([getattr(job, name) for name in OF_IDENTITY])
+        if of_problem not in self._problem_hashes or of_method not in self._identities:
+            seen = self._ask(job, "identity", folder)
+            if "problem_hash" not in seen:
+                return seen
+            self._problem_hashes[of_problem] = seen["problem_hash"]
+            self._identities[of_method] = seen
+        return self._identities[of_method] | {"problem_hash": self._problem_hashes[of_problem]}
 
     def asks(self, job: Job, folder: Path) -> Fields:
         """`asks`: the names of the parameters of the job's method, read in a process like the cell's.
@@ -239,7 +249,7 @@ def _without(job: Job, names: tuple[str, ...]) -> str:
 def _identifying(seen: Mapping[str, Any]) -> list[str]:
     """The fields in which a record must agree with `identity`, to be of the same code, versions and device."""
     fields = ["method_hash", "packages", "torch", "cpu", "gpu"]
-    return [*fields, "problem_hash"] if seen["schema_version"] >= FIRST_WITH_PROBLEM_HASH else fields
+    return fields if seen["problem_hash"] is None else [*fields, "problem_hash"]
 
 
 def _is_first_crash(record_file: Path) -> bool:

@@ -197,15 +197,7 @@ def _bound(job: Job, problem: Problem, first: bool, run_pass: Callable[[BoundMet
 
 def _problem_hash(job: Job) -> dict[str, str]:
     """The field `problem_hash` of a record. An option may name a layer or a loss by its dotted path."""
-    return {"problem_hash": source_hash(job.problem_target, _texts(job.problem_options))}
-
-
-def _texts(value: Any) -> list[str]:
-    """Every text in an option, or in the options of a problem."""
-    if isinstance(value, str):
-        return [value]
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for entry in inner for text in _texts(entry)]
+    return {"problem_hash": source_hash(job.problem_target, job.problem_texts)}
 
 
 def _begin(job: Job) -> torch.device:

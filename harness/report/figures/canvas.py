@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from harness import record
 from harness.report.figures.labels import GAP_POINTS, Label
 from harness.report.figures.page_size import SCREEN, Medium, Places, places
 from harness.report.figures.style import FONT, safe
@@ -31,6 +33,12 @@ RC: dict[Any, Any] = {
 STEPS = ((0.7, range(1, 10)), (1.1, (1, 2, 3, 5)), (1.6, (1, 2, 5)), (3.0, (1, 3)), (math.inf, (1,)))
 
 
+# The kinds of files of a figure, and with which options they are saved.
+SAVED: dict[str, dict[str, Any]] = {
+    "png": {"dpi": 200},
+    "pdf": {"metadata": {"CreationDate": None}},
+    "svg": {"metadata": {"Date": None}},
+}
 AXIS_IN = 0.45  # height of the numbers and the name of an axis
 
 
@@ -113,13 +121,18 @@ def plain_numbers(ax: Axes, crowded: float, named: Sequence[XAxis | YAxis] = ())
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png, `stem`.pdf and `stem`.svg, the same bytes for the same figure; `stem`.txt of its label."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf", "svg")]
-    with matplotlib.rc_context(RC):
-        figure.savefig(paths[0], dpi=200)
-        figure.savefig(paths[1], metadata={"CreationDate": None})
-        figure.savefig(paths[2], metadata={"Date": None})
+    """Write `stem`.png, `stem`.pdf and `stem`.svg, the same bytes for the same figure; `stem`.txt of its label.
+
+    Raises StorageError where a file cannot be written.
+    """
+    paths = []
+    for kind, options in SAVED.items():
+        picture = io.BytesIO()
+        with matplotlib.rc_context(RC):
+            figure.savefig(picture, format=kind, **options)
+        paths.append(stem.with_name(f"{stem.name}.{kind}"))
+        record.write_bytes(picture.getvalue(), paths[-1])
     if figure.get_label():
         paths.append(stem.with_name(f"{stem.name}.txt"))
-        paths[-1].write_text(f"{figure.get_label()}\n", encoding="utf-8", errors="backslashreplace", newline="")
+        record.write_text(f"{figure.get_label()}\n", paths[-1])
     return paths
