@@ -90,7 +90,7 @@ def test_an_interval_holds_the_planted_ratio_as_often_as_it_says(processes, cove
             )
             for time in (0.01, 0.04)
         ]
-        seen = ratios.ratio(*rows)
+        seen = ratios.ratio(*map(ratios.Times, rows))
         held += seen.low <= 4 <= seen.high
         assert seen.low < seen.value < seen.high
     assert stats.binomtest(held, 400, coverage).pvalue > 0.01

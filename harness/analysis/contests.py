@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy
 from pandas import DataFrame
 
-from harness.analysis.ratios import OF_A_RATIO, Ratio, ratio
+from harness.analysis.ratios import OF_A_RATIO, Ratio, Times, ratio
 from harness.analysis.table import Analysis
 
 MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
@@ -65,8 +65,8 @@ def contest(rows: DataFrame) -> Contest | None:
     drift, or where only one of the two has some of the processes.
     """
     few_columns = rows[["label", "status", *OF_A_RATIO]]  # of a hundred
-    methods = {str(label): own for label, own in few_columns.groupby("label") if _right(own)}
-    order = sorted(methods, key=lambda label: methods[label]["median_s"].median())
+    methods = {str(label): Times(own) for label, own in few_columns.groupby("label") if _right(own)}
+    order = sorted(methods, key=lambda label: methods[label].median_s)
     if not order:
         return None
     if len(order) > 1 and ratio(methods[order[0]], methods[order[1]]).order < 0:

@@ -6,12 +6,11 @@ import itertools
 import math
 from dataclasses import dataclass
 
-import pandas
 from pandas import DataFrame
 
 from harness.analysis.claims import claimed
 from harness.analysis.fits import problems
-from harness.analysis.ratios import OF_A_RATIO, Ratio, ratio
+from harness.analysis.ratios import OF_A_RATIO, Ratio, Times, ratio
 from harness.analysis.table import Analysis
 from harness.record import plain
 
@@ -50,18 +49,18 @@ def crossovers(analysis: Analysis) -> list[Crossover]:
     ]
 
 
-def _right_cells(rows: DataFrame) -> dict[str, dict[float, DataFrame]]:
-    """By method and P: the rows of its cell, of which every process is right and took time."""
+def _right_cells(rows: DataFrame) -> dict[str, dict[float, Times]]:
+    """By method and P: the times of its cell, of which every process is right and took time."""
     rows = rows[["label", "params", "status", *OF_A_RATIO]]  # of a hundred columns
     right = rows.groupby(["label", "params"])["status"].transform(lambda statuses: statuses.eq("ok").all())
-    cells: dict[str, dict[float, DataFrame]] = {}
+    cells: dict[str, dict[float, Times]] = {}
     for _, cell in rows[right & (rows["median_s"] > 0)].groupby(["label", "params"]):
-        cells.setdefault(str(cell["label"].iloc[0]), {})[float(cell["params"].iloc[0])] = cell
+        cells.setdefault(str(cell["label"].iloc[0]), {})[float(cell["params"].iloc[0])] = Times(cell)
     return cells
 
 
 def _crossover(
-    problem: str, one: str, cells: dict[float, DataFrame], other: str, other_cells: dict[float, DataFrame]
+    problem: str, one: str, cells: dict[float, Times], other: str, other_cells: dict[float, Times]
 ) -> tuple[Crossover | None, float]:
     """Where the order of two methods changes for the last time, and the p-value of the claim that it does change.
 
@@ -101,12 +100,11 @@ def _evidence(ratios: list[Ratio]) -> tuple[float, int]:
 
 def _last_change(orders: dict[float, int]) -> tuple[float, float] | None:
     """The last two decided sizes, one next to the other, with opposite orders; `orders` are by ascending size."""
-    decided = pandas.Series(orders, dtype="int")
-    decided = decided[decided != 0]
-    if not len(decided) or orders[max(orders)] == 0 or decided.nunique() == 1:
+    decided = {size: order for size, order in orders.items() if order != 0}
+    if not decided or orders[max(orders)] == 0 or len(set(decided.values())) == 1:
         return None
-    low = decided.index[decided != decided.iloc[-1]].max()
-    return low, decided.index[decided.index > low].min()
+    low = max(size for size, order in decided.items() if order != decided[max(decided)])
+    return low, min(size for size in decided if size > low)
 
 
 def _between(low: float, high: float, at_low: float, at_high: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 from pandas import DataFrame
-from scipy import stats
+from scipy import special, stats
 
 from harness.analysis.table import SETTINGS, Analysis, differing, setting
 from harness.record import plain
@@ -18,6 +18,7 @@ FEWEST = 4  # sizes that a line is fitted to: with three, the interval is 12.7 s
 BEYOND = 10.0  # times the largest P measured, up to which a fit is followed
 LEVEL = 0.95
 MEASURES = {"time": "median_s", "tensor peak": "tensor_peak_bytes", "process peak": "process_peak_bytes"}
+OF_A_FIT = ["params", "status", "device", *MEASURES.values()]  # columns that a fit is made of
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def fits(analysis: Analysis) -> list[Fit]:
     """A fit for each method and measure with FEWEST sizes or more."""
     found = []
     for problem, rows in problems(analysis):
-        for label, cells in analysis.cells_of(rows).groupby("label"):
+        few_columns = analysis.cells_of(rows)[["label", *OF_A_FIT]]  # of a hundred
+        for label, cells in few_columns.groupby("label"):
             fitted = (fit(cells, measure, problem, plain(label)) for measure in MEASURES)
             found += [line for line in fitted if line is not None]
     return found
@@ -81,7 +83,7 @@ def fit(rows: DataFrame, measure: str, problem: str = "", method: str = "") -> F
     line: Any = stats.linregress(x, y)
     left = y - line.intercept - line.slope * x
     residual, spread = math.sqrt(float(left @ left) / (len(x) - 2)), float(((x - x.mean()) ** 2).sum())
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 2)) * residual / math.sqrt(spread)
+    half = float(special.stdtrit(len(x) - 2, (1 + LEVEL) / 2)) * residual / math.sqrt(spread)
     return Fit(
         problem=problem,
         method=method,

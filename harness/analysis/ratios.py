@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy
 from numpy import ndarray
@@ -54,22 +55,52 @@ class Ratio:
         return self.p if self.by == SAMPLES or self.order == order else 1.0
 
 
-def ratio(one: DataFrame, other: DataFrame) -> Ratio:
-    """How many times as fast `one` is as `other`, from prepared rows of one cell each whose times are above 0.
+class Times:
+    """What a ratio takes of the processes of one cell: prepared rows whose times are above 0, summed up once."""
+
+    def __init__(self, rows: DataFrame) -> None:
+        self._rows = rows
+
+    @cached_property
+    def median_s(self) -> float:
+        """The median over the processes."""
+        return float(self._rows["median_s"].median())
+
+    @cached_property
+    def by_process(self) -> dict[tuple[float, float], float]:
+        """The median time (seconds) of the processes of each seed and round."""
+        times: dict[tuple[float, float], list[float]] = {}
+        processes = zip(self._rows["seed"].fillna(UNKNOWN), self._rows["round"].fillna(UNKNOWN), strict=True)
+        for process, time in zip(processes, self._rows["median_s"], strict=True):
+            if time > 0:
+                times.setdefault(process, []).append(time)
+        return {process: statistics.median(seen) for process, seen in times.items()}
+
+    @cached_property
+    def of_samples(self) -> tuple[float, float]:
+        """The interval of the samples of all processes; NaN where there are fewer than two."""
+        lists = [times for times in self._rows["times_s"] if isinstance(times, list)]
+        samples = Series([time for times in lists for time in times if time > 0])
+        return interval(samples) if len(samples) > 1 else (math.nan, math.nan)
+
+
+def ratio(one: Times, other: Times) -> Ratio:
+    """How many times as fast `one` is as `other`.
 
     Processes of one seed and round ran beside each other, so that what slows the machine slows both. The interval is
     that between order statistics (`intervals.interval`), below ENOUGH processes Student's t on the ratios' logarithms.
     For one process it is the ratio of the ends of the two samples' own intervals.
     """
-    faster, slower = _by_process(one), _by_process(other)
-    pairs = Series([slower[process] / faster[process] for process in faster if process in slower], dtype="float")
+    faster, slower = one.by_process, other.by_process
+    pairs = numpy.array([slower[process] / faster[process] for process in faster if process in slower], dtype=float)
     if len(pairs) < 2:
-        (fast, slow), (least, most) = _of_samples(one), _of_samples(other)
-        value = float(other["median_s"].median() / one["median_s"].median())
-        return Ratio(value, least / slow, most / fast, 1, SAMPLES, math.nan)
-    logs = numpy.log(pairs.to_numpy(float))
-    ends, by = (interval(pairs), ORDER_STATISTICS) if len(pairs) >= ENOUGH else (_students_interval(logs), STUDENT)
-    return Ratio(float(pairs.median()), *ends, len(pairs), by, p_value(logs))
+        (fast, slow), (least, most) = one.of_samples, other.of_samples
+        return Ratio(other.median_s / one.median_s, least / slow, most / fast, 1, SAMPLES, math.nan)
+    logs = numpy.log(pairs)
+    ends, by = (
+        (interval(Series(pairs)), ORDER_STATISTICS) if len(pairs) >= ENOUGH else (_students_interval(logs), STUDENT)
+    )
+    return Ratio(float(numpy.median(pairs)), *ends, len(pairs), by, p_value(logs))
 
 
 def p_value(logs: ndarray) -> float:
@@ -94,18 +125,3 @@ def _students_interval(logs: ndarray) -> tuple[float, float]:
 
     half = float(special.stdtrit(len(logs) - 1, 0.975)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     return math.exp(logs.mean() - half), math.exp(min(logs.mean() + half, 700.0))
-
-
-def _by_process(rows: DataFrame) -> dict[tuple[float, float], float]:
-    """The median time of the processes of each seed and round."""
-    times: dict[tuple[float, float], list[float]] = {}
-    processes = zip(rows["seed"].fillna(UNKNOWN), rows["round"].fillna(UNKNOWN), strict=True)
-    for process, time in zip(processes, rows["median_s"], strict=True):
-        if time > 0:
-            times.setdefault(process, []).append(time)
-    return {process: statistics.median(seen) for process, seen in times.items()}
-
-
-def _of_samples(rows: DataFrame) -> tuple[float, float]:
-    samples = Series([time for times in rows["times_s"] if isinstance(times, list) for time in times if time > 0])
-    return interval(samples) if len(samples) > 1 else (math.nan, math.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pandas import DataFrame
 
-from harness.analysis.ratios import ratio
+from harness.analysis.ratios import Times, ratio
 from harness.analysis.table import Analysis, setting
 from harness.record import plain
 from harness.record.identity import PROBLEM
@@ -29,11 +29,11 @@ def speedups(analysis: Analysis, baseline: str) -> DataFrame:
         base = group[group["label"] == baseline]
         if base.empty:
             continue
-        first = group.iloc[0]
+        first, base_times = group.iloc[0], Times(base)
         settings = [setting(key, first[key]) for key in analysis.settings]
         problem = ", ".join([plain(first["family"]), plain(first["quantity"]), *settings])
         for label, own in group[group["label"] != baseline].groupby("label"):
-            seen = ratio(own, base)
+            seen = ratio(Times(own), base_times)
             found.append(
                 {
                     "problem": problem,
