@@ -18,6 +18,7 @@ from harness.report.figures.page_size import Medium
 from harness.report.figures.style import safe
 
 GAP_POINTS = 14.0  # from the axes to their labels, where the leader lines are
+LEADER_GAP_POINTS = 3.0  # from a leader line to its text
 LINE_HEIGHT = 1.25  # of text, in font sizes
 LETTER = 0.6  # width of one, in font sizes
 LEADER: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.6}
@@ -83,7 +84,8 @@ def attach(ax: Axes, labels: Sequence[Label], medium: Medium) -> list[tuple[Labe
                 arrowprops={
                     "arrowstyle": "-",
                     "color": label.colour,
-                    "shrinkA": 1,
+                    "patchA": None,  # else a search of where the line leaves the box of the text
+                    "shrinkA": LEADER_GAP_POINTS,
                     "shrinkB": 3 * medium.scale,
                     "relpos": (0, 0.5),
                     **medium.scaled(LEADER),
@@ -96,7 +98,9 @@ def attach(ax: Axes, labels: Sequence[Label], medium: Medium) -> list[tuple[Labe
 
 def settle(figure: Figure, axes: Sequence[Axes], attached: Sequence[Sequence[tuple[Label, Annotation]]]) -> None:
     """Lay the figure out, keep that layout, and spread each axes' labels along their height."""
-    figure.draw_without_rendering()
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
     figure.set_layout_engine("none")
     for ax, labels in zip(axes, attached, strict=False):
         if not labels:
