@@ -134,9 +134,9 @@ def test_copies_of_a_record_count_once_and_are_counted(tmp_path: Path, capsys) -
     places = [tmp_path / "run", copied, baseline]
     frame = record.load(*places)
     assert frame["path"].tolist() == [str(first), str(tmp_path / "run" / "b" / "record.json")], "the first is kept"
-    assert record.copies_left_out(frame) == ["records that are copies of others were left out: 3"]
+    assert record.left_out(frame) == ["records that are copies of others were left out: 3"]
     assert [seen["times_s"] for seen in record.records(*places)] == [[1.0, 2.0], [1.0, 2.5]]
-    assert record.copies_left_out(record.load(tmp_path / "run")) == []
+    assert record.left_out(record.load(tmp_path / "run")) == []
     assert report([str(first), str(copied)]) == 0
     assert "copies of others were left out: 1" in capsys.readouterr().err
     verdicts = compare(record.load(first), record.load(copied, baseline))
