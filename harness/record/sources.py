@@ -6,10 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.record.schema import FIRST_WITH_PROBLEM_HASH
-
 HASHES = ("method_hash", "problem_hash")
-SOURCE = ("path", "started", "schema_version", *HASHES)  # what `superseded` reads of a record
+SOURCE = ("path", "started", *HASHES)  # what `superseded` reads of a record
 
 
 def superseded(seen: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -44,5 +42,7 @@ def _older_sources(records: list[tuple[str, int, Mapping[str, Any]]]) -> list[st
 
 
 def _is_of_another_source(record: Mapping[str, Any], newest: Mapping[str, Any]) -> bool:
-    known = HASHES if record["schema_version"] >= FIRST_WITH_PROBLEM_HASH else ("method_hash",)
-    return any(newest[name] is not None and record[name] != newest[name] for name in known)
+    """Whether the hashes differ. Older schemas have none of the problem, so a missing one is no difference."""
+    of_method, of_problem = ((record[name], newest[name]) for name in HASHES)
+    other_method = of_method[1] is not None and of_method[0] != of_method[1]
+    return other_method or (None not in of_problem and of_problem[0] != of_problem[1])

@@ -19,7 +19,6 @@ from typing import Any
 
 from harness import record
 from harness.job import Job
-from harness.record.schema import FIRST_WITH_PROBLEM_HASH
 from harness.record.sources import superseded
 from harness.run.client import LaunchError, ServerProcess
 from harness.run.folders import POLL_S, claim, folders_of, locked, make
