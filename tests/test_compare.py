@@ -514,7 +514,7 @@ def test_confirming_needs_the_jobs_and_their_code(launcher, job, tmp_path: Path,
     (tmp_path / "elsewhere").rename(gone)
     with (gone / "methods" / "create_graph_rows.py").open("a") as stream:
         stream.write("# another\n")
-    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "500", "--trust"]) == 3
+    assert main([*map(str, runs), "--confirm", "500", "--trust"]) == 3
     assert "method_hash changed since" in capsys.readouterr().err
     assert len(record.load(tmp_path / "run")) == 1
 
