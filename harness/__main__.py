@@ -57,10 +57,12 @@ def run_cell(config: DictConfig) -> None:
     except ConfigError as error:
         raise SystemExit(f"harness: {error}") from error
     paths = sweep.run_plans([(plan.job.method, plan)], output)
-    if swept:
+    lost = sweep.lost(paths)
+    kept = [path for path in paths if path not in lost]
+    if swept and not lost:
         return
     if plan.comparison is None:
-        if not _show(paths):
+        if not _show(kept) or lost:
             raise SystemExit(1)
         return
     from harness.compare.conclusion import conclude
@@ -68,15 +70,17 @@ def run_cell(config: DictConfig) -> None:
     try:
         conclusion = conclude(plan.comparison, output)
     finally:  # the files come first: printing may wait for its reader
-        _show(paths)
-    raise SystemExit(conclusion.show())
+        _show(kept)
+    raise SystemExit(conclusion.show() or (3 if lost else 0))
 
 
 def _show(paths: Sequence[Path]) -> bool:
-    """Print the table of some records and their files; whether all of them are ok."""
+    """Print the table of some records and their files; whether there are any, and all are ok."""
     from harness.analysis.table import Analysis
     from harness.report.terminal import terminal
 
+    if not paths:
+        return False
     frame = record.load(*paths)
     terminal(Analysis(frame))
     for path in paths:

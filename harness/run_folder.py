@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,6 +21,13 @@ PROBE = b" " * 2**16  # more than Hydra writes into the folder of a run
 
 class RunFolder(Callback):
     """Hydra's callback that makes the folder of a run, and of a sweep also reports on it, whatever launcher runs it."""
+
+    def __init__(self) -> None:
+        self._has_failed = False
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Keep that a job has failed, as it does where records were lost."""
+        self._has_failed |= job_return.status == JobStatus.FAILED
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit with a message where the folder of a single cell cannot be made."""
@@ -38,8 +46,8 @@ class RunFolder(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Write the report beside the records, and print the table and the verdict.
 
-        Exits with 1 where no cell is ok; with a baseline, as `harness.compare.conclusion` says. It exits since Hydra
-        would make a warning of an exception.
+        Exits with 1 where no cell is ok, or a record cannot be read; with a baseline, as `harness.compare.conclusion`
+        says, and with 3 where a record of this run was lost. It exits since Hydra would make a warning of an exception.
         """
         output = Path(config.hydra.sweep.dir)
         try:
@@ -53,6 +61,8 @@ class RunFolder(Callback):
         except Exception:
             traceback.print_exc()
             status = 1 if config.baseline is None else 3
+        if self._has_failed:
+            status = status or (1 if config.baseline is None else 3)
         if status:
             raise SystemExit(status)
 
@@ -93,9 +103,9 @@ def _comparison(config: DictConfig) -> Comparison | None:
 def _conclude(comparison: Comparison | None, output: Path) -> int:
     """Write the report, judge where there is a baseline, then print; the exit status."""
     if comparison is None:
-        table, is_any_ok = _report(output, output)
+        table, is_fine = _report(output, output)
         print(table)
-        return 0 if is_any_ok else 1
+        return 0 if is_fine else 1
     table = None
     try:
         table, _ = _report(output / "candidate" if comparison.measures_baseline else output, output)
@@ -114,11 +124,14 @@ def _conclude(comparison: Comparison | None, output: Path) -> int:
 
 
 def _report(records: Path, output: Path) -> tuple[str, bool]:
-    """Write the report on a folder of records; what is to be printed, and whether one of its cells is ok."""
+    """Write the report on a folder of records; what is to be printed, and whether one is ok and all can be read."""
     from harness.analysis.table import Analysis
     from harness.report.files import write
     from harness.report.terminal import captured
 
     analysis = Analysis(record.load(records))
+    for remark in record.remarks(analysis.frame):
+        print(f"harness: {remark}", file=sys.stderr)
     write(analysis, output / "report")
-    return f"{captured(analysis)}records and report: {output}", bool((analysis.frame["status"] == "ok").any())
+    is_fine = bool((analysis.frame["status"] == "ok").any()) and not analysis.frame.attrs["skipped"]
+    return f"{captured(analysis)}records and report: {output}", is_fine

@@ -25,11 +25,12 @@ from harness.run.folders import beside_others, point_latest
 from harness.run.launcher import Launcher
 from harness.run.pool import Pool
 
+SHOWN = 3  # lost records that are named
 MANY = 200  # cells that take seconds to compose, so that a line says so
 
 
-def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path) -> None:
-    """Run the cells, each given by its overrides, and show the progress.
+def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], output: Path) -> list[Path]:
+    """Run the cells, each given by its overrides, and show the progress; the files of their records.
 
     A cell that cannot be composed, or whose values cannot be used, is recorded as an error and does not stop the
     others. When interrupted, it prints how to go on.
@@ -52,7 +53,7 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
             _record_failure(overrides, error, output / "candidate" if beside else output)
     except OSError as error:
         raise SystemExit(f"harness: {error}") from error
-    run_plans(plans, output)
+    return run_plans(plans, output)
 
 
 def run_plans(plans: Sequence[tuple[str, Plan]], output: Path) -> list[Path]:
@@ -109,7 +110,7 @@ def _run_all(
 
         def finish(measured: Measured, path: Path) -> None:
             paths.append(path)
-            progress.end(measured.name, record.read(path)["status"])
+            progress.end(measured.name, _status(path))
 
         for measured, path in zip(runs, pool.map(run_one, runs), strict=True):
             if path is None:
@@ -125,6 +126,31 @@ def _run_all(
             with pool.launcher() as launcher:
                 _confirm(comparison, output, launcher)
     return paths
+
+
+def _status(path: Path) -> str:
+    try:
+        return record.read(path)["status"]
+    except record.RecordError:
+        return "record lost"
+
+
+def lost(paths: Sequence[Path]) -> list[Path]:
+    """Those files of records of a run that are gone or hold no record any more. A line names them, if there are any."""
+    found = []
+    for path in paths:
+        try:
+            record.read(path)
+        except record.RecordError:
+            found.append(path)
+    if found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        print(
+            f"harness: records that this run has written are gone or spoiled, by a method if not by a user: "
+            f"{', '.join(map(str, found[:SHOWN]))}{more}; delete what is left of them, and go on with resume",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _confirm(asked: Comparison, output: Path, launcher: Launcher) -> None:

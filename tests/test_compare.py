@@ -400,7 +400,8 @@ def test_exit_statuses_and_files(tmp_path: Path, capsys) -> None:
     base = folder(tmp_path / "base", processes(1.0, 0.01, 1))
     slow = folder(tmp_path / "slow", processes(1.5, 0.01, 2, method="vmap_hvp"))
     other = folder(tmp_path / "other", [cell("another")])
-    assert main([str(base), str(base)]) == 0
+    again = folder(tmp_path / "again", processes(1.0, 0.01, 1))
+    assert main([str(base), str(again)]) == 0
     assert main([str(base), str(slow), "--markdown", str(tmp_path / "v.md"), "--junit", str(tmp_path / "v.xml")]) == 1
     assert "1 cells: 1 slower." in capsys.readouterr().out
     assert "| slower " in (tmp_path / "v.md").read_text()
@@ -411,6 +412,16 @@ def test_exit_statuses_and_files(tmp_path: Path, capsys) -> None:
     assert "does not exist" in capsys.readouterr().err
     (base / "bad.jsonl").write_text("{")
     assert main([str(base), str(base / "bad.jsonl")]) == 3
+
+
+def test_the_same_records_are_no_comparison(tmp_path: Path, capsys) -> None:
+    measured = [{**entry, "cell_s": 1.0 + entry["round"]} for entry in processes(1.0, 0.01, 1)]
+    base, copy = (folder(tmp_path / name, measured) for name in ("base", "copy"))
+    for candidate in (base, copy):
+        assert main([str(base), str(candidate)]) == 2
+        assert "1 not comparable" in capsys.readouterr().out
+    anew = folder(tmp_path / "anew", [entry | {"cell_s": 0.5 + entry["cell_s"]} for entry in measured])
+    assert main([str(base), str(anew)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -490,20 +501,22 @@ def test_undecided_cells_get_more_processes_until_they_are_decided(launcher, job
 
 
 def test_confirming_needs_the_jobs_and_their_code(launcher, job, tmp_path: Path, capsys) -> None:
-    base = folder(tmp_path / "base", [cell()])
-    assert main([str(base), str(base), "--confirm", "5"]) == 3
+    sides = [folder(tmp_path / name, [cell()]) for name in record.SIDES]
+    assert main([*map(str, sides), "--confirm", "5"]) == 3
     assert "job.json" in capsys.readouterr().err
     gone = planted(tmp_path / "gone", "create_graph_rows")
-    launcher.run(job(passes=("time",), code=str(gone)), tmp_path / "run")
+    runs = [tmp_path / f"run{number}" for number in range(2)]
+    for run in runs:
+        launcher.run(job(passes=("time",), code=str(gone)), run)
     gone.rename(tmp_path / "elsewhere")
-    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "500", "--trust"]) == 3
+    assert main([*map(str, runs), "--confirm", "500", "--trust"]) == 3
     assert "is gone" in capsys.readouterr().err
     (tmp_path / "elsewhere").rename(gone)
     with (gone / "methods" / "create_graph_rows.py").open("a") as stream:
         stream.write("# another\n")
-    assert main([str(tmp_path / "run"), str(tmp_path / "run"), "--confirm", "500", "--trust"]) == 3
+    assert main([*map(str, runs), "--confirm", "500", "--trust"]) == 3
     assert "method_hash changed since" in capsys.readouterr().err
-    assert len(record.load(tmp_path / "run")) == 1
+    assert [len(record.load(run)) for run in runs] == [1, 1]
 
 
 def test_code_that_lacks_the_method_is_an_error_and_not_our_own(run, tmp_path: Path) -> None:

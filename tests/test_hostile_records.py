@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from harness import record
+from harness.compare.__main__ import main as compare
+from harness.record.identity import JSON
+from harness.report.command import main as report
 from harness.report.csv import harmless
-from tests.reliability.hostile_records import CASES, NO_RECORDS, mixture, store, survives
+from tests.reliability.hostile_records import CASES, NO_RECORDS, good, mixture, store, survives, without_pictures
 
 QUICK = ("a FIFO", "a socket", "a device", "a loop of links", "a terabyte", "times that are null", "times of 1.7e308")
 
@@ -22,6 +26,21 @@ def test_what_is_no_record_is_named(tmp_path: Path, name: str) -> None:
 def test_accepted_records_do_not_end_a_report(tmp_path: Path, monkeypatch, seed: int) -> None:
     monkeypatch.setattr("harness.report.files.save", _saved)  # the figures are made all the same
     survives(store(mixture(random.Random(seed)), tmp_path), tmp_path / "report")
+
+
+@pytest.mark.parametrize("text", ["", "-"])
+def test_names_may_be_empty(tmp_path: Path, text: str) -> None:
+    names = [field.name for field in record.FIELDS if field.type == "str" and field.name not in ("status", "started")]
+    texts = {name: text for name in names if name not in JSON}
+    folders = store(
+        [[good("rows", 8, 0) | {name: text}] for name in ("problem", "method", "quantity", "device")], tmp_path
+    )
+    folders += store([[good("rows", 8, 0) | texts]], tmp_path / "all")
+    for folder in folders:
+        assert report([str(folder)]) == 0
+    with without_pictures():
+        assert report([str(folders[-1]), "--out", str(tmp_path / "out")]) == 0
+    assert compare([str(folders[0]), str(folders[-1])]) in (0, 2)
 
 
 def _saved(_figure, stem: Path) -> list[Path]:

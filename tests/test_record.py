@@ -16,6 +16,7 @@ from harness.record.files import LARGEST
 from harness.report.command import main as report
 
 ROOT = Path(__file__).parent.parent
+TIMED = ("list[float]", "s")
 
 
 def write(folder: Path, **fields) -> Path:
@@ -25,7 +26,7 @@ def write(folder: Path, **fields) -> Path:
 
 
 def test_floats_survive_exactly_and_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
-    times = [0.1, 1 / 3, 1e-12, 1e12, 0.0]
+    times = [0.1, 1 / 3, 1e-12, 1e12]
     path = write(tmp_path, times_s=times, warmup_s=[0.1, math.inf], relative_error=math.nan, first_s=1e300)
     seen = record.read(path)
     assert seen["times_s"] == times
@@ -134,9 +135,9 @@ def test_copies_of_a_record_count_once_and_are_counted(tmp_path: Path, capsys) -
     places = [tmp_path / "run", copied, baseline]
     frame = record.load(*places)
     assert frame["path"].tolist() == [str(first), str(tmp_path / "run" / "b" / "record.json")], "the first is kept"
-    assert record.copies_left_out(frame) == ["records that are copies of others were left out: 3"]
+    assert record.left_out(frame) == ["records that are copies of others were left out: 3"]
     assert [seen["times_s"] for seen in record.records(*places)] == [[1.0, 2.0], [1.0, 2.5]]
-    assert record.copies_left_out(record.load(tmp_path / "run")) == []
+    assert record.left_out(record.load(tmp_path / "run")) == []
     assert report([str(first), str(copied)]) == 0
     assert "copies of others were left out: 1" in capsys.readouterr().err
     verdicts = compare(record.load(first), record.load(copied, baseline))
@@ -296,3 +297,75 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
         write(tmp_path, method="after")
     assert record.read(path)["method"] == "before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "held"), [("utf-8-sig", True), ("utf-16", False), ("utf-16-le", False), ("latin-1", False)]
+)
+@pytest.mark.parametrize("name", ["record.json", "base.jsonl"])
+def test_a_file_of_another_encoding_is_read_or_named(tmp_path: Path, encoding: str, held: bool, name: str) -> None:
+    text = line(method="ü").replace(r"\u00fc", "ü")
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    if held:
+        assert record.load(tmp_path / name)["method"].tolist() == ["ü"]
+        return
+    with pytest.raises(record.RecordError, match="UTF-16" if encoding == "utf-16" else "no record") as raised:
+        record.load(tmp_path / name)
+    assert name in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [field.name for field in record.FIELDS if field.unit == "JSON"])
+@pytest.mark.parametrize("text", ["5", "[]", "null", '"x"', "", "{", "[" * 10**5])
+def test_every_field_of_json_holds_an_object(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / "base.jsonl"
+    path.write_text(line(**{name: text}))
+    with pytest.raises(record.RecordError, match=f"{name} should be a JSON object"):
+        record.load(path)
+
+
+@pytest.mark.parametrize("name", [field.name for field in record.FIELDS if (field.type, field.unit) == TIMED])
+def test_a_clock_gives_no_zero(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "base.jsonl"
+    path.write_text(line(**{name: [0.1, 0.0]}))
+    with pytest.raises(record.RecordError, match=f"{name} should be"):
+        record.load(path)
+    assert record.read(write(tmp_path, **{name: [0.0]}))[name] is None
+
+
+def replaced(folder: Path, *records: dict) -> tuple[list[str], list[str]]:
+    """The methods of the records that count and the sentences on the others, for records of one job, oldest first."""
+    for number, fields in enumerate(records, 1):
+        place = folder / ("key" if number == 1 else f"key.{number}")
+        write(place, **({"started": f"2026-09-01T02:00:{number:02}+00:00", "method": str(number)} | fields))
+    frame = record.load(folder)
+    assert list(frame["method"]) == [seen["method"] for seen in record.records(folder)]
+    assert record.left_out(record.load(folder)) == record.left_out(frame)
+    return list(frame["method"]), record.left_out(frame)
+
+
+def test_records_of_an_older_source_do_not_count(tmp_path: Path) -> None:
+    a, b = {"method_hash": "a", "problem_hash": "p"}, {"method_hash": "b", "problem_hash": "p"}
+    other_problem, unknown = {"method_hash": "a", "problem_hash": "q"}, {"status": "error"}
+    one = ["records of an older source of method or problem were left out: 1"]
+    assert replaced(tmp_path / "method", a, b) == (["2"], one)
+    assert replaced(tmp_path / "problem", a, other_problem) == (["2"], one)
+    assert replaced(tmp_path / "failed", unknown, a) == (["2"], one)
+    assert replaced(tmp_path / "several", a, a) == (["1", "2"], [])
+    assert replaced(tmp_path / "fails now", a, unknown) == (["1", "2"], [])
+    assert replaced(tmp_path / "again", a, b, a) == (["1", "3"], one)
+    late = {"started": "2026-09-01T03:00:00+00:00"}
+    assert replaced(tmp_path / "retried", a | late, b) == (["1"], one)
+    assert replaced(tmp_path / "at once", a | late, b | late) == (["2"], one)
+
+
+def test_records_of_other_jobs_runs_and_schemas_replace_nothing(tmp_path: Path) -> None:
+    for place, number in (("run/key", 1), ("run/another", 2), ("other/key", 3), ("other/key.x", 4)):
+        write(tmp_path / place, method_hash=str(number))
+    assert len(record.load(tmp_path)) == 4
+    lines = tmp_path / "base.jsonl"
+    lines.write_text(line(method_hash="a") + "\n" + line(method_hash="b") + "\n")
+    assert len(record.load(lines)) == 2
+    old = record.read(write(tmp_path / "old" / "key", method_hash="a")) | {"schema_version": 6}
+    record.write_json(old, tmp_path / "old" / "key" / "record.json")
+    write(tmp_path / "old" / "key.2", method_hash="a", problem_hash="p")
+    assert len(record.load(tmp_path / "old")) == 2

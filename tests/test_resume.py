@@ -80,6 +80,17 @@ def test_a_record_of_other_code_does_not_count(jobs, tmp_path: Path, changed: st
         assert launcher.resume(jobs[0], tmp_path) == again
 
 
+def test_a_source_that_returns_is_measured_again(jobs, tmp_path: Path) -> None:
+    """So that the newest record of a cell is of the source that ran last."""
+    paths = []
+    for source in ("a", "b", "a"):
+        with Noting(problem_hash=source) as launcher:
+            paths.append(launcher.resume(jobs[0], tmp_path))
+            assert launcher.resume(jobs[0], tmp_path) in (paths[0], paths[-1])
+    assert len({*paths}) == 3
+    assert list(record.load(tmp_path)["path"]) == [str(paths[0]), str(paths[2])]
+
+
 def test_a_record_of_an_older_schema_counts_without_the_hash_of_its_problem(jobs, tmp_path: Path) -> None:
     with Noting() as launcher:
         path = launcher.run(jobs[0], tmp_path)

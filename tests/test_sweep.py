@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -209,3 +210,16 @@ def test_globs_look_into_folders_where_a_pattern_does(harness, tmp_path: Path) -
     assert done.returncode == 1
     assert "problem=glob(nothing*) matches nothing; there are: bert, " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("multirun", [("-m",), ()])
+def test_records_that_a_method_spoils_are_named(harness, tmp_path: Path, multirun: tuple[str, ...]) -> None:
+    spoiling = ["~method.compile", "method._target_=tests.faulty.spoil_records", "passes=[process]", "rounds=2"]
+    done = harness(*multirun, *TINY[:2], *spoiling, env=os.environ | {"SPOILED": str(tmp_path / "run")})
+    assert done.returncode == 1, done.stderr
+    (kept,) = record.load(tmp_path / "run")["path"]
+    (lost,) = (str(path) for path in (tmp_path / "run").glob("*/record.json") if str(path) != kept)
+    (line,) = (line for line in done.stderr.splitlines() if "are gone or spoiled" in line)
+    assert lost in line
+    assert kept not in line
+    assert "ok" in done.stdout, "what is left is shown"

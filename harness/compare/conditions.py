@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas
 from pandas import DataFrame
 
-from harness.record import copies_left_out
+from harness.record import left_out
 from harness.record.identity import MACHINE
 from harness.text import listed
 
@@ -28,6 +28,18 @@ def difference(base: DataFrame, candidate: DataFrame, names: Sequence[str]) -> s
     return "; ".join(differing) or None
 
 
+def are_the_same(base: DataFrame, candidate: DataFrame) -> bool:
+    """Whether every record of the candidate is one of the baseline's, or a copy of one."""
+    return _processes(candidate) <= _processes(base)
+
+
+def _processes(records: DataFrame) -> set[tuple[object, object]]:
+    """What tells processes apart: no two take the same time, to the last digit. Where it is unknown, the file."""
+    known = records["cell_s"].notna()
+    ended = records["cell_s"].astype("object").where(known, records["path"])
+    return set(zip(records["started"].fillna(""), ended, strict=True))
+
+
 def in_turn(base: DataFrame, candidate: DataFrame) -> bool:
     """Whether timed processes of the baseline and of the candidate began in turn: at most LONGEST of one in a row."""
     both = pandas.concat([base.assign(of="baseline"), candidate.assign(of="candidate")])
@@ -39,7 +51,7 @@ def in_turn(base: DataFrame, candidate: DataFrame) -> bool:
 def notes(base: DataFrame, candidate: DataFrame, apart: int) -> list[str]:
     """What else to know of a comparison, of which `apart` cells were not measured in turn."""
     parts = ("baseline", base), ("candidate", candidate)
-    found = [f"{name}: {note}" for name, frame in parts for note in copies_left_out(frame)]
+    found = [f"{name}: {note}" for name, frame in parts for note in left_out(frame)]
     for name in ("torch", "cuda", "cudnn"):
         before, after = _values(base, name), _values(candidate, name)
         if before and after and before != after:

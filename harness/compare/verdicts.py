@@ -120,6 +120,8 @@ def _facts(base: DataFrame, candidate: DataFrame, allow: Collection[str]) -> dic
     speaks against "same".
     """
     row = _row(base, candidate)
+    if conditions.are_the_same(base, candidate):
+        return row | {"verdict": "not comparable", "reason": "the candidate's records are the baseline's own"}
     decided = by_status(base, candidate) or by_time_limit(base, candidate)
     if decided is not None:
         return row | {"verdict": decided[0], "reason": decided[1]}

@@ -20,7 +20,7 @@ from harness.record.files import (
     write_json,
     write_text,
 )
-from harness.record.frame import copies_left_out, load
+from harness.record.frame import left_out, load, remarks
 from harness.record.schema import (
     COUNTERS,
     DERIVED,
@@ -47,11 +47,12 @@ __all__ = [
     "RecordError",
     "StorageError",
     "content",
-    "copies_left_out",
+    "left_out",
     "load",
     "plain",
     "read",
     "records",
+    "remarks",
     "storable",
     "storing",
     "write",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from harness.record.identity import JSON
 from harness.record.schema import DEEPEST, ENDS, FIELDS, LONGEST, OLDEST, SCHEMA_VERSION, SKETCH, STATUSES, Field
 
 SHOWN = 60  # characters of a value in a message
@@ -29,7 +30,7 @@ def plain(text: object) -> str:
 def checked(content: bytes, where: str) -> dict[str, Any]:
     """The record that a file or a line holds; raises RecordError, which names it, where it holds none."""
     try:
-        return _record(_DECODER.decode(content.decode()))
+        return _record(_DECODER.decode(content.decode("utf-8-sig")))  # some editors begin a file with a mark
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where} is no record: {error}") from error
 
@@ -54,7 +55,7 @@ def _record(value: Any) -> dict[str, Any]:
         if held is not None and not is_allowed(held):
             raise ValueError(f"{field.name} should be {_must(field)}, found {_shown(held)}")
         found[field.name] = sys.intern(held) if isinstance(held, str) else held  # records share most of their texts
-    for name in ("problem_options", "method_options"):
+    for name in JSON:
         if not _holds_options(found[name]):
             raise ValueError(f"{name} should be a JSON object as text, found {_shown(found[name])}")
     sketch = found["sketch"]
@@ -74,11 +75,16 @@ def _check(field: Field) -> Callable[[Any], bool]:
 
     def is_number(value: Any) -> bool:
         of_type = isinstance(value, types) and not isinstance(value, bool)
-        return of_type and (least <= value <= most or value == 0)
+        return of_type and (least <= value <= most or (value == 0 and not _is_timed(field)))
 
     if not field.type.startswith("list"):
         return is_number
     return lambda value: isinstance(value, list) and len(value) <= LONGEST and all(map(is_number, value))
+
+
+def _is_timed(field: Field) -> bool:
+    """Whether a field lists what a clock measured: never 0."""
+    return field.type.startswith("list") and field.unit == "s"
 
 
 def _ends(field: Field) -> tuple[float, float]:
@@ -93,7 +99,8 @@ def _must(field: Field) -> str:
     if field.type in ("str", "bool"):
         return field.type
     least, most = _ends(field)
-    return f"{field.type} (0, or from {least:.4g} to {most:.4g})"
+    zero = "" if _is_timed(field) else "0, or "
+    return f"{field.type} ({zero}from {least:.4g} to {most:.4g})"
 
 
 def _shown(value: Any) -> str:
@@ -104,7 +111,10 @@ def _shown(value: Any) -> str:
 @functools.lru_cache(maxsize=1024)  # records have few options
 def _holds_options(text: str | None) -> bool:
     """Whether a text is a JSON object that is not too deep; no text is one too."""
-    held = options(text)
+    try:
+        held = options(text)
+    except (ValueError, RecursionError):
+        return False
     return isinstance(held, dict) and _depth(held) <= DEEPEST
 
 

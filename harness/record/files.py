@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import json
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 
 from harness.record.checks import CHECKS, RecordError, checked
 from harness.record.schema import FIELDS, LONGEST, NAMES, SCHEMA_VERSION
+from harness.record.sources import superseded
 
 SIDES = ("baseline", "candidate")  # folders of a run that was given a baseline
 NOT_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the writer of a FIFO; Windows has none
@@ -151,14 +153,16 @@ def read(path: Path) -> dict[str, Any]:
 def records(*paths: str | Path) -> list[dict[str, Any]]:
     """The records of run folders, baseline files and files record.json, equal ones (see `contents`) once.
 
-    Raises RecordError where a path does not exist or holds no record, or something in it is none.
+    Records of a run folder that were replaced (see `superseded`) are left out. Raises RecordError where a path does not
+    exist or holds no record, or something in it is none.
     """
     found: dict[Hashable, dict[str, Any]] = {}
     for entry in entries([unlinked(Path(path)) for path in paths]):
         if isinstance(entry, RecordError):
             raise entry
-        found.setdefault(contents(entry), {name: entry[name] for name in NAMES})
-    return list(found.values())
+        found.setdefault(contents(entry), entry)
+    replaced = superseded(found.values())
+    return [{name: entry[name] for name in NAMES} for entry in found.values() if entry["path"] not in replaced]
 
 
 def contents(entry: Mapping[str, Any]) -> Hashable:
@@ -235,7 +239,9 @@ def _of_file(file: Path) -> Iterator[dict[str, Any] | RecordError]:
 def _whole(file: Path) -> bytes:
     """The content of a file; raises RecordError where it cannot be read."""
     try:
-        return content(file)
+        found = content(file)
+        _refuse_utf_16(found)
+        return found
     except OSError as error:
         raise RecordError(f"{file} cannot be read: {error.strerror}") from error
 
@@ -245,9 +251,17 @@ def _lines(file: Path) -> Iterator[tuple[bytes, str]]:
     try:
         with opened(file) as stream:
             for number, line in enumerate(iter(lambda: stream.readline(LARGEST + 1), b""), 1):
+                if number == 1:
+                    _refuse_utf_16(line)
                 if len(line) > LARGEST:
                     raise OSError(errno.EFBIG, f"line {number} has more than {LARGEST} bytes")
                 if line.strip():
                     yield line, f"{file}:{number}"
     except OSError as error:
         raise RecordError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _refuse_utf_16(content: bytes) -> None:
+    """Raise OSError where the beginning of a file is in UTF-16, as some programs write what is printed."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise OSError(errno.EILSEQ, "it is encoded in UTF-16; convert it to UTF-8")

@@ -8,10 +8,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from harness.record.checks import RecordError
+from harness.record.checks import RecordError, plain
 from harness.record.files import contents, entries, unlinked
 from harness.record.names import method_labels, problem_names
 from harness.record.schema import FIELDS, NAMES
+from harness.record.sources import SOURCE, superseded
 
 if TYPE_CHECKING:
     import pandas
@@ -21,10 +22,12 @@ def load(*paths: str | Path) -> pandas.DataFrame:
     """One row for each record, from run folders (every record.json below them) and baseline files (`*.jsonl`).
 
     Columns: NAMES as stored, then DERIVED. Times in seconds, memory in bytes. Links to folders are followed, so that
-    `path` still leads to a record when LAST is another run. A record that is given again counts once.
+    `path` still leads to a record when LAST is another run. A record that is given again counts once. One that `resume`
+    has replaced, since the source of its method or problem has changed, does not count.
     `frame.attrs["asked"]` are the paths, without such links; what is no record, and paths without one, are named in
-    `frame.attrs["skipped"]`; `frame.attrs["copies"]` holds the `path` of each record that was given again. Raises
-    RecordError where a path does not exist or no record is there.
+    `frame.attrs["skipped"]`; `frame.attrs["copies"]` holds the `path` of each record that was given again, and
+    `frame.attrs["superseded"]` that of each replaced one. Raises RecordError where a path does not exist or no record
+    is there.
     """
     import pandas
 
@@ -46,21 +49,34 @@ def load(*paths: str | Path) -> pandas.DataFrame:
         reasons = "; ".join(skipped[:3])
         raise RecordError(f"no record was found: {reasons}; a run folder holds <cell>/record.json files")
     del known  # it takes as much memory as the columns
+    replaced = superseded(
+        dict(zip(SOURCE, values, strict=True)) for values in zip(*(columns[name] for name in SOURCE), strict=True)
+    )
     frame = pandas.DataFrame(columns)
+    if replaced:
+        frame = frame[~frame["path"].isin(replaced)].reset_index(drop=True)
     for field in FIELDS:
         if field.type == "int":
             frame[field.name] = pandas.to_numeric(frame[field.name])
         elif field.type == "float":
             frame[field.name] = frame[field.name].astype("float")
     frame = _derive(frame)
-    frame.attrs.update(asked=list(map(str, places)), skipped=skipped, copies=copies)
+    frame.attrs.update(asked=list(map(str, places)), skipped=skipped, copies=copies, superseded=sorted(replaced))
     return frame
 
 
-def copies_left_out(frame: pandas.DataFrame) -> list[str]:
-    """A sentence on how many records were given again, for a reader of the frame; none where there were none."""
-    copies = frame.attrs.get("copies")
-    return [f"records that are copies of others were left out: {len(copies)}"] if copies else []
+def left_out(frame: pandas.DataFrame) -> list[str]:
+    """A sentence on each kind of records that do not count, with their number, for a reader of the frame."""
+    kinds = {
+        "copies": "records that are copies of others were left out",
+        "superseded": "records of an older source of method or problem were left out",
+    }
+    return [f"{sentence}: {len(frame.attrs[kind])}" for kind, sentence in kinds.items() if frame.attrs.get(kind)]
+
+
+def remarks(frame: pandas.DataFrame) -> list[str]:
+    """What to print of a frame beside its table: files that were skipped, and how many records were left out."""
+    return [*(f"skipped {plain(text)}" for text in frame.attrs["skipped"]), *left_out(frame)]
 
 
 def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:

@@ -41,7 +41,7 @@ def _distinct_names(problems: Collection[tuple[str, str | None]]) -> dict[tuple[
         called[problem_name(problem, target)].append((problem, target))
     names: dict[tuple[str, str | None], str] = {}
     for name, same in called.items():
-        ends = endings({target for _, target in same if target}, least=2)
+        ends = endings({target for _, target in same if target is not None}, least=2)
         of_conf = sum(problem != CUSTOM and target is not None for problem, target in same)
         for problem, target in same:
             names[problem, target] = name

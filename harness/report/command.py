@@ -34,11 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{names} are of the files that --out DIR writes; give it too")
     try:
         analysis = Analysis(record.load(*options.runs))
-        skipped = analysis.frame.attrs["skipped"]
-        for text in skipped:
-            print(f"harness.report: skipped {plain(text)}", file=sys.stderr)
-        for note in record.copies_left_out(analysis.frame):
-            print(f"harness.report: {note}", file=sys.stderr)
+        for remark in record.remarks(analysis.frame):
+            print(f"harness.report: {remark}", file=sys.stderr)
         emphasised(analysis, options.baseline, options.highlight)  # raises for a name that no record has
         table = captured(analysis, options.columns, options.baseline)
         try:
@@ -50,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (record.RecordError, OSError, ValueError) as error:
         print(f"harness.report: {plain(error)}", file=sys.stderr)
         return 2
-    return 1 if skipped else 0
+    return 1 if analysis.frame.attrs["skipped"] else 0
 
 
 def _write(analysis: Analysis, options: argparse.Namespace) -> list[Path]:

@@ -25,7 +25,8 @@ def provenance(
     Every file is from all records but those whose stem is in `parts`, which are from these. Paths are relative
     where they were given so: the command works in the folder that it was first given in.
     """
-    inputs = sorted({_file(path) for path in (*frame["path"], *frame.attrs.get("copies", ()))})
+    left_out = [*frame.attrs.get("copies", ()), *frame.attrs.get("superseded", ())]
+    inputs = sorted({_file(path) for path in (*frame["path"], *left_out)})
     runs = frame.attrs.get("asked", inputs)
     files: dict[tuple[str, ...], list[str]] = {}
     for path in written:

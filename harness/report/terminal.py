@@ -70,7 +70,7 @@ def _print_leaderboard(analysis: Analysis, baseline: str | None, console: Consol
         return
     texts = board.table(leaders[:LEADERS], baseline_of(analysis, baseline), most_wrong=1).drop(columns=board.INTERVAL)
     console.print(Text("Fastest right method", "bold"))
-    filled = [column for column in texts if not texts[column].isin(["", "-"]).all()]
+    filled = [column for column in texts if column == "problem" or not texts[column].isin(["", "-"]).all()]
     texts = texts[filled]
     several = texts["problem"].nunique() < len(texts)
     titles = texts.pop("problem") if several else texts["problem"]

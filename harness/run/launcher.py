@@ -6,6 +6,7 @@ another, whatever the child. So every round has servers of its own: only then ar
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from typing import Any
 
 from harness import record
 from harness.job import Job
+from harness.record.sources import superseded
 from harness.run.client import LaunchError, ServerProcess
 from harness.run.folders import POLL_S, claim, folders_of, locked, make
 from harness.run.outcome import merged
@@ -103,15 +105,22 @@ class Launcher:
         return record_file
 
     def _finished(self, job: Job, output: Path) -> Path | None:
-        """The record of a cell in `output` that is of the code, the versions and the device of today."""
+        """The record of a cell in `output` that is of the code, the versions and the device of today.
+
+        A record that another one has superseded does not count, even where its code is today's again.
+        """
+        found = []
         for folder in folders_of(output, job.key):
-            try:
-                seen = record.read(folder / "record.json")
-            except record.RecordError:
-                continue  # interrupted, or running
-            now = self._identity(job, folder)
+            with contextlib.suppress(record.RecordError):  # interrupted, or running
+                found.append(record.read(folder / "record.json") | {"path": str(folder / "record.json")})
+        replaced = superseded(found)
+        for seen in found:
+            if seen["path"] in replaced:
+                continue
+            record_file = Path(seen["path"])
+            now = self._identity(job, record_file.parent)
             if all(seen[name] == now.get(name) for name in _identifying(seen)):
-                return folder / "record.json"
+                return record_file
         return None
 
     def _identity(self, job: Job, folder: Path) -> Fields:

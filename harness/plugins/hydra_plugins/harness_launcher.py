@@ -70,14 +70,16 @@ class CellLauncher(Launcher):
         """Keep what Hydra hands to a launcher."""
         self._loader = hydra_context.config_loader
         self._config = config
+        self._callbacks = hydra_context.callbacks
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the cells; their results are in their records."""
+        """Run the cells; their results are in their records. Callbacks see a failed job where records were lost."""
 
         def compose(overrides: Sequence[str]) -> DictConfig:
             return self._loader.load_sweep_config(self._config, list(overrides))
 
-        sweep.run(job_overrides, compose, Path(self._config.hydra.sweep.dir))
+        if sweep.lost(sweep.run(job_overrides, compose, Path(self._config.hydra.sweep.dir))):
+            self._callbacks.on_job_end(config=self._config, job_return=JobReturn(status=JobStatus.FAILED))
         return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
 
 
