@@ -5,7 +5,10 @@ Each returns the right Hessian where it returns. `notes` is a folder for what a 
 
 import contextlib
 import os
+import resource
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -201,7 +204,7 @@ def answers_an_object(loss, theta):
 
 
 def answers_for_the_server(loss, theta):
-    _answers(b'{"timed_out": true, "left_running": 0, "unkillable": false}\n')
+    _answers(b'{"timed_out": true, "left_running": 0, "unkillable": false, "changed": ""}\n')
     return right(loss, theta)
 
 
@@ -210,12 +213,115 @@ def answers_without_an_end(loss, theta):
     return right(loss, theta)
 
 
-def _result():
-    """The path of the result's file, from the frames of the harness."""
+def limits_its_server(loss, theta):
+    resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (0, 0))
+    return right(loss, theta)
+
+
+def limits_the_descriptors_of_its_server(loss, theta):
+    resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (3, 3))
+    return right(loss, theta)
+
+
+def limits_the_memory_of_its_server(loss, theta):
+    resource.prlimit(os.getppid(), resource.RLIMIT_AS, (1 << 33, 1 << 33))
+    return right(loss, theta)
+
+
+def slows_its_server(loss, theta):
+    os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)
+    return right(loss, theta)
+
+
+def idles_its_server(loss, theta):
+    os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))
+    return right(loss, theta)
+
+
+def pins_its_server(loss, theta):
+    os.sched_setaffinity(os.getppid(), {min(os.sched_getaffinity(0))})
+    return right(loss, theta)
+
+
+def offers_its_server(loss, theta):
+    """Let the system kill it first where memory runs out."""
+    Path(f"/proc/{os.getppid()}/oom_score_adj").write_text("1000")
+    return right(loss, theta)
+
+
+def _named(name):
+    """The path that a frame of the harness has under this name; None where there is none."""
     frame = sys._getframe()
-    while not isinstance(frame.f_locals.get("result"), str):
+    while frame is not None and not isinstance(frame.f_locals.get(name), str):
         frame = frame.f_back
-    return Path(frame.f_locals["result"])
+    return None if frame is None else Path(frame.f_locals[name])
+
+
+def _result():
+    """The path of the result's file."""
+    return _named("result")
+
+
+def folder_is_a_file(loss, theta):
+    folder = _result().parent
+    shutil.rmtree(folder)
+    folder.touch()
+    return right(loss, theta)
+
+
+def folder_is_gone(loss, theta):
+    shutil.rmtree(_result().parent)
+    return right(loss, theta)
+
+
+def folder_is_moved(loss, theta):
+    folder = _result().parent
+    folder.rename(folder.with_name(f"moved-{os.getpid()}"))
+    return right(loss, theta)
+
+
+def folder_is_a_link(loss, theta):
+    folder_is_moved(loss, theta)
+    _result().parent.symlink_to(f"moved-{os.getpid()}")
+    return right(loss, theta)
+
+
+def folder_is_immutable(loss, theta):
+    """Where the file system allows that."""
+    subprocess.run(["chattr", "+i", str(_result().parent)], check=True)
+    return right(loss, theta)
+
+
+def record_is_a_folder(loss, theta):
+    record = _result().with_name("record.json")
+    record.unlink(missing_ok=True)
+    record.mkdir()
+    (record / "file").touch()
+    return right(loss, theta)
+
+
+def job_is_changed(loss, theta):
+    _result().with_name("job.json").write_text('{"target": "os.system"}')
+    return right(loss, theta)
+
+
+def log_is_a_link(loss, theta):
+    """Make the log a link to a file beside the folder, which what the next pass prints would be appended to."""
+    log = _result().with_name("log.txt")
+    log.unlink(missing_ok=True)
+    log.symlink_to(log.parent.with_name("linked"))
+    print("printed")
+    return right(loss, theta)
+
+
+def overwrites_the_reference(loss, theta):
+    _named("truth").write_text("junk")
+    return right(loss, theta)
+
+
+def removes_the_references(loss, theta):
+    shutil.rmtree(_named("truth").parent)
+    return right(loss, theta)
 
 
 def _leaves_as_result(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.record import StorageError, storing
 from harness.run import outcome, processes, written
 from harness.run.child_log import FIRST_BYTES, LAST_BYTES, ChildLog
 from harness.run.client import LaunchError, ServerProcess
+from harness.run.launcher import Launcher
 from tests.processes import ROOT
+from tests.reliability import hostile_methods
 from tests.reliability.descendants import LEFT
 
 
@@ -29,12 +33,29 @@ from tests.reliability.descendants import LEFT
         ("ends_by_a_nameless_signal", "crashed", "signal SIGRTMIN+6"),
         ("ends_its_server_by_a_nameless_signal", "crashed", "server process was killed (SIGRTMIN+6)"),
         ("answers_for_the_server", "crashed", "server process did not answer"),
+        ("limits_its_server", "crashed", "server process was changed (RLIMIT_FSIZE), by the method"),
     ],
 )
 def test_what_a_method_does_to_processes_is_a_row(run, method: str, status: str, words: str) -> None:
     seen = run(target=f"tests.hostile.{method}", passes=("time",), limit_s=3.0)
     assert seen["status"] == status, seen["message"]
     assert words in (seen["message"] or "")
+
+
+@pytest.mark.parametrize("name", ["folder_is_a_file", "record_is_a_folder", "removes_the_references", "log_is_a_link"])
+def test_what_a_method_does_to_the_files_of_the_harness_is_a_row(name: str, tmp_path: Path) -> None:
+    hostile_methods.CASES[name](tmp_path)
+
+
+def test_a_disk_that_cannot_be_written_is_no_damage(launcher: Launcher, job, tmp_path: Path, monkeypatch) -> None:
+    def full(folder: Path) -> None:
+        with storing(folder):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("harness.run.folders.require_room", full)
+    with pytest.raises(StorageError, match="Not a directory"):
+        launcher.run(job(target="tests.hostile.folder_is_a_file", passes=("time",)), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1, "a folder was left"
 
 
 def test_a_process_whose_parent_has_ended_before_it_could_ask_for_a_signal_ends() -> None:
@@ -130,14 +151,14 @@ def test_a_killed_pass_is_out_of_memory_only_where_memory_ran_out(
 ) -> None:
     log = tmp_path / "log.txt"
     log.write_text("building\nloading\n")
-    answer = {"timed_out": False, "left_running": 0, "unkillable": False, "exit_code": None, "signal": 9}
+    answer = {"timed_out": False, "left_running": 0, "unkillable": False, "changed": "", "exit_code": None, "signal": 9}
     seen = outcome.of_pass("time", 60.0, answer | {"out_of_memory": out_of_memory}, {"params": 3}, log)
     assert (seen["status"], seen["params"]) == (status, 3)
     assert seen["message"].endswith("it last printed: loading")
 
 
 def test_processes_left_running_are_reported_once_beside_every_other_message(job, tmp_path: Path) -> None:
-    answer = {"timed_out": False, "left_running": 2, "unkillable": False}
+    answer = {"timed_out": False, "left_running": 2, "unkillable": False, "changed": ""}
     first = outcome.of_pass("time", 60.0, answer, {"status": "ok"}, tmp_path)
     later = outcome.of_pass("exact", 60.0, answer, {"status": "error", "message": "why"}, tmp_path)
     seen = outcome.merged(job(), outcome.merged(job(), {"status": "ok"}, "time", first), "exact", later)

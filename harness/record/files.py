@@ -10,9 +10,10 @@ import math
 import os
 import stat
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from io import BufferedReader
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from harness.record.checks import CHECKS, RecordError, checked
 from harness.record.schema import FIELDS, LONGEST, NAMES, SCHEMA_VERSION
@@ -125,7 +126,7 @@ def _finite(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def opened(file: Path, flags: int = 0) -> Iterator[BinaryIO]:
+def opened(file: Path, flags: int = 0) -> Iterator[BufferedReader]:
     """A regular file, opened for reading, with further flags of open(2).
 
     Raises OSError for anything else, without waiting: a FIFO or a device might never end.

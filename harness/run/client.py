@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.job import Job
-from harness.record import StorageError, storing
+from harness.record import StorageError
 from harness.run import outcome, processes, written
+from harness.run.folders import require_room
 
-PROBE = b" " * 2**22  # larger than the fields that a pass writes
 LIMITS_S = {"rates": 60.0, "identity": 60.0}  # time limits of requests that are no passes of a cell
 START_S = 300.0  # for the import of torch, which may lie on a slow network disk
 LATE_S = 2 * processes.END_S + 10.0  # after its time limit, a pass must have ended or the server does not work
@@ -28,7 +28,7 @@ CLOSE_S = 2 * processes.END_S
 LONGEST_ANSWER = 2**16  # bytes; the server's have some hundred
 
 # Types of the server's answer, and of what it adds where the pass has ended in time.
-ANSWER = {"number": int, "timed_out": bool, "left_running": int, "unkillable": bool}
+ANSWER = {"number": int, "timed_out": bool, "left_running": int, "unkillable": bool, "changed": str}
 OF_ENDED = {"exit_code": int | None, "signal": int | None, "out_of_memory": bool}
 
 # Settings with which glibc keeps freed memory instead of returning it: no page faults on the next call.
@@ -105,18 +105,19 @@ class ServerProcess:
         """Run one pass; returns its fields of the record, or a status where its process ended without them.
 
         `truth` is the file that the pass `reference` writes and that `agreement` reads. Where the server does not
-        answer, or cannot end what it has started, it is closed. Raises StorageError where the process could not write
-        its files.
+        answer, cannot end what it has started, or was changed by the pass, it is closed. Raises StorageError where the
+        process could not write its files: with the folder as its filename, or with `truth`.
         """
         result, log, limit_s = folder / f"{part}.json", folder / "log.txt", LIMITS_S.get(part, job.limit_s)
+        place = folder.resolve()  # not the files: a method can have made links of them, which must not be followed
         written.remove(result)
         self._asked += 1
         request = {
             "number": self._asked,
             "job": asdict(job),
             "part": part,
-            "result": str(result.resolve()),
-            "log": str(log.resolve()),
+            "result": str(place / result.name),
+            "log": str(place / log.name),
             "truth": None if truth is None else str(truth),
             "limit_s": limit_s,
         }
@@ -125,12 +126,12 @@ class ServerProcess:
             answer = self._read(limit_s + LATE_S)
         if answer is not None and not _is_answer(answer, request["number"]):
             answer = None
-        if answer is None or "ended" in answer or answer["unkillable"]:
+        if answer is None or "ended" in answer or answer["unkillable"] or answer["changed"]:
             self.close()
         try:
             seen = written.fields(result, job)
             if "status" not in seen:
-                _check_written(part, seen, folder)
+                _check_written(part, seen, folder, truth)
             return outcome.of_pass(part, limit_s, answer, seen, log)
         except written.TamperedError as error:
             return {"status": "crashed", "message": f"the file of the {part} pass's result was overwritten: {error}"}
@@ -232,13 +233,12 @@ def _environment(threads: int, allocator: str) -> dict[str, str]:
     )
 
 
-def _check_written(part: str, seen: dict[str, Any], folder: Path) -> None:
+def _check_written(part: str, seen: dict[str, Any], folder: Path, truth: Path | None) -> None:
     """Raise StorageError if a pass may have no result because no file could be written.
 
     Only the reference is believed that its own file could not: its process does not import the method.
     """
     unwritten = seen.pop("unwritten", None)
-    if part == "reference" and unwritten is not None:
+    if part == "reference" and unwritten is not None and unwritten[2] == str(truth):
         raise StorageError(*unwritten)
-    with storing(folder), tempfile.TemporaryFile(dir=folder) as probe:
-        probe.write(PROBE)
+    require_room(folder)

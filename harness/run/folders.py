@@ -7,16 +7,22 @@ import errno
 import fcntl
 import functools
 import itertools
+import json
 import os
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from harness.record import storing
+from harness import record
+from harness.record import StorageError, storing
 from harness.run import written
 
 LOCK = ".lock"  # an empty file in the folder of a cell, which is locked while the cell is resumed
+PROBE = b" " * 2**22  # larger than the files that a pass writes
 MARK = ".running"  # an empty file in a run folder, which is locked while a new run writes there
 POLL_S = 0.5  # how often is looked whether another harness has finished
 
@@ -42,7 +48,56 @@ def make(folder: Path) -> bool:
 
 def folders_of(output: Path, key: str) -> Iterator[Path]:
     """The folders that were claimed for a cell, in their order."""
-    return itertools.takewhile(Path.is_dir, _names(output, key))
+    return filter(Path.is_dir, itertools.takewhile(os.path.lexists, _names(output, key)))
+
+
+def lockable(output: Path, key: str) -> tuple[Path, bool]:
+    """The first folder of a cell that can be locked, and whether it was made now. Raises StorageError.
+
+    A method can have damaged the folders before it.
+    """
+    for folder in _names(output, key):
+        if make(folder):
+            return folder, True
+        with contextlib.suppress(StorageError), _open(folder / LOCK):
+            break
+    return folder, False
+
+
+def require_room(folder: Path) -> None:
+    """Raise StorageError, with the folder as its filename, where no file of a pass can be written there."""
+    with storing(folder), tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(PROBE)
+
+
+def require_intact(folder: Path, job: Mapping[str, Any]) -> None:
+    """Raise StorageError, with the folder as its filename, where a pass has damaged the folder of its cell."""
+    with storing(folder):
+        if folder.is_symlink() or _job(folder) != json.loads(json.dumps(job)):
+            raise OSError(errno.EINVAL, "it was replaced, or job.json was changed")
+        if (folder / "record.json").is_dir():
+            raise OSError(errno.EISDIR, "record.json is a folder")
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def _job(folder: Path) -> Any:
+    """What is in job.json; None where that is no JSON."""
+    try:
+        return json.loads(record.content(folder / "job.json", os.O_NOFOLLOW))
+    except (ValueError, RecursionError):
+        return None
+
+
+def replacement(folder: Path, key: str, job: Mapping[str, Any]) -> Path:
+    """A new folder, with job.json, for a cell whose own was damaged. Raises StorageError where it cannot be written."""
+    new = claim(folder.parent, key)
+    try:
+        require_room(new)
+        record.write_json(job, new / "job.json")
+    except StorageError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    return new
 
 
 def _names(output: Path, key: str) -> Iterator[Path]:

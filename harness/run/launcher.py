@@ -21,8 +21,9 @@ from harness import record
 from harness.job import Job
 from harness.record.sources import superseded
 from harness.run.client import LaunchError, ServerProcess
-from harness.run.folders import POLL_S, claim, folders_of, locked, make
+from harness.run.folders import POLL_S, claim, folders_of, lockable, locked, replacement, require_intact
 from harness.run.outcome import merged
+from harness.run.reference_files import ReferenceFiles
 from harness.run.written import PASSED_ON
 from harness.truth import timed_results
 
@@ -50,7 +51,7 @@ class Launcher:
         self._checked: dict[str, tuple[Fields, Any]] = {}  # the tolerance of a right result, and its numbers
         self._problem_hashes: dict[str, str] = {}
         self._identities: dict[str, Fields] = {}  # of a method with some problem
-        self._files = tempfile.TemporaryDirectory(prefix="harness-references-")
+        self._files = ReferenceFiles()
         self._closed = False
 
     def __enter__(self) -> Launcher:
@@ -60,7 +61,7 @@ class Launcher:
         self._closed = True
         for _round, server in list(self._servers.values()):
             server.close()
-        self._files.cleanup()
+        self._files.close()
 
     def run(self, job: Job, output: Path, look: int = 0) -> Path:
         """Run one cell and write record.json, with job.json and the child's log, into a new folder of `output`.
@@ -81,8 +82,8 @@ class Launcher:
         record_file = self._finished(job, output)
         if record_file is not None and not _is_first_crash(record_file):
             return record_file
-        first = output / job.key  # whoever completes the cell holds this folder's lock, whatever folder it runs in
-        is_new = make(first)
+        # Whoever completes the cell holds the lock of this folder, whatever folder it runs in.
+        first, is_new = lockable(output, job.key)
         with locked(first) as ours:
             if not ours:
                 return None
@@ -118,13 +119,13 @@ class Launcher:
             if seen["path"] in replaced:
                 continue
             record_file = Path(seen["path"])
-            now = self._identity(job, record_file.parent)
+            now = self._identity(job)
             if all(seen[name] == now.get(name) for name in _identifying(seen)):
                 return record_file
         return None
 
-    def _identity(self, job: Job, folder: Path) -> Fields:
-        """The pass `identity` of a job; the log is in the folder.
+    def _identity(self, job: Job) -> Fields:
+        """The pass `identity` of a job, in a temporary folder: that of the cell may be damaged.
 
         It is run once for each problem and for each method, not for each combination: the hash of a problem is taken
         from the answer for one job, the other fields from that for another. It is run again after an answer that lacks
@@ -133,12 +134,20 @@ class Launcher:
         of_problem = json.dumps([job.problem_target, job.problem_texts, job.interpreter, job.code])
         of_method = json.dumps([getattr(job, name) for name in OF_IDENTITY])
         if of_problem not in self._problem_hashes or of_method not in self._identities:
-            seen = self._ask(job, "identity", folder)
+            seen = self._asked_identity(job)
             if "problem_hash" not in seen:
                 return seen
             self._problem_hashes[of_problem] = seen["problem_hash"]
             self._identities[of_method] = seen
         return self._identities[of_method] | {"problem_hash": self._problem_hashes[of_problem]}
+
+    def _asked_identity(self, job: Job) -> Fields:
+        """The fields of the pass; none where it damages its folder."""
+        with tempfile.TemporaryDirectory(prefix="harness-identity-", ignore_cleanup_errors=True) as folder:
+            try:
+                return self._ask(job, "identity", Path(folder))
+            except record.StorageError:
+                return {}
 
     def asks(self, job: Job, folder: Path) -> Fields:
         """`asks`: the names of the parameters of the job's method, read in a process like the cell's.
@@ -170,10 +179,13 @@ class Launcher:
         if "time" in job.passes:
             seen |= self._machine_rates(job, folder)
         for part in job.passes:
-            if part == "agreement":
-                seen = self._agreement(job, folder, seen)
-            else:
-                seen = merged(job, seen, part, self._ask(job, part, folder))
+            try:
+                seen = self._pass(job, folder, seen, part)
+                require_intact(folder, asdict(job))
+            except record.StorageError as error:
+                folder = _replaced(job, folder, error)
+                seen = self._identity(job) | seen  # which the pass may not have written
+                seen |= _crashed(f"the cell's folder was damaged while the {part} pass ran: {error.strerror}")
             if seen["status"] != "ok":
                 break
         if self._closed:
@@ -193,26 +205,41 @@ class Launcher:
         tolerated, right = self._checked.get(key, (seen, None))
         return timed_results.verdict(tolerated, timed, right)
 
-    def _agreement(self, job: Job, folder: Path, seen: Mapping[str, Any]) -> Fields:
+    def _pass(self, job: Job, folder: Path, seen: Fields, part: str) -> Fields:
+        """The fields of a cell, `seen` up to now, with those of a pass."""
+        if part == "agreement":
+            return self._agreement(job, folder, seen)
+        return merged(job, seen, part, self._ask(job, part, folder))
+
+    def _agreement(self, job: Job, folder: Path, seen: Fields) -> Fields:
         """The fields of a cell with those of the agreement pass, or with the reason why there is no reference."""
         reference = self._reference(job, folder)
         if isinstance(reference, dict):
             return merged(job, seen, "reference", reference)
-        return merged(job, seen, "agreement", self._ask(job, "agreement", folder, reference))
+        judged = merged(job, seen, "agreement", self._ask(job, "agreement", folder, reference))
+        if not self._files.is_intact(reference):
+            judged |= _crashed("the file of the reference was changed or removed while the agreement pass ran")
+        return judged
 
     def _reference(self, job: Job, folder: Path) -> Path | Fields:
         """The file of the reference, computed once by a process that imports no method; or why there is none.
 
         That the computation takes too long is found only once too. After another failure, such as a crash by chance, it
-        is tried again.
+        is tried again. So it is where a method has changed the file.
         """
         key = _without(job, NOT_OF_REFERENCE)
-        if key not in self._references:
-            path = Path(self._files.name, f"{len(self._references)}.pt")
-            seen = self._ask(job, "reference", folder, path)
-            if seen["status"] not in ("ok", "timeout"):
-                return seen
-            self._references[key] = path if seen["status"] == "ok" else seen
+        known = self._references.get(key)
+        if isinstance(known, Path) and not self._files.is_intact(known):
+            print("harness: the file of a reference was changed or removed; it is computed again", file=sys.stderr)
+            known = None
+        if known is not None:
+            return known
+        path = self._files.new()
+        seen = self._ask(job, "reference", folder, path)
+        if seen["status"] not in ("ok", "timeout"):
+            return seen
+        self._files.keep(path)
+        self._references[key] = path if seen["status"] == "ok" else seen
         return self._references[key]
 
     def _ask(self, job: Job, part: str, folder: Path, truth: Path | None = None) -> Fields:
@@ -248,6 +275,20 @@ class Launcher:
             server.close()
             raise
         return server
+
+
+def _crashed(message: str) -> Fields:
+    return {"status": "crashed", "message": message}
+
+
+def _replaced(job: Job, folder: Path, error: record.StorageError) -> Path:
+    """A new folder for a cell whose own was damaged; raises the error where it is the disk that cannot be written."""
+    if error.filename != str(folder):
+        raise error
+    try:
+        return replacement(folder, job.key, asdict(job))
+    except record.StorageError:
+        raise error from None
 
 
 def _without(job: Job, names: tuple[str, ...]) -> str:

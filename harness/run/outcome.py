@@ -27,6 +27,8 @@ def of_pass(part: str, limit_s: float, answer: Mapping[str, Any] | None, seen: M
     fields = dict(seen)
     if answer is None or "ended" in answer:
         return fields | {"status": "crashed", "message": _without_server(part, answer)}
+    if answer["changed"]:
+        return fields | {"status": "crashed", "message": _changed(part, answer["changed"])}
     if "status" not in fields:
         fields |= _cut_off(part, limit_s, answer, log)
     if answer["left_running"]:
@@ -37,6 +39,10 @@ def of_pass(part: str, limit_s: float, answer: Mapping[str, Any] | None, seen: M
 def _without_server(part: str, answer: Mapping[str, Any] | None) -> str:
     ended = "did not answer, as if it were stopped" if answer is None else answer["ended"]
     return f"{part} pass: the harness's server process {ended}, by the method if not by the system or a user"
+
+
+def _changed(part: str, names: str) -> str:
+    return f"{part} pass: the harness's server process was changed ({names}), by the method if not by a user"
 
 
 def _cut_off(part: str, limit_s: float, answer: Mapping[str, Any], log: Path) -> Fields:

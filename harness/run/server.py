@@ -7,9 +7,10 @@ allocator in its environment. A request is one line of JSON on stdin:
 
 The answer is one line on stdout once the child and all that it has started have ended:
 
-    {"number", "timed_out", "left_running", "unkillable", "exit_code", "signal", "out_of_memory"}
+    {"number", "timed_out", "left_running", "unkillable", "changed", "exit_code", "signal", "out_of_memory"}
 
-The number is that of the request. The last three are left out after a pass that ran out of time.
+The number is that of the request. `changed` names what the pass has changed in the server that later passes would
+inherit. The last three are left out after a pass that ran out of time.
 
 The time limit is enforced here. At the end of a pass every process below the server is killed, and so it is when stdin
 closes. The keeper (`harness.run.keeper`) does the same where the server itself was stopped or killed. The server never
@@ -28,7 +29,7 @@ import time
 from resource import struct_rusage
 from typing import Any, BinaryIO
 
-from harness.run import keeper, out_of_memory, processes
+from harness.run import inheritance, keeper, out_of_memory, processes
 from harness.run.child_log import ChildLog
 
 POLL_S = 0.05  # how long the end of a child may go unnoticed where the system does not report it
@@ -41,11 +42,16 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
     processes.adopt_orphans()
     worker.preload()
-    answers.write(b'{"ready": true}\n')
+    inherited = inheritance.state()
+    answers.write(_line({"ready": True}))
     answers.flush()
     for line in iter(requests.readline, b""):
-        answers.write(json.dumps(_answer(json.loads(line), requests, answers)).encode() + b"\n")
+        answers.write(_line(_answer(json.loads(line), requests, answers) | {"changed": inheritance.changes(inherited)}))
         answers.flush()
+
+
+def _line(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
 
 
 def _answer(request: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -82,6 +84,69 @@ EXPECTED = {
     "raises_controls": ("error", r"ValueError: \x1b[2J\ud800\x00"),
 }
 
+CHANGED = "server process was changed ({})"
+EXPECTED |= {
+    "limits_its_server": ("crashed", CHANGED.format("RLIMIT_FSIZE")),
+    "limits_the_descriptors_of_its_server": ("crashed", "RLIMIT_NOFILE"),
+    "limits_the_memory_of_its_server": ("crashed", CHANGED.format("RLIMIT_AS")),
+    "slows_its_server": ("crashed", "priority"),
+    "idles_its_server": ("crashed", CHANGED.format("sched_setscheduler")),
+    "pins_its_server": ("crashed", CHANGED.format("sched_setaffinity")),
+    "offers_its_server": ("crashed", CHANGED.format("oom_score_adj")),
+}
+DAMAGED = "the cell's folder was damaged while the time pass ran: "
+DAMAGES = {
+    "folder_is_a_file": "Not a directory",
+    "folder_is_gone": "No such file or directory",
+    "folder_is_moved": "No such file or directory",
+    "folder_is_a_link": "it was replaced, or job.json was changed",
+    "record_is_a_folder": "record.json is a folder",
+    "job_is_changed": "it was replaced, or job.json was changed",
+}
+
+
+def is_recorded_in_a_new_folder(method: str, words: str, folder: Path) -> None:
+    """The cell is a crashed row in a new folder, and so it is when it is resumed; the next cell runs."""
+    is_a_row(method, "crashed", DAMAGED + words, folder, limit_s=60.0)
+    (path,) = [path for path in folder.glob("*/record.json") if path.is_file() and record.read(path)["message"]]
+    assert path.parent.name.endswith(".2"), path.parent.name
+    again = shared().resume(job(method, memory_limit_gb=2.0, limit_s=60.0), folder)
+    assert again is not None
+    seen = record.read(again)
+    assert (seen["status"], seen["attempt"]) == ("crashed", 2), f"{seen['status']}, attempt {seen['attempt']}"
+
+
+def is_immutable(folder: Path) -> None:
+    try:
+        is_recorded_in_a_new_folder("folder_is_immutable", "Operation not permitted", folder)
+    finally:
+        subprocess.run(["chattr", "-R", "-i", str(folder)], check=True)
+
+
+def follows_no_link(folder: Path) -> None:
+    is_a_row("log_is_a_link", "ok", "", folder, passes=JOB.passes, limit_s=60.0)
+    assert not (folder / "linked").exists(), "the log was written through a link"
+
+
+def changes_the_reference(method: str, folder: Path) -> None:
+    """The row of the culprit says so, and the next method is compared with the reference computed anew."""
+    changes = {"passes": ("agreement",), "limit_s": 60.0}
+    is_a_row(method, "crashed", "the file of the reference was changed or removed while", folder, **changes)
+    after = record.read(shared().run(job("right", **changes), folder))
+    assert after["status"] == "ok", f"the next cell: {after['message']}"
+
+
+def can_make_immutable() -> bool:
+    """Whether a folder can be made immutable here, as by root on ext4."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for change in ("+i", "-i"):
+                subprocess.run(["chattr", change, folder], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return False
+    return True
+
+
 GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -120,6 +185,11 @@ CASES |= {
     name: partial(is_a_row, name, "wrong", "beyond the range of float64", limit_s=60.0, passes=JOB.passes)
     for name in ("vast", "vaster", "one_vast_entry")
 }
+CASES |= {name: partial(is_recorded_in_a_new_folder, name, words) for name, words in DAMAGES.items()}
+CASES |= {name: partial(changes_the_reference, name) for name in ("overwrites_the_reference", "removes_the_references")}
+CASES["log_is_a_link"] = follows_no_link
+if can_make_immutable():
+    CASES["folder_is_immutable"] = is_immutable
 if os.access(GROUPS / "memory", os.W_OK):
     CASES["exceeds_a_container"] = exceeds_a_container
 if os.access(GROUPS / "freezer", os.W_OK):
