@@ -3,8 +3,8 @@
 `prepare` is called before anything else is imported, by `harness/__init__.py`; `run` calls the program's main function.
 A program of others that imports `harness` keeps its own signals and streams.
 
-Signals: SIGINT, SIGTERM and SIGHUP end a program with the status 128 + number, unless its launcher had them ignored, as
-`nohup` does. Servers are then closed, and worktrees and temporary folders removed. What `advise` was given is printed
+Signals: those in SIGNALS end a program with the status 128 + number, unless its launcher had them ignored, as `nohup`
+does. Servers are then closed, and worktrees and temporary folders removed. What `advise` was given is printed
 last.
 
 Streams: a closed or full standard output or standard error stops no program. What cannot be printed is dropped. The
@@ -28,8 +28,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-# Windows has no SIGHUP.
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# Each would end a program, and a batch system sends one of them before its time limit. Windows has only the first two.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 ENDING_S = 15.0  # after a signal, others are not heeded for so long: what is being closed must not be interrupted
 
 

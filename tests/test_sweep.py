@@ -97,7 +97,7 @@ def test_two_harnesses_may_write_into_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [(), ("workers=2", "passes=[agreement]")])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_an_interruption_keeps_what_is_finished_and_leaves_no_process(
     tmp_path: Path, number: int, status: int, more: tuple[str, ...]
 ) -> None:
