@@ -70,8 +70,8 @@ def test_a_full_disk_keeps_the_report_that_was_there(tmp_path: Path, monkeypatch
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     capsys.readouterr()
 
-    def full(_figure, _stem):
-        raise OSError(28, os.strerror(28))
+    def full(_figure, stem):
+        raise record.StorageError(28, os.strerror(28), str(stem))
 
     monkeypatch.setattr("harness.report.files.save", full)
     assert main([str(folders[0]), "--out", str(tmp_path / "out")]) == 2
