@@ -70,7 +70,7 @@ def _regression(fault: str, folder: Path) -> None:
     """A regression stays one whatever cannot be printed."""
     seen = next(entry for entry in record.records(ROOT / RECORDS) if entry["status"] == "ok")
     for name, status in (("base", "ok"), ("candidate", "error")):
-        record.write(seen | {"status": status}, folder / name / "cell" / "record.json")
+        record.write(seen | {"status": status, "cell_s": len(name)}, folder / name / "cell" / "record.json")
     found = faulty(fault, command(str(folder / "base"), str(folder / "candidate"), module="harness.compare"))
     assert found == 1, found
 
