@@ -49,20 +49,19 @@ class RunFolder(Callback):
         Exits with 1 where no cell is ok, or a record cannot be read; with a baseline, as `harness.compare.conclusion`
         says, and with 3 where a record of this run was lost. It exits since Hydra would make a warning of an exception.
         """
-        output = Path(config.hydra.sweep.dir)
+        output, failed = Path(config.hydra.sweep.dir), 1 if config.baseline is None else 3
         try:
             comparison = _comparison(config)
-            program.advise(
-                f"harness: interrupted; {how_to_go_on(comparison, output)}"
-            )  # Hydra may have another launcher
+            # Another launcher of Hydra's has not said it.
+            program.advise(f"harness: interrupted; {how_to_go_on(comparison, output)}")
             status = _conclude(comparison, output)
         except (ConfigError, record.RecordError, OSError) as error:
             raise SystemExit(f"harness: {error}") from error
         except Exception:
             traceback.print_exc()
-            status = 1 if config.baseline is None else 3
+            status = failed
         if self._has_failed:
-            status = status or (1 if config.baseline is None else 3)
+            status = status or failed
         if status:
             raise SystemExit(status)
 

@@ -79,20 +79,20 @@ class Launcher:
         A record is the cell's own if its job, the source of its method and problem, its versions and its device are
         the same. Returns None where another harness resumes the cell now.
         """
-        record_file = self._finished(job, output)
-        if record_file is not None and not _is_first_crash(record_file):
-            return record_file
+        seen = self._finished(job, output)
+        if seen is not None and not _is_first_crash(seen):
+            return Path(seen["path"])
         # Whoever completes the cell holds the lock of this folder, whatever folder it runs in.
         first, is_new = lockable(output, job.key)
         with locked(first) as ours:
             if not ours:
                 return None
-            record_file = self._finished(job, output)  # another harness may have finished it meanwhile
-            if record_file is None:
+            seen = self._finished(job, output)  # another harness may have finished it meanwhile
+            if seen is None:
                 return self._run(job, first, attempt=1) if is_new else self.run(job, output)
-            if _is_first_crash(record_file):
-                return self._run(job, record_file.parent, attempt=2)
-            return record_file
+            if _is_first_crash(seen):
+                return self._run(job, Path(seen["path"]).parent, attempt=2)
+            return Path(seen["path"])
 
     def resume_after_others(self, job: Job, output: Path) -> Path:
         """The same as `resume`, once no other harness resumes the cell.
@@ -105,8 +105,8 @@ class Launcher:
             time.sleep(POLL_S)
         return record_file
 
-    def _finished(self, job: Job, output: Path) -> Path | None:
-        """The record of a cell in `output` that is of the code, the versions and the device of today.
+    def _finished(self, job: Job, output: Path) -> Fields | None:
+        """The record, with its `path`, of a cell in `output` that is of the code, the versions and the device of today.
 
         A record that another one has superseded does not count, even where its code is today's again.
         """
@@ -118,10 +118,9 @@ class Launcher:
         for seen in found:
             if seen["path"] in replaced:
                 continue
-            record_file = Path(seen["path"])
             now = self._identity(job)
             if all(seen[name] == now.get(name) for name in _identifying(seen)):
-                return record_file
+                return seen
         return None
 
     def _identity(self, job: Job) -> Fields:
@@ -302,6 +301,5 @@ def _identifying(seen: Mapping[str, Any]) -> list[str]:
     return fields if seen["problem_hash"] is None else [*fields, "problem_hash"]
 
 
-def _is_first_crash(record_file: Path) -> bool:
-    seen = record.read(record_file)
+def _is_first_crash(seen: Mapping[str, Any]) -> bool:
     return seen["status"] == "crashed" and seen["attempt"] == 1
