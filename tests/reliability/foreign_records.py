@@ -17,27 +17,19 @@ from harness import record
 from harness.compare.__main__ import main as compare
 from harness.job import Job, Measure
 from harness.reproduce.command import main as reproduce
+from tests.conftest import JOB as BASE
 from tests.reliability.cases import Case
 
-JOB = Job(
+JOB = dataclasses.replace(
+    BASE,
     problem="rosenbrock",
     problem_target="harness.problems.functions.rosenbrock",
     problem_options={"size": 2},
     method="func_hessian",
     target="methods.func_hessian.hessian",
     method_options={"compile": False},
-    quantity="hessian",
     vectors=1,
-    subset=None,
-    device="cpu",
-    dtype="float64",
-    threads=1,
-    allocator="default",
-    seed=0,
-    round=0,
-    interpreter=None,
     limit_s=20.0,
-    memory_limit_gb=None,
     passes=("time",),
     measure=Measure(0.01, 1, 2, 0.02, "autograd", 16, 1, 1),
 )
@@ -217,7 +209,9 @@ def undecided(folder: Path, job: Job, content: str) -> None:
         for side, text in (("base", json.dumps(dataclasses.asdict(JOB))), ("candidate", content)):
             started = f"2026-01-01T00:00:0{number}+00:00"
             cell = folder / side / str(number)
-            write_record(cell, job, round=number, times_s=[0.005 + 0.001 * number], first_s=0.005, started=started)
+            cell_s = 0.1 if side == "base" else 0.2  # equal ones would be the same records
+            times_s = [0.005 + 0.001 * number]
+            write_record(cell, job, round=number, times_s=times_s, first_s=0.005, started=started, cell_s=cell_s)
             (cell / "job.json").write_text(text)
 
 
