@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,6 +140,14 @@ class Job:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
         name = problem_name(self.problem, self.problem_target)
         return re.sub(r"[^A-Za-z0-9_-]", "_", f"{name}-{self.method}-{self.quantity}-{digest}")
+
+    def text_of(self, names: Iterable[str]) -> str:
+        """Some fields or properties as text, to tell jobs that differ in them apart."""
+        return json.dumps([getattr(self, name) for name in names])
+
+    def text_without(self, names: Collection[str]) -> str:
+        """All fields but these as text, to tell jobs that differ in another one apart."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name not in names})
 
     def fields(self) -> dict[str, Any]:
         """The job as the record stores it."""

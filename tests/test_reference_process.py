@@ -61,10 +61,9 @@ def test_one_reference_for_all_methods_and_rounds(job, tmp_path: Path, monkeypat
             {"seed": 2},
         ):
             launcher.run(job(passes=CHECKED, **changes), tmp_path)
-        files = Path(launcher._files.name)
-        assert files.is_dir()
-    assert not files.exists()
-    of = [truth.name for _, truth in asked]
+        folders = [truth.parent for _, truth in asked]
+        assert all(folder.is_dir() for folder in folders)
+    assert not any(folder.exists() for folder in folders)
     assert [part for part, _ in asked] == [
         "reference",
         *["agreement"] * 3,
@@ -72,7 +71,9 @@ def test_one_reference_for_all_methods_and_rounds(job, tmp_path: Path, monkeypat
         "agreement",
         *["reference"] * 2,
     ]
-    assert of == ["0.pt"] * 4 + ["1.pt"] * 2 + ["2.pt"] * 2, "one that has failed is tried again"
+    first, second, failed = folders[0], folders[4], folders[6]
+    assert folders == [first] * 4 + [second] * 2 + [failed, folders[7]]
+    assert len({*folders}) == 4, "one that has failed is tried again, in another folder"
 
 
 @pytest.mark.parametrize(

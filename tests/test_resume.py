@@ -65,7 +65,7 @@ def test_an_answer_without_an_identity_is_not_kept(jobs, tmp_path: Path) -> None
     with Noting() as launcher:
         paths = [launcher.run(job, tmp_path) for job in jobs[:2]]
         launcher._code = {}
-        assert launcher._identity(jobs[0]) == {"status": "ok", "worked_s": 0.0}
+        assert launcher._identities.of(jobs[0]) == {"status": "ok", "worked_s": 0.0}
         launcher._code = CODE
         assert [launcher.resume(job, tmp_path) for job in jobs[:2]] == paths
 

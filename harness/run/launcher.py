@@ -6,10 +6,7 @@ another, whatever the child. So every round has servers of its own: only then ar
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,20 +16,15 @@ from typing import Any
 
 from harness import record
 from harness.job import Job
-from harness.record.sources import superseded
 from harness.run.client import LaunchError, ServerProcess
-from harness.run.folders import POLL_S, claim, folders_of, lockable, locked, replacement, require_intact
+from harness.run.folders import POLL_S, claim, lockable, locked, replacement, require_intact
+from harness.run.identities import Identities
 from harness.run.outcome import merged
-from harness.run.reference_files import ReferenceFiles
+from harness.run.references import References
 from harness.run.written import PASSED_ON
 from harness.truth import timed_results
 
-# Fields of a job on which the reference does not depend: it is the same for every method and round.
-NOT_OF_REFERENCE = ("problem", "method", "target", "method_options", "round", "passes")
-# Fields of a job on which a right result does not depend.
-NOT_OF_RESULT = ("round", "passes")
-# Fields of a job on which all that identifies its method, versions and device depends.
-OF_IDENTITY = ("target", "method_options", "device", "interpreter", "code")
+NOT_OF_RESULT = ("round", "passes")  # fields of a job on which a right result does not depend
 
 Fields = dict[str, Any]  # of a record
 
@@ -47,11 +39,9 @@ class Launcher:
     def __init__(self) -> None:
         self._servers: dict[tuple[str, str | None, int, str], tuple[int, ServerProcess]] = {}  # with the latest round
         self._rates: dict[tuple[str | None, int, str, str, str], Fields] = {}
-        self._references: dict[str, Path | Fields] = {}  # their files, or why there is none
         self._checked: dict[str, tuple[Fields, Any]] = {}  # the tolerance of a right result, and its numbers
-        self._problem_hashes: dict[str, str] = {}
-        self._identities: dict[str, Fields] = {}  # of a method with some problem
-        self._files = ReferenceFiles()
+        self._identities = Identities(lambda job, folder: self._ask(job, "identity", folder))
+        self._references = References()
         self._closed = False
 
     def __enter__(self) -> Launcher:
@@ -61,7 +51,7 @@ class Launcher:
         self._closed = True
         for _round, server in list(self._servers.values()):
             server.close()
-        self._files.close()
+        self._references.close()
 
     def run(self, job: Job, output: Path, look: int = 0) -> Path:
         """Run one cell and write record.json, with job.json and the child's log, into a new folder of `output`.
@@ -79,7 +69,7 @@ class Launcher:
         A record is the cell's own if its job, the source of its method and problem, its versions and its device are
         the same. Returns None where another harness resumes the cell now.
         """
-        seen = self._finished(job, output)
+        seen = self._identities.finished(job, output)
         if seen is not None and not _is_first_crash(seen):
             return Path(seen["path"])
         # Whoever completes the cell holds the lock of this folder, whatever folder it runs in.
@@ -87,7 +77,7 @@ class Launcher:
         with locked(first) as ours:
             if not ours:
                 return None
-            seen = self._finished(job, output)  # another harness may have finished it meanwhile
+            seen = self._identities.finished(job, output)  # another harness may have finished it meanwhile
             if seen is None:
                 return self._run(job, first, attempt=1) if is_new else self.run(job, output)
             if _is_first_crash(seen):
@@ -104,49 +94,6 @@ class Launcher:
                 raise LaunchError(f"{job.key} was interrupted")
             time.sleep(POLL_S)
         return record_file
-
-    def _finished(self, job: Job, output: Path) -> Fields | None:
-        """The record, with its `path`, of a cell in `output` that is of the code, the versions and the device of today.
-
-        A record that another one has superseded does not count, even where its code is today's again.
-        """
-        found = []
-        for folder in folders_of(output, job.key):
-            with contextlib.suppress(record.RecordError):  # interrupted, or running
-                found.append(record.read(folder / "record.json") | {"path": str(folder / "record.json")})
-        replaced = superseded(found)
-        for seen in found:
-            if seen["path"] in replaced:
-                continue
-            now = self._identity(job)
-            if all(seen[name] == now.get(name) for name in _identifying(seen)):
-                return seen
-        return None
-
-    def _identity(self, job: Job) -> Fields:
-        """The pass `identity` of a job, in a temporary folder: that of the cell may be damaged.
-
-        It is run once for each problem and for each method, not for each combination: the hash of a problem is taken
-        from the answer for one job, the other fields from that for another. It is run again after an answer that lacks
-        them, such as that of a pass that ran out of time.
-        """
-        of_problem = json.dumps([job.problem_target, job.problem_texts, job.interpreter, job.code])
-        of_method = json.dumps([getattr(job, name) for name in OF_IDENTITY])
-        if of_problem not in self._problem_hashes or of_method not in self._identities:
-            seen = self._asked_identity(job)
-            if "problem_hash" not in seen:
-                return seen
-            self._problem_hashes[of_problem] = seen["problem_hash"]
-            self._identities[of_method] = seen
-        return self._identities[of_method] | {"problem_hash": self._problem_hashes[of_problem]}
-
-    def _asked_identity(self, job: Job) -> Fields:
-        """The fields of the pass; none where it damages its folder."""
-        with tempfile.TemporaryDirectory(prefix="harness-identity-", ignore_cleanup_errors=True) as folder:
-            try:
-                return self._ask(job, "identity", Path(folder))
-            except record.StorageError:
-                return {}
 
     def asks(self, job: Job, folder: Path) -> Fields:
         """`asks`: the names of the parameters of the job's method, read in a process like the cell's.
@@ -183,7 +130,7 @@ class Launcher:
                 require_intact(folder, asdict(job))
             except record.StorageError as error:
                 folder = _replaced(job, folder, error)
-                seen = self._identity(job) | seen  # which the pass may not have written
+                seen = self._identities.of(job) | seen  # which the pass may not have written
                 seen |= _crashed(f"the cell's folder was damaged while the {part} pass ran: {error.strerror}")
             if seen["status"] != "ok":
                 break
@@ -198,7 +145,7 @@ class Launcher:
 
     def _verdict_on_timed(self, job: Job, seen: Mapping[str, Any], timed: Any, checked: Any) -> Fields:
         """`timed_results.verdict`; a round that only takes times is judged by the check of an earlier round."""
-        key = _without(job, NOT_OF_RESULT)
+        key = job.text_without(NOT_OF_RESULT)
         if checked is not None and "tolerance" in seen:
             self._checked[key] = {"tolerance": seen["tolerance"]}, checked
         tolerated, right = self._checked.get(key, (seen, None))
@@ -216,30 +163,12 @@ class Launcher:
         if isinstance(reference, dict):
             return merged(job, seen, "reference", reference)
         judged = merged(job, seen, "agreement", self._ask(job, "agreement", folder, reference))
-        if not self._files.is_intact(reference):
+        if not self._references.is_intact(reference):
             judged |= _crashed("the file of the reference was changed or removed while the agreement pass ran")
         return judged
 
     def _reference(self, job: Job, folder: Path) -> Path | Fields:
-        """The file of the reference, computed once by a process that imports no method; or why there is none.
-
-        That the computation takes too long is found only once too. After another failure, such as a crash by chance, it
-        is tried again. So it is where a method has changed the file.
-        """
-        key = _without(job, NOT_OF_REFERENCE)
-        known = self._references.get(key)
-        if isinstance(known, Path) and not self._files.is_intact(known):
-            print("harness: the file of a reference was changed or removed; it is computed again", file=sys.stderr)
-            known = None
-        if known is not None:
-            return known
-        path = self._files.new()
-        seen = self._ask(job, "reference", folder, path)
-        if seen["status"] not in ("ok", "timeout"):
-            return seen
-        self._files.keep(path)
-        self._references[key] = path if seen["status"] == "ok" else seen
-        return self._references[key]
+        return self._references.of(job, lambda path: self._ask(job, "reference", folder, path))
 
     def _ask(self, job: Job, part: str, folder: Path, truth: Path | None = None) -> Fields:
         try:
@@ -288,17 +217,6 @@ def _replaced(job: Job, folder: Path, error: record.StorageError) -> Path:
         return replacement(folder, job.key, asdict(job))
     except record.StorageError:
         raise error from None
-
-
-def _without(job: Job, names: tuple[str, ...]) -> str:
-    """A job's fields without some, as text."""
-    return json.dumps({name: value for name, value in asdict(job).items() if name not in names})
-
-
-def _identifying(seen: Mapping[str, Any]) -> list[str]:
-    """The fields in which a record must agree with `identity`, to be of the same code, versions and device."""
-    fields = ["method_hash", "packages", "torch", "cpu", "gpu"]
-    return fields if seen["problem_hash"] is None else [*fields, "problem_hash"]
 
 
 def _is_first_crash(seen: Mapping[str, Any]) -> bool:
