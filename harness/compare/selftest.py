@@ -46,26 +46,27 @@ CELLS = {name: f"the same: cells {name}" for name in CHANGED}
 def selftest(runs: int, load: float, cells: Path | None = None, trusted: bool = False) -> int:
     """Measure and print; `cells` is a run folder whose cells are taken, by default those of `+sweep=nightly`.
 
-    `load` is the share of its time in which another process keeps one core busy. Returns the exit status. Raises
-    RecordError for a run folder that is not `trusted` and names an interpreter or a function outside the harness.
+    `load` is the share of its time in which another process keeps one core busy. An interrupted self-test prints what
+    its finished runs have found. Returns the exit status. Raises RecordError for a run folder that is not `trusted` and
+    names an interpreter or a function outside the harness.
     """
     counts = Counter(dict.fromkeys((RUNS, *CELLS.values(), *SLOWER, *EXACT), 0))
-    durations = []
+    durations: list[float] = []
     with tempfile.TemporaryDirectory() as temporary, _busy(load), Launcher() as launcher:
         root = Path(temporary)
         jobs = _jobs(_nightly(root / "cells"), trusted=True) if cells is None else _jobs(cells, trusted)
         copy_methods(root)
-        for number in range(runs):
-            run = _Run(launcher, root, root / str(number), jobs, worse=jobs[number % len(jobs)])
-            began = time.monotonic()
-            copies_s = run.measure(seed=number)
-            counts.update(run.verdicts_on_the_same())
-            durations.append(time.monotonic() - began - copies_s)
-            counts.update(name for name in SLOWER if run.slower_is_found(name))
-            counts.update(name for name in EXACT if run.exact_is_found(name))
-            print(f"run {number + 1}/{runs}: {dict(counts)}", file=sys.stderr, flush=True)
-            shutil.rmtree(run.folder)
-    _print(counts, runs, len(jobs), durations, load)
+        try:
+            for number in range(runs):
+                run = _Run(launcher, root, root / str(number), jobs, worse=jobs[number % len(jobs)])
+                found, lasted_s = run.outcome(seed=number)
+                counts.update(found)
+                durations.append(lasted_s)
+                print(f"run {number + 1}/{runs}: {dict(counts)}", file=sys.stderr, flush=True)
+                shutil.rmtree(run.folder)
+        finally:  # an interruption keeps what the finished runs have found
+            if durations:
+                _print(counts, len(jobs), durations, load)
     return 0
 
 
@@ -78,6 +79,16 @@ class _Run:
     folder: Path  # of the run's records
     jobs: Sequence[Job]
     worse: Job  # the cell that is also run by the copies made worse
+
+    def outcome(self, seed: int) -> tuple[Counter[str], float]:
+        """What was claimed and found, and the seconds that a nightly run would have taken."""
+        began = time.monotonic()
+        copies_s = self.measure(seed)
+        found = self.verdicts_on_the_same()
+        lasted_s = time.monotonic() - began - copies_s
+        found.update(name for name in SLOWER if self.slower_is_found(name))
+        found.update(name for name in EXACT if self.exact_is_found(name))
+        return found, lasted_s
 
     def measure(self, seed: int) -> float:
         """Run ROUNDS rounds of all jobs in random order; the seconds that the slower copies took.
@@ -212,7 +223,8 @@ def _busy(share: float) -> Iterator[None]:
             process.wait()
 
 
-def _print(counts: Counter[str], runs: int, cells: int, durations: list[float], load: float) -> None:
+def _print(counts: Counter[str], cells: int, durations: list[float], load: float) -> None:
+    runs = len(durations)
     title = f"{runs} runs of {cells} cells, each at first in {ROUNDS} processes of the baseline and of the candidate"
     table = Table(box=None, title=title, title_justify="left")
     for column in ("planted", "found", "of", "share", "95 % interval"):
