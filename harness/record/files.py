@@ -255,7 +255,7 @@ def _lines(file: Path) -> Iterator[tuple[bytes, str]]:
                 if number == 1:
                     _refuse_utf_16(line)
                 if len(line) > LARGEST:
-                    raise RecordError(f"{file}:{number} has more than {LARGEST} bytes; it and all after it are not read")
+                    raise RecordError(f"{file}:{number} has more than {LARGEST} bytes; the rest is not read")
                 if line.strip():
                     yield line, f"{file}:{number}"
     except OSError as error:
