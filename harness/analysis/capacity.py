@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy
 from pandas import DataFrame
 
-from harness.analysis.fits import BEYOND, MEASURES, Fit, fit, problems
+from harness.analysis.fits import BEYOND, MEASURES, OF_A_FIT, Fit, fit, problems
 from harness.analysis.table import SETTINGS, Analysis
 from harness.record import plain
 from harness.text import two_digits
 
 PEAKS = ("tensor peak", "process peak")  # of MEASURES; the process holds its tensors, so that both must fit
+OUT_OF_MEMORY = ["status", "params", "device", "ram_bytes", "memory_limit_gb"]  # columns of `_ran_out`
 OUT, ABOVE = "ran out of memory there", "measured above the memory there"
 FURTHEST, CONSTANT = "fit followed no further", "does not grow measurably"
 RESULT = "the result alone fills the memory there"
@@ -43,9 +44,10 @@ def capacities(analysis: Analysis, memory_gb: float) -> list[Capacity]:
     """
     whatever_the_limit = [name for name in SETTINGS if name != "memory_limit"]
     found = []
-    for problem, rows in problems(analysis, whatever_the_limit):
+    for problem, rows in problems(analysis, ["cell", "label", *OUT_OF_MEMORY], whatever_the_limit):
         for label, own in rows.groupby("label"):
-            capacity = _capacity(own, analysis.cells_of(own), problem, plain(label), memory_gb)
+            cells = analysis.cells_of(own, [*OF_A_FIT, "output_bytes"])
+            capacity = _capacity(own, cells, problem, plain(label), memory_gb)
             if capacity is not None:
                 found.append(capacity)
     return found

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from harness import record
-from harness.report.figures.labels import GAP_POINTS, Label
+from harness.report.figures.labels import GAP_POINTS, Label, lay_out
 from harness.report.figures.page_size import SCREEN, Medium, Places, places
 from harness.report.figures.style import FONT, safe
 
@@ -126,12 +126,13 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     Raises StorageError where a file cannot be written.
     """
     paths = []
-    for kind, options in SAVED.items():
-        picture = io.BytesIO()
-        with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC):
+        lay_out(figure)
+        for kind, options in SAVED.items():
+            picture = io.BytesIO()
             figure.savefig(picture, format=kind, **options)
-        paths.append(stem.with_name(f"{stem.name}.{kind}"))
-        record.write_bytes(picture.getvalue(), paths[-1])
+            paths.append(stem.with_name(f"{stem.name}.{kind}"))
+            record.write_bytes(picture.getvalue(), paths[-1])
     if figure.get_label():
         paths.append(stem.with_name(f"{stem.name}.txt"))
         record.write_text(f"{figure.get_label()}\n", paths[-1])

@@ -68,7 +68,7 @@ def _table(rows: DataFrame, name: str, label: str, environment: str) -> Table:
     if rows["seed"].nunique() > 1:
         columns["seed"] = (rows["seed"].map(_count), "r")
     columns |= _measured(rows)
-    notes = rows.apply(_note, axis=1)
+    notes = Series(list(map(_note, rows["status"], rows["warning"].notna(), rows["doubted"], rows["contended"])))
     if notes.any():
         columns[""] = (notes, NOTES)
     words = {*columns, *", ".join(notes).split(", ")}
@@ -117,8 +117,8 @@ def _count(number: float) -> str:
     return "?" if pandas.isna(number) else f"{number:.0f}"
 
 
-def _note(row: Series) -> str:
+def _note(status: str, unsafe: bool, warned: bool, contended: bool) -> str:
     """What a reader must know of a row, in words; nothing where it is right and undisturbed."""
-    status = "" if row["status"] == "ok" else WORDS.get(row["status"], row["status"])
-    marks = {"unsafe": pandas.notna(row["warning"]), "warned": row["doubted"], "contended": row["contended"]}
-    return ", ".join(filter(None, [status, *(word for word, holds in marks.items() if holds)]))
+    word = "" if status == "ok" else WORDS.get(status, status)
+    marks = {"unsafe": unsafe, "warned": warned, "contended": contended}
+    return ", ".join(filter(None, [word, *(mark for mark, holds in marks.items() if holds)]))
