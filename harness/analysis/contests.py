@@ -77,7 +77,8 @@ def contest(rows: DataFrame) -> Contest | None:
     The method with the least median leads, unless the next one is faster process by process. That happens after a
     drift, or where only one of the two has some of the processes.
     """
-    methods = {str(label): Times(own) for label, own in rows.groupby("label") if _right(own)}
+    right = (rows["status"].eq("ok") & rows["median_s"].gt(0)).groupby(rows["label"]).transform("all")
+    methods = {str(label): Times(own) for label, own in rows[right].groupby("label")}
     order = sorted(methods, key=lambda label: methods[label].median_s)
     if not order:
         return None
@@ -85,11 +86,6 @@ def contest(rows: DataFrame) -> Contest | None:
         order[0], order[1] = order[1], order[0]
     leader, *others = order
     return Contest(leader, {label: ratio(methods[leader], methods[label]) for label in others})
-
-
-def _right(rows: DataFrame) -> bool:
-    """Whether a method's rows are right and timed in every process."""
-    return bool(rows["status"].eq("ok").all() and rows["median_s"].gt(0).all())
 
 
 def _nan_last(p: float) -> float:

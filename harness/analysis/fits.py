@@ -59,20 +59,21 @@ def fits(analysis: Analysis) -> list[Fit]:
     """A fit for each method and measure with FEWEST sizes or more."""
     found = []
     for problem, rows in problems(analysis, ["cell"]):
-        for label, cells in analysis.cells_of(rows, ["label", *OF_A_FIT]).groupby("label"):
-            fitted = (fit(cells, measure, problem, plain(label)) for measure in MEASURES)
+        cells = analysis.cells_of(rows, ["label", *OF_A_FIT])
+        for label, right in cells[cells["status"] == "ok"].groupby("label"):
+            fitted = (fit(right, measure, problem, plain(label)) for measure in MEASURES)
             found += [line for line in fitted if line is not None]
     return found
 
 
 def fit(rows: DataFrame, measure: str, problem: str = "", method: str = "") -> Fit | None:
-    """The fit to one method's rows out of `Analysis.cells`, those that are right; None with fewer sizes than FEWEST.
+    """The fit to one method's right rows out of `Analysis.cells`; None with fewer sizes than FEWEST.
 
     The process peak of a GPU's rows is the host's, which tells nothing.
     """
     column = MEASURES[measure]
-    params, values = (rows[name].to_numpy(float, na_value=math.nan) for name in ("params", column))
-    known = (rows["status"] == "ok").to_numpy(bool) & (params > 0) & (values > 0)
+    params, values = rows["params"].to_numpy(float), rows[column].to_numpy(float)
+    known = (params > 0) & (values > 0)
     if measure == "process peak":
         known &= (rows["device"] == "cpu").to_numpy(bool)
     sizes = numpy.unique(params[known])

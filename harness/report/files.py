@@ -152,7 +152,8 @@ def _figures(
     if timed:
         found = main_rankings(analysis, baseline)
         drawn |= {name: ranking(shown, analysis, medium) for name, shown in sheets(found).items()}
-    lines, every = panels(analysis, FEW_SIZES), panels(analysis)
+    every = panels(analysis)
+    lines = [panel for panel in every if panel.sizes >= FEW_SIZES]
     if timed and lines:
         drawn |= _by_dtype("time_against_size", curves.time_against_size, lines, analysis, looks, medium)
     if timed and sized and lines:
@@ -162,7 +163,7 @@ def _figures(
     if timed and sized:
         drawn |= _by_dtype("time_against_memory", time_against_memory, every, analysis, looks, medium)
     if timed:
-        shown = scalable(analysis)
+        shown = scalable(lines)
         names = _names("scaling", [panel.title for panel in shown])
         drawn |= {name: scaling(analysis, panel, medium, looks) for name, panel in zip(names, shown, strict=True)}
     if _problems(analysis) > 1:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import chain, count
 
+import numpy
 import pandas
 from pandas import DataFrame, Series
 
@@ -25,6 +25,18 @@ NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
     "peak (MiB)": ("tensor_peak_bytes", lambda size: digits(size / MIB)),
     "error": ("relative_error", lambda error: f"{error:.1e}" if error else "0"),
 }
+# Columns of the cells of a table, beside those that make a table.
+OF_A_TABLE = [
+    "params",
+    "label",
+    "seed",
+    "status",
+    "warning",
+    "doubted",
+    "contended",
+    "processes",
+    *(column for column, _ in NUMBERS.values()),
+]
 # What the notes of a table say of a heading, or of a word behind a row.
 MEANINGS = {
     "from": "from, to: its 95\\,\\% interval over processes, below six their range",
@@ -40,8 +52,8 @@ WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
 
 def cell_tables(analysis: Analysis) -> list[Table]:
     """A table for each family, quantity and setting: the best time of each size in bold, failures in words."""
-    cells = analysis.cells
-    keys = ["family", "quantity", *differing(cells)]
+    keys = ["family", "quantity", *differing(analysis.cells)]
+    cells = analysis.cells[[*keys, *OF_A_TABLE]]
     tables: dict[str, Table] = {}  # by label
     for values, group in cells.groupby(keys, dropna=False):
         names = [*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]
@@ -88,7 +100,7 @@ def _measured(rows: DataFrame) -> dict[str, tuple[Series, str]]:
     """Texts and column type of each number that any row has; intervals only of several processes."""
     columns = {}
     for heading, (column, written) in NUMBERS.items():
-        known = rows[column].map(math.isfinite)
+        known = numpy.isfinite(rows[column].astype("float"))
         if heading in ("from", "to"):
             known &= rows["processes"] > 1
         if known.any():
@@ -99,9 +111,8 @@ def _measured(rows: DataFrame) -> dict[str, tuple[Series, str]]:
 
 def _fastest(rows: DataFrame, sizes: Series) -> list[int]:
     """The rows with the least time of each size that is right."""
-    right = rows[(rows["status"] == "ok") & rows["median_s"].map(math.isfinite)]
-    least = right["median_s"].groupby(sizes).transform("min")
-    return list(right.index[right["median_s"] == least])
+    right = rows["median_s"][(rows["status"] == "ok") & numpy.isfinite(rows["median_s"])]
+    return list(right.index[right == right.groupby(sizes).transform("min")])
 
 
 def _meanings(words: set[str], one_size: bool) -> str:
