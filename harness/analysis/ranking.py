@@ -155,7 +155,8 @@ def _ranking(analysis: Analysis, place: Place, slower: Collection[str], baseline
 
 def _entry(label: str, cells: DataFrame) -> Entry:
     """One method's cells at one place (of several seeds, say) as one, which is ok if all of them are."""
-    worst = cells.iloc[int(cells["status"].ne("ok").to_numpy().argmax())]  # the first that is not ok, or the first
+    statuses = list(cells["status"])
+    worst = cells.iloc[next((place for place, status in enumerate(statuses) if status != "ok"), 0)]
     has_result = worst["status"] in ("ok", *MEASURED_BUT_NOT_RIGHT)
     return Entry(
         method=plain(label),

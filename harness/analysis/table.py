@@ -109,6 +109,7 @@ def _prepared(frame: DataFrame) -> DataFrame:
     number of its cell, `commits` how many commits of the harness itself ran that.
     """
     rows = frame.reset_index(drop=True)
+    rows.attrs = {}  # pandas copies them, all names of what was skipped, with every group and column
     for column in ("problem", "quantity", "label", "device", "dtype", "allocator"):
         rows[column] = rows[column].astype("object").fillna("?")
     composed = rows["threads"].notna()

@@ -32,6 +32,7 @@ from harness.report.figures.fronts import time_against_memory
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.profile import performance_profile
 from harness.report.figures.ranking import ranking, sheets
+from harness.report.figures.scaling import MOST as MOST_SCALED
 from harness.report.figures.scaling import scalable, scaling
 from harness.report.figures.speedup import speedup_against_size
 from harness.report.figures.style import Style, styles
@@ -177,8 +178,10 @@ def _figures(
         drawn |= _by_dtype("time_against_memory", time_against_memory, every, analysis, looks, medium)
     if timed:
         shown = scalable(lines)
-        names = _names("scaling", [panel.title for panel in shown])
-        drawn |= {name: scaling(analysis, panel, medium, looks) for name, panel in zip(names, shown, strict=True)}
+        names = _names("scaling", [panel.title for panel in shown[:MOST_SCALED]])
+        drawn |= {
+            name: scaling(analysis, panel, medium, looks, len(shown)) for name, panel in zip(names, shown, strict=False)
+        }
     if _problems(analysis) > 1:
         drawn["coverage"] = coverage(analysis, medium)
     shares = profile(analysis)

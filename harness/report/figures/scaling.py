@@ -13,6 +13,8 @@ from harness.report.figures.curves import MEMORY, MEMORY_NOTE, TIME_NOTE, figure
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.style import Style
 
+MOST = 6  # figures, each of one panel's time and memory
+
 
 def scalable(panels: Sequence[Panel]) -> list[Panel]:
     """The panels that a scaling figure is drawn of: FEW_SIZES sizes or more of which time and memory are known."""
@@ -25,8 +27,10 @@ def scalable(panels: Sequence[Panel]) -> list[Panel]:
 
 
 def scaling(
-    analysis: Analysis, panel: Panel, medium: Medium = SCREEN, looks: Mapping[str, Style] | None = None
+    analysis: Analysis, panel: Panel, medium: Medium = SCREEN, looks: Mapping[str, Style] | None = None, of: int = 1
 ) -> Figure:
-    """Median time and peak of tensor memory of the methods of one panel against P."""
+    """Median time and peak of tensor memory of the methods of one panel, `of` so many, against P."""
     drawn = views([panel], [time_of(panel.cells), MEMORY])
-    return figure(analysis, drawn, f"{panel.title}. {TIME_NOTE} {MEMORY_NOTE}", medium, looks, shared=False)
+    lost = [f"Panels without such a figure: {of - MOST} (values: table.csv)."] if of > MOST else []
+    note = " ".join([f"{panel.title}. {TIME_NOTE} {MEMORY_NOTE}", *lost])
+    return figure(analysis, drawn, note, medium, looks, shared=False)
