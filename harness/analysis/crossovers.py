@@ -53,8 +53,8 @@ def _right_cells(rows: DataFrame) -> dict[str, dict[float, Times]]:
     """By method and P: the times of its cell, of which every process is right and took time."""
     right = rows["status"].eq("ok").groupby([rows["label"], rows["params"]]).transform("all")
     cells: dict[str, dict[float, Times]] = {}
-    for (label, params), cell in rows[right & (rows["median_s"] > 0)].groupby(["label", "params"]):
-        cells.setdefault(str(label), {})[float(params)] = Times(cell)
+    for (label, _), cell in rows[right & (rows["median_s"] > 0)].groupby(["label", "params"]):
+        cells.setdefault(str(label), {})[float(cell["params"].iloc[0])] = Times(cell)
     return cells
 
 
