@@ -3,6 +3,7 @@
 from matplotlib.colors import to_rgb
 from matplotlib.text import Annotation
 
+from harness.analysis.curves import panels
 from harness.analysis.profiles import profile
 from harness.analysis.speedups import speedups
 from harness.analysis.table import Analysis
@@ -27,7 +28,7 @@ def drawn(name, frame, medium=SCREEN, baseline="base"):
     if name == "speedup_against_size":
         return speedup_against_size(speedups(analysis, baseline), analysis, baseline, medium)
     if name == "scaling":
-        return scaling(analysis, scalable(analysis)[0], medium)
+        return scaling(analysis, scalable(panels(analysis))[0], medium)
     others = {"coverage": coverage, "disagreement": disagreement, "time_against_memory": time_against_memory}
     figure = others.get(name) or getattr(curves, name)
     return figure(analysis, medium)

@@ -12,7 +12,9 @@ from harness.analysis.curves import failures, panels, points
 from harness.analysis.emphasis import emphasised
 from harness.analysis.table import Analysis
 from harness.report.figures.labels import folded, spread
+from harness.report.figures.scaling import scalable, scaling
 from harness.report.figures.style import BLACK, GREY, styles
+from tests.drawing import caption_of
 from tests.test_report import WIDTHS, cell, failed, frame_of  # noqa: F401  a fixture
 
 
@@ -59,7 +61,15 @@ def test_a_family_is_one_panel_that_names_what_differs(frame_of):  # noqa: F811
     assert panel.varying == "batch 64 to 256, width 4 to 16"
     (panel,) = panels(Analysis(frame_of([cell(width=width) for width in WIDTHS])))
     assert panel.varying == "", "the one option that differs is the size"
-    assert panels(Analysis(frame_of([cell(), failed(params=None)])), 2) == []
+    (panel,) = panels(Analysis(frame_of([cell(), failed(params=None)])))
+    assert panel.sizes == 1
+
+
+def test_a_scaling_figure_counts_the_panels_without_one(frame_of):  # noqa: F811
+    analysis = Analysis(frame_of([cell(width=width) for width in WIDTHS]))
+    (panel,) = scalable(panels(analysis))
+    assert "Panels without such a figure: 34 (values: table.csv)." in caption_of(scaling(analysis, panel, of=40))
+    assert "without such" not in caption_of(scaling(analysis, panel, of=6))
 
 
 def test_points_are_medians_with_what_failed_apart(frame_of):  # noqa: F811

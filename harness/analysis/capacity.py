@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy
 from pandas import DataFrame
 
-from harness.analysis.fits import BEYOND, MEASURES, Fit, fit, problems
+from harness.analysis.fits import BEYOND, MEASURES, OF_A_FIT, Fit, fit, problems
 from harness.analysis.table import SETTINGS, Analysis
 from harness.record import plain
 from harness.text import two_digits
 
 PEAKS = ("tensor peak", "process peak")  # of MEASURES; the process holds its tensors, so that both must fit
+OUT_OF_MEMORY = ["status", "params", "device", "ram_bytes", "memory_limit_gb"]  # columns of `_ran_out`
 OUT, ABOVE = "ran out of memory there", "measured above the memory there"
 FURTHEST, CONSTANT = "fit followed no further", "does not grow measurably"
 RESULT = "the result alone fills the memory there"
@@ -43,17 +44,19 @@ def capacities(analysis: Analysis, memory_gb: float) -> list[Capacity]:
     """
     whatever_the_limit = [name for name in SETTINGS if name != "memory_limit"]
     found = []
-    for problem, rows in problems(analysis, whatever_the_limit):
+    for problem, rows in problems(analysis, ["cell", "label", *OUT_OF_MEMORY], whatever_the_limit):
         for label, own in rows.groupby("label"):
-            capacity = _capacity(own, analysis.cells_of(own), problem, plain(label), memory_gb)
+            cells = analysis.cells_of(own, [*OF_A_FIT, "output_bytes"])
+            right = cells[cells["status"] == "ok"]
+            capacity = _capacity(own, right, problem, plain(label), memory_gb)
             if capacity is not None:
                 found.append(capacity)
     return found
 
 
-def _capacity(rows: DataFrame, cells: DataFrame, problem: str, method: str, memory_gb: float) -> Capacity | None:
-    """The capacity of one method by its rows and cells; None without a fit."""
-    fitted = [line for measure in PEAKS if (line := fit(cells, measure, problem, method)) is not None]
+def _capacity(rows: DataFrame, right: DataFrame, problem: str, method: str, memory_gb: float) -> Capacity | None:
+    """The capacity of one method by its rows and those of its cells that are right; None without a fit."""
+    fitted = [line for measure in PEAKS if (line := fit(right, measure, problem, method)) is not None]
     if not fitted:
         return None
     limit = 1e9 * memory_gb
@@ -62,13 +65,13 @@ def _capacity(rows: DataFrame, cells: DataFrame, problem: str, method: str, memo
         return Capacity(problem, method, memory_gb, fitted[-1].measure, math.nan, math.nan, math.nan, CONSTANT)
     first = min(growing, key=lambda line: line.reaches(limit))
     out = _ran_out(rows, limit)
-    held, over, largest = _measured(cells, fitted, limit)
+    held, over, largest = _measured(right, fitted, limit)
     end = min(over, out)
     most, low, high = (float(numpy.clip(first.reaches(limit, quantile), held, end)) for quantile in (0.5, 0.975, 0.025))
     if two_digits(most) >= end:  # to the digits that are shown, it is a P that did not fit
         note, measure = (OUT, first.measure) if out <= over else (ABOVE, largest)
         return Capacity(problem, method, memory_gb, measure, end, low, end, note)
-    note, filled = "", _filled_by_result(cells, limit)
+    note, filled = "", _filled_by_result(right, limit)
     if most >= BEYOND * first.largest * (1 - 1e-9):
         note = FURTHEST
     elif filled is not None and two_digits(most) >= two_digits(filled):
@@ -84,23 +87,23 @@ def _ran_out(rows: DataFrame, limit: float) -> float:
     return float(failed.loc[had >= limit, "params"].min()) if (had >= limit).any() else math.inf
 
 
-def _measured(cells: DataFrame, fitted: list[Fit], limit: float) -> tuple[float, float, str]:
+def _measured(right: DataFrame, fitted: list[Fit], limit: float) -> tuple[float, float, str]:
     """The largest P whose measured peaks are within the limit, 0 for none; the least above it, its largest peak's name.
 
     Infinity and no name where none is above it.
     """
-    right = cells[cells["status"] == "ok"].rename(columns={MEASURES[line.measure]: line.measure for line in fitted})
-    peaks = right.groupby("params")[[line.measure for line in fitted]].max()
+    named = right.rename(columns={MEASURES[line.measure]: line.measure for line in fitted})
+    peaks = named.groupby("params")[[line.measure for line in fitted]].max()
     above = peaks[peaks.max(axis=1) > limit]
     over = float(above.index[0]) if len(above) else math.inf
     held = peaks.index[(peaks.max(axis=1) <= limit) & (peaks.index < over)]
     return float(held.max()) if len(held) else 0.0, over, str(above.iloc[0].idxmax()) if len(above) else ""
 
 
-def _filled_by_result(cells: DataFrame, limit: float) -> float | None:
+def _filled_by_result(right: DataFrame, limit: float) -> float | None:
     """The P at which the result alone takes `limit` bytes; None where the records do not show how it grows."""
-    right = cells[(cells["status"] == "ok") & (cells["params"] > 0) & (cells["output_bytes"] > 0)]
-    sizes = right.groupby("params")["output_bytes"].median()
+    known = right[(right["params"] > 0) & (right["output_bytes"] > 0)]
+    sizes = known.groupby("params")["output_bytes"].median()
     if sizes.nunique() < 2:
         return None
     exponent, intercept = numpy.polyfit(numpy.log(sizes.index.to_numpy(float)), numpy.log(sizes.to_numpy(float)), 1)

@@ -13,6 +13,18 @@ from harness.analysis.ratios import OF_A_RATIO, Ratio, Times, ratio
 from harness.analysis.table import Analysis
 
 MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
+# Columns of a place's rows, beside those that make a place.
+OF_A_PLACE = [
+    "cell",
+    "label",
+    "status",
+    "warning",
+    "contended",
+    "tensor_peak_bytes",
+    "relative_error",
+    "tolerance",
+    *OF_A_RATIO,
+]
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Contest:
 class Place:
     """What is compared with each other: a family of problems, a P, a quantity and settings."""
 
-    rows: DataFrame  # of `Analysis.rows`
+    rows: DataFrame  # of `Analysis.rows`: what makes the place, and OF_A_PLACE
     contest: Contest | None  # None where no method is right and timed
 
 
@@ -55,7 +67,8 @@ class Place:
 def places(analysis: Analysis) -> tuple[Place, ...]:
     """The places, by family, quantity, settings and P; an unknown P is the last."""
     keys = ["family", "quantity", *analysis.settings, "params"]
-    return tuple(Place(rows, contest(rows)) for _, rows in analysis.rows.groupby(keys, dropna=False))
+    rows = analysis.rows[[*keys, *OF_A_PLACE]]  # of a hundred columns
+    return tuple(Place(own, contest(own)) for _, own in rows.groupby(keys, dropna=False))
 
 
 def contest(rows: DataFrame) -> Contest | None:
@@ -64,8 +77,8 @@ def contest(rows: DataFrame) -> Contest | None:
     The method with the least median leads, unless the next one is faster process by process. That happens after a
     drift, or where only one of the two has some of the processes.
     """
-    few_columns = rows[["label", "status", *OF_A_RATIO]]  # of a hundred
-    methods = {str(label): Times(own) for label, own in few_columns.groupby("label") if _right(own)}
+    right = (rows["status"].eq("ok") & rows["median_s"].gt(0)).groupby(rows["label"]).transform("all")
+    methods = {str(label): Times(own) for label, own in rows[right].groupby("label")}
     order = sorted(methods, key=lambda label: methods[label].median_s)
     if not order:
         return None
@@ -73,11 +86,6 @@ def contest(rows: DataFrame) -> Contest | None:
         order[0], order[1] = order[1], order[0]
     leader, *others = order
     return Contest(leader, {label: ratio(methods[leader], methods[label]) for label in others})
-
-
-def _right(rows: DataFrame) -> bool:
-    """Whether a method's rows are right and timed in every process."""
-    return bool(rows["status"].eq("ok").all() and rows["median_s"].gt(0).all())
 
 
 def _nan_last(p: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from pandas import DataFrame
 
@@ -40,12 +41,13 @@ def outcomes(analysis: Analysis) -> DataFrame:
     """
     cells = analysis.cells
     extra = [*(["quantity"] if cells["quantity"].nunique() > 1 else []), *differing(cells)]
-    methods = cells.apply(lambda row: " ".join([row["label"], *(setting(name, row[name]) for name in extra)]), axis=1)
+    settings = [cells[name].map(partial(setting, name)) for name in extra]
+    methods = [plain(" ".join(parts)) for parts in zip(cells["label"], *settings, strict=True)]
     of_a_function = cells["message"].fillna("").str.contains(NEEDS_A_NETWORK, regex=False)
     found = DataFrame(
         {
             "network": cells["problem"].map(plain).str.removeprefix("zoo/"),
-            "method": methods.map(plain),
+            "method": methods,
             "kind": cells["problem_target"].fillna("").str.rsplit(".", n=1).str[0].str.rsplit(".", n=1).str[-1],
             "outcome": cells["status"].map(OUTCOME_OF).mask(of_a_function, "not for it"),
             "relative_error": cells["relative_error"],

@@ -36,7 +36,7 @@ def crossovers(analysis: Analysis) -> list[Crossover]:
     `claims.RATE` is expected to be none, apart from those by one process.
     """
     found: list[tuple[Crossover | None, float]] = []
-    for problem, rows in problems(analysis):
+    for problem, rows in problems(analysis, ["label", "params", "status", *OF_A_RATIO]):
         by_method = _right_cells(rows)
         several = sorted(method for method, cells in by_method.items() if len(cells) > 1)
         for one, other in itertools.combinations(several, 2):
@@ -51,11 +51,10 @@ def crossovers(analysis: Analysis) -> list[Crossover]:
 
 def _right_cells(rows: DataFrame) -> dict[str, dict[float, Times]]:
     """By method and P: the times of its cell, of which every process is right and took time."""
-    rows = rows[["label", "params", "status", *OF_A_RATIO]]  # of a hundred columns
-    right = rows.groupby(["label", "params"])["status"].transform(lambda statuses: statuses.eq("ok").all())
+    right = rows["status"].eq("ok").groupby([rows["label"], rows["params"]]).transform("all")
     cells: dict[str, dict[float, Times]] = {}
-    for _, cell in rows[right & (rows["median_s"] > 0)].groupby(["label", "params"]):
-        cells.setdefault(str(cell["label"].iloc[0]), {})[float(cell["params"].iloc[0])] = Times(cell)
+    for (label, _), cell in rows[right & (rows["median_s"] > 0)].groupby(["label", "params"]):
+        cells.setdefault(str(label), {})[float(cell["params"].iloc[0])] = Times(cell)
     return cells
 
 

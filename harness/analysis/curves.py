@@ -39,15 +39,15 @@ class Panel:
         return self.cells["params"].nunique()
 
 
-def panels(analysis: Analysis, fewest: int = 1) -> list[Panel]:
-    """The panels of at least so many sizes, in the order of their families, quantities and settings."""
+def panels(analysis: Analysis) -> list[Panel]:
+    """The panels in the order of their families, quantities and settings."""
     cells = analysis.cells[analysis.cells["params"].notna()]
     settings = differing(analysis.rows[analysis.rows["params"].notna()])
     found = []
     for (family, quantity, *values), group in cells.groupby(["family", "quantity", *settings], dropna=False):
         named = tuple(setting(key, value) for key, value in zip(settings, values, strict=True))
         found.append(Panel(plain(family), plain(quantity), named, group, _varying(group)))
-    return [panel for panel in found if panel.sizes >= fewest]
+    return found
 
 
 def points(cells: DataFrame, column: str) -> DataFrame:
@@ -83,7 +83,7 @@ def failures(points: DataFrame) -> DataFrame:
 
 def _varying(cells: DataFrame) -> str:
     """The problem's options in which cells differ, with their least and largest value; empty where only one differs."""
-    texts = DataFrame([options_of(text) for text in cells["problem_options"]]).fillna("null")
+    texts = DataFrame([options_of(text) for text in cells["problem_options"].unique()]).fillna("null")
     differ = [key for key in texts.columns if texts[key].nunique() > 1]
     return ", ".join(f"{plain(key)} {_range(texts[key])}" for key in differ) if len(differ) > 1 else ""
 

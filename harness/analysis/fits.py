@@ -58,22 +58,22 @@ class Fit:
 def fits(analysis: Analysis) -> list[Fit]:
     """A fit for each method and measure with FEWEST sizes or more."""
     found = []
-    for problem, rows in problems(analysis):
-        few_columns = analysis.cells_of(rows)[["label", *OF_A_FIT]]  # of a hundred
-        for label, cells in few_columns.groupby("label"):
-            fitted = (fit(cells, measure, problem, plain(label)) for measure in MEASURES)
+    for problem, rows in problems(analysis, ["cell"]):
+        cells = analysis.cells_of(rows, ["label", *OF_A_FIT])
+        for label, right in cells[cells["status"] == "ok"].groupby("label"):
+            fitted = (fit(right, measure, problem, plain(label)) for measure in MEASURES)
             found += [line for line in fitted if line is not None]
     return found
 
 
 def fit(rows: DataFrame, measure: str, problem: str = "", method: str = "") -> Fit | None:
-    """The fit to one method's rows out of `Analysis.cells`, those that are right; None with fewer sizes than FEWEST.
+    """The fit to one method's right rows out of `Analysis.cells`; None with fewer sizes than FEWEST.
 
     The process peak of a GPU's rows is the host's, which tells nothing.
     """
     column = MEASURES[measure]
-    params, values = (rows[name].to_numpy(float, na_value=math.nan) for name in ("params", column))
-    known = (rows["status"] == "ok").to_numpy(bool) & (params > 0) & (values > 0)
+    params, values = rows["params"].to_numpy(float), rows[column].to_numpy(float)
+    known = (params > 0) & (values > 0)
     if measure == "process peak":
         known &= (rows["device"] == "cpu").to_numpy(bool)
     sizes = numpy.unique(params[known])
@@ -100,11 +100,16 @@ def fit(rows: DataFrame, measure: str, problem: str = "", method: str = "") -> F
     )
 
 
-def problems(analysis: Analysis, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[tuple[str, DataFrame]]:
-    """The prepared rows of known P by family of problems, quantity and these settings; each group with its name."""
+def problems(
+    analysis: Analysis, columns: Sequence[str], settings: Sequence[str] = tuple(SETTINGS)
+) -> Iterator[tuple[str, DataFrame]]:
+    """The prepared rows of known P by family of problems, quantity and these settings; each group with its name.
+
+    A group has these columns of a hundred, and those that make it.
+    """
     rows = analysis.rows
     rows = rows[rows["params"].notna()]
     keys = ["family", *(["quantity"] if rows["quantity"].nunique() > 1 else []), *differing(rows, settings)]
-    for values, group in rows.groupby(keys, dropna=False):
+    for values, group in rows[list(dict.fromkeys([*keys, *columns]))].groupby(keys, dropna=False):
         names = [plain(values[0]), *map(setting, keys[1:], values[1:])]
         yield ", ".join(names), group

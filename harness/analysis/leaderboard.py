@@ -108,7 +108,10 @@ def _status(rows: DataFrame) -> str | None:
 
 def _wrong(group: DataFrame) -> tuple[SilentlyWrong, ...]:
     """The methods of a place that are measured and not right, each with its largest error."""
-    bad = group[group["status"].isin(MEASURED_BUT_NOT_RIGHT)]
+    told = group[["label", "status", "relative_error", "tolerance"]]
+    bad = told[told["status"].isin(MEASURED_BUT_NOT_RIGHT)]
+    if bad.empty:
+        return ()
     errors = bad["relative_error"].where(bad["relative_error"] > bad["tolerance"].fillna(0))
     worst = bad.assign(error=errors).sort_values("error", ascending=False).drop_duplicates("label")
     return tuple(

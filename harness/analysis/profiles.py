@@ -66,9 +66,9 @@ def times_over_best(analysis: Analysis) -> DataFrame:
     left out.
     """
     where = [column for column in CELL if column not in (*METHOD, *SAMPLED, "packages")]
-    cells = analysis.rows.groupby([*where, "label"], dropna=False)
-    right = cells["status"].agg(lambda seen: bool(seen.eq("ok").all()))
-    times = cells["median_s"].median()
+    rows = analysis.rows[[*where, "label", "median_s"]].assign(right=analysis.rows["status"].eq("ok"))
+    cells = rows.groupby([*where, "label"], dropna=False)
+    times, right = cells["median_s"].median(), cells["right"].all()
     table = times.where(times > 0).where(right, numpy.inf).unstack("label")
     best = table.min(axis=1)
     known = numpy.isfinite(best)

@@ -12,12 +12,14 @@ from harness.analysis.claims import claimed
 from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, Place, places
 from harness.analysis.emphasis import BASELINE
 from harness.analysis.ratios import Ratio
-from harness.analysis.reasons import reason
+from harness.analysis.reasons import OF_A_REASON, reason
 from harness.analysis.table import Analysis, setting
 from harness.record import plain
 
 FEW_SIZES = 3  # below so many sizes, there is no curve to draw against P
 MANY_METHODS = 8  # above so many methods, curves cannot be told apart
+# Columns that an entry is made of.
+OF_AN_ENTRY = ["label", "low_s", "high_s", "tensor_peak_bytes", "relative_error", "contended", *OF_A_REASON]
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _by_size(ranking: Ranking) -> float:
 def _ranking(analysis: Analysis, place: Place, slower: Collection[str], baseline: str) -> Ranking:
     """The ranking of one place; `slower` are the labels that are claimed to be slower than its leader."""
     row, contest = place.rows.iloc[0], place.contest
-    cells = analysis.cells_of(place.rows)
+    cells = analysis.cells_of(place.rows, OF_AN_ENTRY)
     timed = {str(label): _entry(str(label), own) for label, own in cells.groupby("label")}
     best = None if contest is None else contest.leader
     best_s = math.nan if best is None else timed[best].median_s
@@ -153,7 +155,8 @@ def _ranking(analysis: Analysis, place: Place, slower: Collection[str], baseline
 
 def _entry(label: str, cells: DataFrame) -> Entry:
     """One method's cells at one place (of several seeds, say) as one, which is ok if all of them are."""
-    worst = cells.iloc[int(cells["status"].ne("ok").to_numpy().argmax())]  # the first that is not ok, or the first
+    statuses = list(cells["status"])
+    worst = cells.iloc[next((place for place, status in enumerate(statuses) if status != "ok"), 0)]
     has_result = worst["status"] in ("ok", *MEASURED_BUT_NOT_RIGHT)
     return Entry(
         method=plain(label),

@@ -84,15 +84,15 @@ class Analysis:
 
     def environment_of(self, cells: DataFrame) -> str:
         """The same of some benchmark cells."""
-        return _environment(self.rows[self.rows["cell"].isin(cells["cell"])])
+        return _environment(self.rows_of(cells))
 
     def rows_of(self, cells: DataFrame) -> DataFrame:
         """The rows of these benchmark cells, one for each process that ran them."""
         return self.rows[self.rows["cell"].isin(cells["cell"])]
 
-    def cells_of(self, rows: DataFrame) -> DataFrame:
-        """The benchmark cells that these rows are of."""
-        return self.cells[self.cells["cell"].isin(rows["cell"])]
+    def cells_of(self, rows: DataFrame, columns: Sequence[str]) -> DataFrame:
+        """The benchmark cells that these rows are of, with these columns of a hundred."""
+        return self.cells[list(columns)][self.cells["cell"].isin(rows["cell"])]
 
 
 def _prepared(frame: DataFrame) -> DataFrame:
@@ -109,6 +109,7 @@ def _prepared(frame: DataFrame) -> DataFrame:
     number of its cell, `commits` how many commits of the harness itself ran that.
     """
     rows = frame.reset_index(drop=True)
+    rows.attrs = {}  # pandas copies them, all names of what was skipped, with every group and column
     for column in ("problem", "quantity", "label", "device", "dtype", "allocator"):
         rows[column] = rows[column].astype("object").fillna("?")
     composed = rows["threads"].notna()
@@ -118,7 +119,7 @@ def _prepared(frame: DataFrame) -> DataFrame:
     rows["memory_limit"] = limit.where(composed, "?")
     rows["machine"] = rows["gpu"].astype("object").fillna(_processors(rows))
     for column in identity.JSON:
-        rows[column] = rows[column].map(identity.ordered, na_action="ignore")
+        rows[column] = rows[column].map({text: identity.ordered(text) for text in rows[column].dropna().unique()})
     rows["problem_target"] = filled(rows, "problem_target", ["problem"])
     rows["target"] = filled(rows, "target", ["method", "quantity"])
     rows["params"] = filled(rows, "params", [*identity.PROBLEM, "subset"])
@@ -246,8 +247,11 @@ def _told_apart(rows: DataFrame, names: Series) -> Series:
     An option is one of size if its values are numbers and no two of them give the same P, among rows of the same
     subset. Where P is unknown, the options of size are shown too.
     """
-    shown = names.copy()
-    for _, group in rows.groupby(names):
+    every = rows[["problem_options", "subset", "params"]].assign(name=names)
+    alike = every.groupby(list(every), dropna=False).ngroup()
+    distinct = every[~alike.duplicated()]
+    shown = distinct["name"].copy()
+    for _, group in distinct.groupby("name"):
         texts = DataFrame([options_of(text) for text in group["problem_options"]], index=group.index)
         texts = texts[group["problem_options"].notna()].fillna("null")
         subset, params = (group.loc[texts.index, column].fillna(0) for column in ("subset", "params"))
@@ -257,7 +261,7 @@ def _told_apart(rows: DataFrame, names: Series) -> Series:
             telling = several.groupby(subset).transform("any") | (not numbers) | (params == 0)
             values = f" {key}=" + texts[key].str.strip('"')
             shown.loc[texts.index] += values.where(telling, "")
-    return shown
+    return alike.map(dict(zip(alike[distinct.index], shown, strict=True))).astype("object")
 
 
 def options_of(text: object) -> dict[str, str]:

@@ -24,6 +24,8 @@ class RecordError(ValueError):
 def plain(text: object) -> str:
     """Arbitrary text on one line: white space becomes single spaces, what cannot be printed its escape."""
     words = " ".join(str(text).split())
+    if words.isprintable():
+        return words
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from harness.record.checks import options
 
@@ -96,12 +96,9 @@ def filled(frame: pandas.DataFrame, column: str, by: Sequence[str]) -> pandas.Se
 
     Records lack fields if their cell failed early, or if their schema is older than the field.
     """
-    import pandas
-
-    known: dict[Hashable, Any] = {}
-    keys = pandas.Series(list(frame[list(by)].astype("str").itertuples(index=False, name=None)), index=frame.index)
-    for key, values in frame[column].groupby(keys):
-        distinct = values.dropna().unique()
-        known[key] = distinct[0] if len(distinct) == 1 else None
     gaps = frame[column].isna()
-    return frame[column].mask(gaps, keys[gaps].map(known).astype(frame[column].dtype))
+    if not gaps.any():
+        return frame[column]
+    of_key = frame[column].groupby([frame[name].astype("str") for name in by], dropna=False)
+    agreed = of_key.transform("first").where(of_key.transform("nunique") == 1)
+    return frame[column].mask(gaps & agreed.notna(), agreed)

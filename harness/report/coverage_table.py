@@ -14,7 +14,7 @@ MARKS = {"right": "", "not finite": "NaN", "refuses": "no", "fails": "!", "not f
 def markdown(analysis: Analysis) -> str:
     """A line for each network, a column for each method, totals, and why methods refuse or fail."""
     found = outcomes(analysis)
-    found["text"] = found.apply(_mark, axis=1)
+    found["text"] = list(map(_mark, found["outcome"], found["relative_error"]))
     table = found.pivot(index=["kind", "network"], columns="method", values="text")
     table = table[order(found)].reset_index(level="kind", drop=True)
     failing = found[found["outcome"].isin(["refuses", "fails"])].copy()
@@ -44,10 +44,8 @@ def _markdown(table: DataFrame) -> str:
     return table.rename(index=escaped, columns=escaped).to_markdown(disable_numparse=True)
 
 
-def _mark(found: Series) -> str:
-    if found["outcome"] == "wrong":
-        return f"**{percent(found['relative_error'])}**"
-    return MARKS[found["outcome"]]
+def _mark(outcome: str, relative_error: float) -> str:
+    return f"**{percent(relative_error)}**" if outcome == "wrong" else MARKS[outcome]
 
 
 def _names(networks: Series) -> str:

@@ -78,8 +78,8 @@ def readable(analysis: Analysis) -> DataFrame:
         place = list(shown.columns).index("time") + 1
         shown.insert(place, "from", rows["low_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
         shown.insert(place + 1, "to", rows["high_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
-    said = rows[["warning", "warnings", "explained", "message"]].astype("object").fillna("")
-    shown["message"] = said.apply(lambda texts: "; ".join(filter(None, texts)), axis=1).map(plain)
+    said = (rows[name].astype("object").fillna("") for name in ("warning", "warnings", "explained", "message"))
+    shown["message"] = [plain("; ".join(filter(None, texts))) for texts in zip(*said, strict=True)]
     return shown
 
 

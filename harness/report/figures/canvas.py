@@ -14,10 +14,10 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from harness import record
-from harness.report.figures.labels import GAP_POINTS, Label
+from harness.report.figures.labels import GAP_POINTS, Label, lay_out
 from harness.report.figures.page_size import SCREEN, Medium, Places, places
 from harness.report.figures.style import FONT, safe
 
@@ -76,7 +76,8 @@ def canvas(
     figure = Figure(at.size_in, layout="constrained")
     axes = list(figure.subplots(at.lines, at.columns, sharex=True, sharey=shared, squeeze=False).flat)
     for ax, title, strip in zip(axes, titles, strips, strict=False):
-        ax.set_title(safe(title, at.title), fontsize=8 * medium.scale, pad=(strip + 5) * medium.scale, loc="left")
+        own = {"fontsize": 8 * medium.scale, "pad": (strip + 5) * medium.scale}
+        ax.set_title(safe(title, at.title), loc="left", y=1.0, **own)  # without y, each drawing looks for ticks above
     for ax in axes[len(titles) :]:
         ax.set_visible(False)
     return figure, axes, at
@@ -117,7 +118,7 @@ def plain_numbers(ax: Axes, crowded: float, named: Sequence[XAxis | YAxis] = ())
         steps = next(steps for most, steps in STEPS if decades < most)
         axis.set_major_locator(LogLocator(subs=list(steps)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())  # they would not show, and take most of the time of an axis
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -126,12 +127,13 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     Raises StorageError where a file cannot be written.
     """
     paths = []
-    for kind, options in SAVED.items():
-        picture = io.BytesIO()
-        with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC):
+        lay_out(figure)
+        for kind, options in SAVED.items():
+            picture = io.BytesIO()
             figure.savefig(picture, format=kind, **options)
-        paths.append(stem.with_name(f"{stem.name}.{kind}"))
-        record.write_bytes(picture.getvalue(), paths[-1])
+            paths.append(stem.with_name(f"{stem.name}.{kind}"))
+            record.write_bytes(picture.getvalue(), paths[-1])
     if figure.get_label():
         paths.append(stem.with_name(f"{stem.name}.txt"))
         record.write_text(f"{figure.get_label()}\n", paths[-1])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from harness.analysis.curves import Panel, failures, panels, points
-from harness.analysis.fits import FEWEST, MEASURES, Fit, fit
+from harness.analysis.fits import FEWEST, MEASURES, OF_A_FIT, Fit, fit
 from harness.analysis.table import Analysis
 from harness.report.figures import failed
 from harness.report.figures.canvas import canvas, caption, drawing, empty, outer_labels, plain_numbers
@@ -216,7 +216,8 @@ def _power(view: View, label: str) -> str:
     """The fitted exponent of P of one method's measure, where there is one."""
     measure = next((name for name, column in MEASURES.items() if column == view.y.column), None)
     cells = view.panel.cells
-    seen: Fit | None = fit(cells[cells["label"] == label], measure) if measure else None
+    right = cells[OF_A_FIT][(cells["label"] == label) & (cells["status"] == "ok")]
+    seen: Fit | None = fit(right, measure) if measure else None
     return f"  $P^{{{seen.exponent:.1f}}}$" if seen else ""
 
 

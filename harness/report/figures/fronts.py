@@ -49,7 +49,7 @@ def time_against_memory(
     shown = panels(analysis) if drawn is None else drawn
     drawn = shown[:MOST]
     y = time_of(analysis.cells)
-    rows = [_drawable(analysis.rows[analysis.rows["cell"].isin(panel.cells["cell"])], y) for panel in drawn]
+    rows = [_drawable(analysis.rows_of(panel.cells), y) for panel in drawn]
     found = [points_of(own) for own in rows]
     labels = [_labels(points, looks, medium) for points in found]
     lost = [failures(own) for own in rows]

@@ -96,12 +96,20 @@ def attach(ax: Axes, labels: Sequence[Label], medium: Medium) -> list[tuple[Labe
     ]
 
 
-def settle(figure: Figure, axes: Sequence[Axes], attached: Sequence[Sequence[tuple[Label, Annotation]]]) -> None:
-    """Lay the figure out, keep that layout, and spread each axes' labels along their height."""
+def lay_out(figure: Figure) -> None:
+    """Lay the figure out and keep that layout: before each file, matplotlib would draw what has a layout engine twice.
+
+    The engine "none" is one too.
+    """
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
+
+
+def settle(figure: Figure, axes: Sequence[Axes], attached: Sequence[Sequence[tuple[Label, Annotation]]]) -> None:
+    """Lay the figure out (see `lay_out`), and spread each axes' labels along their height."""
+    lay_out(figure)
     for ax, labels in zip(axes, attached, strict=False):
         if not labels:
             continue

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from harness.analysis.curves import Panel, panels
+from harness.analysis.curves import Panel
 from harness.analysis.ranking import FEW_SIZES
 from harness.analysis.table import Analysis
 from harness.report.figures.curves import MEMORY, MEMORY_NOTE, TIME_NOTE, figure, time_of, views
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.style import Style
 
+MOST = 6  # figures, each of one panel's time and memory
 
-def scalable(analysis: Analysis) -> list[Panel]:
+
+def scalable(panels: Sequence[Panel]) -> list[Panel]:
     """The panels that a scaling figure is drawn of: FEW_SIZES sizes or more of which time and memory are known."""
     found = []
-    for panel in panels(analysis, FEW_SIZES):
-        known = panel.cells[panel.cells["tensor_peak_bytes"].notna() & panel.cells["median_s"].notna()]
-        if known["params"].nunique() >= FEW_SIZES:
+    for panel in panels:
+        known = panel.cells[["tensor_peak_bytes", "median_s"]].notna().all(axis=1)
+        if panel.cells["params"][known].nunique() >= FEW_SIZES:
             found.append(panel)
     return found
 
 
 def scaling(
-    analysis: Analysis, panel: Panel, medium: Medium = SCREEN, looks: Mapping[str, Style] | None = None
+    analysis: Analysis, panel: Panel, medium: Medium = SCREEN, looks: Mapping[str, Style] | None = None, of: int = 1
 ) -> Figure:
-    """Median time and peak of tensor memory of the methods of one panel against P."""
+    """Median time and peak of tensor memory of the methods of one panel, `of` so many, against P."""
     drawn = views([panel], [time_of(panel.cells), MEMORY])
-    return figure(analysis, drawn, f"{panel.title}. {TIME_NOTE} {MEMORY_NOTE}", medium, looks, shared=False)
+    lost = [f"Panels without such a figure: {of - MOST} (values: table.csv)."] if of > MOST else []
+    note = " ".join([f"{panel.title}. {TIME_NOTE} {MEMORY_NOTE}", *lost])
+    return figure(analysis, drawn, note, medium, looks, shared=False)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import chain, count
 
+import numpy
 import pandas
 from pandas import DataFrame, Series
 
@@ -25,6 +25,18 @@ NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
     "peak (MiB)": ("tensor_peak_bytes", lambda size: digits(size / MIB)),
     "error": ("relative_error", lambda error: f"{error:.1e}" if error else "0"),
 }
+# Columns of the cells of a table, beside those that make a table.
+OF_A_TABLE = [
+    "params",
+    "label",
+    "seed",
+    "status",
+    "warning",
+    "doubted",
+    "contended",
+    "processes",
+    *(column for column, _ in NUMBERS.values()),
+]
 # What the notes of a table say of a heading, or of a word behind a row.
 MEANINGS = {
     "from": "from, to: its 95\\,\\% interval over processes, below six their range",
@@ -40,8 +52,8 @@ WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
 
 def cell_tables(analysis: Analysis) -> list[Table]:
     """A table for each family, quantity and setting: the best time of each size in bold, failures in words."""
-    cells = analysis.cells
-    keys = ["family", "quantity", *differing(cells)]
+    keys = ["family", "quantity", *differing(analysis.cells)]
+    cells = analysis.cells[[*keys, *OF_A_TABLE]]
     tables: dict[str, Table] = {}  # by label
     for values, group in cells.groupby(keys, dropna=False):
         names = [*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]
@@ -68,7 +80,7 @@ def _table(rows: DataFrame, name: str, label: str, environment: str) -> Table:
     if rows["seed"].nunique() > 1:
         columns["seed"] = (rows["seed"].map(_count), "r")
     columns |= _measured(rows)
-    notes = rows.apply(_note, axis=1)
+    notes = Series(list(map(_note, rows["status"], rows["warning"].notna(), rows["doubted"], rows["contended"])))
     if notes.any():
         columns[""] = (notes, NOTES)
     words = {*columns, *", ".join(notes).split(", ")}
@@ -88,7 +100,7 @@ def _measured(rows: DataFrame) -> dict[str, tuple[Series, str]]:
     """Texts and column type of each number that any row has; intervals only of several processes."""
     columns = {}
     for heading, (column, written) in NUMBERS.items():
-        known = rows[column].map(math.isfinite)
+        known = numpy.isfinite(rows[column].astype("float"))
         if heading in ("from", "to"):
             known &= rows["processes"] > 1
         if known.any():
@@ -99,9 +111,8 @@ def _measured(rows: DataFrame) -> dict[str, tuple[Series, str]]:
 
 def _fastest(rows: DataFrame, sizes: Series) -> list[int]:
     """The rows with the least time of each size that is right."""
-    right = rows[(rows["status"] == "ok") & rows["median_s"].map(math.isfinite)]
-    least = right["median_s"].groupby(sizes).transform("min")
-    return list(right.index[right["median_s"] == least])
+    right = rows["median_s"][(rows["status"] == "ok") & numpy.isfinite(rows["median_s"])]
+    return list(right.index[right == right.groupby(sizes).transform("min")])
 
 
 def _meanings(words: set[str], one_size: bool) -> str:
@@ -117,8 +128,8 @@ def _count(number: float) -> str:
     return "?" if pandas.isna(number) else f"{number:.0f}"
 
 
-def _note(row: Series) -> str:
+def _note(status: str, unsafe: bool, warned: bool, contended: bool) -> str:
     """What a reader must know of a row, in words; nothing where it is right and undisturbed."""
-    status = "" if row["status"] == "ok" else WORDS.get(row["status"], row["status"])
-    marks = {"unsafe": pandas.notna(row["warning"]), "warned": row["doubted"], "contended": row["contended"]}
-    return ", ".join(filter(None, [status, *(word for word, holds in marks.items() if holds)]))
+    word = "" if status == "ok" else WORDS.get(status, status)
+    marks = {"unsafe": unsafe, "warned": warned, "contended": contended}
+    return ", ".join(filter(None, [word, *(mark for mark, holds in marks.items() if holds)]))

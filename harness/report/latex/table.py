@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from pandas import DataFrame, Series
 from pandas.io.formats.style import Styler
 
+NUMBER = re.compile(r"-?(\d+)\.?(\d*)(?:e[+-]0*(\d+))?$")  # its digits before and after the point, its exponent's
 NONE = "{--}"  # an S column takes what is in braces as text
 NAMES = r">{\raggedright\arraybackslash}X"  # as wide as the other columns allow
 NOTES = r">{\raggedright\arraybackslash}p{5em}"
@@ -42,10 +44,10 @@ class Table:
 
 def number_column(texts: Series) -> str:
     """The S column that fits these numbers: digits before and after the point, and of the exponent."""
-    parts = texts.str.extract(r"^-?(\d+)\.?(\d*)(?:e[+-]0*(\d+))?$").fillna("").map(len).max()
-    sign = "-" if texts.str.startswith("-").any() else ""
-    exponent = f"e-{parts[2]}" if parts[2] else ""
-    return f"S[table-format={sign}{parts[0]}.{parts[1]}{exponent}]"
+    found = [NUMBER.match(text) for text in texts]
+    whole, fraction, exponent = (max((len(part[at] or "") for part in found if part), default=0) for at in (1, 2, 3))
+    sign = "-" if any(text.startswith("-") for text in texts) else ""
+    return f"S[table-format={sign}{whole}.{fraction}{f'e-{exponent}' if exponent else ''}]"
 
 
 def repeated(groups: Series) -> Series | None:
