@@ -122,7 +122,7 @@ def meanings(shown: DataFrame) -> str:
     warned = shown["status"].str.endswith(WARNED).any()
     doubt = "warned: Python or torch warned that the result may be wrong; the message says of what. " if warned else ""
     contended = shown["time"].str.endswith(CONTENDED).any()
-    contention = "A time with * was measured under contention." if contended else ""
+    contention = "A time with * was measured under contention, or while a GPU throttled." if contended else ""
     return f"""time: median of the calls after the first; gradients: time over that of one gradient; peak: tensor memory
 above the start, in MiB and as a multiple of the result's size; process: resident memory above the start; GEMMs: time
 over that of N P^2 FLOPs at the machine's GEMM rate; writes: time over that of writing the result; error: Frobenius

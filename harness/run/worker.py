@@ -201,7 +201,7 @@ def _problem_hash(job: Job) -> dict[str, str]:
 
 
 def _begin(job: Job) -> torch.device:
-    """Set the process up as the job asks, without the memory limit; returns its device.
+    """Set the process up as the job asks, without the memory limit; returns its device, torch's current one.
 
     All random states begin alike, so that a builder that ignores its seed builds one problem in all processes.
     """
@@ -209,7 +209,10 @@ def _begin(job: Job) -> torch.device:
     torch.manual_seed(job.seed)
     random.seed(job.seed)
     numpy.random.seed(job.seed % 2**32)
-    return _device(job.device)
+    device = _device(job.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # or else events and streams would be those of cuda:0
+    return device
 
 
 def _problem(job: Job) -> Problem:
