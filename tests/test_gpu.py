@@ -3,11 +3,15 @@
 import re
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
 
-from harness.measure import gpu
+from harness.measure import gpu, rates
+from harness.run import worker
 
 DEVICE = torch.device("cuda", 0)
 STATE = {
@@ -148,6 +152,60 @@ def test_the_functions_that_are_used_are_there() -> None:
     pynvml = pytest.importorskip("pynvml")
     for name in vars(PretendedNVML):
         assert name.startswith("_") or hasattr(pynvml, name), name
+
+
+def event(start_ns: int, end_ns: int, kind: DeviceType = DeviceType.CUDA, annotation: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(
+        start_ns=lambda: start_ns,
+        end_ns=lambda: end_ns,
+        device_type=lambda: kind,
+        is_user_annotation=lambda: annotation,
+    )
+
+
+EVENTS = (
+    event(500, 700),
+    event(100, 200),
+    event(150, 300),  # of another stream
+    event(160, 170),
+    event(0, 1000, DeviceType.CPU),
+    event(0, 1000, annotation=True),  # what the user marked, gaps included
+)
+
+
+@pytest.mark.parametrize(("events", "busy_s"), [(EVENTS, 400e-9), ((), None)])
+def test_a_gpu_is_busy_while_any_kernel_runs(monkeypatch, events, busy_s) -> None:
+    profiler = mock.Mock()
+    profiler.profiler.kineto_results.events.return_value = list(events)
+    monkeypatch.setattr(torch.profiler, "profile", lambda activities: profiler)
+    monkeypatch.setattr(torch.profiler, "supported_activities", lambda: {ProfilerActivity.CUDA})
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert gpu.busy_s(lambda: None, DEVICE) == busy_s
+
+
+def test_where_a_gpu_cannot_be_traced_it_is_unknown_how_long_it_is_busy(monkeypatch) -> None:
+    monkeypatch.setattr(torch.profiler, "supported_activities", lambda: {ProfilerActivity.CPU})
+    assert gpu.busy_s(lambda: None, DEVICE) is gpu.busy_s(lambda: None, torch.device("cpu")) is None
+
+
+def test_the_gpu_of_a_job_becomes_the_current_one(monkeypatch, job) -> None:
+    """Or else events, streams and handles of cuBLAS would be those of cuda:0."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert worker._begin(job(device="cuda:1")) == torch.device("cuda", 1)
+    worker._begin(job(device="cpu"))
+    assert chosen == [torch.device("cuda", 1)]
+
+
+def test_the_matrices_of_the_rates_are_random(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(rates, "GEMM_SIZE", {"cpu": 50})
+    monkeypatch.setattr(rates, "WRITTEN_BYTES", {"cpu": 50})
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: seen.append((a.unique().numel(), b.unique().numel())))
+    rates.measure(torch.device("cpu"), torch.float64)
+    assert set(seen) == {(2500, 2500)}
 
 
 @pytest.mark.cuda

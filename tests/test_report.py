@@ -318,6 +318,14 @@ def test_contention_is_that_a_thread_waited_or_a_gpu_throttled(frame_of, measure
     assert flagged == contended
 
 
+def test_a_row_whose_gpu_mostly_waits_is_launch_bound(frame_of):
+    on_gpu = {"device": "cuda", "times_s": [0.01] * 3}
+    records = [cell("vmap_hvp", gpu_busy_s=9.4e-3, **on_gpu), cell("naive_loop", gpu_busy_s=1e-3, **on_gpu)]
+    table = readable(Analysis(frame_of(records))).set_index("method")["GPU busy"]
+    assert (table["vmap_hvp"], table["naive_loop"]) == ("94%", "10%, launch-bound")
+    assert "GPU busy" not in readable(Analysis(frame_of([cell()])))
+
+
 def test_terminal_fits_and_tells_one_failure_in_full(frame_of):
     text = shown(frame_of(sweep()))
     assert max(map(len, text.splitlines())) <= 120

@@ -1,4 +1,4 @@
-"""The state of a GPU while it is measured, from the management library of its driver (NVML)."""
+"""The state of a GPU while it is measured, from its driver's management library (NVML), and how long it computes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
+from torch.profiler import ProfilerActivity
 
 # For each field of a record: functions of NVML, of which the first that works is used, and the constant they are given.
 READINGS = {
@@ -56,6 +58,30 @@ class Monitor:
         """Fields of a record: READINGS, each a value for each reading or None, and `nvml`, what is missing and why."""
         missing = "; ".join(f"{name}: {reason}" for name, reason in self._missing.items())
         return {name: self._seen.get(name) or None for name in READINGS} | {"nvml": missing or None}
+
+
+def busy_s(call: Callable[[], object], device: torch.device) -> float | None:
+    """Seconds in which a GPU computes or copies during one call; in the rest of the call's time it waits for the CPU.
+
+    Events before and after the call do not show this, since the time between them has the same gaps. None on the CPU,
+    and where torch's profiler cannot trace the GPU.
+    """
+    if device.type != "cuda" or ProfilerActivity.CUDA not in torch.profiler.supported_activities():
+        return None
+    profiler = torch.profiler.profile(activities=[ProfilerActivity.CUDA])
+    profiler.start()
+    call()
+    torch.cuda.synchronize(device)
+    profiler.stop()
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    events: list[Any] = profiler.profiler.kineto_results.events()
+    on_gpu = (event for event in events if event.device_type() == DeviceType.CUDA and not event.is_user_annotation())
+    busy_ns, until_ns = 0, 0
+    for start_ns, end_ns in sorted((event.start_ns(), event.end_ns()) for event in on_gpu):
+        busy_ns += max(0, end_ns - max(start_ns, until_ns))  # kernels of several streams may overlap
+        until_ns = max(until_ns, end_ns)
+    return busy_ns / 1e9 or None
 
 
 def driver_version() -> str | None:

@@ -93,6 +93,7 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
 
     frame["median_s"] = over("times_s", median).fillna(frame["first_s"])
     frame["fastest_s"] = over("times_s", min)
+    frame["gpu_busy"] = frame["gpu_busy_s"] / frame["median_s"]
     frame["gradients"] = frame["median_s"] / over("gradient_s", median)
     frame["tensor_peak_outputs"] = frame["tensor_peak_bytes"] / frame["output_bytes"]
     frame["process_peak_outputs"] = frame["process_peak_bytes"] / frame["output_bytes"]
