@@ -81,7 +81,7 @@ FIELDS = (
         "memory_limit_gb",
         "float",
         "GB",
-        "limit on the memory of each pass's process, above its start; null for none",
+        "limit on the memory of each pass's process above its start, on a GPU on what torch reserves; null for none",
         part="setting",
     ),
     Field("passes", "str", "", "what was measured, of: time, exact, process, agreement", part="process"),
