@@ -13,7 +13,9 @@ from methods.chunks import Product, matrix, matrix_diagonal, matrix_times
 Loss = Callable[[Tensor], Tensor]
 
 
-def hessian(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float = 1000) -> Tensor:
+def hessian(
+    loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float | None = None
+) -> Tensor:
     """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once.
 
     The options, and the ValueError for their values, are those of `methods.chunks`.
@@ -21,20 +23,30 @@ def hessian(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory
     return matrix(_product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
-def diagonal(loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float = 1000) -> Tensor:
+def diagonal(
+    loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float | None = None
+) -> Tensor:
     """Diagonal of the Hessian ((P,) -> (P,)): one entry of each row. Options as for `hessian`."""
     return matrix_diagonal(_product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
 def hvp(
-    loss: Loss, theta: Tensor, vectors: Tensor, chunk_size: int | str | None = None, memory_budget_mb: float = 1000
+    loss: Loss,
+    theta: Tensor,
+    vectors: Tensor,
+    chunk_size: int | str | None = None,
+    memory_budget_mb: float | None = None,
 ) -> Tensor:
     """Hessian times `vectors` ((P, k) -> (P, k)), `chunk_size` of them at once. Options as for `hessian`."""
     return matrix_times(vectors, _product(loss, theta), theta, chunk_size, memory_budget_mb)
 
 
 def block_diagonal(
-    loss: Loss, theta: Tensor, sizes: Sequence[int], chunk_size: int | str | None = 64, memory_budget_mb: float = 1000
+    loss: Loss,
+    theta: Tensor,
+    sizes: Sequence[int],
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float | None = None,
 ) -> tuple[Tensor, ...]:
     """Diagonal blocks (p, p) of the Hessian, one for each part of theta of `sizes`. Options as for `hessian`."""
     parts = restricted(loss, theta, sizes)

@@ -1,7 +1,8 @@
 """What the vectorised methods share: one-hot rows, equal chunks of them, and how many fit a memory budget.
 
 `chunk_size` is the number of rows that are computed at once: an integer, None for all rows, or "auto". "auto" is the
-number of rows that fit into `memory_budget_mb` (in units of 10^6 bytes), not counting the result.
+number of rows that fit into `memory_budget_mb` (in units of 10^6 bytes), not counting the result. None is 1,000 on the
+CPU, and half of the memory that is free on a GPU once the result is allocated.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Product = Callable[[Tensor], Tensor]  # rows of vectors (c, P) -> rows of their products (c, P)
 
+CPU_BUDGET_MB = 1000  # where none is given,
+FREE_SHARE = 0.5  # and on a GPU: the share of the free memory that is used
 FEW = 4  # rows that are computed at once without measuring their memory
 MARGIN = 1.6  # factor on the measured memory: convolutions allocate up to half as much again within their kernels
 
@@ -32,7 +35,7 @@ def batched(single: Callable[[Tensor], Tensor]) -> Product:
     return lambda vectors: rows(vectors) if len(vectors) > 1 else single(vectors[0])[None]
 
 
-def matrix(product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float) -> Tensor:
+def matrix(product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float | None) -> Tensor:
     """The symmetric matrix (P, P) that `product` multiplies rows with. Raises ValueError as `slices` does."""
     result = theta.new_empty(theta.numel(), theta.numel())
     for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
@@ -40,7 +43,9 @@ def matrix(product: Product, theta: Tensor, chunk_size: int | str | None, memory
     return result
 
 
-def matrix_diagonal(product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float) -> Tensor:
+def matrix_diagonal(
+    product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float | None
+) -> Tensor:
     """The diagonal (P,) of the same matrix: one entry of each row. Raises ValueError as `slices` does."""
     result = torch.empty_like(theta)
     for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
@@ -49,7 +54,7 @@ def matrix_diagonal(product: Product, theta: Tensor, chunk_size: int | str | Non
 
 
 def matrix_times(
-    vectors: Tensor, product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float
+    vectors: Tensor, product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float | None
 ) -> Tensor:
     """The same matrix times `vectors` ((P, k) -> (P, k)). Raises ValueError as `slices` does."""
     result = torch.empty_like(vectors)
@@ -59,7 +64,7 @@ def matrix_times(
 
 
 def slices(
-    count: int, chunk_size: int | str | None, product: Product, theta: Tensor, memory_budget_mb: float
+    count: int, chunk_size: int | str | None, product: Product, theta: Tensor, memory_budget_mb: float | None
 ) -> list[slice]:
     """Slices of one length, at most `chunk_size`, that cover `range(count)`. The last may overlap the one before it.
 
@@ -84,17 +89,29 @@ def slices(
     return [slice(start, start + length) for start in starts]
 
 
-def _fitting(count: int, product: Product, theta: Tensor, memory_budget_mb: float) -> int:
+def _fitting(count: int, product: Product, theta: Tensor, memory_budget_mb: float | None) -> int:
     """How many of `count` rows fit the budget; at least one."""
-    if not memory_budget_mb > 0:
-        raise ValueError(f"memory_budget_mb must be above 0; found {memory_budget_mb}")
+    budget = _budget_bytes(memory_budget_mb, theta.device)
     if count <= FEW:
         return count
     product(one_hot(slice(0, 1), theta))  # torch's errors are raised here; under the mode of `_Live` it may crash
     two, four = _peak_bytes(product, 2, theta), _peak_bytes(product, 4, theta)
     per_row = (four - two) / 2 * MARGIN or 1.0
     fixed = two * MARGIN - 2 * per_row
-    return max(1, int((memory_budget_mb * 1e6 - fixed) / per_row))
+    return max(1, int((budget - fixed) / per_row))
+
+
+def _budget_bytes(memory_budget_mb: float | None, device: torch.device) -> float:
+    if memory_budget_mb is not None:
+        if not memory_budget_mb > 0:
+            raise ValueError(f"memory_budget_mb must be above 0; found {memory_budget_mb}")
+        return memory_budget_mb * 1e6
+    if device.type != "cuda":
+        return CPU_BUDGET_MB * 1e6
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = torch.cuda.get_per_process_memory_fraction(device) * total
+    reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    return FREE_SHARE * (min(free + reserved, allowed) - allocated)  # what is reserved, torch's allocator uses again
 
 
 def _peak_bytes(product: Product, rows: int, theta: Tensor) -> int:

@@ -26,7 +26,7 @@ def diagonal(
     probes: int = 64,
     seed: int = 0,
     chunk_size: int | str | None = 64,
-    memory_budget_mb: float = 1000,
+    memory_budget_mb: float | None = None,
 ) -> Estimate:
     """Estimate the diagonal of the Hessian of `loss` at `theta` ((P,) -> (P,)) by the mean of v * (H v).
 

@@ -20,7 +20,7 @@ def ggn(
     inputs: Any,
     targets: Any,
     chunk_size: int | str | None = 64,
-    memory_budget_mb: float = 1000,
+    memory_budget_mb: float | None = None,
 ) -> Tensor:
     """J^T L J (P, P), with J the Jacobian of the outputs in the parameters and L the loss's Hessian in the outputs.
 

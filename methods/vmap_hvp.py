@@ -29,7 +29,7 @@ def hvp(
     vectors: Tensor,
     composition: str = "forward_over_reverse",
     chunk_size: int | str | None = None,
-    memory_budget_mb: float = 1000,
+    memory_budget_mb: float | None = None,
     compile: bool = False,
 ) -> Tensor:
     """Hessian of `loss` at `theta` (P,) times `vectors` ((P, k) -> (P, k)), `chunk_size` products at once.
@@ -59,7 +59,7 @@ def hessian(
     theta: Tensor,
     composition: str = "forward_over_reverse",
     chunk_size: int | str | None = 64,
-    memory_budget_mb: float = 1000,
+    memory_budget_mb: float | None = None,
     compile: bool = False,
 ) -> Tensor:
     """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once; options as for `hvp`.
@@ -74,7 +74,7 @@ def diagonal(
     theta: Tensor,
     composition: str = "forward_over_reverse",
     chunk_size: int | str | None = 64,
-    memory_budget_mb: float = 1000,
+    memory_budget_mb: float | None = None,
     compile: bool = False,
 ) -> Tensor:
     """Diagonal of the Hessian ((P,) -> (P,)): one entry of each of its rows; options as for `hvp`."""
@@ -87,7 +87,7 @@ def block_diagonal(
     sizes: Sequence[int],
     composition: str = "forward_over_reverse",
     chunk_size: int | str | None = 64,
-    memory_budget_mb: float = 1000,
+    memory_budget_mb: float | None = None,
     compile: bool = False,
 ) -> tuple[Tensor, ...]:
     """Diagonal blocks (p, p) of the Hessian, one for each part of theta of `sizes`; options as for `hvp`.

@@ -119,6 +119,34 @@ def test_a_message_of_torch_is_explained(provoke, status: str, words: str) -> No
     assert type(error.value).__name__ in message
 
 
+CUDNN_RNN = (
+    "the derivative for '_cudnn_rnn_backward' is not implemented. Double backwards is not supported for CuDNN RNNs due "
+    "to limitations in the CuDNN API. To run double backwards, please disable the CuDNN backend temporarily"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "words"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "oom", "smaller chunk_size"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "oom", "smaller chunk_size"),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "oom", "smaller chunk_size"),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", "error", "too little memory on the GPU"),
+        ("GET was unable to find an engine to execute this computation", "error", "too little memory on the GPU"),
+        (CUDNN_RNN, "unsupported", "torch.backends.cudnn.flags(enabled=False):` around the call"),
+        (
+            "Trying to use forward AD with _cudnn_rnn that does not support it because it is not implemented yet.",
+            "unsupported",
+            "torch.backends.cudnn.flags(enabled=False):` around the call",
+        ),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB.", "oom", "smaller chunk_size"),
+    ],
+)
+def test_a_message_of_cuda_is_explained(text: str, status: str, words: str) -> None:
+    found, message = explain(RuntimeError(text))
+    assert (found, words in message) == (status, True), message
+
+
 def test_what_is_not_known_is_passed_on() -> None:
     assert explain(KeyError("x")) == ("error", "KeyError: 'x'")
     assert explain(NotImplementedError("not yet")) == ("unsupported", "NotImplementedError: not yet")

@@ -1,6 +1,7 @@
 """What the certificate of `methods.factored` finds, and that nothing wrong or unknown passes it."""
 
 import copy
+import re
 from unittest import mock
 
 import pytest
@@ -12,9 +13,10 @@ from torch.nn import functional
 from harness.problems import networks, transformers
 from harness.truth import differences
 from methods import factored
-from methods.factoring import diagonal, hessian, products, propagation
+from methods.factoring import diagonal, hessian, products, propagation, rows
 from methods.factoring.certificate import Certificate, CertificateError, FallbackError, FallbackWarning
 from methods.factoring.network import Network
+from methods.factoring.refusals import refusals
 from tests.oracles import distance
 
 QUANTITIES = ("hessian", "diagonal")
@@ -347,6 +349,26 @@ def test_an_unknown_exception_is_raised(error, quantity, writer) -> None:
     problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
     with mock.patch.object(writer, "uses_of", side_effect=error), pytest.raises(type(error)):
         getattr(factored, quantity)(*arguments(problem))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmStridedBatchedEx(handle)`",
+        "CUDA error: CUSPARSE_STATUS_ALLOC_FAILED when calling `cusparseCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "CUDA error: an illegal memory access was encountered",
+        "Expected all tensors to be on the same device, but got mat2 is on cpu, different from other tensors on cuda:0 "
+        "(when checking argument in method wrapper_CUDA_mm)",
+    ],
+)
+def test_an_error_of_a_device_is_not_hidden_behind_rows(text) -> None:
+    with pytest.raises(RuntimeError, match=re.escape(text)), refusals():
+        raise RuntimeError(text)
+    theta = torch.ones(2, requires_grad=True)
+    failing = mock.patch.object(torch.autograd, "grad", side_effect=RuntimeError(text))
+    with failing, pytest.raises(RuntimeError, match=re.escape(text)):
+        rows._batched(theta * theta, [theta], torch.eye(2))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Chunks: that they cover, are even, and, when automatic, keep within their budget as the profiler sees it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +17,10 @@ PROBLEMS = {
     "cnn": networks.cnn().to(CPU, torch.float32),
     "transformer": transformers.transformer(width=8, batch=8).to(CPU, torch.float32),
 }
+
+
+def peak(call: Callable[[], object]) -> int:
+    return memory.tensor_peak(call, CPU)["tensor_peak_bytes"]
 
 
 @given(st.integers(1, 3000), st.integers(1, 3500))
@@ -38,16 +44,32 @@ def test_auto_keeps_within_its_budget_and_uses_it(name: str, composition: str, b
     def call():
         return vmap_hvp.hessian(problem.loss, problem.theta, composition, "auto", budget_mb)
 
-    beyond = memory.tensor_peak(call, CPU)[0] - output
+    beyond = peak(call) - output
     assert beyond <= budget_mb * 1e6
-    everything = memory.tensor_peak(lambda: vmap_hvp.hessian(problem.loss, problem.theta, composition, None), CPU)[0]
+    everything = peak(lambda: vmap_hvp.hessian(problem.loss, problem.theta, composition, None))
     assert beyond >= min(0.4 * budget_mb * 1e6, 0.8 * (everything - output))
 
 
 def test_auto_of_rows_keeps_within_its_budget() -> None:
     problem = PROBLEMS["mlp"]
-    peak, _ = memory.tensor_peak(lambda: batched_rows.hessian(problem.loss, problem.theta, "auto", 4), CPU)
-    assert peak - 4 * problem.theta.numel() ** 2 <= 4e6
+    assert (
+        peak(lambda: batched_rows.hessian(problem.loss, problem.theta, "auto", 4)) - 4 * problem.theta.numel() ** 2
+        <= 4e6
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "allowed", "budget_gb"),
+    [("cpu", 1.0, 1.0), ("cuda", 1.0, 18.0), ("cuda", 0.25, 8.0), ("cuda", 0.0, -2.0)],
+)
+def test_without_a_budget_half_of_the_free_memory_of_a_gpu_is_used(monkeypatch, device, allowed, budget_gb) -> None:
+    """Of 80 GB, others use 40 and this process 4 of the 10 that its allocator has reserved."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30 * 10**9, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10 * 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 4 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: allowed)
+    assert chunks._budget_bytes(None, torch.device(device)) == pytest.approx(budget_gb * 1e9)
+    assert chunks._budget_bytes(3, torch.device(device)) == 3e6
 
 
 def test_a_budget_too_small_for_one_row_does_one_at_a_time() -> None:

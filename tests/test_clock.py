@@ -4,7 +4,9 @@ import dataclasses
 import itertools
 import math
 import statistics
+import sys
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ import torch
 from harness.job import Measure
 from harness.measure import clock
 from tests.conftest import JOB
+from tests.test_gpu import PretendedNVML
 
 CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 1)
 
 
 @pytest.fixture
@@ -89,6 +93,70 @@ def test_noise_is_sampled_until_the_budget_or_the_maximum(ticking) -> None:
     assert clock.sample(ticking(noise), CPU, measure(), 1.0, 0.01).sampling_ended == "budget"
     seen = clock.sample(ticking(noise), CPU, measure(max_samples=7), 1e9, 0.01)
     assert (len(seen.times_s), seen.sampling_ended) == (7, "maximum")
+
+
+@pytest.fixture
+def throttling(ticking, monkeypatch: pytest.MonkeyPatch):
+    """A pretended GPU. Reading its power takes 1 ms; from the third reading on it throttles."""
+    reads = itertools.count(1)
+    read_for_1_ms = ticking(itertools.repeat(1e-3))
+
+    class Throttling(PretendedNVML):
+        def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
+            read_for_1_ms()
+            return 700_000
+
+        def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:
+            return 4 if next(reads) >= 3 else 1
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at_s = clock.time.perf_counter()
+
+        def elapsed_time(self, other: "Event") -> float:
+            return 1e3 * (other.at_s - self.at_s)
+
+    monkeypatch.setitem(sys.modules, "pynvml", Throttling())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1234"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    return ticking
+
+
+def test_the_state_of_a_gpu_is_read_beside_each_sample_and_outside_the_clock(throttling) -> None:
+    seen = clock.sample(throttling(itertools.repeat(0.01)), CUDA, measure(), 1.0, first_s=0.5).fields()
+    assert seen["times_s"] == seen["events_s"] == pytest.approx([0.01] * 6)
+    assert seen["sampling_wall_s"] == pytest.approx(0.06)
+    assert (seen["throttle_reasons"], seen["gpu_power_mw"]) == ([1, 1, 4, 4, 4, 4], [700_000] * 6)
+    assert "gpu" not in seen
+
+
+@pytest.mark.parametrize(("device", "warmed_s"), [(CPU, 2e-5), (CUDA, clock.CLOCKS_RISE_S)])
+def test_a_gpu_is_warmed_up_until_its_clocks_have_risen(throttling, device, warmed_s) -> None:
+    called_s = 0.0
+
+    def call() -> None:
+        nonlocal called_s
+        called_s += 1e-5
+        one()
+
+    one = throttling(itertools.repeat(1e-5))
+    seen = clock.sample(call, device, measure(), 0.1, first_s=1e-4)
+    assert called_s - sum(seen.times_s) * seen.calls_per_sample == pytest.approx(warmed_s, rel=0.01)
+    assert len(seen.warmup_s) < 250
+    assert (len(seen.times_s), seen.sampling_ended) == (6, "precision")
+
+
+def test_a_slow_first_call_leaves_no_reading_behind(throttling) -> None:
+    call = throttling(itertools.chain([0.05], itertools.repeat(0.01)))
+    seen = clock.sample(call, CUDA, measure(), 1.0, first_s=20.0)
+    assert [len(values) for values in seen.gpu.values() if values] == [6] * 5
+    assert seen.warmup_s[0] == pytest.approx(0.05)
+    slow = clock.sample(throttling(itertools.repeat(30.0)), CUDA, measure(min_samples=1), 1.0, first_s=31.0)
+    assert (slow.warmup_s, slow.times_s, len(slow.gpu["sm_clock_mhz"])) == ([], [30.0], 1)
 
 
 def test_the_interval_of_the_median_covers_it() -> None:

@@ -6,6 +6,9 @@ Rows of peers are tested where the peer is installed (`pip install '.[peers,jax]
 import importlib
 import inspect
 import itertools
+import os
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -15,6 +18,7 @@ import torch
 from harness.problems import functions, networks, subset, transformers
 from harness.truth import differences, results
 from methods import autograd_functional, create_graph_rows, double_loop, vmap_hvp
+from tests.conftest import ROOT
 from tests.oracles import central_differences, distance, jacobian_by_differences
 from tests.rows import QUANTITIES, ROWS, bound, installed, target
 from tests.test_zoo import case
@@ -277,6 +281,16 @@ def test_jax_traces_at_the_point_itself(name) -> None:
     problem = case(name)
     truth, _ = differences.hessian(problem.loss, problem.theta)
     assert distance(jax.hessian(problem.loss, problem.theta, jit=False), truth) < 1e-7
+
+
+def test_jax_leaves_the_memory_of_a_gpu_to_torch(tmp_path) -> None:
+    """The setting counts only if it is there when JAX is imported: here in its place a module that ends the process."""
+    (tmp_path / "jax.py").write_text("import os\nprint(os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'])\nraise SystemExit")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("XLA")}
+    environment["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
+    command = [sys.executable, "-c", "import methods.peers.jax"]
+    seen = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert seen.stdout.strip() == "false", seen.stderr
 
 
 @pytest.mark.skipif(not installed("jax"), reason="needs jax")

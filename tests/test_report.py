@@ -307,11 +307,23 @@ def test_contention_is_flagged(frame_of):
         ({"sampling_cpu_s": 1.6, "cpu_pressure": 0.9}, True),  # before schema 7
         ({"sampling_cpu_s": 1.6, "cpu_pressure": 0.01}, False),
         ({"sampling_cpu_s": 1.6}, False),
+        ({"device": "cuda", "throttle_reasons": [0x1, 0x2, 0x10, 0x100]}, False),  # idle, or as its user set it
+        ({"device": "cuda", "throttle_reasons": [0x0] * 9 + [0x4]}, False),
+        ({"device": "cuda", "throttle_reasons": [0x1] * 8 + [0x4, 0x41]}, True),
+        ({"device": "cuda", "throttle_reasons": [0x0], "sampling_waiting_s": 0.5}, True),
     ],
 )
-def test_contention_is_that_a_thread_waited(frame_of, measured, contended):
+def test_contention_is_that_a_thread_waited_or_a_gpu_throttled(frame_of, measured, contended):
     (flagged,) = frame_of([cell(sampling_wall_s=1.0, **measured)])["contended"]
     assert flagged == contended
+
+
+def test_a_row_whose_gpu_mostly_waits_is_launch_bound(frame_of):
+    on_gpu = {"device": "cuda", "times_s": [0.01] * 3}
+    records = [cell("vmap_hvp", gpu_busy_s=9.4e-3, **on_gpu), cell("naive_loop", gpu_busy_s=1e-3, **on_gpu)]
+    table = readable(Analysis(frame_of(records))).set_index("method")["GPU busy"]
+    assert (table["vmap_hvp"], table["naive_loop"]) == ("94%", "10%, launch-bound")
+    assert "GPU busy" not in readable(Analysis(frame_of([cell()])))
 
 
 def test_terminal_fits_and_tells_one_failure_in_full(frame_of):

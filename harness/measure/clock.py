@@ -14,10 +14,12 @@ import torch
 
 from harness.job import Measure
 from harness.measure import environment
+from harness.measure.gpu import Monitor
 
 BLOCK_S = 1e-3  # a sample lasts at least this long: shorter calls are timed in blocks
 STEADY = 0.95  # warm-up ends with the first call that takes more than this part of the fastest before it
 WARM_UP_SHARE = 0.2  # of the budget at most
+CLOCKS_RISE_S = 0.2  # of work, in which an idle GPU raises its clocks
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,12 @@ class Samples:
     sampling_wall_s: float  # of all samples
     sampling_cpu_s: float  # processor time of the process meanwhile
     sampling_waiting_s: float | None  # the longest that one of its threads waited for a processor; None off Linux
+    gpu: dict[str, Any]  # fields: the state of the GPU just after each sample
 
-    fields = asdict
+    def fields(self) -> dict[str, Any]:
+        """The fields of a record."""
+        seen = asdict(self)
+        return seen | seen.pop("gpu")
 
 
 class Timed(NamedTuple):
@@ -59,12 +65,13 @@ class _Sampler:
 
     def __init__(self, call: Callable[[], object], device: torch.device, observer: Observer | None) -> None:
         self._call, self._device, self._observer = call, device, observer
-        self.times: list[float] = []
-        self.events: list[float] = []
         self.start()
 
     def start(self) -> None:
-        """Start the clocks of the sampling, without the observer's time."""
+        """Forget all samples, and start the clocks of the sampling, without the observer's time."""
+        self.times: list[float] = []
+        self.events: list[float] = []
+        self.gpu = Monitor(self._device)
         self._began_waiting = environment.threads_waiting_s()
         self._began_wall, self._began_cpu = time.perf_counter(), time.process_time()
         self._observer_wall_s, self._observer_cpu_s = 0.0, 0.0
@@ -94,11 +101,12 @@ class _Sampler:
         self.times.append(wall)
         if event is not None:
             self.events.append(event)
+        began_wall, began_cpu = time.perf_counter(), time.process_time()
+        self.gpu.read()
         if self._observer is not None:
-            began_wall, began_cpu = time.perf_counter(), time.process_time()
             self._observer.see(result)
-            self._observer_wall_s += time.perf_counter() - began_wall
-            self._observer_cpu_s += time.process_time() - began_cpu
+        self._observer_wall_s += time.perf_counter() - began_wall
+        self._observer_cpu_s += time.process_time() - began_cpu
         return wall
 
 
@@ -115,24 +123,26 @@ def sample(
     - `first_s` is the time of the first call, which is not counted.
     - Where a call takes more than the budget, the second is a sample, without warm-up.
     - At least `measure.min_samples` samples are taken, whatever they cost.
+    - On a GPU the warm-up lasts until its clocks have risen, which does not count in the budget.
     - Results are freed outside the clock, except for those within a block of calls.
     - The time of the observer counts neither as sampling nor in the budget.
     """
     warm_up: list[float] = []
     sampler = _Sampler(call, device, observer)
-    times = sampler.times
     if first_s > budget_s and sampler.sample(calls=1) <= budget_s:  # only the first call was slow
-        warm_up.append(times.pop())
-        sampler.events.clear()
+        warm_up = sampler.times
         sampler.release()
-    steady = bool(times)
+        sampler.start()
+    steady = bool(sampler.times)
     while not steady and sum(warm_up) < WARM_UP_SHARE * budget_s:
         warm_up.append(timed(call, device).wall_s)
         steady = len(warm_up) > 1 and warm_up[-1] > STEADY * min(warm_up[:-1])
-    spent = sum(warm_up) + sum(times)
-    calls = max(1, math.ceil(BLOCK_S / min([first_s, *warm_up, *times])))
-    if not times:
+    spent = sum(warm_up) + sum(sampler.times)
+    if not sampler.times:
+        warm_up += raise_clocks(call, device, _block(min([first_s, *warm_up])), spent)
         sampler.start()
+    times = sampler.times
+    calls = _block(min([first_s, *warm_up, *times]))
     ended = "maximum"
     while len(times) < max(measure.max_samples, measure.min_samples):
         if len(times) >= measure.min_samples:
@@ -144,7 +154,26 @@ def sample(
                 break
         spent += sampler.sample(calls) * calls
     wall_s, cpu_s = sampler.elapsed()
-    return Samples(warm_up, times, sampler.events or None, calls, ended, wall_s, cpu_s, sampler.waiting_s())
+    waiting_s, gpu = sampler.waiting_s(), sampler.gpu.fields()
+    return Samples(warm_up, times, sampler.events or None, calls, ended, wall_s, cpu_s, waiting_s, gpu)
+
+
+def _block(call_s: float) -> int:
+    """How many calls a sample takes."""
+    return max(1, math.ceil(BLOCK_S / call_s))
+
+
+def raise_clocks(
+    call: Callable[[], object], device: torch.device, calls: int = 1, warmed_s: float = 0.0
+) -> list[float]:
+    """Keep a GPU at work until it has raised its clocks, by blocks of `calls`; does nothing on the CPU.
+
+    `warmed_s` is how long it has worked before. Returns the seconds of a call, the mean of each block.
+    """
+    times: list[float] = []
+    while device.type == "cuda" and warmed_s + sum(times) * calls < CLOCKS_RISE_S:
+        times.append(timed(call, device, calls).wall_s)
+    return times
 
 
 def relative_half_width(times: list[float]) -> float:

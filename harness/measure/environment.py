@@ -6,14 +6,13 @@ import os
 import platform
 import re
 from collections import Counter
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
+from harness.measure.gpu import driver_version
 from harness.record.commit import commit
 
 
@@ -49,53 +48,6 @@ def machine() -> dict[str, Any]:
         "governor": _line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
     }
-
-
-def driver_version() -> str | None:
-    """The version of the NVIDIA driver; None where it cannot be read."""
-    return _from_driver(lambda nvml: nvml.nvmlSystemGetDriverVersion())
-
-
-def clocks_and_throttling(device: torch.device) -> str | None:
-    """The clocks of a GPU's multiprocessors and memory, and its active throttle reasons, in the form of nvidia-smi.
-
-    An example is `1980 MHz, 2619 MHz, 0x0000000000000001`. A value that the GPU does not report is `[N/A]`. None where
-    the driver cannot be asked, or does not know the GPU.
-    """
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # since CUDA_VISIBLE_DEVICES renumbers the GPUs
-
-    def read(nvml: ModuleType) -> str:
-        gpu = nvml.nvmlDeviceGetHandleByUUID(uuid)
-        readers: tuple[Callable[[], str], ...] = (
-            lambda: f"{nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)} MHz",
-            lambda: f"{nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM)} MHz",
-            lambda: f"0x{nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu):016X}",
-        )
-        values = []
-        for reader in readers:
-            try:
-                values.append(reader())
-            except nvml.NVMLError:
-                values.append("[N/A]")
-        return ", ".join(values)
-
-    return _from_driver(read)
-
-
-def _from_driver(read: Callable[[ModuleType], str]) -> str | None:
-    """What `read` gets from the management library of the NVIDIA driver (NVML); None where that cannot be used."""
-    try:
-        import pynvml
-    except ImportError:  # another `interpreter` may have torch alone
-        return None
-    try:
-        pynvml.nvmlInit()
-        try:
-            return read(pynvml)
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return None
 
 
 def cpu_waiting_s() -> float | None:

@@ -20,23 +20,17 @@ from torch.autograd import _enable_record_function  # pyright: ignore[reportPriv
 MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
 
 
-def tensor_peak(call: Callable[[], Any], device: torch.device) -> tuple[int, int]:
-    """The peak of the bytes of live tensors in one call, above those at its start, and its number of allocations.
+def tensor_peak(call: Callable[[], Any], device: torch.device) -> dict[str, int]:
+    """`tensor_peak_bytes`, the peak of live tensors in one call above those at its start, and its `allocations`.
 
-    On a GPU this is the caching allocator's own peak. On the CPU it is the running sum of the profiler's memory events:
-    these see every allocation through torch's allocator, and no autograd node.
+    On the CPU the peak is the running sum of the profiler's memory events. These see every allocation through torch's
+    allocator, and no autograd node. On a GPU it is the peak of what was requested of torch's allocator. There,
+    `allocated_peak_bytes` is that of its blocks, which are multiples of 512 bytes, and `reserved_peak_bytes` that of
+    the memory which it holds of the GPU.
     """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_stats(device)
-        result = call()
-        torch.cuda.synchronize(device)
-        after = torch.cuda.memory_stats(device)
-        del result
-        peak = after["allocated_bytes.all.peak"] - before["allocated_bytes.all.current"]
-        return peak, after["allocation.all.allocated"] - before["allocation.all.allocated"]
     gc.collect()
+    if device.type == "cuda":
+        return _gpu_peaks(call, device)
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
     profiler.start()
     _enable_record_function(False)  # memory events alone: the same ones, and ten times cheaper to collect
@@ -50,7 +44,28 @@ def tensor_peak(call: Callable[[], Any], device: torch.device) -> tuple[int, int
     changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
     changes.sort(key=lambda change: change[0])
     peak = max(itertools.accumulate((size for _, size in changes), initial=0))
-    return peak, sum(size > 0 for _, size in changes)
+    return {"tensor_peak_bytes": peak, "allocations": sum(size > 0 for _, size in changes)}
+
+
+def _gpu_peaks(call: Callable[[], Any], device: torch.device) -> dict[str, int]:
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()  # or else the call would use what has been reserved before
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_stats(device)
+    result = call()
+    torch.cuda.synchronize(device)
+    after = torch.cuda.memory_stats(device)
+    del result
+
+    def above_start(name: str) -> int:
+        return after[f"{name}_bytes.all.peak"] - before[f"{name}_bytes.all.current"]
+
+    return {
+        "tensor_peak_bytes": above_start("requested"),
+        "allocated_peak_bytes": above_start("allocated"),
+        "reserved_peak_bytes": above_start("reserved"),
+        "allocations": after["allocation.all.allocated"] - before["allocation.all.allocated"],
+    }
 
 
 def prepare_process_peak() -> None:
@@ -80,11 +95,13 @@ def process_peak(call: Callable[[], Any]) -> int | None:
 def limit(size_gb: float, device: torch.device) -> None:
     """Let this process allocate no more than `size_gb` (10^9 bytes) beyond what it has, on pain of out of memory.
 
-    On a GPU this limits its memory; on the CPU it limits private memory (RLIMIT_DATA, setrlimit(2)).
+    On a GPU this limits what torch's allocator reserves there, and no memory of the CPU. On the CPU it limits private
+    memory (RLIMIT_DATA, setrlimit(2)).
     """
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, size_gb * 1e9 / total), device)
+        reserved = torch.cuda.memory_reserved(device)  # which the fraction counts too
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (reserved + size_gb * 1e9) / total), device)
     elif sys.platform == "linux":
         import resource
 

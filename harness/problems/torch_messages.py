@@ -9,6 +9,25 @@ _OUT_OF_MEMORY = "The method does not fit: use a smaller chunk_size, a method of
 # (status, pattern in the message, what to do); the first that matches counts.
 _KNOWN = (
     (
+        "oom",
+        r"(CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT)_\w*ALLOC(ATION)?_FAILED",
+        f"A library of CUDA found too little memory on the GPU. {_OUT_OF_MEMORY}",
+    ),
+    (
+        "error",
+        r"CUDNN_STATUS_INTERNAL_ERROR|CUBLAS_STATUS_(NOT_INITIALIZED|INTERNAL_ERROR)|CUSOLVER_STATUS_INTERNAL_ERROR|"
+        r"unable to find an engine to execute|Unable to find a valid cuDNN algorithm",
+        "A library of CUDA failed within, which mostly is too little memory on the GPU: use a smaller chunk_size, a "
+        "smaller problem, or a GPU that nobody else uses. If it stays with cuDNN, set "
+        "torch.backends.cudnn.enabled = False.",
+    ),
+    (
+        "unsupported",
+        r"_cudnn_rnn|CuDNN RNN",
+        "cuDNN's recurrent layers cannot be differentiated twice, in forward mode or under vmap: write `with "
+        "torch.backends.cudnn.flags(enabled=False):` around the call that computes the Hessian.",
+    ),
+    (
         "unsupported",
         r"scaled_dot_product|flash_attention|efficient_attention|_native_multi_head_attention|"
         r"_transformer_encoder_layer_fwd",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,11 @@ from harness.record.sources import SOURCE, superseded
 
 if TYPE_CHECKING:
     import pandas
+
+
+# NVML's clocks event reasons that slow a GPU down: power cap, hardware slowdown, thermal slowdowns, power brake, board
+# limit, reliability. The others are settings of its user, and that it is idle.
+THROTTLING = 0x4 | 0x8 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
 
 
 def load(*paths: str | Path) -> pandas.DataFrame:
@@ -82,12 +87,13 @@ def remarks(frame: pandas.DataFrame) -> list[str]:
 def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     import pandas
 
-    def over(column: str, statistic: Callable[[Iterable[float]], float]) -> pandas.Series:
+    def over(column: str, statistic: Callable[[Sequence[float]], float]) -> pandas.Series:
         known = ([float(value) for value in values or () if value is not None] for values in frame[column])
         return pandas.Series([statistic(values) if values else math.nan for values in known], frame.index, "float")
 
     frame["median_s"] = over("times_s", median).fillna(frame["first_s"])
     frame["fastest_s"] = over("times_s", min)
+    frame["gpu_busy"] = frame["gpu_busy_s"] / frame["median_s"]
     frame["gradients"] = frame["median_s"] / over("gradient_s", median)
     frame["tensor_peak_outputs"] = frame["tensor_peak_bytes"] / frame["output_bytes"]
     frame["process_peak_outputs"] = frame["process_peak_bytes"] / frame["output_bytes"]
@@ -98,7 +104,13 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     on_cpu = frame["device"] == "cpu"
     starved = on_cpu & (frame["sampling_cpu_s"] < 0.9 * frame["sampling_wall_s"])
     waiting = (frame["sampling_waiting_s"] / frame["sampling_wall_s"]).fillna(frame["cpu_pressure"])
-    frame["contended"] = starved | (waiting > 0.1)
+    frame["throttled"] = over("throttle_reasons", _throttled)
+    frame["contended"] = starved | (waiting > 0.1) | (frame["throttled"] > 0.1)
     frame["problem_name"] = problem_names(frame)
     frame["label"] = method_labels(frame)
     return frame
+
+
+def _throttled(reasons: Sequence[float]) -> float:
+    """The share of readings of a GPU that throttled."""
+    return sum(int(reason) & THROTTLING != 0 for reason in reasons) / len(reasons)

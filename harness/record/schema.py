@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 OLDEST = 2  # schema that is still read: later ones only added fields
 
 SKETCH = 32  # entries of a sketch
@@ -81,7 +81,7 @@ FIELDS = (
         "memory_limit_gb",
         "float",
         "GB",
-        "limit on the memory of each pass's process, above its start; null for none",
+        "limit on the memory of each pass's process above its start, on a GPU on what torch reserves; null for none",
         part="setting",
     ),
     Field("passes", "str", "", "what was measured, of: time, exact, process, agreement", part="process"),
@@ -118,6 +118,7 @@ FIELDS = (
     Field("warmup_s", "list[float]", "s", "wall time of each call after the first, until calm"),
     Field("times_s", "list[float]", "s", "wall time of a call, for each sample after warm-up"),
     Field("events_s", "list[float]", "s", "the same by CUDA events; null on the CPU"),
+    Field("gpu_busy_s", "float", "s", "time in which the GPU computes or copies during one call, by torch's profiler"),
     Field("calls_per_sample", "int", "count", "calls in the block that a sample is the mean of"),
     Field("sampling_ended", "str", "", "why: precision (reached), budget (spent) or maximum (of samples)"),
     Field("gradient_s", "list[float]", "s", "wall time of one gradient, sampled alike in the same process"),
@@ -125,6 +126,8 @@ FIELDS = (
     Field("graph_breaks", "int", "count", "places where it fell back to Python"),
     # Memory.
     Field("tensor_peak_bytes", "int", "bytes", "peak of tensor memory over the call, above its start; null for JAX"),
+    Field("allocated_peak_bytes", "int", "bytes", "the same in the blocks of torch's allocator on a GPU"),
+    Field("reserved_peak_bytes", "int", "bytes", "the same of what this allocator holds of the GPU's memory"),
     Field("process_peak_bytes", "int", "bytes", "peak of the process's resident memory, above its start (Linux)"),
     Field("output_bytes", "int", "bytes", "size of the result"),
     # Counters: the same in every process.
@@ -143,8 +146,12 @@ FIELDS = (
         "the longest that one thread of the process was ready meanwhile, and waited for a processor (Linux)",
     ),
     Field("cpu_pressure", "float", "share", "of the sampling in which some process waited for a processor (Linux PSI)"),
-    Field("gpu_before", "str", "", "clocks and throttle reasons before the samples, as nvidia-smi shows them"),
-    Field("gpu_after", "str", "", "the same after them"),
+    Field("sm_clock_mhz", "list[float]", "MHz", "clock of the GPU's multiprocessors, just after each sample (NVML)"),
+    Field("memory_clock_mhz", "list[float]", "MHz", "clock of its memory, likewise"),
+    Field("gpu_temperature_c", "list[float]", "°C", "its temperature, likewise"),
+    Field("gpu_power_mw", "list[float]", "mW", "the power that it takes, likewise"),
+    Field("throttle_reasons", "list[float]", "bits", "why its clocks were low, likewise: NVML's clocks event reasons"),
+    Field("nvml", "str", "", "what NVML did not report of the GPU, and why; null where it reported all"),
     # Agreement.
     Field("reference", "str", "", "closed_form, double_backward or central_differences, in float64 on the CPU"),
     Field("reference_error", "float", "relative", "its distance from central differences, or these ones' own error"),
@@ -204,8 +211,11 @@ DERIVED = (
     (
         "contended",
         "",
-        "whether the process got under 90 % of its processor, or a thread of it waited for one over 10 % of the time",
+        "whether the process got under 90 % of its processor, or a thread of it waited for one over 10 % of the time, "
+        "or throttled is over 10 %",
     ),
+    ("throttled", "share", "of the samples after which power, heat or a fault held the GPU's clocks down"),
+    ("gpu_busy", "share", "gpu_busy_s over median_s; in the rest the GPU waits for the CPU"),
     ("gradients", "gradients", "median_s over the median of gradient_s"),
     ("tensor_peak_outputs", "outputs", "tensor_peak_bytes over output_bytes"),
     ("process_peak_outputs", "outputs", "process_peak_bytes over output_bytes"),

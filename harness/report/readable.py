@@ -9,6 +9,7 @@ from harness.record import plain
 from harness.text import as_text, duration, significant
 
 MIB = 2**20
+LAUNCH_BOUND = 0.5  # share of its time below which the GPU is not what limits a row
 
 # Heading, column, and how its number is written.
 MEASURED = (
@@ -35,6 +36,12 @@ SOMETIMES = (
         "hessian_distance",
         lambda distance: f"{distance:.1e}",
         "distance of a GGN from the Hessian over that one's norm",
+    ),
+    (
+        "GPU busy",
+        "gpu_busy",
+        lambda share: f"{share:.0%}" + (", launch-bound" if share < LAUNCH_BOUND else ""),
+        "share of the time in which the GPU computes; launch-bound: mostly it waits for the CPU to launch its kernels",
     ),
     ("graph breaks", "graph_breaks", lambda count: f"{count:.0f}", "places where torch.compile fell back to Python"),
 )
@@ -122,7 +129,7 @@ def meanings(shown: DataFrame) -> str:
     warned = shown["status"].str.endswith(WARNED).any()
     doubt = "warned: Python or torch warned that the result may be wrong; the message says of what. " if warned else ""
     contended = shown["time"].str.endswith(CONTENDED).any()
-    contention = "A time with * was measured under contention." if contended else ""
+    contention = "A time with * was measured under contention, or while a GPU throttled." if contended else ""
     return f"""time: median of the calls after the first; gradients: time over that of one gradient; peak: tensor memory
 above the start, in MiB and as a multiple of the result's size; process: resident memory above the start; GEMMs: time
 over that of N P^2 FLOPs at the machine's GEMM rate; writes: time over that of writing the result; error: Frobenius

@@ -49,7 +49,7 @@ def terminal(
         _print_rows(shown, headings, console)
         console.print(Text(analysis.environment, "dim"))
         if shown["time"].str.endswith(CONTENDED).any():
-            console.print("* measured under contention: another process wanted the processor")
+            console.print("* measured under contention: another process wanted the processor, or the GPU throttled")
         _print_messages(shown, message, console)
     if len(shown) > 1:
         _print_wrong(analysis, console)

@@ -41,7 +41,7 @@ def time_pass(bound: BoundMethod, side_effects: SideEffects, began: float) -> Fi
 def _method_calls(bound: BoundMethod, side_effects: SideEffects, began: float) -> Fields:
     """The first call, then samples with what the machine did meanwhile, then a few calls at other points."""
     measure, recorder = bound.job.measure, ResultRecorder(bound)
-    waited, gpu = environment.cpu_waiting_s(), _gpu_state(bound)
+    waited = environment.cpu_waiting_s()
     first_s, _, result = clock.timed(bound.call, bound.device)
     yield side_effects.fault(bound) or {"first_s": first_s}
     recorder.see(result)
@@ -52,7 +52,7 @@ def _method_calls(bound: BoundMethod, side_effects: SideEffects, began: float) -
     now = environment.cpu_waiting_s()
     if waited is not None and now is not None:
         seen["cpu_pressure"] = (now - waited) / (first_s + sum(samples.warmup_s) + samples.sampling_wall_s)
-    yield seen | {"gpu_before": gpu, "gpu_after": _gpu_state(bound)} | counters.compilation()
+    yield seen | counters.compilation()
     yield side_effects.fault(bound) or {}
     timed = recorder.fields()
     yield {"timed": timed}
@@ -71,7 +71,3 @@ def _gradient_s(bound: BoundMethod) -> list[float]:
     measure = bound.job.measure
     first_s = clock.timed(gradient, bound.device).wall_s
     return clock.sample(gradient, bound.device, measure, measure.budget_s / 10, first_s).times_s
-
-
-def _gpu_state(bound: BoundMethod) -> str | None:
-    return environment.clocks_and_throttling(bound.device) if bound.device.type == "cuda" else None

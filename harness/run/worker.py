@@ -3,7 +3,8 @@
 A benchmark cell has four passes. Each runs in a fresh process, since each would disturb the others:
 
 - `time` (`harness.run.time_pass`);
-- `exact`: peak and number of tensor allocations under the profiler, then operations and FLOPs under a dispatch mode;
+- `exact`: peak and number of tensor allocations under the profiler, then operations and FLOPs under a dispatch mode,
+  and on a GPU how long it computes, under the profiler;
 - `process`: peak of resident memory, with glibc's caching off;
 - `agreement` (`harness.run.agreement_pass`).
 
@@ -34,7 +35,7 @@ import numpy
 import torch
 
 from harness.job import Job
-from harness.measure import clock, counters, environment, memory, rates
+from harness.measure import clock, counters, environment, gpu, memory, rates
 from harness.measure.warning_log import WarningLog
 from harness.problems import Problem, ProblemError, attention, build, check, networks, subset, tensors_of
 from harness.problems.binding import BoundMethod, bind
@@ -201,7 +202,7 @@ def _problem_hash(job: Job) -> dict[str, str]:
 
 
 def _begin(job: Job) -> torch.device:
-    """Set the process up as the job asks, without the memory limit; returns its device.
+    """Set the process up as the job asks, without the memory limit; returns its device, torch's current one.
 
     All random states begin alike, so that a builder that ignores its seed builds one problem in all processes.
     """
@@ -209,7 +210,10 @@ def _begin(job: Job) -> torch.device:
     torch.manual_seed(job.seed)
     random.seed(job.seed)
     numpy.random.seed(job.seed % 2**32)
-    return _device(job.device)
+    device = _device(job.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # or else events and streams would be those of cuda:0
+    return device
 
 
 def _problem(job: Job) -> Problem:
@@ -270,14 +274,14 @@ def _exact_pass(bound: BoundMethod) -> Fields:
     yield from _peak_pass(bound)
     if not counters.jax_is_imported() and not counters.compilation():
         yield counters.count(bound.call)
+    yield {"gpu_busy_s": gpu.busy_s(bound.call, bound.device)}
 
 
 def _peak_pass(bound: BoundMethod) -> Fields:
     _warm_up(bound)
     if counters.jax_is_imported():
         return
-    peak, allocations = memory.tensor_peak(bound.call, bound.device)
-    yield {"tensor_peak_bytes": peak, "allocations": allocations}
+    yield memory.tensor_peak(bound.call, bound.device)
 
 
 def _process_pass(bound: BoundMethod) -> Fields:

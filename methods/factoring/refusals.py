@@ -33,6 +33,18 @@ _MEANINGS = (
 )
 
 
+# What torch's messages say of the device rather than of an operation: tensors on two devices, or a library that failed.
+_OF_DEVICE = re.compile(
+    r"\b[Dd]evices?\b|out of memory|torch\.cuda\.\w*Tensor|CUDA error|cuDNN error|unable to find an engine"
+    r"|valid cuDNN algorithm|CU[A-Z]+_STATUS_|CUFFT_"
+)
+
+
+def is_of_device(error: RuntimeError) -> bool:
+    """Whether an error comes from a GPU, its memory or its libraries, or from tensors on two devices."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(_OF_DEVICE.search(str(error)))
+
+
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
     """Raises Refused instead of torch's error that an operation has no rule for a transform; lets other errors pass."""
@@ -40,9 +52,9 @@ def refusals() -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise Refused("torch's transforms cannot see into checkpoints") from error
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
+        if is_of_device(error):
+            raise
         text = str(error)
         for pattern, meaning in _MEANINGS:
             if re.search(pattern, text):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from methods.factoring.network import Network
 from methods.factoring.numerics import one_hot, slices
+from methods.factoring.refusals import is_of_device
 
 ROWS = 64  # backward passes at once
 
@@ -53,9 +54,9 @@ def _batched(gradient: Tensor, params: Sequence[Tensor], vectors: Tensor) -> Seq
         return torch.autograd.grad(
             gradient, params, vectors, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # torch's messages for a missing rule differ
+    except RuntimeError as error:  # torch's messages for a missing rule differ
+        if is_of_device(error):
+            raise
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,19 +25,21 @@ def hessian(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Ten
         likelihood, scale = "regression", 2 / targets.numel()  # laplace's loss is half the sum of squares
     else:
         raise NotImplementedError("laplace-torch knows plain mean CrossEntropyLoss and mean MSELoss only")
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(next(model.parameters()).dtype)  # laplace-torch makes its identity matrix in this dtype
+    parameter, default = next(model.parameters()), torch.get_default_dtype()
+    # laplace-torch makes its identity matrix in the default dtype and on the default device.
+    torch.set_default_dtype(parameter.dtype)
     try:
-        fit: Any = Laplace(
-            copy.deepcopy(model),
-            likelihood,
-            subset_of_weights="all",
-            hessian_structure="full",
-            backend=CurvlinopsHessian,
-        )
-        data = TensorDataset(inputs, targets)
-        whole = BatchSampler(SequentialSampler(data), len(data), drop_last=False)  # one batch, indexed at once
-        fit.fit(DataLoader(data, sampler=whole, batch_size=None, generator=torch.Generator()))
+        with nullcontext() if parameter.is_cpu else parameter.device:
+            fit: Any = Laplace(
+                copy.deepcopy(model),
+                likelihood,
+                subset_of_weights="all",
+                hessian_structure="full",
+                backend=CurvlinopsHessian,
+            )
+            data = TensorDataset(inputs, targets)
+            whole = BatchSampler(SequentialSampler(data), len(data), drop_last=False)  # one batch, indexed at once
+            fit.fit(DataLoader(data, sampler=whole, batch_size=None, generator=torch.Generator(parameter.device)))
     finally:
         torch.set_default_dtype(default)
     return fit.H.detach().mul_(scale)

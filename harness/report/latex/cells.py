@@ -45,7 +45,7 @@ MEANINGS = {
     "error": "error: Frobenius distance from the reference over its norm",
     "unsafe": "unsafe: wrong elsewhere under the same operators",
     "warned": "warned: torch warned that the result may be wrong",
-    "contended": "contended: another process wanted the processor",
+    "contended": "contended: another process wanted the processor, or the GPU throttled",
 }
 WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
 
