@@ -89,7 +89,7 @@ class Versions:
     alone: int  # cells that only one version has run
     edited: tuple[str, ...]  # methods whose source is not the same with every version
     packages: tuple[str, ...]  # methods whose packages have not the same versions with every version of torch
-    unsourced: tuple[str, ...]  # versions whose records do not all know the source of their test network
+    unsourced: tuple[str, ...]  # versions with verdicts on test networks whose source the record does not know
 
 
 def versions(analysis: Analysis) -> Versions | None:
@@ -113,6 +113,7 @@ def versions(analysis: Analysis) -> Versions | None:
     outcomes = found[several]
     newest = seen.drop_duplicates("asked", keep="last").set_index("asked").loc[outcomes.index]
     of_several = seen[seen["asked"].isin(outcomes.index)]
+    unsourced = of_several["problem_hash"].isna() & of_several["outcome"].isin(list(VERDICTS))
     return Versions(
         names,
         outcomes.apply(Series.value_counts).reindex([*OUTCOMES.values(), *NOT_COMPARED]).dropna(how="all").fillna(0),
@@ -120,7 +121,7 @@ def versions(analysis: Analysis) -> Versions | None:
         alone=int((compared.sum(axis="columns") == 1).sum()),
         edited=_differing(of_several, "method_hash"),
         packages=_differing(of_several, "packages"),
-        unsourced=tuple(map(str, sorted(of_several.loc[of_several["problem_hash"].isna(), "version"].unique()))),
+        unsourced=tuple(map(str, sorted(of_several.loc[unsourced, "version"].unique()))),
     )
 
 

@@ -20,7 +20,7 @@ def sections(analysis: Analysis) -> list[Section]:
         return []
     return [
         Section(
-            f"{kind} (torch {', '.join(found.versions)})",
+            f"Versions of torch: {kind.lower()}",
             [f"{', '.join(change.networks)}: {', '.join(change.methods)}: {history(change)}." for change in changes],
         )
         for kind, changes in _kinds(found).items()
@@ -79,8 +79,8 @@ def notes(found: Versions) -> list[str]:
         told.append(f"{found.alone} cells were run with one version only, and are left out.")
     if found.unsourced:
         told.append(
-            f"The records of torch {', '.join(found.unsourced)} do not all know the source of their test network; it "
-            "is taken to be the same."
+            f"Records of torch {', '.join(found.unsourced)} do not know the source of their test network; it is taken to "
+            "be the same."
         )
     if found.edited:
         told.append(f"The source of these methods is not the same with every version: {_escaped(found.edited)}.")
