@@ -66,8 +66,10 @@ def networks_of(cells: DataFrame) -> Series:
 def methods_of(cells: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> Series:
     """The name of each cell's method, with the quantity and those of the settings in which the cells differ."""
     extra = [*(["quantity"] if cells["quantity"].nunique() > 1 else []), *differing(cells, settings)]
-    told = ([setting(name, value) for value in cells[name]] for name in extra)
-    return Series([plain(" ".join(parts)) for parts in zip(cells["label"], *told, strict=True)], cells.index, "object")
+    settings_of = ([setting(name, value) for value in cells[name]] for name in extra)
+    return Series(
+        [plain(" ".join(parts)) for parts in zip(cells["label"], *settings_of, strict=True)], cells.index, "object"
+    )
 
 
 def totals(found: DataFrame) -> DataFrame:

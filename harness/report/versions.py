@@ -69,24 +69,26 @@ def markdown(analysis: Analysis) -> str | None:
 
 def notes(found: Versions) -> list[str]:
     """How cells are compared, and what else than torch may have changed a result; markup is escaped."""
-    told = [
+    sentences = [
         "A cell is compared over versions of torch if its test network, its method, every option and every setting are "
         "the same. A percentage is the relative error, over all networks and methods of a line from the smallest to "
         "the largest. Refused and failed: an error and no result. A crash, or the end of time or memory, may be the "
         "machine's, so it is no verdict on a version. Of another source: the test network was edited since."
     ]
     if found.alone:
-        told.append(f"{found.alone} cells were run with one version only, and are left out.")
+        sentences.append(f"{found.alone} cells were run with one version only, and are left out.")
     if found.unsourced:
-        told.append(
-            f"Records of torch {', '.join(found.unsourced)} do not know the source of their test network; it is taken to "
-            "be the same."
+        sentences.append(
+            f"Records of torch {', '.join(found.unsourced)} do not know the source of their test network; it is taken "
+            "to be the same."
         )
     if found.edited:
-        told.append(f"The source of these methods is not the same with every version: {_escaped(found.edited)}.")
+        sentences.append(f"The source of these methods is not the same with every version: {_escaped(found.edited)}.")
     if found.packages:
-        told.append(f"These methods use packages that are not the same with every version: {_escaped(found.packages)}.")
-    return told
+        sentences.append(
+            f"These methods use packages that are not the same with every version: {_escaped(found.packages)}."
+        )
+    return sentences
 
 
 def _escaped(names: Collection[str]) -> str:
