@@ -1,7 +1,7 @@
-"""What the atlas found: methods that are silently wrong, and the operators under which they are.
+"""What the atlas found: methods that are silently wrong, under which operators and with which versions of torch.
 
-`python -m harness.findings results/baselines/atlas.jsonl > harness/findings.json` learns them from the records of
-`+sweep=atlas`; every table warns where a result was computed under such operators.
+`python -m harness.findings ATLAS.jsonl... > harness/findings.json` learns them from the records of `+sweep=atlas`, of
+one version of torch or of several; every table warns where a result was computed under such operators.
 """
 
 from __future__ import annotations
@@ -10,76 +10,129 @@ import functools
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from harness import program, record
+from harness.record.identity import JSON, fields_of, ordered
+from harness.record.torch_version import release_of, version_of
 
 FILE = Path(__file__).parent / "findings.json"
+SAME_NETWORK = fields_of("problem", "setting")  # with the same `problem_hash`, where both records know theirs
+
+Seen = Mapping[Any, Any]  # a record
 
 
-def learn(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The findings in the records of an atlas, one for each method, version of torch and set of operators.
+def learn(records: Iterable[Seen]) -> list[dict[str, Any]]:
+    """The findings in the records of an atlas: methods, each with operators under which it is wrong.
 
-    On a test network where a method is wrong, the suspects are the operators of no network where it is right; where
-    there are none, all operators of the network together. A finding holds the network with the fewest operators and
-    its error.
+    On a test network where a method is wrong, the suspects are the operators of no network where it is right with that
+    version of torch; where there are none, all operators of the network together. A finding holds the network with the
+    fewest operators (`case`), and what the method did on it with each version that was tried: `wrong` the versions with
+    the error, `right` and `no_result` (it refused, failed or was not finite) lists of
+    versions.
     """
-    cases: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    methods: dict[tuple[str, str], dict[Version, list[Seen]]] = defaultdict(lambda: defaultdict(list))
     for seen in records:
-        judged = seen["status"] == "ok" or (seen["status"] == "wrong" and seen["relative_error"] is not None)
-        if judged and seen["operators"] and seen["target"]:
-            cases[seen["target"], json.dumps(_told(seen), sort_keys=True), seen["torch"]].append(seen)
-    findings = []
-    for (target, options, torch), group in sorted(cases.items()):
-        safe = {name for seen in group if seen["status"] == "ok" for name in _operators(seen)}
-        found: dict[frozenset[str], dict[str, Any]] = {}
-        for seen in sorted(group, key=lambda seen: (len(_operators(seen)), seen["problem"])):
-            if seen["status"] != "wrong":
-                continue
-            suspected = frozenset(_operators(seen) - safe or _operators(seen))
-            if not any(known <= suspected for known in found):
-                found[suspected] = {
-                    "target": target,
-                    "options": json.loads(options),
-                    "operators": sorted(suspected),
-                    "case": seen["problem"],
-                    "relative_error": seen["relative_error"],
-                    "torch": torch,
-                }
-        findings += found.values()
+        version = version_of(seen["torch"])
+        if version is not None and seen["target"]:
+            methods[seen["target"], json.dumps(_words(seen), sort_keys=True)][version].append(seen)
+    findings: list[dict[str, Any]] = []
+    for (target, options), by_version in sorted(methods.items()):
+        method = {"target": target, "options": json.loads(options)}
+        own: list[dict[str, Any]] = []
+        for version, group in sorted(by_version.items()):
+            for suspected, seen in _suspected(group):
+                wrong_alike = (known["operators"] for known in own if str(version) in known["wrong"])
+                if not any(map(suspected.issuperset, wrong_alike)):
+                    case = {"operators": sorted(suspected), "case": seen["problem"]}
+                    own.append(method | case | _outcomes(seen, by_version))
+        findings += own
     return findings
 
 
-def warning(seen: Mapping[Any, Any]) -> str | None:
+def _suspected(group: Iterable[Seen]) -> Iterator[tuple[set[str], Seen]]:
+    """The suspects of each record that is wrong, among those of one method and version; few operators first."""
+    judged = [seen for seen in group if seen["operators"] and (seen["status"] == "ok" or _is_wrong(seen))]
+    safe = {name for seen in judged if seen["status"] == "ok" for name in _operators(seen)}
+    for seen in sorted(judged, key=lambda seen: (len(_operators(seen)), seen["problem"])):
+        if _is_wrong(seen):
+            yield _operators(seen) - safe or _operators(seen), seen
+
+
+def _outcomes(of: Seen, by_version: Mapping[Version, Iterable[Seen]]) -> dict[str, Any]:
+    """What a method did on one record's network: `wrong` errors by version, `right` and `no_result` versions."""
+    found: dict[str, Any] = {"wrong": {}, "right": [], "no_result": []}
+    for version, group in sorted(by_version.items()):
+        same = [seen for seen in group if _is_same_network(seen, of)]
+        errors = [seen["relative_error"] for seen in same if _is_wrong(seen)]
+        if errors:
+            found["wrong"][str(version)] = max(errors)
+        elif same:
+            right = any(seen["status"] == "ok" for seen in same)
+            found["right" if right else "no_result"].append(str(version))
+    return found
+
+
+def _is_wrong(seen: Seen) -> bool:
+    return seen["status"] == "wrong" and seen["relative_error"] is not None
+
+
+def _is_same_network(one: Seen, other: Seen) -> bool:
+    """Whether two records are of one test network, in the same settings."""
+    hashes = {seen["problem_hash"] for seen in (one, other)} - {None}
+    return len(hashes) < 2 and all(_value(one, name) == _value(other, name) for name in SAME_NETWORK)
+
+
+def _value(seen: Seen, name: str) -> Any:
+    return ordered(seen[name]) if name in JSON and seen[name] else seen[name]
+
+
+def warning(seen: Seen) -> str | None:
     """What is known against a result that looks right: the atlas has its method wrong under operators met here.
 
-    Of a record's release of torch (2.13 of `2.13.0+cpu`), the findings with that release count. Where the atlas has
-    none, all findings count, and the warning says that the release was not tried.
+    What was seen with the record's release of torch (2.13 of `2.13.0+cpu`) counts before what was seen with others. If
+    the method was right there with this release, nothing is known against it. If the release was not tried, or gave no
+    result, the warning says so.
     """
     if seen["status"] != "ok" or not isinstance(seen["operators"], str) or not isinstance(seen["target"], str):
         return None
-    module, told, met = seen["target"].rpartition(".")[0], _told(seen), _operators(seen)
-    release = _release(seen["torch"])
-    tried = [finding for finding in _known() if _release(finding["torch"]) == release]
-    untried = "" if tried else f"; torch {release or 'of unknown version'} was not tried"
-    for finding in tried or _known():
-        same = finding["target"].rpartition(".")[0] == module and finding["options"].items() <= told.items()
-        if same and met.issuperset(finding["operators"]):
-            return (
-                f"unsafe: this method was wrong by {100 * finding['relative_error']:.2g} % on {finding['case']} "
-                f"(torch {finding['torch']}), whose {', '.join(finding['operators'])} this network has too{untried}"
-            )
-    return None
+    module, words, met = seen["target"].rpartition(".")[0], _words(seen), _operators(seen)
+    version = version_of(seen["torch"])
+    untried = None
+    for finding in _known():
+        same = finding["target"].rpartition(".")[0] == module and finding["options"].items() <= words.items()
+        if not same or not met.issuperset(finding["operators"]):
+            continue
+        tried = _of_release(version, [*finding["wrong"], *finding["right"], *finding["no_result"]])
+        errors = [error for text, error in finding["wrong"].items() if text in tried]
+        if errors:
+            return _unsafe(finding, max(errors))
+        if untried is None and not any(text in finding["right"] for text in tried):
+            name = ".".join(map(str, release_of(version))) if version else "of unknown version"
+            ending = f"torch {name} {'gave no result there' if tried else 'was not tried'}"
+            untried = f"{_unsafe(finding, max(finding['wrong'].values()))}; {ending}"
+    return untried
 
 
-def _release(version: str | None) -> str | None:
-    """`2.13` of `2.13.0+cpu`."""
-    return ".".join(version.partition("+")[0].split(".")[:2]) if isinstance(version, str) else None
+def _of_release(version: Version | None, tried: Iterable[str]) -> list[str]:
+    """Those of the versions tried that tell of this one: itself, or else all of its release."""
+    release = [text for text in tried if version is not None and release_of(Version(text)) == release_of(version)]
+    return [text for text in release if Version(text) == version] or release
 
 
-def _told(seen: Mapping[Any, Any]) -> dict[str, str | bool]:
+def _unsafe(finding: Mapping[str, Any], error: float) -> str:
+    right = f" (right with {', '.join(finding['right'])})" if finding["right"] else ""
+    return (
+        f"unsafe: this method was wrong by {100 * error:.2g} % on {finding['case']} with torch "
+        f"{', '.join(finding['wrong'])}{right}; this network has the same operators: {', '.join(finding['operators'])}"
+    )
+
+
+def _words(seen: Seen) -> dict[str, str | bool]:
     """The options that say what is computed, not how much of it at once: words, and what is switched on."""
     options = json.loads(seen["method_options"] or "{}")
     return {
@@ -87,7 +140,7 @@ def _told(seen: Mapping[Any, Any]) -> dict[str, str | bool]:
     }
 
 
-def _operators(seen: Mapping[Any, Any]) -> set[str]:
+def _operators(seen: Seen) -> set[str]:
     return set(seen["operators"].split(", "))
 
 

@@ -35,7 +35,7 @@ def test_suspected_are_the_operators_of_no_case_that_is_right() -> None:
     records = [seen("ok", ["A 1", "B 1"]), seen("wrong", ["A 1", "C 1"], problem="zoo/c")]
     records += [seen("wrong", ["A 1", "B 1", "C 1", "D 1"], problem="zoo/larger"), seen("unsupported", ["E 1"])]
     (finding,) = findings.learn(records)
-    assert (finding["operators"], finding["case"], finding["relative_error"]) == (["C 1"], "zoo/c", 0.1)
+    assert (finding["operators"], finding["case"], finding["wrong"]) == (["C 1"], "zoo/c", {"2.13.0": 0.1})
 
 
 def test_where_all_operators_are_right_elsewhere_they_are_suspected_together() -> None:
@@ -60,7 +60,9 @@ def test_a_row_that_meets_the_operators_is_warned_of(known) -> None:
     row = seen(
         "ok", ["A 1", "Z 1"], target="methods.func_hessian.hvp", composition="x", chunk_size="auto", compile=True
     )
-    assert "wrong by 10 % on zoo/case (torch 2.13.0+cpu), whose A 1" in findings.warning(row)
+    assert findings.warning(row) == (
+        "unsafe: this method was wrong by 10 % on zoo/case with torch 2.13.0; this network has the same operators: A 1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,8 +83,8 @@ def test_other_rows_are_not(known, row) -> None:
 @pytest.mark.parametrize(
     ("torch", "end"),
     [
-        ("2.13.0+cpu", "this network has too"),
-        ("2.13.1+cu130", "this network has too"),
+        ("2.13.0+cpu", "operators: A 1"),
+        ("2.13.1+cu130", "operators: A 1"),
         ("2.12.0", "; torch 2.12 was not tried"),
         ("2.14.0.dev20261101+cpu", "; torch 2.14 was not tried"),
         (None, "; torch of unknown version was not tried"),
@@ -92,12 +94,54 @@ def test_a_warning_says_whether_the_release_of_torch_was_tried(known, torch, end
     assert findings.warning(seen("ok", ["A 1"], composition="x", torch=torch)).endswith(end)
 
 
-def test_what_was_wrong_with_another_release_is_no_warning_where_this_one_was_tried_too(monkeypatch) -> None:
-    atlas = [seen("wrong", ["A 1"]), seen("wrong", ["B 1"], torch="2.14.0"), seen("ok", ["A 1"], torch="2.14.0")]
+OLD, NEW = "2.13.0+cpu", "2.14.1+cu130"
+
+
+def warned(monkeypatch, atlas, *operators, torch):
+    """The warning of a record with these operators by a harness that knows the atlas."""
     monkeypatch.setattr(findings, "_known", lambda: findings.learn(atlas))
-    assert findings.warning(seen("ok", ["A 1"], torch="2.14.1")) is None
-    assert "torch 2.14.0" in findings.warning(seen("ok", ["A 1", "B 1"], torch="2.14.1"))
-    assert "torch 2.13.0" in findings.warning(seen("ok", ["A 1", "B 1"], torch="2.13.1"))
+    return findings.warning(seen("ok", operators, torch=torch))
+
+
+def test_a_finding_holds_what_was_seen_with_each_version_of_torch(monkeypatch) -> None:
+    atlas = [seen("wrong", ["A 1"], torch="2.11.0"), seen("wrong", ["A 1"], torch=OLD, error=0.2)]
+    atlas += [seen("ok", ["A 1"], torch=NEW), seen("unsupported", ["A 1"], torch="2.9.1")]
+    atlas += [seen("ok", ["B 1"], torch="2.15.0", problem="zoo/other"), seen("wrong", ["A 1"], torch=None)]
+    (finding,) = findings.learn(atlas)
+    assert finding["wrong"] == {"2.11.0": 0.1, "2.13.0": 0.2}
+    assert (finding["right"], finding["no_result"]) == (["2.14.1"], ["2.9.1"])
+    known = "on zoo/case with torch 2.11.0, 2.13.0 (right with 2.14.1); this network has the same operators: A 1"
+    assert warned(monkeypatch, atlas, "A 1", torch=OLD) == f"unsafe: this method was wrong by 20 % {known}"
+    assert warned(monkeypatch, atlas, "A 1", torch="2.11.0") == f"unsafe: this method was wrong by 10 % {known}"
+    assert warned(monkeypatch, atlas, "A 1", torch=NEW) is None
+    assert warned(monkeypatch, atlas, "A 1", torch="2.15.0").endswith("A 1; torch 2.15 was not tried")
+    assert warned(monkeypatch, atlas, "A 1", torch="2.9.0").endswith("A 1; torch 2.9 gave no result there")
+
+
+def test_what_was_wrong_with_another_release_is_no_warning_where_this_one_was_right(monkeypatch) -> None:
+    atlas = [seen("wrong", ["A 1"]), seen("wrong", ["B 1"], torch=NEW, problem="zoo/b"), seen("ok", ["A 1"], torch=NEW)]
+    assert warned(monkeypatch, atlas, "A 1", torch="2.14.0") is None
+    assert "zoo/b with torch 2.14.1" in warned(monkeypatch, atlas, "A 1", "B 1", torch=NEW)
+    assert "zoo/case with torch 2.13.0" in warned(monkeypatch, atlas, "A 1", "B 1", torch="2.13.1")
+
+
+def test_of_two_versions_of_a_release_the_very_one_counts(monkeypatch) -> None:
+    atlas = [seen("wrong", ["A 1"], torch="2.14.0"), seen("ok", ["A 1"], torch="2.14.1")]
+    assert warned(monkeypatch, atlas, "A 1", torch="2.14.1+cu130") is None
+    assert "with torch 2.14.0 (right with 2.14.1)" in warned(monkeypatch, atlas, "A 1", torch="2.14.0")
+    assert warned(monkeypatch, atlas, "A 1", torch="2.14.2") is not None  # of a release that was wrong once
+
+
+@pytest.mark.parametrize("change", [{"problem_hash": "2"}, {"problem_options": '{"n": 2}'}, {"dtype": "float32"}])
+def test_another_network_or_setting_says_nothing_about_a_version(change) -> None:
+    same = {"problem_hash": "1", "problem_options": '{"n": 1}', "dtype": "float64"}
+    (finding,) = findings.learn([seen("wrong", ["A 1"]) | same, seen("ok", ["A 1"], torch=NEW) | same | change])
+    assert finding["right"] == []
+
+
+def test_a_missing_hash_is_no_other_network() -> None:
+    (finding,) = findings.learn([seen("wrong", ["A 1"]), seen("ok", ["A 1"], torch=NEW) | {"problem_hash": "1"}])
+    assert finding["right"] == ["2.14.1"]
 
 
 def test_the_table_says_so(known, tmp_path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from collections.abc import Sequence
 
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
-from harness.analysis.table import Analysis, differing, setting
+from harness.analysis.table import SETTINGS, Analysis, differing, setting
 from harness.record import plain
 
 # Each outcome, and the statuses that it stands for.
@@ -40,14 +40,11 @@ def outcomes(analysis: Analysis) -> DataFrame:
     the worst cell, where a method has several on a network (of sizes, seeds).
     """
     cells = analysis.cells
-    extra = [*(["quantity"] if cells["quantity"].nunique() > 1 else []), *differing(cells)]
-    settings = [cells[name].map(partial(setting, name)) for name in extra]
-    methods = [plain(" ".join(parts)) for parts in zip(cells["label"], *settings, strict=True)]
     of_a_function = cells["message"].fillna("").str.contains(NEEDS_A_NETWORK, regex=False)
     found = DataFrame(
         {
-            "network": cells["problem"].map(plain).str.removeprefix("zoo/"),
-            "method": methods,
+            "network": networks_of(cells),
+            "method": methods_of(cells),
             "kind": cells["problem_target"].fillna("").str.rsplit(".", n=1).str[0].str.rsplit(".", n=1).str[-1],
             "outcome": cells["status"].map(OUTCOME_OF).mask(of_a_function, "not for it"),
             "relative_error": cells["relative_error"],
@@ -59,6 +56,20 @@ def outcomes(analysis: Analysis) -> DataFrame:
     found = found.drop_duplicates(["kind", "network", "method"]).drop(columns="rank")
     every = found[["kind", "network"]].drop_duplicates().merge(found[["method"]].drop_duplicates(), how="cross")
     return every.merge(found, how="left").fillna({"outcome": "not run", "message": ""})
+
+
+def networks_of(cells: DataFrame) -> Series:
+    """The name of each cell's problem, without the folder of the test networks."""
+    return cells["problem"].map(plain).str.removeprefix("zoo/")
+
+
+def methods_of(cells: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> Series:
+    """The name of each cell's method, with the quantity and those of the settings in which the cells differ."""
+    extra = [*(["quantity"] if cells["quantity"].nunique() > 1 else []), *differing(cells, settings)]
+    settings_of = ([setting(name, value) for value in cells[name]] for name in extra)
+    return Series(
+        [plain(" ".join(parts)) for parts in zip(cells["label"], *settings_of, strict=True)], cells.index, "object"
+    )
 
 
 def totals(found: DataFrame) -> DataFrame:

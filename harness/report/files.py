@@ -21,7 +21,7 @@ from harness.analysis.ranking import FEW_SIZES, main_rankings
 from harness.analysis.speedups import speedups
 from harness.analysis.table import Analysis
 from harness.analysis.trend import trend
-from harness.report import coverage_table, csv, markdown, provenance
+from harness.report import coverage_table, csv, markdown, provenance, versions
 from harness.report import speedups as speedup_tables
 from harness.report import trend as trend_text
 from harness.report.figures import curves
@@ -142,6 +142,9 @@ def _texts(
     }
     if _problems(analysis) > 1:
         texts["coverage.md"] = coverage_table.markdown(analysis)
+    over_versions = versions.markdown(analysis)
+    if over_versions is not None:
+        texts["versions.md"] = over_versions
     grown = growth(analysis, memory_gb)
     if grown:
         texts |= {"growth.md": grown.markdown(), "growth.tex": document(grown.tables(), two_column)}

@@ -11,10 +11,13 @@ from harness.analysis.coverage import outcomes, totals
 from harness.analysis.emphasis import baseline_of
 from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis
+from harness.analysis.versions import versions
 from harness.report import leaderboard as board
 from harness.report.layout import print_sections, print_table, widths
 from harness.report.readable import CONTENDED, GROUPS, MAIN, NUMBERS, asked, columns_of, readable
 from harness.report.summary import WRONG, summary
+from harness.report.versions import table
+from harness.text import listed
 
 STYLES = {"ok": "green", "wrong": "bold red", "nonfinite": "bold red", "unsupported": "yellow", "timeout": "magenta"}
 OTHER_STYLE = "red"
@@ -53,6 +56,7 @@ def terminal(
         _print_messages(shown, message, console)
     if len(shown) > 1:
         _print_wrong(analysis, console)
+        _print_versions(analysis, console)
 
 
 def captured(analysis: Analysis, columns: str | None = None, baseline: str | None = None) -> str:
@@ -152,6 +156,22 @@ def _print_wrong(analysis: Analysis, console: Console) -> None:
         console.print(Text(sentence))
     if len(sentences) > BRIEF:
         console.print(Text(f"and {len(sentences) - BRIEF} more {WRITTEN}", "dim"))
+
+
+def _print_versions(analysis: Analysis, console: Console) -> None:
+    """What changes with the version of torch, the first few changes of each kind."""
+    found = versions(analysis)
+    if found is None or not found.changes:
+        return
+    kinds = Series([change.kind for change in found.changes])
+    counts = kinds.map(kinds.value_counts())
+    brief = kinds.groupby(kinds).cumcount() < BRIEF
+    titles = kinds.where(counts <= BRIEF, kinds + [f" (the first {BRIEF} of {count})" for count in counts])
+    texts = table(found.changes, listed)
+    console.print()
+    print_sections(console, texts[brief], titles[brief], widths(texts, set(texts.columns), console.width), set())
+    if not brief.all():
+        console.print(Text(WRITTEN, "dim"))
 
 
 def _print_messages(shown: DataFrame, message: Series, console: Console) -> None:

@@ -26,6 +26,7 @@ from harness.report import leaderboard as board
 from harness.report.figures.style import Style, styles
 from harness.report.readable import GROUPS, MAIN, MEASURED, MIB, SOMETIMES, meanings, readable
 from harness.report.summary import summary
+from harness.report.versions import sections
 from harness.text import counted, significant
 
 WEB = Path(__file__).parent
@@ -69,7 +70,7 @@ def page(
         leader_classes=LEADER_CLASSES,
         LEADERS=LEADERS,
         leader_notes=board.notes(leaders, compared),
-        summary=summary(analysis),
+        summary=[*sections(analysis), *summary(analysis)],
         skipped=[plain(text) for text in skipped],
         data=_data(shown, rows, looks or styles(analysis, baseline)),
         figures={name: base64.b64encode(text.encode()).decode() for name, text in figures.items()},
