@@ -51,6 +51,14 @@ def test_a_sweep(tmp_path) -> None:
         assert all(event <= wall for event, wall in zip(row["events_s"], row["times_s"], strict=True))
 
 
+def test_the_program_for_a_gpu(tmp_path) -> None:
+    done = run("-m", "tests.programs.gpu", str(tmp_path), "--only", "smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| smoke | does it run at all? | 1 ok |" in done.stdout
+    assert (tmp_path / "summary.md").read_text().startswith("# The methods on a GPU\n\nPretended GPU, torch 2.13.0")
+    assert (tmp_path / "report" / "table.md").exists()
+
+
 def test_builds_at_the_same_time_end_with_one_whole_library(tmp_path, monkeypatch) -> None:
     compiler = tmp_path / "bin" / "g++"
     compiler.parent.mkdir()
