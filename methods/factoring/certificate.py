@@ -22,12 +22,14 @@ derivative), and a loss other than the intended one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from methods.factoring.network import Network
+from methods.factoring.numerics import drawn, norm, values
 
 # Largest relative distance between two right results: some ten to a thousand times the rounding errors observed.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -68,39 +70,37 @@ class Certificate:
                 "with model.float() and inputs of that type, and convert the result"
             )
         loss = network.plain()
-        if not loss.isfinite():
-            raise CertificateError(f"the loss is {float(loss.detach())}: no Hessian can be checked at this point")
         if not loss.requires_grad:
             raise ValueError(
                 "the loss does not depend on the model's trainable parameters: is it computed under no_grad, from "
                 ".detach() or from numbers (.item(), torch.tensor)?"
             )
         gradients = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+        self._gradients = dict(zip(network.params, gradients, strict=True))
+        self.gradient = torch.cat([gradient.flatten() for gradient in gradients])  # (P,), with its graph
+        self.value, self._slope, self._distance = values([loss, norm(self.gradient), norm(network.theta)])
+        if not math.isfinite(self.value):
+            raise CertificateError(f"the loss is {self.value}: no Hessian can be checked at this point")
         if network.hooked:
             self._check_hooks(params, gradients)
-        self._gradients = dict(zip(network.params, gradients, strict=True))
-        self.value = loss.detach()
-        self.gradient = torch.cat([gradient.flatten() for gradient in gradients])  # (P,), with its graph
-        generator = torch.Generator().manual_seed(1)
-        normal = torch.randn(network.theta.shape, generator=generator, dtype=torch.float64)
-        self.vector = normal.to(network.theta)  # (P,)
+        self.vector = drawn(network.theta, seed=1)  # (P,)
 
     def _check_hooks(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Raise NotImplementedError where hooks change the gradient, so that it is not the loss's."""
         with self._network.unhooked():
             loss = self._network.plain(hooks=False)
             plain = torch.autograd.grad(loss, params, materialize_grads=True)
-        distance = sum(_norm(one - two) for one, two in zip(gradients, plain, strict=True))
-        if not distance <= TOLERANCE[params[0].dtype] * sum(map(_norm, plain)):
+        distances = values(norm(one - two) for one, two in zip(gradients, plain, strict=True))
+        if not sum(distances) <= TOLERANCE[params[0].dtype] * sum(values(map(norm, plain))):
             raise NotImplementedError(
                 "hooks on parameters, modules or activations change the gradient, which is then not that of the loss: "
                 "remove them"
             )
 
-    def has_value(self, loss: Tensor) -> bool:
-        """Whether a loss () is the plain one, up to rounding errors of terms that may cancel in it."""
-        terms = max(abs(float(self.value)), _norm(self.gradient.detach()) * _norm(self._network.theta))
-        return abs(float(loss.detach()) - float(self.value)) <= TOLERANCE[self._network.precision] * terms
+    def has_value(self, loss: float) -> bool:
+        """Whether a loss is the plain one, up to rounding errors of terms that may cancel in it."""
+        terms = max(abs(self.value), self._slope * self._distance)
+        return abs(loss - self.value) <= TOLERANCE[self._network.precision] * terms
 
     def product(self, vector: Tensor, names: Iterable[str] | None = None) -> Tensor:
         """H times `vector` (P,), as (P,).
@@ -139,13 +139,14 @@ class Certificate:
             )
         if not self.far(found, true):
             return {}
-        if self._is_zero(found, vector) and self._is_zero(true, vector):
+        if self._are_zero([found, true], [vector, vector]):
             return {}
         noise = self._noise(vector, true, product)
-        if _norm(noise) > LOOSEST * _norm(true):
+        error, size = values([norm(noise), norm(true)])
+        if error > LOOSEST * size:
             raise CertificateError(
-                f"rounding errors are {_norm(noise) / (_norm(true) or 1.0):.0%} of what double backward through the "
-                "plain loss gives, so that no result can be checked: compute in float64"
+                f"rounding errors are {error / (size or 1.0):.0%} of what double backward through the plain loss "
+                "gives, so that no result can be checked: compute in float64"
             )
         return self.far(found, true, noise)
 
@@ -154,16 +155,18 @@ class Certificate:
 
         `noise` (P,) is the measured rounding error of `true`, where it is known.
         """
-        found, true = found.double(), true.double()
         spans, tolerance = self._network.span, TOLERANCE[self._network.precision]
-        whole = float(true.norm())
-        share = tolerance * whole / len(spans) ** 0.5  # if each parameter keeps to it, all together keep the tolerance
+        difference = found.double() - true.double()
+        noise = torch.zeros_like(true) if noise is None else noise
+        parts = [norm(x[span]) for x in (true, difference, noise) for span in spans.values()]
+        whole, *norms = values([norm(true), *parts])
+        count = len(spans)
+        sizes, distances, noises = norms[:count], norms[count : 2 * count], norms[2 * count :]
+        share = tolerance * whole / count**0.5  # if each parameter keeps to it, all together keep the tolerance
         failed = {}
-        for name, span in spans.items():
-            size, distance = float(true[span].norm()), float((found[span] - true[span]).norm())
+        for name, size, distance, rounding in zip(spans, sizes, distances, noises, strict=True):
             allowed = min(PARAMETER * tolerance * size + ROUNDING * tolerance * whole, share)
-            if noise is not None:
-                allowed = max(allowed, min(NOISE * _norm(noise[span]), LOOSEST * whole))
+            allowed = max(allowed, min(NOISE * rounding, LOOSEST * whole))
             if not distance <= allowed:
                 failed[name] = distance / size if size else distance
         return failed
@@ -175,15 +178,15 @@ class Certificate:
         """
         again = Certificate(self._network)
         other = again.product(self.vector)
-        if self._is_zero(product, vector) and self._is_zero(other, self.vector):
+        if self._are_zero([product, other], [vector, self.vector]):
             return
-        one, two = _dot(self.vector, product), _dot(vector, other)
-        size = _norm(product) + ROUNDING * _norm(vector) * _norm(other)
-        allowed = TOLERANCE[self._network.precision] * size
+        one, two = values([_dot(self.vector, product), _dot(vector, other)])
+        of_product, of_other, of_vector, of_own = values(map(norm, (product, other, vector, self.vector)))
+        allowed = TOLERANCE[self._network.precision] * (of_product + ROUNDING * of_vector * of_other)
         if abs(one - two) > allowed:
             noise = self._noise(vector, product, self.product) + self._noise(self.vector, other, again.product)
-            noisy = NOISE * _norm(noise) * (_norm(vector) + _norm(self.vector))
-            allowed = max(allowed, min(noisy, LOOSEST * _norm(product) * _norm(self.vector)))
+            noisy = NOISE * float(norm(noise)) * (of_vector + of_own)
+            allowed = max(allowed, min(noisy, LOOSEST * of_product * of_own))
         if not abs(one - two) <= allowed:
             raise CertificateError(
                 f"the second derivative of the loss is not symmetric: u . H w is {one:.6g} and w . H u {two:.6g} for "
@@ -191,15 +194,17 @@ class Certificate:
                 "Function is the gradient of another function"
             )
 
-    def _is_zero(self, product: Tensor, vector: Tensor) -> bool:
-        """Whether a product (P,) is zero up to rounding errors.
+    def _are_zero(self, products: Sequence[Tensor], vectors: Sequence[Tensor]) -> bool:
+        """Whether products (P,) with as many vectors (P,) are zero up to rounding errors.
 
-        The terms in it are taken to be as large as the gradient and the loss suggest.
+        The terms in them are taken to be as large as the gradient and the loss suggest.
         """
-        scale = _norm(self._network.theta) or 1.0
-        steps = _norm(vector) / scale
-        terms = _norm(self.gradient.detach()) * steps + abs(float(self.value)) * steps / scale
-        return _norm(product) <= NOISE * torch.finfo(self._network.precision).eps * terms
+        scale = self._distance or 1.0
+        of_vector_of_one = self._slope / scale + abs(self.value) / scale**2
+        allowed = NOISE * torch.finfo(self._network.precision).eps * of_vector_of_one
+        sizes = values(map(norm, [*products, *vectors]))
+        pairs = zip(sizes[: len(products)], sizes[len(products) :], strict=True)
+        return all(of_product <= allowed * of_vector for of_product, of_vector in pairs)
 
     def _noise(self, vector: Tensor, true: Tensor, product: Product) -> Tensor:
         """The rounding error (P,) of a product: how far the product of a sum is from the sum of the products."""
@@ -207,10 +212,5 @@ class Certificate:
         return (true - product(vector - part) - product(part)).abs()
 
 
-def _norm(x: Tensor) -> float:
-    """The norm in float64, where squares of float32 neither overflow nor vanish."""
-    return float(x.double().norm())
-
-
-def _dot(x: Tensor, y: Tensor) -> float:
-    return float(x.double() @ y.double())
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return x.double() @ y.double()

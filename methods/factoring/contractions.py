@@ -51,8 +51,8 @@ def _contraction(factors: Factors, out: Tensor) -> tuple[tuple[int, int, int], C
     samples, own, inputs = factors.left.shape  # N, S, j
     _, positions, width = factors.right.shape  # T, q
     rows, outputs = len(factors.curvature), factors.gradient.shape[2]  # i, p
-    moved = _moved(factors)
-    if own == positions == 1 and 4 * len(moved) <= rows * width:
+    moved = _moved(factors) if own == positions == 1 else None
+    if moved is not None and 4 * len(moved) <= rows * width:
         tile, _ = at_once(inputs, 1, rows * outputs * width, out)
         return (rows, tile, outputs), partial(_by_inputs, moved)
     if own > 1 and own * (1 + 2 * positions / inputs) > 2 * positions:
@@ -63,10 +63,12 @@ def _contraction(factors: Factors, out: Tensor) -> tuple[tuple[int, int, int], C
     return (fitting, inputs, columns), _by_outputs
 
 
-def _moved(factors: Factors) -> Tensor:
-    """The pairs (i, q) for which J is not zero, as rows (k, 2)."""
+def _moved(factors: Factors) -> Tensor | None:
+    """The pairs (i, q) for which J is not zero, as rows (k, 2); None on a GPU, for which the CPU would have to wait."""
     if factors.jacobian is None:
         return factors.curvature.new_zeros(0, 2)
+    if factors.jacobian.device.type != "cpu":
+        return None
     return factors.jacobian.abs().amax((1, 2, 3)).nonzero()
 
 

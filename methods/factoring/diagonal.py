@@ -12,7 +12,7 @@ from methods.factoring.certificate import Certificate
 from methods.factoring.network import Network
 from methods.factoring.plan import MIXED, Plan
 from methods.factoring.refusals import Refused, refusals
-from methods.factoring.shifts import Shifts, all_outputs
+from methods.factoring.shifts import Shifts, all_outputs, check
 from methods.factoring.uses import Use, uses_of
 
 AT_ONCE = 64  # shifts of the outputs of a layer
@@ -28,14 +28,18 @@ def write_diagonal(network: Network, plan: Plan, certificate: Certificate, resul
     uses = uses_of(network, plan.affine)
     plan.refuse({name for use in uses if use.tied for name in use.names}, "it enters several affine maps")
     remaining = _propagated(network, plan, uses, vector, result, product)
+    found: list[tuple[Use, Tensor]] = []
     for index, use in enumerate(remaining):
         if use.names <= plan.cheap_rows.keys():
             plan.reasons |= {name: plan.cheap_rows[name] for name in use.names}
         elif not use.tied:
             shifts = Shifts(network, plan.affine, index, [use], certificate)
             use.add_transposed(_write_block_diagonal(use, shifts, use.outputs(vector), result), product)
-            if shifts.mixed():
-                plan.refuse(use.names, MIXED)
+            found.append((use, shifts.found()))
+    each_mixed = check([seen for _, seen in found], certificate, network.precision)
+    for (use, _), mixed in zip(found, each_mixed, strict=True):
+        if mixed:
+            plan.refuse(use.names, MIXED)
     plan.blocks = [use.names for use in uses if not use.names & plan.reasons.keys()]
 
 
@@ -59,8 +63,8 @@ def _write_block_diagonal(use: Use, shifts: Shifts, direction: Tensor, result: T
     for outputs in all_outputs(use, max(AT_ONCE // positions, 1)):
         (m,), _ = shifts.along(outputs)  # M (i, S, N, T, p)
         product[:, :, outputs] = torch.einsum("isntp,ntp->nsi", m, direction)
-        own = m[torch.arange(len(outputs)), ..., outputs]  # (i, S, N, T), where i is p
+        own = m[..., outputs].diagonal(dim1=0, dim2=4)  # (S, N, T, i), where i is p
         for part in use.parts:
-            entries = torch.einsum("nsj,isnt,ntj->ij", part.features, own, part.features)
+            entries = torch.einsum("nsj,snti,ntj->ij", part.features, own, part.features)
             use.entries(part, result)[outputs] = entries
     return product

@@ -12,7 +12,7 @@ from methods.factoring.certificate import Certificate
 from methods.factoring.network import Network
 from methods.factoring.plan import MIXED, Plan
 from methods.factoring.products import write
-from methods.factoring.shifts import Shifts, all_outputs
+from methods.factoring.shifts import Shifts, all_outputs, check
 from methods.factoring.uses import Use, uses_of
 
 
@@ -55,14 +55,17 @@ def _pairs(
     network: Network, plan: Plan, certificate: Certificate, memory: float, uses: Sequence[Use]
 ) -> Iterator[_Pair]:
     fixed = plan.affine - plan.cheap_rows.keys()
+    found = []
     for index, use in enumerate(uses):
         after = uses[index:]
         shifts = Shifts(network, fixed, index, after, certificate)
         for outputs in all_outputs(use, _fitting(use, after, memory)):
             gradients, features = shifts.along(outputs)
             for other, curvature, jacobian in zip(after, gradients, [None, *features], strict=True):
-                yield _Pair(use, other, int(outputs[0]), curvature, jacobian)
-        if shifts.mixed():
+                yield _Pair(use, other, outputs.start, curvature, jacobian)
+        found.append(shifts.found())
+    for use, mixed in zip(uses, check(found, certificate, network.precision), strict=True):
+        if mixed:
             plan.refuse(use.names, MIXED)
 
 

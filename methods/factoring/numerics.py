@@ -1,24 +1,44 @@
-"""Random probes, a comparison up to rounding errors, and slices."""
+"""Random probes, norms, a comparison up to rounding errors, and slices.
+
+What is compared stays a tensor on the device. The CPU waits for a GPU when it reads one, so several are read at once.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 
-def drawn(like: Tensor) -> Tensor:
+def drawn(like: Tensor, seed: int = 0) -> Tensor:
     """Standard normal numbers in the shape, dtype and device of `like`; the same ones at every call.
 
     They come from a generator of their own, so that torch's global generator keeps its state.
     """
-    numbers = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return numbers.to(like)
+    generator = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64, device=like.device).to(like.dtype)
 
 
-def close(difference: Tensor, to: Tensor) -> bool:
-    """Whether a difference is only rounding: its norm is at most 1,000 machine epsilons of the norm of `to`."""
+def norm(x: Tensor) -> Tensor:
+    """The norm () in float64, where squares of float32 neither overflow nor vanish."""
+    return x.double().norm()
+
+
+def values(numbers: Iterable[Tensor]) -> list[float]:
+    """The values of tensors (), read at once."""
+    return torch.stack([number.detach().double() for number in numbers]).tolist()
+
+
+def close(difference: Tensor, to: Tensor) -> Tensor:
+    """Whether () a difference is only rounding: its norm is at most 1,000 machine epsilons of the norm of `to`."""
     small = 1000 * torch.finfo(to.dtype).eps
-    return bool(difference.double().norm() <= small * to.double().norm())
+    return norm(difference) <= small * norm(to)
+
+
+def every(conditions: Iterable[Tensor]) -> Tensor:
+    """Whether () all conditions () hold."""
+    return torch.stack(list(conditions)).all()
 
 
 def slices(start: int, stop: int, step: int) -> list[slice]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from torch import Tensor
 from methods.factoring.affine import Call
 from methods.factoring.certificate import Certificate
 from methods.factoring.network import Network
-from methods.factoring.numerics import close, drawn
+from methods.factoring.numerics import close, drawn, every
 from methods.factoring.refusals import Refused, refusals
 
 DRAWS = 20  # evaluations of a loss that draws random numbers, before it counts as deterministic
@@ -68,13 +70,13 @@ def check_deterministic(network: Network, certificate: Certificate) -> None:
     before = _generator_states(network.theta)
     loss = network.unshifted()
     draws = not all(map(torch.equal, _generator_states(network.theta), before))
-    if certificate.has_value(loss) and not draws:
+    if not draws and certificate.has_value(float(loss.detach())):
         return
     for _ in range(DRAWS if draws else 1):
-        again = network.plain().detach()
+        again = float(network.plain().detach())
         if not certificate.has_value(again):
             raise ValueError(
-                f"the loss is not deterministic: {float(certificate.value)} and {float(again)} at the same parameters; "
+                f"the loss is not deterministic: {certificate.value} and {again} at the same parameters; "
                 "call model.eval(), or fix what is drawn"
             )
 
@@ -97,7 +99,7 @@ def _first_plan(network: Network, certificate: Certificate) -> Plan:
         loss, calls, shifts = network.traced(network.params)
     if network.precision != network.theta.dtype:
         raise Refused(f"the loss computes in {network.precision} within")
-    if not certificate.has_value(loss):
+    if not certificate.has_value(float(loss.detach())):
         raise Refused("the loss has another value when its operations are watched")
     affine = {name for call in calls for name in network.owners(call)}
     elsewhere, penalties = _elsewhere(network, loss, shifts)
@@ -134,31 +136,29 @@ def _elsewhere(network: Network, loss: Tensor, shifts: Sequence[Tensor]) -> tupl
         return set(), {}
     params = list(network.params.values())
     gradients = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-    elsewhere, penalties = set(), {}
-    for name, gradient in zip(network.params, gradients, strict=True):
-        if gradient is None or not gradient.requires_grad:
-            continue
-        diagonal = _diagonal_alone(gradient, network.params[name], [*params, *shifts])
-        if diagonal is None:
-            elsewhere.add(name)
-        else:
-            penalties[name] = diagonal.flatten()
-    return elsewhere, penalties
+    diagonals = {
+        name: _diagonal(gradient, network.params[name], [*params, *shifts])
+        for name, gradient in zip(network.params, gradients, strict=True)
+        if gradient is not None and gradient.requires_grad
+    }
+    if not diagonals:
+        return set(), {}
+    alone = torch.stack([is_alone for _, is_alone in diagonals.values()]).tolist()
+    elsewhere = set(itertools.compress(diagonals, map(operator.not_, alone)))
+    return elsewhere, {name: diagonal.flatten() for name, (diagonal, _) in diagonals.items() if name not in elsewhere}
 
 
-def _diagonal_alone(gradient: Tensor, param: Tensor, every: Sequence[Tensor]) -> Tensor | None:
-    """The derivative of a gradient in its own parameter, if it is diagonal and that in all others is zero.
+def _diagonal(gradient: Tensor, param: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The derivative of a gradient in its own parameter, if it is diagonal; whether () it is and all others are zero.
 
-    A diagonal D is D v = (D 1) * v for a random v.
+    `param` is one of the inputs. A diagonal D is D v = (D 1) * v for a random v.
     """
     probe = drawn(gradient)
     of_ones, of_probe = (
-        torch.autograd.grad(gradient, every, vector, retain_graph=True, materialize_grads=True)
+        torch.autograd.grad(gradient, inputs, vector, retain_graph=True, materialize_grads=True)
         for vector in (torch.ones_like(gradient), probe)
     )
-    place = next(index for index, x in enumerate(every) if x is param)
+    place = next(index for index, x in enumerate(inputs) if x is param)
     others = [*of_ones[:place], *of_ones[place + 1 :], *of_probe[:place], *of_probe[place + 1 :]]
-    if any(bool(part.any()) for part in others):
-        return None
     diagonal, product = of_ones[place], of_probe[place]
-    return diagonal if close(product - diagonal * probe, product) else None
+    return diagonal, every([close(product - diagonal * probe, product), *(~part.any() for part in others)])

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from methods.factoring.network import Network
-from methods.factoring.numerics import close, drawn, one_hot, slices
+from methods.factoring.numerics import close, drawn, every, one_hot, slices
 from methods.factoring.uses import Use
 
 ROWS = 64  # backward passes at once
@@ -59,7 +59,7 @@ def outputs_of(network: Network, fixed: set[str], uses: Sequence[Use]) -> Output
         return None
     (slope,) = torch.autograd.grad(loss, leaf, create_graph=True, materialize_grads=True)
     gradients = torch.autograd.grad(outputs, shifts, slope.detach(), create_graph=True, materialize_grads=True)
-    through_outputs = all(close(x - use.gradient, use.gradient) for x, use in zip(gradients, uses, strict=True))
+    through_outputs = every(close(x - use.gradient, use.gradient) for x, use in zip(gradients, uses, strict=True))
     slope = slope.reshape(samples, -1)  # d loss / df (N, C)
     if slope.shape[1] > OUTPUTS or not through_outputs:
         return None
@@ -93,22 +93,24 @@ def write_diagonal(
     samples are mixed, or whose D is not diagonal. Returns the uses that are left: this one and those before it.
     """
     blocks = [_Block(use, vector) for use in uses]
-    mixed = _propagate(outputs.values, outputs.curvature, outputs.shifts, blocks)
+    explained = [[flag] for flag in _propagate(outputs.values, outputs.curvature, outputs.shifts, blocks)]
     for place in reversed(range(len(uses))):
         block, shift = blocks[place], outputs.shifts[place]
-        if place in mixed:
-            return uses[: place + 1]
         # The Hessian of <d loss / df, f> times the probes, and the part of it that later sources explain.
         of_ones, of_random = _vjps(outputs.gradients[place], [shift], block.probes)[0]
         explained_ones, explained_random = block.explained
         own = of_ones - explained_ones  # D_l (N, S, p), if it is diagonal
         own_of_random = of_random - explained_random
-        if not close(own_of_random - own * block.probes[1], of_random):
+        is_diagonal = close(own_of_random - own * block.probes[1], of_random)
+        is_right, is_zero = torch.stack([every([*explained[place], is_diagonal]), close(own, of_ones)]).tolist()
+        if not is_right:
             return uses[: place + 1]
         block.write(own, result, product)
-        is_source = not close(own, of_ones)
-        if place and is_source:
-            mixed |= _propagate(outputs.maps[place].flatten(1), own.flatten(1), outputs.shifts[:place], blocks[:place])
+        if place and not is_zero:
+            source, curvature = outputs.maps[place].flatten(1), own.flatten(1)
+            flags = _propagate(source, curvature, outputs.shifts[:place], blocks[:place])
+            for before, flag in enumerate(flags):
+                explained[before].append(flag)
     return []
 
 
@@ -168,15 +170,15 @@ class _Block:
             self._use.entries(part, result).copy_(of_part)
 
 
-def _propagate(source: Tensor, curvature: Tensor, shifts: Sequence[Tensor], blocks: Sequence[_Block]) -> set[int]:
+def _propagate(source: Tensor, curvature: Tensor, shifts: Sequence[Tensor], blocks: Sequence[_Block]) -> list[Tensor]:
     """Add the contributions of a source (N, C) with curvature (N, C, C), or diagonal (N, C), to the blocks before it.
 
-    Returns the places of the blocks whose samples it mixes. A random cotangent for each sample finds them: what it
-    gives must be what the rows for all samples at once explain.
+    Returns for each block whether () the source keeps its samples apart. A random cotangent for each sample tests that:
+    what it gives must be what the rows for all samples at once explain.
     """
     random, count = drawn(source), source.shape[1]
     explained = [torch.zeros_like(shift) for shift in shifts]
-    mixed = set()
+    products: list[Tensor] = []  # (c, N, S, p) of each block
     for columns in slices(0, count, count if _is_dense(curvature) else ROWS):
         units, last = _units(source, columns), columns.stop == count
         products = _vjps(source, shifts, torch.cat([units, random[None]]) if last else units)
@@ -184,9 +186,7 @@ def _propagate(source: Tensor, curvature: Tensor, shifts: Sequence[Tensor], bloc
             rows = found[: len(units)]
             blocks[place].add(rows, curvature[:, columns])
             explained[place] += torch.einsum("nc,cnsp->nsp", random[:, columns], rows)
-            if last and not close(found[-1] - explained[place], found[-1]):
-                mixed.add(place)
-    return mixed
+    return [close(found[-1] - of_rows, found[-1]) for found, of_rows in zip(products, explained, strict=True)]
 
 
 def _is_dense(curvature: Tensor) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from methods.factoring.certificate import PARAMETER, TOLERANCE, Certificate
 from methods.factoring.network import Network
-from methods.factoring.numerics import close, drawn
+from methods.factoring.numerics import close, drawn, every, norm, slices
 from methods.factoring.refusals import Refused, refusals
 from methods.factoring.uses import Use
 
@@ -26,7 +26,7 @@ class Shifts:
     """Derivatives along shifts of the outputs of the first of some calls.
 
     It also finds samples that depend on each other. One more shift is random and differs from sample to sample; the
-    unit shifts, which all samples get at once, must explain what it changes.
+    unit shifts, which all samples get at once, must explain what it changes. `check` reads what was found.
     """
 
     def __init__(
@@ -36,20 +36,22 @@ class Shifts:
         self._fixed, self._before = fixed, before  # parameters of affine maps, and how many of their calls come before
         self._uses = uses
         self._random = drawn(uses[0].gradient)
+        self._value: list[
+            Tensor
+        ] = []  # the loss (), the distance () of its gradients from the plain ones, their size ()
         self._whole: list[Tensor] = []  # what the random shift changes
         self._unexplained: list[Tensor] = []  # the part of it that no unit shift so far explains
 
-    def along(self, outputs: Tensor) -> Derivatives:
-        """Derivatives along the unit shifts of some outputs, given by their indices (i,), at every position.
+    def along(self, outputs: slice) -> Derivatives:
+        """Derivatives along the unit shifts of some outputs i at every position.
 
-        Raises Refused where torch has no rule for an operation, or where the loss or its gradient has another value
-        under torch's transforms than without them.
+        Raises Refused where torch has no rule for an operation.
         """
         shifts = torch.cat([_unit_shifts(self._random, outputs), self._random[None]])
         with torch.no_grad(), refusals():
             loss, gradients, derivatives = torch.func.vmap(self._derivative)(shifts)
         if not self._whole:
-            self._check(loss[0], [gradient[0] for gradient in gradients])
+            self._value = [loss[0], *self._distance([gradient[0] for gradient in gradients])]
             self._whole = [derivative[-1] for derivative in derivatives]
             self._unexplained = [derivative.clone() for derivative in self._whole]
         positions = self._random.shape[1]
@@ -57,23 +59,19 @@ class Shifts:
         for unexplained, derivative in zip(self._unexplained, derivatives, strict=True):
             by_sample = derivative[:-1].flatten(2).transpose(0, 1)  # (N, i S, T p)
             unexplained -= torch.bmm(weights, by_sample).view(unexplained.shape)
-        units = [derivative[:-1].unflatten(0, (len(outputs), positions)) for derivative in derivatives]
+        units = [derivative[:-1].unflatten(0, (-1, positions)) for derivative in derivatives]
         return Derivatives(units[: len(self._uses)], units[len(self._uses) :])
 
-    def mixed(self) -> bool:
-        """Whether samples depend on each other; known once all outputs have been shifted."""
-        return not all(map(close, self._unexplained, self._whole))
+    def found(self) -> Tensor:
+        """What `check` reads (4,), once all outputs have been shifted."""
+        separate = every(map(close, self._unexplained, self._whole))
+        return torch.stack([number.double() for number in (*self._value, separate)])
 
-    def _check(self, loss: Tensor, gradients: Sequence[Tensor]) -> None:
-        """Raise Refused where the loss () or a gradient (N, T, p) under torch's transforms is another."""
-        if not self._certificate.has_value(loss):
-            raise Refused(f"the loss under torch's transforms is {float(loss):.6g}, not {self._certificate.value:.6g}")
+    def _distance(self, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The distance () of gradients (N, T, p) under torch's transforms from the plain ones, and their size ()."""
         plain = [use.gradient for use in self._uses]
-        distance = sum(float((x - y).double().norm()) for x, y in zip(gradients, plain, strict=True))
-        size = sum(float(y.double().norm()) for y in plain)
-        # A gradient near zero is a sum of terms that cancel, so that a hundred tolerances are allowed.
-        if not distance <= PARAMETER * TOLERANCE[self._network.precision] * size:
-            raise Refused(f"the loss's gradient under torch's transforms is off by {distance / size:.1e}")
+        distances = [norm(x - y) for x, y in zip(gradients, plain, strict=True)]
+        return torch.stack(distances).sum(), torch.stack(list(map(norm, plain))).sum()
 
     def _derivative(self, shift: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The loss (), its gradients, and the derivatives along a shift (N, S, p) of the gradients and the features."""
@@ -99,17 +97,33 @@ class Shifts:
         return loss, (loss, features)
 
 
-def _unit_shifts(like: Tensor, outputs: Tensor) -> Tensor:
-    """The unit shift of each of some outputs (i,) at each position, for all samples at once: (i S, N, S, p)."""
+def check(found: Sequence[Tensor], certificate: Certificate, precision: torch.dtype) -> list[bool]:
+    """Whether samples depend on each other, for what each of several `Shifts` found. All are read at once.
+
+    Raises Refused where the loss or its gradient has another value under torch's transforms than without them.
+    """
+    if not found:
+        return []
+    numbers = torch.stack(list(found)).tolist()
+    for loss, distance, size, _ in numbers:
+        if not certificate.has_value(loss):
+            raise Refused(f"the loss under torch's transforms is {loss:.6g}, not {certificate.value:.6g}")
+        # A gradient near zero is a sum of terms that cancel, so that a hundred tolerances are allowed.
+        if not distance <= PARAMETER * TOLERANCE[precision] * size:
+            raise Refused(f"the loss's gradient under torch's transforms is off by {distance / size:.1e}")
+    return [not separate for *_, separate in numbers]
+
+
+def _unit_shifts(like: Tensor, outputs: slice) -> Tensor:
+    """The unit shift of each of some outputs i at each position, for all samples at once: (i S, N, S, p)."""
     samples, positions, width = like.shape
-    units = like.new_zeros(len(outputs), positions, samples, positions, width)
-    index = torch.arange(len(outputs), device=like.device)[:, None]
+    output = torch.arange(outputs.start, outputs.stop, device=like.device)[:, None]
+    units = like.new_zeros(len(output), positions, samples, positions, width)
     position = torch.arange(positions, device=like.device)
-    units[index, position, :, position, outputs[:, None]] = 1
+    units[output - outputs.start, position, :, position, output] = 1
     return units.flatten(0, 1)
 
 
-def all_outputs(use: Use, at_once: int) -> tuple[Tensor, ...]:
-    """The indices of all outputs of a use, in chunks (i,)."""
-    outputs = use.gradient.shape[2]
-    return torch.arange(outputs, device=use.gradient.device).split(min(at_once, outputs))
+def all_outputs(use: Use, at_once: int) -> list[slice]:
+    """All outputs of a use, in chunks."""
+    return slices(0, use.gradient.shape[2], at_once)
