@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from harness import record
 from tests.pretended_gpu import library
 
 pytestmark = pytest.mark.skipif(bool(library.missing()), reason=library.missing() or "")
@@ -28,4 +29,20 @@ def test_methods(capsys) -> None:
     found = run("-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "tests/pretended_gpu/checks.py")
     with capsys.disabled():
         print(f"\n{found.stdout}")
-    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_sweep(tmp_path) -> None:
+    """From the command line to the records: time with events, memory, and agreement."""
+    problem = ["problem=mlp", "problem.inputs=3", "problem.width=3", "problem.outputs=2", "problem.batch=8"]
+    measure = ["passes=[time,exact,agreement]", "measure.budget_s=0.02", "measure.min_samples=10"]
+    output = tmp_path / "run"
+    methods = "method=vmap_hvp,factored"
+    done = run("-m", "harness", "-m", "device=cuda", "dtype=float64", *problem, methods, *measure, f"output={output}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for row in record.load(output).to_dict("records"):
+        assert (row["status"], row["device"], row["gpu"], row["driver"]) == ("ok", "cuda", "Pretended GPU", "580.00")
+        assert row["relative_error"] < 1e-12
+        assert row["tensor_peak_bytes"] > row["output_bytes"]
+        assert len(row["events_s"]) == len(row["times_s"]) >= 10
+        assert all(event <= wall for event, wall in zip(row["events_s"], row["times_s"], strict=True))

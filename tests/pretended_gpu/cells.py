@@ -15,7 +15,7 @@ from tests.pretended_gpu import gpu
 from tests.rows import bound, target
 from tests.test_methods import CELLS, CRASHES, KNOWN, PROBLEMS, REFUSES, offered
 
-LARGEST_LOOP = 30  # parameters of a problem on which `naive_loop` runs, which takes a backward pass for each entry
+LARGEST_LOOP = 15  # parameters of a problem on which `naive_loop` runs, which takes a backward pass for each entry
 
 # Quantities whose function has options that no row sets, so that `CELLS` lacks them.
 FACTORED = [

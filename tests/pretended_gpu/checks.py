@@ -22,18 +22,18 @@ def waits(quantity: str, problem) -> int:
     arguments = [problem.model, problem.criterion, problem.inputs, problem.targets]
     if quantity == "hvp":
         arguments.append(torch.ones(len(problem.theta), 2, dtype=torch.float64, device="cuda"))
-        gpu.waits.clear()
+    gpu.waits.clear()
     getattr(factored, quantity)(*arguments)
     return gpu.waits.total()
 
 
-def test_all_own_rows_equal_those_on_the_cpu() -> None:
-    assert table.show(own=True) == 0
+def test_own_rows_equal_those_on_the_cpu() -> None:
+    assert table.show(quick=True) == 0
 
 
 @pytest.mark.slow
 def test_all_rows_equal_those_on_the_cpu() -> None:
-    assert table.show(own=False) == 0
+    assert table.show(quick=False) == 0
 
 
 @pytest.mark.parametrize("quantity", ["hessian", "hvp"])

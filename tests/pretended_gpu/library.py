@@ -24,6 +24,8 @@ def missing() -> str | None:
     version = importlib.metadata.version("torch")
     if not version.startswith(f"{RELEASE}."):
         return f"the pretended GPU was written for torch {RELEASE}, and this is {version}"
+    if (_torch() / "lib" / "libtorch_cuda.so").exists():
+        return "the pretended GPU needs a torch that was built for the CPU, and this one has CUDA"
     if shutil.which("g++") is None:
         return "the pretended GPU is built by g++, which is not on the PATH"
     return None
