@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -46,3 +48,26 @@ def test_a_sweep(tmp_path) -> None:
         assert row["tensor_peak_bytes"] > row["output_bytes"]
         assert len(row["events_s"]) == len(row["times_s"]) >= 10
         assert all(event <= wall for event, wall in zip(row["events_s"], row["times_s"], strict=True))
+
+
+def test_builds_at_the_same_time_end_with_one_whole_library(tmp_path, monkeypatch) -> None:
+    compiler = tmp_path / "bin" / "g++"
+    compiler.parent.mkdir()
+    find_output = 'while [ "$1" != -o ]; do shift; done'
+    compiler.write_text(f'#!/bin/sh\n{find_output}\nprintf half > "$2"; sleep 0.4; printf whole > "$2"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{compiler.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(library, "BUILT", tmp_path / "built")
+
+    def built(later: int) -> str:
+        time.sleep(0.2 * later)
+        return library.build().read_text()
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(built, range(2))) == ["whole", "whole"]
+    assert len(list((tmp_path / "built").iterdir())) == 1
+
+
+def test_another_torch_is_no_place_for_it(monkeypatch) -> None:
+    monkeypatch.setattr(library.importlib.metadata, "version", lambda name: "2.14.1")
+    assert library.missing() == "the pretended GPU was written for torch 2.13, and this is 2.14.1"

@@ -2,8 +2,8 @@
 
 A row of the table is a row of conf/method. The table gives its cells (problem and quantity), how many equal those on
 the CPU, how many are refused on both, and how often at most the CPU waits for the GPU in one call of each quantity.
-`--quick` leaves out other libraries and the largest problem. Ends with 1 where a cell differs, or where waits are not as
-`table.WAITS` states.
+`--quick` leaves out other libraries and the largest problem. Ends with 1 where a cell differs, or where waits are not
+as `table.WAITS` states.
 """
 
 import argparse
