@@ -28,7 +28,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_methods(capsys) -> None:
-    found = run("-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "tests/pretended_gpu/checks.py")
+    options = ["-q", "-s", "-W", "ignore", "-p", "no:cacheprovider"]
+    found = run("-m", "pytest", *options, "tests/pretended_gpu/checks.py")
     with capsys.disabled():
         print(f"\n{found.stdout}")
     assert found.returncode == 0, found.stderr
