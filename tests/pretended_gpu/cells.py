@@ -64,11 +64,11 @@ def compared(row: str, problem: str, quantity: str) -> Cell:
     if (row, problem) in REFUSES:
         refusal = "NotImplementedError"
     fault = None
+    of_cpu, of_gpu = (found if isinstance(found, str) else "a result" for found in (on_cpu, on_gpu))
     if isinstance(refusal, str):
-        if not (isinstance(on_gpu, str) and refusal in on_gpu):
-            fault = f"it should be refused with {refusal!r}; found {on_gpu}"
+        if not all(isinstance(found, str) and refusal in found for found in (on_cpu, on_gpu)):
+            fault = f"it should be refused with {refusal!r}; on the CPU: {of_cpu}; on the GPU: {of_gpu}"
     elif isinstance(on_cpu, str) or isinstance(on_gpu, str):
-        of_cpu, of_gpu = (found if isinstance(found, str) else "a result" for found in (on_cpu, on_gpu))
         fault = f"on the CPU: {of_cpu}; on the GPU: {of_gpu}"
     else:
         fault = _difference(on_cpu, on_gpu)
