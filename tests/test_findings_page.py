@@ -18,7 +18,7 @@ def test_there_are_scripts() -> None:
 
 @pytest.mark.parametrize(("script", "printed"), SCRIPTS)
 def test_a_script_prints_what_the_page_says(script: str, printed: str) -> None:
-    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-I", "-W", "ignore", "-c", script], capture_output=True, text=True)
     assert done.stderr == ""
     assert re.sub(r"\de-(0\d|1\d)", r"?e-\1", done.stdout) == re.sub(r"\de-(0\d|1\d)", r"?e-\1", printed)
 
