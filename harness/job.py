@@ -28,6 +28,7 @@ from harness.record.names import problem_name
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ALLOCATORS = ("default", "tuned")
+MODES = ("autocast", "compiled", "deterministic")
 PASSES = ("time", "exact", "process", "agreement")
 TRUTHS = ("autograd", "differences")
 QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
@@ -89,6 +90,7 @@ class Job:
     passes: Annotated[tuple[str, ...], list_of(PASSES, least=1)]  # what is measured, in the order of PASSES
     measure: Measure
     code: Annotated[str | None, or_null(FOLDER, "none")] = None  # such as another version of methods
+    mode: Annotated[str | None, or_null(one_of(MODES), "torch as it is")] = None  # in which torch runs the method
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], problem: str, method: str) -> Job:

@@ -22,6 +22,7 @@ SETTINGS = {
     "dtype": None,
     "device": None,
     "threads": None,
+    "mode": None,
     "allocator": None,
     "memory_limit": None,
     "torch": None,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.job import METHOD_ARGUMENTS, PROBLEM_ARGUMENTS, Job
 from harness.problems.method_source import MethodError, Unsupported, function_of
+from harness.problems.modes import in_mode
 from harness.problems.problem import Problem
 
 
@@ -52,7 +53,8 @@ def bind(job: Job, problem: Problem) -> BoundMethod:
     arguments = {name: offered[name] for name in parameters if name in offered}
     _require_arguments(job, problem, arguments)
     _require_options(job, parameters)
-    return BoundMethod(job, problem, vectors, lambda: function(**arguments, **job.method_options), offered)
+    called = in_mode(job.mode, function, problem.theta.device)
+    return BoundMethod(job, problem, vectors, lambda: called(**arguments, **job.method_options), offered)
 
 
 def _require_arguments(job: Job, problem: Problem, arguments: Mapping[str, Any]) -> None:

@@ -69,6 +69,7 @@ FIELDS = (
     Field("device", "str", "", "cpu, cuda or cuda:N", part="setting"),
     Field("dtype", "str", "", "float64, float32, float16 or bfloat16", part="setting"),
     Field("threads", "int", "count", "intra-operation threads of torch", part="setting"),
+    Field("mode", "str", "", "autocast, compiled or deterministic; null for torch as it is", part="setting"),
     Field("allocator", "str", "", "default (glibc's own settings) or tuned (results/README.md)", part="setting"),
     Field(
         "seed", "int", "", "seed of the problem's parameters and data, and of the vectors and probes", part="setting"

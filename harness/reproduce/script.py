@@ -46,7 +46,7 @@ def gradient(theta):
     return torch.autograd.grad(loss(theta), theta)[0]
 
 
-found = {method.name}({_method_arguments(method, method_options)})
+{_call(method.name, _method_arguments(method, method_options), seen["mode"])}
 step = 1e-4
 true = torch.stack([(gradient(theta + step * unit) - gradient(theta - step * unit)) / (2 * step)
                     for unit in torch.eye(len(theta), dtype=theta.dtype)])
@@ -56,6 +56,13 @@ print(f"asymmetry: {{float((found - found.T).norm() / found.norm()):.1e}}")
 """
 
 
+def _call(name: str, arguments: str, mode: str | None) -> str:
+    """The lines that compute the Hessian, in the record's mode."""
+    if mode == "deterministic":
+        return f"torch.use_deterministic_algorithms(True)\nfound = {name}({arguments})"
+    return f"found = {f'torch.compile({name})' if mode == 'compiled' else name}({arguments})"
+
+
 def _require_whole_hessian(seen: Mapping[str, Any]) -> None:
     """Raise ReproduceError unless the record is of a Hessian in all parameters, with its problem and method."""
     if seen["quantity"] != "hessian" or not seen["problem_target"] or not seen["target"]:
@@ -63,6 +70,8 @@ def _require_whole_hessian(seen: Mapping[str, Any]) -> None:
             f"the record of {seen['problem']} by {seen['method']} is of quantity={seen['quantity']} and was built by "
             f"{seen['problem_target']}; scripts are written for a Hessian whose problem and method are known"
         )
+    if seen["mode"] == "autocast":
+        raise ReproduceError("the record is of mode=autocast; scripts compute in float64, which autocast leaves alone")
     if seen["subset"]:
         raise ReproduceError(
             f"the record is of subset={seen['subset']} parameters; scripts are written for all of them"

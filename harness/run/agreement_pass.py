@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from harness.problems.binding import BoundMethod
 from harness.problems.method_source import module_of
+from harness.problems.modes import AUTOCAST
 from harness.truth import agreement, sketch
 from harness.truth.explanation import explained
 from harness.truth.reference_process import Truth
@@ -36,7 +38,10 @@ def agreement_pass(bound: BoundMethod, side_effects: SideEffects, truth: Truth) 
         yield {"status": "wrong", "message": f"{job.target} {fault}"}
         return
     yield {"output_bytes": _output_bytes(result)}
-    seen = agreement.compare(result, job.quantity, truth.reference, truth.hessian)
+    reference = truth.reference
+    if job.mode == "autocast":
+        reference = replace(reference, inner_of_float32=AUTOCAST)
+    seen = agreement.compare(result, job.quantity, reference, truth.hessian)
     if not seen["nonfinite"]:
         tensors = result_tensors(result)
         size = truth.reference.scale.sizes.get(tensors[0].dtype)  # what errors are relative to, for true zeros

@@ -260,7 +260,7 @@ def _warm_up(bound: BoundMethod) -> None:
     A compiled method is compiled for each problem, so there the call is the cell's own.
     """
     theta = bound.problem.theta
-    compiles = bool(bound.job.method_options.get("compile"))
+    compiles = bound.job.mode == "compiled" or bool(bound.job.method_options.get("compile"))
     if not compiles:
         tiny = networks.mlp(inputs=2, width=2, outputs=2, batch=2).to(theta.device, theta.dtype)
         with contextlib.suppress(Exception):

@@ -1,0 +1,55 @@
+"""Modes of torch in which a method runs."""
+
+import pytest
+import torch
+
+from harness.problems.modes import in_mode
+from harness.reproduce.script import script
+from harness.reproduce.source import ReproduceError
+
+CPU = torch.device("cpu")
+
+
+def state() -> tuple[bool, bool, torch.dtype]:
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return deterministic, torch.is_autocast_enabled("cpu"), (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+
+
+def test_a_mode_holds_within_the_call_alone() -> None:
+    before = state()
+    assert in_mode("autocast", state, CPU)() == (False, True, torch.bfloat16)
+    assert in_mode("deterministic", state, CPU)() == (True, False, torch.float32)
+    assert in_mode(None, state, CPU) is state
+    assert state() == before == (False, False, torch.float32)
+
+
+def test_an_operator_without_a_deterministic_algorithm_raises() -> None:
+    def put() -> torch.Tensor:
+        return torch.ones(3).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
+
+    put()
+    with pytest.raises(RuntimeError, match="deterministic"):
+        in_mode("deterministic", put, CPU)()
+
+
+def test_a_compiled_method_is_one_graph(run) -> None:
+    seen = run(mode="compiled", target="methods.func_hessian.hessian", passes=("agreement", "exact"))
+    assert (seen["status"], seen["mode"]) == ("ok", "compiled"), seen["message"]
+    assert seen["compiled_graphs"] >= 1
+    assert seen["operations"] is None, "compiled code bypasses the dispatcher"
+
+
+def test_autocast_is_judged_by_its_precision(run) -> None:
+    seen = run(mode="autocast", dtype="float32", passes=("agreement",))
+    assert (seen["status"], seen["inner_dtype"]) == ("ok", "bfloat16"), seen["message"]
+    assert 1e-5 < seen["relative_error"] < seen["tolerance"]
+    exact = run(mode="autocast", dtype="float64", passes=("agreement",))
+    assert exact["relative_error"] < 1e-12, "autocast leaves float64 alone"
+
+
+def test_a_script_runs_in_the_mode_of_its_record(run) -> None:
+    seen = run(passes=("agreement",))
+    assert "torch.compile(hessian)(" in script(seen | {"mode": "compiled"})
+    assert "use_deterministic_algorithms(True)" in script(seen | {"mode": "deterministic"})
+    with pytest.raises(ReproduceError, match="autocast"):
+        script(seen | {"mode": "autocast"})
