@@ -33,7 +33,7 @@ def test_an_operator_without_a_deterministic_algorithm_raises() -> None:
 
 
 def test_a_compiled_method_is_one_graph(run) -> None:
-    seen = run(mode="compiled", target="methods.func_hessian.hessian", passes=("agreement", "exact"))
+    seen = run(mode="compiled", target="methods.func_hessian.hessian", passes=("time", "exact", "agreement"))
     assert (seen["status"], seen["mode"]) == ("ok", "compiled"), seen["message"]
     assert seen["compiled_graphs"] >= 1
     assert seen["operations"] is None, "compiled code bypasses the dispatcher"
