@@ -54,7 +54,10 @@ class HandWrittenLayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of one head: `explicit` from matrix products, `default` or `math` as torch's fused function."""
+    """Self-attention of one head: `explicit` from matrix products, or torch's function with one of its kernels.
+
+    `math` is its kernel of matrix products, `fused` the one that it takes by itself for inputs of four dimensions.
+    """
 
     def __init__(self, features: int, backend: str, causal: bool = False) -> None:
         super().__init__()
@@ -66,10 +69,10 @@ class Attention(nn.Module):
         q, k, v = self.project(x).chunk(3, dim=-1)
         if self.backend == "explicit":
             return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
-        if self.backend == "default":
-            return functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        with sdpa_kernel(SDPBackend.MATH):
-            return functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        kernel = SDPBackend.FLASH_ATTENTION if self.backend == "fused" else SDPBackend.MATH
+        with sdpa_kernel(kernel):
+            heads = (part.unsqueeze(1) for part in (q, k, v))
+            return functional.scaled_dot_product_attention(*heads, is_causal=self.causal).squeeze(1)
 
 
 class SeededDropout(nn.Module):
