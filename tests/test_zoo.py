@@ -17,6 +17,7 @@ CASES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 def case(name):
     options = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    options.pop("stop_gradient", None)  # which the job reads
     return build(options.pop("_target_"), options)
 
 
