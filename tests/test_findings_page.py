@@ -6,14 +6,29 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "results" / "findings.md").read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", PAGE, re.DOTALL)
 
 
+VERSIONS = (ROOT / "results" / "versions.md").read_text(encoding="utf-8")
+BY_VERSION = re.findall(r"```python\n(.*?)```\n\n\| torch \| prints \|\n\|---\|---\|\n(.*?)\n\n", VERSIONS, re.DOTALL)
+
+
 def test_there_are_scripts() -> None:
-    assert len(SCRIPTS) == 3
+    assert (len(SCRIPTS), len(BY_VERSION)) == (3, 4)
+
+
+@pytest.mark.parametrize(("script", "table"), BY_VERSION)
+def test_a_script_prints_what_its_table_says_of_this_torch(script: str, table: str) -> None:
+    rows = dict(re.findall(r"^\| ([\d.]+) \| (.*) \|$", table, re.MULTILINE))
+    version = torch.__version__.split("+")[0]
+    if version not in rows:
+        pytest.skip(f"the table has no row for torch {version}")
+    done = subprocess.run([sys.executable, "-I", "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == (rows[version], "")
 
 
 @pytest.mark.parametrize(("script", "printed"), SCRIPTS)
