@@ -80,15 +80,15 @@ def left_out(found: Versions) -> list[str]:
     """Which versions share no cell with another one, and why; how many cells are of an unknown version."""
     sentences = [_apart(version) for version in found.apart]
     if found.unknown:
-        sentences.append(f"{found.unknown} cells: their records name no version of torch.")
+        sentences.append(f"Cells whose records name no version of torch: {found.unknown}.")
     return sentences
 
 
 def _apart(found: Apart) -> str:
-    none = f"torch {found.version}: {found.cells} cells, none of which can be compared"
+    none = f"None of the cells of torch {found.version} ({found.cells}) can be compared"
     if found.differing:
         return f"{none}: those of other versions differ in {', '.join(found.differing)}."
-    return f"{none}: none was run with another version too."
+    return f"{none}: none was run both with it and with another version, on the same network."
 
 
 def notes(found: Versions) -> list[str]:
