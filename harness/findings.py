@@ -33,9 +33,9 @@ def learn(records: Iterable[Seen]) -> list[dict[str, Any]]:
     On a test network where a method is wrong, the suspects are the operators of no network where it is right with that
     version of torch; where there are none, all operators of the network together. A finding holds the network with the
     fewest operators (`case`), and what the method did on it with each version that was tried: `wrong` the versions with
-    the error, which is null where the result was not finite or of another shape, `right` and `no_result` (it refused or
-    failed) lists of versions. A crash, a limit or a missing package is no try. Only records in float64 without a mode
-    are read.
+    the error (null where it has none: a result that is not finite, or of another shape), `right` and `no_result` (it
+    refused or failed) lists of versions. A crash, a limit or a missing package is no try. Only records in float64
+    without a mode are read.
     """
     methods: dict[tuple[str, str], dict[Version, list[Seen]]] = defaultdict(lambda: defaultdict(list))
     for seen in records:

@@ -194,7 +194,7 @@ def test_what_else_may_have_changed_a_result_is_named(found, frame_of) -> None: 
     records[0]["packages"], records[2]["packages"] = "curvlinops 1.0", "curvlinops 2.0"
     records[0]["method_hash"], records[1]["method_hash"] = "old", "new"
     both = found(records)
-    assert (both.packages, both.edited) == (("curvlinops",), ("curvlinops",))
+    assert (both.packages, both.methods) == (("curvlinops",), ("curvlinops",))
     assert markdown(Analysis(frame_of(records))).count("not the same with every version: curvlinops.") == 2
 
 
