@@ -152,7 +152,7 @@ ANOTHER = "another network in 2.9.1; wrong by 12% in 2.13.0; right in 2.14.1"
 def test_an_edit_that_leaves_a_network_s_parameters_and_operators_is_named(found, frame_of) -> None:  # noqa: F811
     records = sourced("relu", problem_hash=("old", "new", "new"), operators=("A 1", "A 1", "A 1"))
     edited = found([*records, *sourced("gelu", problem_hash=("new", "new", "new"))])
-    assert (edited.networks, changes_of(edited)[0][3]) == (("relu",), MENDED)
+    assert (edited.networks, edited.others, changes_of(edited)[0][3]) == (("relu",), (), MENDED)
     assert "not the same with every version: relu." in markdown(Analysis(frame_of(records)))
 
 
@@ -161,7 +161,7 @@ def test_an_edit_that_leaves_a_network_s_parameters_and_operators_is_named(found
 def test_a_network_of_other_parameters_or_operators_is_another(found, edit, source) -> None:
     others = over("ok", "ok", "ok", network="gelu")
     edited = found([*others, *sourced("relu", problem_hash=(source, "new", "new"), **edit)])
-    assert (edited.networks, changes_of(edited)[0][3]) == ((), ANOTHER)
+    assert (edited.networks, edited.others, changes_of(edited)[0][3]) == ((), ("relu",), ANOTHER)
     assert edited.totals.loc["another network"].tolist() == [1, 0, 0]
     same = found(
         sourced("relu", problem_hash=("new", "new", "new"), **edit)

@@ -89,6 +89,7 @@ class Versions:
     unknown: int  # cells whose record names no version
     methods: tuple[str, ...]  # methods whose source is not the same with every version
     networks: tuple[str, ...]  # test networks that are compared although their source is not
+    others: tuple[str, ...]  # test networks that are another network with some version than with the newest
     packages: tuple[str, ...]  # methods whose packages have not the same versions with every version of torch
     sampling: tuple[str, ...]  # columns of SAMPLED in which cells that are compared differ
     unsourced: tuple[str, ...]  # versions with verdicts on test networks whose source the record does not know
@@ -125,6 +126,7 @@ def versions(analysis: Analysis) -> Versions | None:
         unknown=len(analysis.cells) - len(cells),
         methods=_differing(of_several, "method_hash", "method"),
         networks=_differing(of_several, "problem_hash", "network"),
+        others=tuple(sorted(set(seen.loc[seen["outcome"] == OTHER, "network"]))),
         packages=_differing(of_several, "packages", "method"),
         sampling=tuple(name for name in SAMPLED if _differing(of_several, name, "method")),
         unsourced=tuple(map(str, sorted(of_several.loc[unsourced, "version"].unique()))),

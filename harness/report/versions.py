@@ -92,7 +92,7 @@ def _apart(found: Apart) -> str:
 
 
 def notes(found: Versions) -> list[str]:
-    """How cells are compared, what is left out, and what else than torch may have changed a result; no markup."""
+    """How cells are compared, what is left out, what else than torch may have changed a result; markup is escaped."""
     sentences = [
         "A cell is compared over versions of torch if its test network, its method, every option and every setting are "
         "the same. The time limit and the options of sampling and agreement may differ. A percentage is the relative "
@@ -103,7 +103,11 @@ def notes(found: Versions) -> list[str]:
         *left_out(found),
     ]
     if found.alone:
-        sentences.append(f"{found.alone} cells were run with one version only, and are left out.")
+        sentences.append(
+            f"{found.alone} cells are left out: only one version has run them, on that network and with all packages."
+        )
+    if found.others:
+        sentences.append(f"Another network with some version, and left out there: {', '.join(found.others)}.")
     if found.unsourced:
         sentences.append(
             f"Records of torch {', '.join(found.unsourced)} do not know the source of their test network; it is taken "
