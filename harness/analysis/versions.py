@@ -11,7 +11,6 @@ from typing import Any
 import numpy
 import pandas
 from numpy import ndarray
-from packaging.version import Version
 from pandas import DataFrame, Series
 
 from harness.analysis.coverage import methods_of, networks_of
@@ -176,7 +175,7 @@ def _networks(cells: DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(OF_NETWORK, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _apart(cells: DataFrame, known: Series, version: Version) -> Apart:
+def _apart(cells: DataFrame, known: Series, version: object) -> Apart:
     own, others = cells[known == version], cells[known != version]
     differing = [name for name in (*ASKED, "code") if not set(own[name].map(str)) & set(others[name].map(str))]
     return Apart(str(version), len(own), tuple(differing))
