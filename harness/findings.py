@@ -10,7 +10,7 @@ import functools
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from packaging.version import Version
 
 from harness import program, record
 from harness.record.identity import JSON, fields_of, ordered
+from harness.record.outcomes import OUTCOMES, VERDICTS, is_same_network, outcome
 from harness.record.torch_version import release_of, version_of
 
 FILE = Path(__file__).parent / "findings.json"
-SAME_NETWORK = fields_of("problem", "setting")  # with the same `problem_hash`, where both records know theirs
+ALIKE = fields_of("problem", "setting")  # in which records of one test network and one set of settings agree
 
 Seen = Mapping[Any, Any]  # a record
 
@@ -32,8 +33,9 @@ def learn(records: Iterable[Seen]) -> list[dict[str, Any]]:
     On a test network where a method is wrong, the suspects are the operators of no network where it is right with that
     version of torch; where there are none, all operators of the network together. A finding holds the network with the
     fewest operators (`case`), and what the method did on it with each version that was tried: `wrong` the versions with
-    the error, `right` and `no_result` (it refused, failed or was not finite) lists of
-    versions. Only records in float64 without a mode are read.
+    the error (null where it has none: a result that is not finite, or of another shape), `right` and `no_result` (it
+    refused or failed) lists of versions. A crash, a limit or a missing package is no try. Only records in float64
+    without a mode are read.
     """
     methods: dict[tuple[str, str], dict[Version, list[Seen]]] = defaultdict(lambda: defaultdict(list))
     for seen in records:
@@ -65,16 +67,20 @@ def _suspected(group: Iterable[Seen]) -> Iterator[tuple[set[str], Seen]]:
 
 
 def _outcomes(of: Seen, by_version: Mapping[Version, Iterable[Seen]]) -> dict[str, Any]:
-    """What a method did on one record's network: `wrong` errors by version, `right` and `no_result` versions."""
+    """What a method did on one record's network: `wrong` errors by version, `right` and `no_result` versions.
+
+    Of several records of one version, such as of two builds, the worst counts.
+    """
     found: dict[str, Any] = {"wrong": {}, "right": [], "no_result": []}
     for version, group in sorted(by_version.items()):
-        same = [seen for seen in group if _is_same_network(seen, of)]
-        errors = [seen["relative_error"] for seen in same if _is_wrong(seen)]
-        if errors:
-            found["wrong"][str(version)] = max(errors)
-        elif same:
-            right = any(seen["status"] == "ok" for seen in same)
-            found["right" if right else "no_result"].append(str(version))
+        same = [seen for seen in group if _is_alike(seen, of)]
+        outcomes = [outcome(seen["status"], seen["message"]) for seen in same]
+        verdict = VERDICTS.get(min(outcomes, key=OUTCOMES.index, default=""))
+        if verdict == "wrong":
+            errors = [seen["relative_error"] for seen in same if _is_wrong(seen)]
+            found["wrong"][str(version)] = max(errors, default=None)
+        elif verdict is not None:
+            found["right" if verdict == "right" else "no_result"].append(str(version))
     return found
 
 
@@ -82,10 +88,9 @@ def _is_wrong(seen: Seen) -> bool:
     return seen["status"] == "wrong" and seen["relative_error"] is not None
 
 
-def _is_same_network(one: Seen, other: Seen) -> bool:
+def _is_alike(one: Seen, other: Seen) -> bool:
     """Whether two records are of one test network, in the same settings."""
-    hashes = {seen["problem_hash"] for seen in (one, other)} - {None}
-    return len(hashes) < 2 and all(_value(one, name) == _value(other, name) for name in SAME_NETWORK)
+    return is_same_network(one, other) and all(_value(one, name) == _value(other, name) for name in ALIKE)
 
 
 def _value(seen: Seen, name: str) -> Any:
@@ -111,25 +116,31 @@ def warning(seen: Seen) -> str | None:
         tried = _of_release(version, [*finding["wrong"], *finding["right"], *finding["no_result"]])
         errors = [error for text, error in finding["wrong"].items() if text in tried]
         if errors:
-            return _unsafe(finding, max(errors))
+            return _unsafe(finding, errors)
         if untried is None and not any(text in finding["right"] for text in tried):
             name = ".".join(map(str, release_of(version))) if version else "of unknown version"
             ending = f"torch {name} {'gave no result there' if tried else 'was not tried'}"
-            untried = f"{_unsafe(finding, max(finding['wrong'].values()))}; {ending}"
+            untried = f"{_unsafe(finding, finding['wrong'].values())}; {ending}"
     return untried
 
 
 def _of_release(version: Version | None, tried: Iterable[str]) -> list[str]:
-    """Those of the versions tried that tell of this one: itself, or else all of its release."""
+    """Those of the versions tried that stand for this one: itself, or else all of its release.
+
+    A pre-release stands for its release only where nothing else of it was tried.
+    """
     release = [text for text in tried if version is not None and release_of(Version(text)) == release_of(version)]
-    return [text for text in release if Version(text) == version] or release
+    final = [text for text in release if not Version(text).is_prerelease]
+    return [text for text in release if Version(text) == version] or final or release
 
 
-def _unsafe(finding: Mapping[str, Any], error: float) -> str:
+def _unsafe(finding: Mapping[str, Any], errors: Collection[float | None]) -> str:
+    known = [error for error in errors if error is not None]
+    wrong = f"wrong by {100 * max(known):.2g} %" if known else "wrong or not finite"
     right = f" (right with {', '.join(finding['right'])})" if finding["right"] else ""
     return (
-        f"unsafe: this method was wrong by {100 * error:.2g} % on {finding['case']} with torch "
-        f"{', '.join(finding['wrong'])}{right}; this network has the same operators: {', '.join(finding['operators'])}"
+        f"unsafe: this method was {wrong} on {finding['case']} with torch {', '.join(finding['wrong'])}{right}; "
+        f"this network has the same operators: {', '.join(finding['operators'])}"
     )
 
 

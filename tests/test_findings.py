@@ -25,6 +25,7 @@ def seen(
         "operators": ", ".join(operators),
         "target": target,
         "problem": problem,
+        "dtype": "float64",
         "torch": torch,
         "method_options": json.dumps(options),
         "relative_error": error,
@@ -132,15 +133,62 @@ def test_of_two_versions_of_a_release_the_very_one_counts(monkeypatch) -> None:
     assert warned(monkeypatch, atlas, "A 1", torch="2.14.2") is not None  # of a release that was wrong once
 
 
-@pytest.mark.parametrize("change", [{"problem_hash": "2"}, {"problem_options": '{"n": 2}'}, {"dtype": "float32"}])
+STOPPED = [seen(status, ["A 1"], torch=NEW) for status in ("crashed", "timeout", "oom")]
+ABSENT = seen("unsupported", ["A 1"], torch=NEW) | {"message": "a needs the package b, which is not installed: pip"}
+
+
+@pytest.mark.parametrize("stopped", [*STOPPED, ABSENT])
+def test_a_crash_a_limit_and_a_missing_package_are_no_try(monkeypatch, stopped) -> None:
+    atlas = [seen("wrong", ["A 1"]), stopped]
+    (finding,) = findings.learn(atlas)
+    assert (finding["right"], finding["no_result"]) == ([], [])
+    assert warned(monkeypatch, atlas, "A 1", torch=NEW).endswith("; torch 2.14 was not tried")
+
+
+def test_the_worst_of_two_builds_counts() -> None:
+    builds = [seen("ok", ["A 1"], torch="2.14.1+cpu"), seen("unsupported", ["A 1"], torch="2.14.1+cu130")]
+    (finding,) = findings.learn([seen("wrong", ["A 1"]), *builds])
+    assert (finding["right"], finding["no_result"]) == ([], ["2.14.1"])
+
+
+def test_what_is_not_finite_is_wrong_without_an_error(monkeypatch) -> None:
+    atlas = [seen("wrong", ["A 1"]), seen("nonfinite", ["A 1"], torch=NEW, error=None)]
+    (finding,) = findings.learn(atlas)
+    assert finding["wrong"] == {"2.13.0": 0.1, "2.14.1": None}
+    assert "was wrong or not finite on zoo/case with torch 2.13.0, 2.14.1;" in warned(
+        monkeypatch, atlas, "A 1", torch=NEW
+    )
+    assert "was wrong by 10 % on zoo/case" in warned(monkeypatch, atlas, "A 1", torch="2.15.0")
+
+
+def test_a_pre_release_stands_for_its_release_only_where_nothing_else_was_tried(monkeypatch) -> None:
+    early, final = "2.14.0.dev20260101+cpu", "2.14.0"
+    atlas = [seen("wrong", ["A 1"], torch=early), seen("ok", ["A 1"], torch=final)]
+    assert warned(monkeypatch, atlas, "A 1", torch="2.14.1") is None
+    assert "with torch 2.14.0.dev20260101 (right with 2.14.0)" in warned(monkeypatch, atlas, "A 1", torch=early)
+    assert "was not tried" not in warned(monkeypatch, atlas[:1], "A 1", torch="2.14.1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"problem_hash": "2", "operators": "A 1, B 1"},
+        {"problem_hash": "2", "params": 9},
+        {"problem_hash": None, "params": 9},
+        {"problem_options": '{"n": 2}'},
+        {"dtype": "float32"},
+    ],
+)
 def test_another_network_or_setting_says_nothing_about_a_version(change) -> None:
-    same = {"problem_hash": "1", "problem_options": '{"n": 1}', "dtype": "float64"}
+    same = {"problem_hash": "1", "params": 4, "problem_options": '{"n": 1}', "dtype": "float64"}
     (finding,) = findings.learn([seen("wrong", ["A 1"]) | same, seen("ok", ["A 1"], torch=NEW) | same | change])
     assert finding["right"] == []
 
 
-def test_a_missing_hash_is_no_other_network() -> None:
-    (finding,) = findings.learn([seen("wrong", ["A 1"]), seen("ok", ["A 1"], torch=NEW) | {"problem_hash": "1"}])
+@pytest.mark.parametrize("source", [None, "2"])
+def test_another_or_a_missing_source_is_no_other_network(source) -> None:
+    old = seen("wrong", ["A 1"]) | {"problem_hash": source}
+    (finding,) = findings.learn([old, seen("ok", ["A 1"], torch=NEW) | {"problem_hash": "1"}])
     assert finding["right"] == ["2.14.1"]
 
 

@@ -9,9 +9,9 @@ from pandas import Series
 
 from harness.analysis.coverage import NEEDS_A_NETWORK
 from harness.record import plain
+from harness.record.outcomes import NOT_INSTALLED
 
 OF_A_REASON = ["status", "message", "memory_limit_gb", "limit_s", "median_s"]  # columns that a reason is made of
-NOT_INSTALLED = re.compile(r"needs the package (\S+), which is not installed")
 EXCEPTION = re.compile(r"^(?:[\w.]*(?:Error|Exception|Unsupported)): ")
 
 

@@ -6,49 +6,37 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy
+import pandas
 from numpy import ndarray
 from pandas import DataFrame, Series
 
 from harness.analysis.coverage import methods_of, networks_of
-from harness.analysis.reasons import NOT_INSTALLED
 from harness.analysis.table import SETTINGS, Analysis
-from harness.record.identity import ASKED
+from harness.record.identity import ASKED, SAMPLED
+from harness.record.outcomes import ABSENT, NO_RESULT, OF_NETWORK, OUTCOMES, VERDICTS, is_same_network, outcome
 from harness.record.torch_version import version_of
 
-OUTCOMES = {
-    "wrong": "wrong",
-    "nonfinite": "not finite",
-    "error": "failed",
-    "unsupported": "refused",
-    "ok": "right",
-    "crashed": "crashed",
-    "oom": "out of memory",
-    "timeout": "out of time",
-}  # of each status; of several cells of one version, the first of these counts
-ABSENT, EDITED, NOT_RUN = "not installed", "of another source", "not run"
-NOT_COMPARED = (ABSENT, EDITED, NOT_RUN)
-VERDICTS = {
-    "right": "right",
-    "wrong": "wrong",
-    "not finite": "wrong",
-    "refused": "no result",
-    "failed": "no result",
-}  # a crash and a limit may be the machine's: they are no verdict on a version
+OTHER, NOT_RUN = "another network", "not run"
+NOT_COMPARED = (ABSENT, OTHER, NOT_RUN)
+RANK = (*OUTCOMES, OTHER, NOT_RUN)
 
-# By the latest verdict and the one before it that differs.
+# By an earlier verdict and the latest one. A result is compared with the result before it that differs, and with no
+# result only if there was none.
 KINDS = {
     ("right", "wrong"): "Newly wrong or not finite",
-    ("no result", "wrong"): "Newly supported, but wrong or not finite",
+    (NO_RESULT, "wrong"): "Newly supported, but wrong or not finite",
     ("wrong", "right"): "Mended",
-    ("wrong", "no result"): "No longer wrong, but without a result",
-    ("right", "no result"): "Newly refused or failing",
-    ("no result", "right"): "Newly supported",
+    ("wrong", NO_RESULT): "No longer wrong, but without a result",
+    ("right", NO_RESULT): "Newly refused or failing",
+    (NO_RESULT, "right"): "Newly supported",
 }
-ALWAYS = "Wrong or not finite with every version"
+RESUMED = "Right again, after a version that refused or failed"
+ALWAYS = "Wrong or not finite wherever there is a result"
 UNFINISHED = "Crashed, out of memory or out of time with some version"
-ORDER = [*KINDS.values(), ALWAYS, UNFINISHED]
+ORDER = [*KINDS.values(), RESUMED, ALWAYS, UNFINISHED]
 
 # Torch decides about these, so that cells are compared over them.
 OVER = ("torch", "interpreter", "machine")
@@ -58,7 +46,7 @@ OVER = ("torch", "interpreter", "machine")
 class Span:
     """What was seen with successive versions."""
 
-    outcome: str  # of OUTCOMES, or NOT_COMPARED
+    outcome: str  # of RANK
     versions: tuple[str, ...]
     least: float  # relative error of what is wrong, over versions, networks and methods; NaN where none is known
     most: float
@@ -80,47 +68,66 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """A version that shares no cell with another version."""
+
+    version: str
+    cells: int
+    differing: tuple[str, ...]  # columns in which none of its cells has a value that a cell of another version has
+
+
+@dataclass(frozen=True)
 class Versions:
     """The versions of torch in order, how often each has which outcome, and what changes between them."""
 
-    versions: tuple[str, ...]
+    versions: tuple[str, ...]  # those that share a cell with another one
     totals: DataFrame  # an outcome a line, a version a column: numbers of cells that two versions or more have run
     changes: list[Change]  # in the order of their kinds; those with the largest errors first
     alone: int  # cells that only one version has run
-    edited: tuple[str, ...]  # methods whose source is not the same with every version
+    apart: tuple[Apart, ...]
+    unknown: int  # cells whose record names no version
+    methods: tuple[str, ...]  # methods whose source is not the same with every version
+    networks: tuple[str, ...]  # test networks that are compared although their source is not
+    others: tuple[str, ...]  # test networks that are another network with some version than with the newest
     packages: tuple[str, ...]  # methods whose packages have not the same versions with every version of torch
+    sampling: tuple[str, ...]  # columns of SAMPLED in which cells that are compared differ
     unsourced: tuple[str, ...]  # versions with verdicts on test networks whose source the record does not know
 
 
 def versions(analysis: Analysis) -> Versions | None:
-    """What changes with torch; None where no cell was run with two versions.
+    """What changes with torch; None where the records name fewer than two versions.
 
-    Cells are compared if they agree in problem, method, every setting and the folder `code`. A cell whose test network
-    has another source than with the newest version is not compared; an unknown source is taken to be the same. Cells of
-    an unknown version are left out.
+    Cells are compared if they agree in problem, method, every setting and the folder `code`, and if their test network
+    is the one of the newest version (see `is_same_network`). Cells of an unknown version are left out.
     """
     known = analysis.cells["torch"].map(version_of)
     if known.nunique() < 2:
         return None
-    seen = _seen(analysis.cells[known.notna()], known.dropna())
-    names = tuple(map(str, sorted(seen["version"].unique())))
+    cells, known = analysis.cells[known.notna()], known.dropna()
+    seen = _seen(cells, known)
     found = seen.pivot(index="asked", columns="version", values="outcome").fillna(NOT_RUN)
     compared = ~found.isin(NOT_COMPARED)
     several = compared.sum(axis="columns") > 1
-    if not several.any():
-        return None
-    errors = seen.pivot(index="asked", columns="version", values="error")[several]
-    outcomes = found[several]
+    shared = compared[several].any()
+    outcomes = found.loc[several, shared]
+    errors = seen.pivot(index="asked", columns="version", values="error").loc[several, shared]
     newest = seen.drop_duplicates("asked", keep="last").set_index("asked").loc[outcomes.index]
-    of_several = seen[seen["asked"].isin(outcomes.index)]
+    of_several = seen[seen["asked"].isin(outcomes.index) & ~seen["outcome"].isin(NOT_COMPARED)]
     unsourced = of_several["problem_hash"].isna() & of_several["outcome"].isin(list(VERDICTS))
+    names = tuple(map(str, outcomes.columns))
+    counts = DataFrame({str(version): outcomes[version].value_counts() for version in outcomes}, index=list(RANK))
     return Versions(
         names,
-        outcomes.apply(Series.value_counts).reindex([*OUTCOMES.values(), *NOT_COMPARED]).dropna(how="all").fillna(0),
+        counts[counts.notna().any(axis="columns")].fillna(0),
         _changes(names, newest, outcomes.to_numpy(), errors.to_numpy(dtype="float")),
         alone=int((compared.sum(axis="columns") == 1).sum()),
-        edited=_differing(of_several, "method_hash"),
-        packages=_differing(of_several, "packages"),
+        apart=tuple(_apart(cells, known, version) for version in found.columns[~shared.to_numpy()]),
+        unknown=len(analysis.cells) - len(cells),
+        methods=_differing(of_several, "method_hash", "method"),
+        networks=_differing(of_several, "problem_hash", "network"),
+        others=tuple(sorted(set(seen.loc[seen["outcome"] == OTHER, "network"]))),
+        packages=_differing(of_several, "packages", "method"),
+        sampling=tuple(name for name in SAMPLED if _differing(of_several, name, "method")),
         unsourced=tuple(map(str, sorted(of_several.loc[unsourced, "version"].unique()))),
     )
 
@@ -132,33 +139,52 @@ def _seen(cells: DataFrame, known: Series) -> DataFrame:
     """
     asked = cells.groupby([*ASKED, "code"], dropna=False).ngroup()
     settings = [name for name in (*SETTINGS, "seed") if name not in OVER]
-    seen = cells[["method_hash", "problem_hash", "packages"]].assign(
+    seen = cells[["method_hash", "problem_hash", "packages", *SAMPLED]].assign(
         version=known,
         asked=asked,
         network=networks_of(cells),
         method=methods_of(cells, settings),
-        outcome=_outcomes(cells, known, asked),
+        outcome=_outcomes(cells).where(_is_of_newest(cells, known, asked), OTHER),
         error=cells["relative_error"].where(cells["relative_error"] > cells["tolerance"].fillna(0)),
     )
-    rank = [*OUTCOMES.values(), *NOT_COMPARED].index
     seen = seen.sort_values(["version", "error"], ascending=[True, False])
-    seen = seen.sort_values("outcome", key=lambda outcomes: outcomes.map(rank), kind="stable")
+    seen = seen.sort_values("outcome", key=lambda outcomes: outcomes.map(RANK.index), kind="stable")
     seen = seen.drop_duplicates(["asked", "version"]).sort_values(["version", "asked"])
     return seen.assign(error=seen["error"].where(seen["outcome"] == "wrong"))
 
 
-def _outcomes(cells: DataFrame, known: Series, asked: Series) -> Series:
-    source = cells["problem_hash"]
-    newest = source[known.sort_values(kind="stable").index].groupby(asked).last()
-    edited = source.notna() & (source != asked.map(newest))
-    absent = cells["message"].fillna("").map(NOT_INSTALLED.search).notna()
-    return cells["status"].map(OUTCOMES).mask(absent, ABSENT).mask(edited, EDITED)
+def _outcomes(cells: DataFrame) -> Series:
+    messages = cells["message"].fillna("")
+    return Series(list(map(outcome, cells["status"], messages)), cells.index, "object")
 
 
-def _differing(seen: DataFrame, column: str) -> tuple[str, ...]:
-    """The methods of which what was asked for once has several values of the column."""
+def _is_of_newest(cells: DataFrame, known: Series, asked: Series) -> Series:
+    """Whether each cell is of the same test network as the newest one that was asked alike.
+
+    The newest is that of the newest version, and there of the latest run, among those whose operators are known.
+    """
+    order = cells.assign(traced=cells["operators"].notna(), version=known, asked=asked)
+    order = order.sort_values(["traced", "version", "started"], na_position="first")
+    newest = order.drop_duplicates("asked", keep="last").set_index("asked").loc[asked]
+    return Series(list(map(is_same_network, _networks(cells), _networks(newest))), cells.index, "bool")
+
+
+def _networks(cells: DataFrame) -> list[dict[str, Any]]:
+    """What `is_same_network` reads of each cell."""
+    columns = [[None if pandas.isna(value) else value for value in cells[name]] for name in OF_NETWORK]
+    return [dict(zip(OF_NETWORK, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _apart(cells: DataFrame, known: Series, version: object) -> Apart:
+    own, others = cells[known == version], cells[known != version]
+    differing = [name for name in (*ASKED, "code") if not set(own[name].map(str)) & set(others[name].map(str))]
+    return Apart(str(version), len(own), tuple(differing))
+
+
+def _differing(seen: DataFrame, column: str, named: str) -> tuple[str, ...]:
+    """The names, of the column `named`, of which what was asked for once has several values of the other column."""
     several = seen.groupby("asked")[column].transform("nunique") > 1
-    return tuple(sorted(set(seen.loc[several, "method"])))
+    return tuple(sorted(set(seen.loc[several, named])))
 
 
 def _changes(versions: Sequence[str], named: DataFrame, outcomes: ndarray, errors: ndarray) -> list[Change]:
@@ -183,20 +209,28 @@ def _changes(versions: Sequence[str], named: DataFrame, outcomes: ndarray, error
 
 def _kind(outcomes: Iterable[str]) -> str | None:
     """What kind of change the outcomes are, in the order of the versions; None where there is nothing to report."""
-    verdicts = [VERDICTS[outcome] for outcome in outcomes if outcome in VERDICTS]
-    before = next((verdict for verdict in reversed(verdicts) if verdict != verdicts[-1]), None)
+    verdicts = [VERDICTS[seen] for seen in outcomes if seen in VERDICTS]
+    runs = [verdict for verdict, _ in groupby(verdicts)]
+    if not runs:
+        return None
+    latest = runs[-1]
+    before = next((run for run in reversed(runs) if run not in (latest, NO_RESULT)), None)
+    if before is None and runs == [NO_RESULT, latest]:
+        before = NO_RESULT
     if before is not None:
-        return KINDS[before, verdicts[-1]]
-    if verdicts.count("wrong") > 1:
+        return KINDS[before, latest]
+    if latest == "wrong" and verdicts.count("wrong") > 1:
         return ALWAYS
-    unfinished = any(outcome not in VERDICTS and outcome not in NOT_COMPARED for outcome in outcomes)
-    return UNFINISHED if unfinished and verdicts else None
+    if len(runs) > 1:
+        return RESUMED
+    unfinished = any(seen not in VERDICTS and seen not in NOT_COMPARED for seen in outcomes)
+    return UNFINISHED if unfinished else None
 
 
 def _spans(versions: Sequence[str], outcomes: Sequence[str], errors: ndarray) -> Iterator[Span]:
     """Versions in succession with the same outcome; `errors` has a version a column."""
-    for outcome, places in groupby(range(len(versions)), key=outcomes.__getitem__):
+    for same, places in groupby(range(len(versions)), key=outcomes.__getitem__):
         within = list(places)
         known = errors[:, within][~numpy.isnan(errors[:, within])]
         least, most = (known.min(), known.max()) if known.size else (numpy.nan, numpy.nan)
-        yield Span(outcome, tuple(versions[place] for place in within), float(least), float(most))
+        yield Span(same, tuple(versions[place] for place in within), float(least), float(most))

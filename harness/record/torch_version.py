@@ -9,7 +9,7 @@ from packaging.version import Version
 
 @functools.cache
 def version_of(torch: object) -> Version | None:
-    """The version without its build: 2.13.0 of `2.13.0+cpu`; null where a record names none, or no version."""
+    """The version without its build: 2.13.0 of `2.13.0+cpu`; None where a record names none, or no version."""
     try:
         return Version(Version(torch).public) if isinstance(torch, str) else None
     except ValueError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pandas import DataFrame, Series
 from rich.console import Console
 from rich.table import Table
@@ -11,12 +13,12 @@ from harness.analysis.coverage import outcomes, totals
 from harness.analysis.emphasis import baseline_of
 from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis
-from harness.analysis.versions import versions
+from harness.analysis.versions import Change, versions
 from harness.report import leaderboard as board
 from harness.report.layout import print_sections, print_table, widths
 from harness.report.readable import CONTENDED, GROUPS, MAIN, NUMBERS, asked, columns_of, readable
 from harness.report.summary import WRONG, summary
-from harness.report.versions import table
+from harness.report.versions import left_out, table
 from harness.text import listed
 
 STYLES = {"ok": "green", "wrong": "bold red", "nonfinite": "bold red", "unsupported": "yellow", "timeout": "magenta"}
@@ -159,15 +161,22 @@ def _print_wrong(analysis: Analysis, console: Console) -> None:
 
 
 def _print_versions(analysis: Analysis, console: Console) -> None:
-    """What changes with the version of torch, the first few changes of each kind."""
+    """What changes with the version of torch, the first few changes of each kind; then what is not compared."""
     found = versions(analysis)
-    if found is None or not found.changes:
+    if found is None:
         return
-    kinds = Series([change.kind for change in found.changes])
+    if found.changes:
+        _print_changes(found.changes, console)
+    for sentence in left_out(found):
+        console.print(Text(sentence, "dim"))
+
+
+def _print_changes(changes: Sequence[Change], console: Console) -> None:
+    kinds = Series([change.kind for change in changes])
     counts = kinds.map(kinds.value_counts())
     brief = kinds.groupby(kinds).cumcount() < BRIEF
     titles = kinds.where(counts <= BRIEF, kinds + [f" (the first {BRIEF} of {count})" for count in counts])
-    texts = table(found.changes, listed)
+    texts = table(changes, listed)
     console.print()
     print_sections(console, texts[brief], titles[brief], widths(texts, set(texts.columns), console.width), set())
     if not brief.all():

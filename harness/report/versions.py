@@ -8,23 +8,28 @@ from collections.abc import Callable, Collection, Sequence
 from pandas import DataFrame
 
 from harness.analysis.table import Analysis
-from harness.analysis.versions import Change, Span, Versions, versions
+from harness.analysis.versions import Apart, Change, Span, Versions, versions
 from harness.report.summary import Section
 from harness.text import escaped, percent
 
 
 def sections(analysis: Analysis) -> list[Section]:
-    """A section for each kind of change, and a sentence for each change; none for records of one version."""
+    """A section for each kind of change, and a sentence for each change; then a section on what is not compared.
+
+    None for records of one version.
+    """
     found = versions(analysis)
     if found is None:
         return []
-    return [
+    changed = [
         Section(
             f"Versions of torch: {kind.lower()}",
             [f"{', '.join(change.networks)}: {', '.join(change.methods)}: {history(change)}." for change in changes],
         )
         for kind, changes in _kinds(found).items()
     ]
+    sentences = left_out(found)
+    return [*changed, Section("Versions of torch: not compared", sentences)] if sentences else changed
 
 
 def table(changes: Sequence[Change], names: Callable[[Collection[str]], str]) -> DataFrame:
@@ -53,7 +58,13 @@ def markdown(analysis: Analysis) -> str | None:
     found = versions(analysis)
     if found is None:
         return None
-    totals = found.totals.astype(int).rename(columns=str).rename_axis(None)
+    return "\n\n".join([*_results(found), f"{escaped(analysis.environment)}.", *notes(found)]) + "\n"
+
+
+def _results(found: Versions) -> list[str]:
+    if not found.versions:
+        return ["# No result can be compared over versions of torch"]
+    totals = found.totals.astype(int).rename_axis(None)
     parts = [
         f"# Which results change with torch {', '.join(found.versions)}",
         "Cells that two versions or more have run, by outcome:",
@@ -62,37 +73,56 @@ def markdown(analysis: Analysis) -> str | None:
     for kind, changes in _kinds(found).items():
         texts = table(changes, ", ".join).map(escaped)
         parts += [f"## {kind}", texts.to_markdown(index=False, disable_numparse=True)]
-    if not found.changes:
-        parts.append("Nothing changes, and nothing is wrong.")
-    return "\n\n".join([*parts, f"{escaped(analysis.environment)}.", *notes(found)]) + "\n"
+    return parts if found.changes else [*parts, "Nothing changes, and nothing is wrong."]
 
 
-def notes(found: Versions) -> list[str]:
-    """How cells are compared, and what else than torch may have changed a result; markup is escaped."""
-    sentences = [
-        "A cell is compared over versions of torch if its test network, its method, every option and every setting are "
-        "the same. A percentage is the relative error, over all networks and methods of a line from the smallest to "
-        "the largest. Refused and failed: an error and no result. A crash, or the end of time or memory, may be the "
-        "machine's, so it is no verdict on a version. Of another source: the test network was edited since."
-    ]
-    if found.alone:
-        sentences.append(f"{found.alone} cells were run with one version only, and are left out.")
-    if found.unsourced:
-        sentences.append(
-            f"Records of torch {', '.join(found.unsourced)} do not know the source of their test network; it is taken "
-            "to be the same."
-        )
-    if found.edited:
-        sentences.append(f"The source of these methods is not the same with every version: {_escaped(found.edited)}.")
-    if found.packages:
-        sentences.append(
-            f"These methods use packages that are not the same with every version: {_escaped(found.packages)}."
-        )
+def left_out(found: Versions) -> list[str]:
+    """Which versions share no cell with another one, and why; how many cells are of an unknown version."""
+    sentences = [_apart(version) for version in found.apart]
+    if found.unknown:
+        sentences.append(f"Cells whose records name no version of torch: {found.unknown}.")
     return sentences
 
 
-def _escaped(names: Collection[str]) -> str:
-    return escaped(", ".join(names))
+def _apart(found: Apart) -> str:
+    none = f"None of the cells of torch {found.version} ({found.cells}) can be compared"
+    if found.differing:
+        return f"{none}: those of other versions differ in {', '.join(found.differing)}."
+    return f"{none}: none was run both with it and with another version, on the same network."
+
+
+def notes(found: Versions) -> list[str]:
+    """How cells are compared, what is left out, what else than torch may have changed a result; markup is escaped."""
+    sentences = [
+        "A cell is compared over versions of torch if its test network, its method, every option and every setting are "
+        "the same. The time limit and the options of sampling and agreement may differ. A percentage is the relative "
+        "error, over all networks and methods of a line from the smallest to the largest. Refused and failed: an error "
+        "and no result. A crash, or the end of time or memory, may be the machine's, so it is no verdict on a version. "
+        "Another network: it has other parameters or operators than with the newest version, and its source is not "
+        "known to be the same.",
+        *left_out(found),
+    ]
+    if found.alone:
+        sentences.append(
+            f"{found.alone} cells are left out: only one version has run them, on that network and with all packages."
+        )
+    if found.others:
+        sentences.append(f"Another network with some version, and left out there: {', '.join(found.others)}.")
+    if found.unsourced:
+        sentences.append(
+            f"Records of torch {', '.join(found.unsourced)} do not know the source of their test network; it is taken "
+            "to be the same if its parameters and operators are."
+        )
+    changed = {
+        "The source of these methods is": found.methods,
+        "These methods use packages that are": found.packages,
+        "The source of these test networks is, unlike their parameters and operators,": found.networks,
+        "These columns of the record are": found.sampling,
+    }
+    sentences += [
+        f"{what} not the same with every version: {', '.join(names)}." for what, names in changed.items() if names
+    ]
+    return list(map(escaped, sentences))
 
 
 def _kinds(found: Versions) -> dict[str, list[Change]]:
