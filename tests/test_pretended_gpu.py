@@ -53,12 +53,12 @@ def test_a_sweep(tmp_path) -> None:
         assert len(row["events_s"]) == len(row["times_s"]) >= 10
         assert all(event <= wall for event, wall in zip(row["events_s"], row["times_s"], strict=True))
         assert row["throttle_reasons"][:1] == [0]
-        assert len(row["sm_clock_mhz"]) == len(row["throttle_reasons"]) < len(row["times_s"])
+        assert len(row["sm_clock_mhz"]) == len(row["throttle_reasons"]) <= len(row["times_s"])
         assert (row["power_throttled_s"], row["nvml_missing"]) == (0, None)
         assert row["heat_throttled_s"] >= nvml.HEAT_SHARE * row["sampling_wall_s"]  # and of the checks between samples
         assert "heat" in row["throttled_by"]
         assert row["contended"]  # a time with a star
-        assert (row["gpu_busy_s"], row["gpu_busy_missing"]) == (None, "this build of torch cannot trace a GPU")
+        assert row["gpu_busy_missing"] == "this build of torch cannot trace a GPU"
 
 
 def test_the_program_for_a_gpu(tmp_path) -> None:
