@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
-# For each field of a record: functions of NVML, of which the first that works is used, and the constant they are given.
-READINGS = {
+Reading = tuple[list[str], str | None]  # functions of NVML, of which the first that works is used, and their constant
+Reader = Callable[[], Any]
+
+READINGS: dict[str, Reading] = {  # by the field of a record
     "throttle_reasons": (  # first, since the GPU is idle again once a sample ends
         ["nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"],
         None,
@@ -21,14 +23,12 @@ READINGS = {
     "gpu_temperature_c": (["nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"], "NVML_TEMPERATURE_GPU"),
     "gpu_power_mw": (["nvmlDeviceGetPowerUsage"], None),
 }
-# The same of what NVML counts from one moment to another: how long the clocks were held down, in nanoseconds.
-COUNTERS = {
+# The same of what NVML counts: how long the clocks have been held down, in nanoseconds.
+COUNTERS: dict[str, Reading] = {
     "power_throttled_s": (["nvmlDeviceGetViolationStatus"], "NVML_PERF_POLICY_POWER"),
     "heat_throttled_s": (["nvmlDeviceGetViolationStatus"], "NVML_PERF_POLICY_THERMAL"),
 }
 INTERVAL_S = 0.02  # at least, between two readings: short samples do not wait for one each
-
-Reader = Callable[[], Any]
 
 
 class NVMLUnavailable(Exception):
@@ -101,7 +101,7 @@ def driver_version() -> str | None:
         return None
 
 
-def _readers(device: torch.device, readings: dict[str, tuple[list[str], str | None]]) -> dict[str, Reader]:
+def _readers(device: torch.device, readings: dict[str, Reading]) -> dict[str, Reader]:
     """A function for each of READINGS or COUNTERS, which raises NVMLUnavailable where the GPU does not report it."""
     nvml = _started()
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # since CUDA_VISIBLE_DEVICES renumbers the GPUs
