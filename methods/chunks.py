@@ -2,11 +2,13 @@
 
 `chunk_size` is the number of rows that are computed at once: an integer, None for all rows, or "auto". "auto" is the
 number of rows that fit into `memory_budget_mb` (in units of 10^6 bytes), not counting the result. None is 1,000 on the
-CPU, and half of the memory that is free on a GPU once the result is allocated.
+CPU. On a GPU it is half of the memory that is free once the result is allocated, rounded down to a power of two. So
+processes that find a little more or less of it mostly have the same chunks.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -111,7 +113,8 @@ def _budget_bytes(memory_budget_mb: float | None, device: torch.device) -> float
     free, total = torch.cuda.mem_get_info(device)
     allowed = torch.cuda.get_per_process_memory_fraction(device) * total
     reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-    return FREE_SHARE * (min(free + reserved, allowed) - allocated)  # what is reserved, torch's allocator uses again
+    usable = FREE_SHARE * (min(free + reserved, allowed) - allocated)  # what is reserved, torch's allocator uses again
+    return 2.0 ** math.floor(math.log2(max(1.0, usable / 1e6))) * 1e6
 
 
 def _peak_bytes(product: Product, rows: int, theta: Tensor) -> int:

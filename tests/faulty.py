@@ -81,7 +81,7 @@ def theta_in_place(loss, theta):
 
 
 def one_gigabyte(loss, theta):
-    torch.ones(1 << 30, dtype=torch.uint8)
+    torch.ones(1 << 30, dtype=torch.uint8, device=theta.device)
     return torch.func.jacfwd(torch.func.grad(loss))(theta)
 
 

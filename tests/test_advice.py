@@ -131,7 +131,9 @@ CUDNN_RNN = (
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "oom", "smaller chunk_size"),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "oom", "smaller chunk_size"),
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "oom", "smaller chunk_size"),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED", "oom", "too little memory of the CPU"),
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", "error", "too little memory on the GPU"),
+        ("cudnn RNN backward can only be called in training mode", "unsupported", "no gradient in eval mode"),
         ("GET was unable to find an engine to execute this computation", "error", "too little memory on the GPU"),
         (CUDNN_RNN, "unsupported", "torch.backends.cudnn.flags(enabled=False):` around the call"),
         (

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.job import Measure
-from harness.measure import clock
+from harness.measure import clock, gpu
 from tests.conftest import JOB
 from tests.test_gpu import PretendedNVML
 
@@ -126,12 +126,27 @@ def throttling(ticking, monkeypatch: pytest.MonkeyPatch):
     return ticking
 
 
-def test_the_state_of_a_gpu_is_read_beside_each_sample_and_outside_the_clock(throttling) -> None:
-    seen = clock.sample(throttling(itertools.repeat(0.01)), CUDA, measure(), 1.0, first_s=0.5).fields()
-    assert seen["times_s"] == seen["events_s"] == pytest.approx([0.01] * 6)
-    assert seen["sampling_wall_s"] == pytest.approx(0.06)
-    assert (seen["throttle_reasons"], seen["gpu_power_mw"]) == ([1, 1, 4, 4, 4, 4], [700_000] * 6)
-    assert "gpu" not in seen
+@pytest.mark.parametrize(
+    ("call_s", "reasons"),
+    [
+        (0.03, [1, 1, 4, 4, 4, 4]),
+        (0.015, [1, 1, 4]),  # each second sample, since readings are at least 0.02 s apart
+    ],
+)
+def test_the_state_of_a_gpu_is_read_beside_samples_and_outside_the_clock(throttling, call_s, reasons) -> None:
+    call = throttling(itertools.repeat(call_s))
+    monitor = gpu.Monitor(CUDA)
+    seen = clock.sample(call, CUDA, measure(), 1.0, first_s=0.5, monitor=monitor)
+    assert seen.times_s == pytest.approx([call_s] * 6)
+    assert seen.events_s == pytest.approx([call_s] * 6)
+    assert seen.sampling_wall_s == pytest.approx(6 * call_s)
+    state = monitor.fields()
+    assert (state["throttle_reasons"], state["gpu_power_mw"]) == (reasons, [700_000] * len(reasons))
+
+
+def test_a_call_without_a_monitor_is_sampled_without_nvml(throttling, monkeypatch) -> None:
+    monkeypatch.setattr(gpu, "_started", None)
+    assert len(clock.sample(throttling(itertools.repeat(0.01)), CUDA, measure(), 1.0, first_s=0.5).times_s) == 6
 
 
 @pytest.mark.parametrize(("device", "warmed_s"), [(CPU, 2e-5), (CUDA, clock.CLOCKS_RISE_S)])
@@ -151,12 +166,16 @@ def test_a_gpu_is_warmed_up_until_its_clocks_have_risen(throttling, device, warm
 
 
 def test_a_slow_first_call_leaves_no_reading_behind(throttling) -> None:
-    call = throttling(itertools.chain([0.05], itertools.repeat(0.01)))
-    seen = clock.sample(call, CUDA, measure(), 1.0, first_s=20.0)
-    assert [len(values) for values in seen.gpu.values() if values] == [6] * 5
+    call = throttling(itertools.chain([0.05], itertools.repeat(0.03)))
+    monitor = gpu.Monitor(CUDA)
+    seen = clock.sample(call, CUDA, measure(), 1.0, first_s=20.0, monitor=monitor)
+    state = monitor.fields()
+    assert {len(state[name]) for name in gpu.READINGS} == {6}
     assert seen.warmup_s[0] == pytest.approx(0.05)
-    slow = clock.sample(throttling(itertools.repeat(30.0)), CUDA, measure(min_samples=1), 1.0, first_s=31.0)
-    assert (slow.warmup_s, slow.times_s, len(slow.gpu["sm_clock_mhz"])) == ([], [30.0], 1)
+    call = throttling(itertools.repeat(30.0))
+    slow = clock.sample(call, CUDA, measure(min_samples=1), 1.0, first_s=31.0, monitor=monitor)
+    assert (slow.warmup_s, slow.times_s) == ([], [30.0])
+    assert len(monitor.fields()["sm_clock_mhz"]) == 1
 
 
 def test_the_interval_of_the_median_covers_it() -> None:

@@ -79,10 +79,12 @@ def test_process_peak_follows_touched_pages() -> None:
 class PretendedAllocator:
     """Of a GPU: what was requested, the same in blocks of 512 bytes, and what is reserved, in segments of 2 MiB."""
 
+    backend = "native"
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.numbers = dict.fromkeys(("requested", "allocated", "reserved"), 0)
         self.peaks, self.allocations = dict(self.numbers), 0
-        for name in ("synchronize", "empty_cache", "reset_peak_memory_stats", "memory_stats"):
+        for name in ("synchronize", "empty_cache", "reset_peak_memory_stats", "memory_stats", "get_allocator_backend"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
 
     def allocate(self, size: int) -> None:
@@ -99,6 +101,9 @@ class PretendedAllocator:
     def _add(self, name: str, size: int) -> None:
         self.numbers[name] += size
         self.peaks[name] = max(self.peaks[name], self.numbers[name])
+
+    def get_allocator_backend(self) -> str:
+        return self.backend
 
     def synchronize(self, device: torch.device) -> None:
         pass
@@ -131,6 +136,16 @@ def test_the_peaks_of_a_gpu_are_those_of_the_call_alone(monkeypatch: pytest.Monk
         "allocated_peak_bytes": 3 * MIB + 512,
         "reserved_peak_bytes": 4 * MIB,
         "allocations": 2,
+    }
+
+
+def test_a_peak_that_the_allocator_does_not_count_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocator = PretendedAllocator(monkeypatch)
+    allocator.backend = "cudaMallocAsync"
+    assert memory.tensor_peak(lambda: allocator.allocate(MIB), CUDA) == {
+        "allocated_peak_bytes": MIB,
+        "reserved_peak_bytes": 2 * MIB,
+        "tensor_peak_missing": "the allocator cudaMallocAsync does not count what is requested of it",
     }
 
 

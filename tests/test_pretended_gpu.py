@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness import record
-from tests.pretended_gpu import library
+from tests.pretended_gpu import library, nvml
 
 pytestmark = pytest.mark.skipif(bool(library.missing()), reason=library.missing() or "")
 
@@ -36,7 +36,7 @@ def test_methods(capsys) -> None:
 
 
 def test_a_sweep(tmp_path) -> None:
-    """From the command line to the records: time with events, memory, agreement, and a GPU that throttles meanwhile.
+    """From the command line to the records: time with events, memory, agreement, and a GPU that throttles for heat.
 
     On cuda:1, so that what is measured on cuda:0 is found: events are not ready, and memory is not counted.
     """
@@ -52,9 +52,13 @@ def test_a_sweep(tmp_path) -> None:
         assert row["output_bytes"] < row["tensor_peak_bytes"] <= row["allocated_peak_bytes"]
         assert len(row["events_s"]) == len(row["times_s"]) >= 10
         assert all(event <= wall for event, wall in zip(row["events_s"], row["times_s"], strict=True))
-        assert row["throttle_reasons"][:10] == [0, 0, 0, 0, 32, 32, 32, 0, 0, 0]
-        assert row["nvml"] is None
+        assert row["throttle_reasons"][:1] == [0]
+        assert len(row["sm_clock_mhz"]) == len(row["throttle_reasons"]) <= len(row["times_s"])
+        assert (row["power_throttled_s"], row["nvml_missing"]) == (0, None)
+        assert row["heat_throttled_s"] >= nvml.HEAT_SHARE * row["sampling_wall_s"]  # and of the checks between samples
+        assert "heat" in row["throttled_by"]
         assert row["contended"]  # a time with a star
+        assert row["gpu_busy_missing"] == "this build of torch cannot trace a GPU"
 
 
 def test_the_program_for_a_gpu(tmp_path) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -311,11 +312,42 @@ def test_contention_is_flagged(frame_of):
         ({"device": "cuda", "throttle_reasons": [0x0] * 9 + [0x4]}, False),
         ({"device": "cuda", "throttle_reasons": [0x1] * 8 + [0x4, 0x41]}, True),
         ({"device": "cuda", "throttle_reasons": [0x0], "sampling_waiting_s": 0.5}, True),
+        ({"device": "cuda", "throttle_reasons": [0x0] * 9, "power_throttled_s": 0.05, "heat_throttled_s": 0.11}, True),
+        ({"device": "cuda", "power_throttled_s": 0.1, "heat_throttled_s": 0.0}, False),
+        ({"device": "cuda", "throttle_reasons": [0x4] * 9, "power_throttled_s": 0.0}, True),
     ],
 )
 def test_contention_is_that_a_thread_waited_or_a_gpu_throttled(frame_of, measured, contended):
     (flagged,) = frame_of([cell(sampling_wall_s=1.0, **measured)])["contended"]
     assert flagged == contended
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ({"throttle_reasons": [0x0, 0x4], "power_throttled_s": 0.8, "heat_throttled_s": 0.1}, "power 80%, heat 10%"),
+        ({"throttle_reasons": [0x8 | 0x40], "heat_throttled_s": 0.5}, "heat 100%, hardware 100%"),
+        ({"throttle_reasons": [0x4, 0x0]}, "power 50%"),
+        ({"power_throttled_s": 3.0}, "power 100%"),  # and while the results were looked at
+        ({"throttle_reasons": [0x1] * 10, "power_throttled_s": 0.05}, None),
+    ],
+)
+def test_the_message_says_what_throttled_a_gpu(frame_of, measured, words):
+    frame = frame_of([cell(device="cuda", sampling_wall_s=1.0, **measured)])
+    (message,) = readable(Analysis(frame))["message"]
+    assert message == (f"the GPU throttled: {words}" if words else "")
+
+
+def test_a_gpu_that_reports_nothing_is_not_known_to_throttle(frame_of):
+    (row,) = frame_of([cell(device="cuda", sampling_wall_s=1.0)]).to_dict("records")
+    assert math.isnan(row["throttled"])
+    assert (row["throttled_by"], row["contended"]) == (None, False)
+
+
+def test_the_first_call_does_not_tell_how_busy_a_gpu_is(frame_of):
+    (row,) = frame_of([cell(device="cuda", times_s=None, first_s=9.0, gpu_busy_s=0.1)]).to_dict("records")
+    assert math.isnan(row["gpu_busy"])
+    assert row["median_s"] == 9.0
 
 
 def test_a_row_whose_gpu_mostly_waits_is_launch_bound(frame_of):

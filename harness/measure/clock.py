@@ -7,7 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -26,7 +26,7 @@ CLOCKS_RISE_S = 0.2  # of work, in which an idle GPU raises its clocks
 class Samples:
     """The measured times of a call; the fields of a record under the same names."""
 
-    warmup_s: list[float]  # wall time of the calls after the first, until the times are steady
+    warmup_s: list[float]  # wall time of the calls before the samples; of a block of calls its mean
     times_s: list[float]  # wall time of a call for each sample; of a block of calls its mean
     events_s: list[float] | None  # the same by CUDA events; None on the CPU
     calls_per_sample: int
@@ -34,12 +34,6 @@ class Samples:
     sampling_wall_s: float  # of all samples
     sampling_cpu_s: float  # processor time of the process meanwhile
     sampling_waiting_s: float | None  # the longest that one of its threads waited for a processor; None off Linux
-    gpu: dict[str, Any]  # fields: the state of the GPU just after each sample
-
-    def fields(self) -> dict[str, Any]:
-        """The fields of a record."""
-        seen = asdict(self)
-        return seen | seen.pop("gpu")
 
 
 class Timed(NamedTuple):
@@ -61,23 +55,26 @@ class Observer(Protocol):
 
 
 class _Sampler:
-    """Times calls, shows their results to an observer, and measures the observer's own time."""
+    """Times calls, shows their results to an observer, and measures the time of observer and monitor."""
 
-    def __init__(self, call: Callable[[], object], device: torch.device, observer: Observer | None) -> None:
-        self._call, self._device, self._observer = call, device, observer
+    def __init__(
+        self, call: Callable[[], object], device: torch.device, observer: Observer | None, monitor: Monitor | None
+    ) -> None:
+        self._call, self._device, self._observer, self._monitor = call, device, observer, monitor
         self.start()
 
     def start(self) -> None:
-        """Forget all samples, and start the clocks of the sampling, without the observer's time."""
+        """Forget all samples, and start the clocks of the sampling, without the time of observer and monitor."""
         self.times: list[float] = []
         self.events: list[float] = []
-        self.gpu = Monitor(self._device)
+        if self._monitor is not None:
+            self._monitor.start()
         self._began_waiting = environment.threads_waiting_s()
         self._began_wall, self._began_cpu = time.perf_counter(), time.process_time()
         self._observer_wall_s, self._observer_cpu_s = 0.0, 0.0
 
     def elapsed(self) -> tuple[float, float]:
-        """Wall and processor seconds since the start, without those of the observer."""
+        """Wall and processor seconds since the start, without those of observer and monitor."""
         wall_s = time.perf_counter() - self._began_wall - self._observer_wall_s
         cpu_s = time.process_time() - self._began_cpu - self._observer_cpu_s
         return wall_s, cpu_s
@@ -102,7 +99,8 @@ class _Sampler:
         if event is not None:
             self.events.append(event)
         began_wall, began_cpu = time.perf_counter(), time.process_time()
-        self.gpu.read()
+        if self._monitor is not None:
+            self._monitor.read()
         if self._observer is not None:
             self._observer.see(result)
         self._observer_wall_s += time.perf_counter() - began_wall
@@ -117,6 +115,7 @@ def sample(
     budget_s: float,
     first_s: float,
     observer: Observer | None = None,
+    monitor: Monitor | None = None,
 ) -> Samples:
     """Time a call until the median is known to `measure.precision`, or `budget_s` or `max_samples` is reached.
 
@@ -125,10 +124,11 @@ def sample(
     - At least `measure.min_samples` samples are taken, whatever they cost.
     - On a GPU the warm-up lasts until its clocks have risen, which does not count in the budget.
     - Results are freed outside the clock, except for those within a block of calls.
-    - The time of the observer counts neither as sampling nor in the budget.
+    - The time of observer and monitor counts neither as sampling nor in the budget.
+    - The monitor is read just after samples; its fields are those of the sampling, without the warm-up.
     """
     warm_up: list[float] = []
-    sampler = _Sampler(call, device, observer)
+    sampler = _Sampler(call, device, observer, monitor)
     if first_s > budget_s and sampler.sample(calls=1) <= budget_s:  # only the first call was slow
         warm_up = sampler.times
         sampler.release()
@@ -154,8 +154,7 @@ def sample(
                 break
         spent += sampler.sample(calls) * calls
     wall_s, cpu_s = sampler.elapsed()
-    waiting_s, gpu = sampler.waiting_s(), sampler.gpu.fields()
-    return Samples(warm_up, times, sampler.events or None, calls, ended, wall_s, cpu_s, waiting_s, gpu)
+    return Samples(warm_up, times, sampler.events or None, calls, ended, wall_s, cpu_s, sampler.waiting_s())
 
 
 def _block(call_s: float) -> int:

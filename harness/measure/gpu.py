@@ -1,26 +1,34 @@
-"""The state of a GPU while it is measured, from its driver's management library (NVML), and how long it computes."""
+"""The state of a GPU while it is measured, from its driver's management library (NVML)."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
-from torch.profiler import ProfilerActivity
 
-# For each field of a record: functions of NVML, of which the first that works is used, and the constant they are given.
-READINGS = {
+Reading = tuple[list[str], str | None]  # functions of NVML, of which the first that works is used, and their constant
+Reader = Callable[[], Any]
+
+READINGS: dict[str, Reading] = {  # by the field of a record
+    "throttle_reasons": (  # first, since the GPU is idle again once a sample ends
+        ["nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"],
+        None,
+    ),
     "sm_clock_mhz": (["nvmlDeviceGetClockInfo"], "NVML_CLOCK_SM"),
     "memory_clock_mhz": (["nvmlDeviceGetClockInfo"], "NVML_CLOCK_MEM"),
     "gpu_temperature_c": (["nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"], "NVML_TEMPERATURE_GPU"),
     "gpu_power_mw": (["nvmlDeviceGetPowerUsage"], None),
-    "throttle_reasons": (
-        ["nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"],
-        None,
-    ),
 }
+# The same of what NVML counts: how long the clocks have been held down, in nanoseconds.
+COUNTERS: dict[str, Reading] = {
+    "power_throttled_s": (["nvmlDeviceGetViolationStatus"], "NVML_PERF_POLICY_POWER"),
+    "heat_throttled_s": (["nvmlDeviceGetViolationStatus"], "NVML_PERF_POLICY_THERMAL"),
+}
+INTERVAL_S = 0.02  # at least, between two readings: short samples do not wait for one each
 
 
 class NVMLUnavailable(Exception):
@@ -28,60 +36,60 @@ class NVMLUnavailable(Exception):
 
 
 class Monitor:
-    """Reads the state of a GPU whenever `read` is called, as just after each sample. On the CPU it reads nothing.
+    """What a GPU does while a call is sampled. On the CPU it reads nothing.
 
-    A reading takes about a millisecond, so that it must stay outside the clock. A value that the GPU does not report is
-    missing alone.
+    `start` begins a sampling, and `fields` ends it. In between, `read` is called just after samples and outside the
+    clock. Where the GPU does not report a value, only that value is missing.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._readers: dict[str, Callable[[], int]] = {}
-        self._seen: dict[str, list[int]] = {}
+        self._readers: dict[str, Reader] = {}
+        self._counters: dict[str, Reader] = {}
         self._missing: dict[str, str] = {}
         if device.type == "cuda":
             try:
-                self._readers = _readers(device)
+                self._readers, self._counters = _readers(device, READINGS), _readers(device, COUNTERS)
             except NVMLUnavailable as unavailable:
                 self._missing["NVML"] = str(unavailable)
-            self._seen = {name: [] for name in self._readers}
+        self.start()
+
+    def start(self) -> None:
+        """Forget all readings, and note what the counters show."""
+        self._seen: dict[str, list[int]] = {name: [] for name in self._readers}
+        self._next_s = -math.inf
+        self._began = self._values(self._counters)
 
     def read(self) -> None:
-        """Read the state once more."""
-        for name, reader in list(self._readers.items()):
-            try:
-                self._seen[name].append(reader())
-            except NVMLUnavailable as unavailable:
-                self._missing[name] = str(unavailable)
-                del self._readers[name], self._seen[name]
+        """Read the state once more, unless the last reading was less than INTERVAL_S ago."""
+        if time.perf_counter() < self._next_s:
+            return
+        for name, value in self._values(self._readers).items():
+            self._seen[name].append(value)
+        self._next_s = time.perf_counter() + INTERVAL_S
 
     def fields(self) -> dict[str, Any]:
-        """Fields of a record: READINGS, each a value for each reading or None, and `nvml`, what is missing and why."""
+        """Fields of a record.
+
+        READINGS are lists with a value for each reading, and COUNTERS are seconds since `start`; each is None where it
+        is not known. `nvml_missing` says what that is and why.
+        """
+        ended = self._values(self._counters)
+        known = {name: self._seen[name] or None for name in self._readers} | {
+            name: max(0, status.violationTime - self._began[name].violationTime) / 1e9 for name, status in ended.items()
+        }
         missing = "; ".join(f"{name}: {reason}" for name, reason in self._missing.items())
-        return {name: self._seen.get(name) or None for name in READINGS} | {"nvml": missing or None}
+        return dict.fromkeys([*READINGS, *COUNTERS]) | known | {"nvml_missing": missing or None}
 
-
-def busy_s(call: Callable[[], object], device: torch.device) -> float | None:
-    """Seconds in which a GPU computes or copies during one call; in the rest of the call's time it waits for the CPU.
-
-    Events before and after the call do not show this, since the time between them has the same gaps. None on the CPU,
-    and where torch's profiler cannot trace the GPU.
-    """
-    if device.type != "cuda" or ProfilerActivity.CUDA not in torch.profiler.supported_activities():
-        return None
-    profiler = torch.profiler.profile(activities=[ProfilerActivity.CUDA])
-    profiler.start()
-    call()
-    torch.cuda.synchronize(device)
-    profiler.stop()
-    assert profiler.profiler is not None
-    assert profiler.profiler.kineto_results is not None
-    events: list[Any] = profiler.profiler.kineto_results.events()
-    on_gpu = (event for event in events if event.device_type() == DeviceType.CUDA and not event.is_user_annotation())
-    busy_ns, until_ns = 0, 0
-    for start_ns, end_ns in sorted((event.start_ns(), event.end_ns()) for event in on_gpu):
-        busy_ns += max(0, end_ns - max(start_ns, until_ns))  # kernels of several streams may overlap
-        until_ns = max(until_ns, end_ns)
-    return busy_ns / 1e9 or None
+    def _values(self, readers: dict[str, Reader]) -> dict[str, Any]:
+        """What these readers return; one that the GPU does not serve is removed."""
+        found: dict[str, Any] = {}
+        for name, reader in list(readers.items()):
+            try:
+                found[name] = reader()
+            except NVMLUnavailable as unavailable:
+                self._missing[name] = str(unavailable)
+                del readers[name]
+        return found
 
 
 def driver_version() -> str | None:
@@ -93,17 +101,17 @@ def driver_version() -> str | None:
         return None
 
 
-def _readers(device: torch.device) -> dict[str, Callable[[], int]]:
-    """A function for each field of READINGS, which raises NVMLUnavailable where the GPU does not report the value."""
+def _readers(device: torch.device, readings: dict[str, Reading]) -> dict[str, Reader]:
+    """A function for each of READINGS or COUNTERS, which raises NVMLUnavailable where the GPU does not report it."""
     nvml = _started()
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # since CUDA_VISIBLE_DEVICES renumbers the GPUs
     gpu = _first(nvml, ["nvmlDeviceGetHandleByUUID"], uuid)
 
-    def reader(names: list[str], constant: str | None) -> Callable[[], int]:
+    def reader(names: list[str], constant: str | None) -> Reader:
         arguments = [gpu] if constant is None else [gpu, getattr(nvml, constant)]
         return lambda: _first(nvml, names, *arguments)
 
-    return {name: reader(*reading) for name, reading in READINGS.items()}
+    return {name: reader(*reading) for name, reading in readings.items()}
 
 
 def _started() -> ModuleType:

@@ -20,13 +20,14 @@ from torch.autograd import _enable_record_function  # pyright: ignore[reportPriv
 MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
 
 
-def tensor_peak(call: Callable[[], Any], device: torch.device) -> dict[str, int]:
+def tensor_peak(call: Callable[[], Any], device: torch.device) -> dict[str, Any]:
     """`tensor_peak_bytes`, the peak of live tensors in one call above those at its start, and its `allocations`.
 
     On the CPU the peak is the running sum of the profiler's memory events. These see every allocation through torch's
     allocator, and no autograd node. On a GPU it is the peak of what was requested of torch's allocator. There,
     `allocated_peak_bytes` is that of its blocks, which are multiples of 512 bytes, and `reserved_peak_bytes` that of
-    the memory which it holds of the GPU.
+    the memory which it holds of the GPU. CUDA's own allocator (`backend:cudaMallocAsync`) counts no requests: there
+    `tensor_peak_missing` gives the reason, and peak and allocations are not among the fields.
     """
     gc.collect()
     if device.type == "cuda":
@@ -47,7 +48,7 @@ def tensor_peak(call: Callable[[], Any], device: torch.device) -> dict[str, int]
     return {"tensor_peak_bytes": peak, "allocations": sum(size > 0 for _, size in changes)}
 
 
-def _gpu_peaks(call: Callable[[], Any], device: torch.device) -> dict[str, int]:
+def _gpu_peaks(call: Callable[[], Any], device: torch.device) -> dict[str, Any]:
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # or else the call would use what has been reserved before
     torch.cuda.reset_peak_memory_stats(device)
@@ -60,12 +61,15 @@ def _gpu_peaks(call: Callable[[], Any], device: torch.device) -> dict[str, int]:
     def above_start(name: str) -> int:
         return after[f"{name}_bytes.all.peak"] - before[f"{name}_bytes.all.current"]
 
-    return {
-        "tensor_peak_bytes": above_start("requested"),
+    blocks = {
         "allocated_peak_bytes": above_start("allocated"),
         "reserved_peak_bytes": above_start("reserved"),
-        "allocations": after["allocation.all.allocated"] - before["allocation.all.allocated"],
     }
+    backend = torch.cuda.get_allocator_backend()
+    if backend != "native":
+        return blocks | {"tensor_peak_missing": f"the allocator {backend} does not count what is requested of it"}
+    allocations = after["allocation.all.allocated"] - before["allocation.all.allocated"]
+    return {"tensor_peak_bytes": above_start("requested"), **blocks, "allocations": allocations}
 
 
 def prepare_process_peak() -> None:

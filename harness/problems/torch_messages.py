@@ -8,6 +8,7 @@ import traceback
 _OUT_OF_MEMORY = "The method does not fit: use a smaller chunk_size, a method of rows, or a smaller problem."
 # (status, pattern in the message, what to do); the first that matches counts.
 _KNOWN = (
+    ("oom", r"HOST_ALLOCATION_FAILED", f"A library of CUDA found too little memory of the CPU. {_OUT_OF_MEMORY}"),
     (
         "oom",
         r"(CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT)_\w*ALLOC(ATION)?_FAILED",
@@ -20,6 +21,12 @@ _KNOWN = (
         "A library of CUDA failed within, which mostly is too little memory on the GPU: use a smaller chunk_size, a "
         "smaller problem, or a GPU that nobody else uses. If it stays with cuDNN, set "
         "torch.backends.cudnn.enabled = False.",
+    ),
+    (
+        "unsupported",
+        r"cudnn RNN backward can only be called in training mode",
+        "cuDNN's recurrent layers have no gradient in eval mode, and no second derivative in any mode: write `with "
+        "torch.backends.cudnn.flags(enabled=False):` around the call that computes the Hessian.",
     ),
     (
         "unsupported",

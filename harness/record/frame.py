@@ -13,14 +13,10 @@ from harness.record.files import contents, entries, unlinked
 from harness.record.names import method_labels, problem_names
 from harness.record.schema import FIELDS, NAMES
 from harness.record.sources import SOURCE, superseded
+from harness.record.throttling import MOST, throttling
 
 if TYPE_CHECKING:
     import pandas
-
-
-# NVML's clocks event reasons that slow a GPU down: power cap, hardware slowdown, thermal slowdowns, power brake, board
-# limit, reliability. The others are settings of its user, and that it is idle.
-THROTTLING = 0x4 | 0x8 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
 
 
 def load(*paths: str | Path) -> pandas.DataFrame:
@@ -65,7 +61,7 @@ def load(*paths: str | Path) -> pandas.DataFrame:
             frame[field.name] = pandas.to_numeric(frame[field.name])
         elif field.type == "float":
             frame[field.name] = frame[field.name].astype("float")
-    frame = _derive(frame)
+    frame = _derive(frame).copy()  # in one piece: pandas warns where columns are added to a frame in a hundred pieces
     frame.attrs.update(asked=list(map(str, places)), skipped=skipped, copies=copies, superseded=sorted(replaced))
     return frame
 
@@ -91,9 +87,10 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
         known = ([float(value) for value in values or () if value is not None] for values in frame[column])
         return pandas.Series([statistic(values) if values else math.nan for values in known], frame.index, "float")
 
-    frame["median_s"] = over("times_s", median).fillna(frame["first_s"])
+    sampled_s = over("times_s", median)
+    frame["median_s"] = sampled_s.fillna(frame["first_s"])
     frame["fastest_s"] = over("times_s", min)
-    frame["gpu_busy"] = frame["gpu_busy_s"] / frame["median_s"]
+    frame["gpu_busy"] = frame["gpu_busy_s"] / sampled_s
     frame["gradients"] = frame["median_s"] / over("gradient_s", median)
     frame["tensor_peak_outputs"] = frame["tensor_peak_bytes"] / frame["output_bytes"]
     frame["process_peak_outputs"] = frame["process_peak_bytes"] / frame["output_bytes"]
@@ -104,13 +101,11 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     on_cpu = frame["device"] == "cpu"
     starved = on_cpu & (frame["sampling_cpu_s"] < 0.9 * frame["sampling_wall_s"])
     waiting = (frame["sampling_waiting_s"] / frame["sampling_wall_s"]).fillna(frame["cpu_pressure"])
-    frame["throttled"] = over("throttle_reasons", _throttled)
-    frame["contended"] = starved | (waiting > 0.1) | (frame["throttled"] > 0.1)
+    power, heat = (frame[f"{cause}_throttled_s"] / frame["sampling_wall_s"] for cause in ("power", "heat"))
+    found = list(map(throttling, frame["throttle_reasons"], power, heat))
+    frame["throttled"] = pandas.Series([share for share, _ in found], frame.index, "float")
+    frame["throttled_by"] = pandas.Series([by for _, by in found], frame.index, "object")
+    frame["contended"] = starved | (waiting > 0.1) | (frame["throttled"] > MOST)
     frame["problem_name"] = problem_names(frame)
     frame["label"] = method_labels(frame)
     return frame
-
-
-def _throttled(reasons: Sequence[float]) -> float:
-    """The share of readings of a GPU that throttled."""
-    return sum(int(reason) & THROTTLING != 0 for reason in reasons) / len(reasons)

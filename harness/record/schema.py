@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SCHEMA_VERSION = 8
-OLDEST = 2  # schema that is still read: later ones only added fields
+OLDEST = 2  # schema that is still read: later ones added fields, and 8 dropped two
 
 SKETCH = 32  # entries of a sketch
 DEEPEST = 20  # lists and objects within one another in an option
@@ -82,7 +82,8 @@ FIELDS = (
         "memory_limit_gb",
         "float",
         "GB",
-        "limit on the memory of each pass's process above its start, on a GPU on what torch reserves; null for none",
+        "limit of each pass: on the CPU on private memory above the start, on a GPU on what torch reserves above the "
+        "start; null for none",
         part="setting",
     ),
     Field("passes", "str", "", "what was measured, of: time, exact, process, agreement", part="process"),
@@ -116,10 +117,16 @@ FIELDS = (
     Field(
         "first_s", "float", "s", "the first call, in a process in which only the loss and one gradient have been called"
     ),
-    Field("warmup_s", "list[float]", "s", "wall time of each call after the first, until calm"),
+    Field(
+        "warmup_s",
+        "list[float]",
+        "s",
+        "wall time of a call, for each call or, on a GPU, block of calls between the first and the samples",
+    ),
     Field("times_s", "list[float]", "s", "wall time of a call, for each sample after warm-up"),
     Field("events_s", "list[float]", "s", "the same by CUDA events; null on the CPU"),
     Field("gpu_busy_s", "float", "s", "time in which the GPU computes or copies during one call, by torch's profiler"),
+    Field("gpu_busy_missing", "str", "", "why gpu_busy_s is null on a GPU"),
     Field("calls_per_sample", "int", "count", "calls in the block that a sample is the mean of"),
     Field("sampling_ended", "str", "", "why: precision (reached), budget (spent) or maximum (of samples)"),
     Field("gradient_s", "list[float]", "s", "wall time of one gradient, sampled alike in the same process"),
@@ -127,6 +134,7 @@ FIELDS = (
     Field("graph_breaks", "int", "count", "places where it fell back to Python"),
     # Memory.
     Field("tensor_peak_bytes", "int", "bytes", "peak of tensor memory over the call, above its start; null for JAX"),
+    Field("tensor_peak_missing", "str", "", "why tensor_peak_bytes is null on a GPU, but for JAX"),
     Field("allocated_peak_bytes", "int", "bytes", "the same in the blocks of torch's allocator on a GPU"),
     Field("reserved_peak_bytes", "int", "bytes", "the same of what this allocator holds of the GPU's memory"),
     Field("process_peak_bytes", "int", "bytes", "peak of the process's resident memory, above its start (Linux)"),
@@ -146,13 +154,32 @@ FIELDS = (
         "s",
         "the longest that one thread of the process was ready meanwhile, and waited for a processor (Linux)",
     ),
-    Field("cpu_pressure", "float", "share", "of the sampling in which some process waited for a processor (Linux PSI)"),
-    Field("sm_clock_mhz", "list[float]", "MHz", "clock of the GPU's multiprocessors, just after each sample (NVML)"),
+    Field(
+        "cpu_pressure",
+        "float",
+        "share",
+        "of the time from the first call to the last sample in which some process waited for a processor (Linux PSI)",
+    ),
+    Field(
+        "sm_clock_mhz",
+        "list[float]",
+        "MHz",
+        "clock of the GPU's multiprocessors, just after samples that are at least 0.02 s apart (NVML)",
+    ),
     Field("memory_clock_mhz", "list[float]", "MHz", "clock of its memory, likewise"),
     Field("gpu_temperature_c", "list[float]", "°C", "its temperature, likewise"),
-    Field("gpu_power_mw", "list[float]", "mW", "the power that it takes, likewise"),
+    Field(
+        "gpu_power_mw", "list[float]", "mW", "the power that it takes, likewise; newer GPUs average it over one second"
+    ),
     Field("throttle_reasons", "list[float]", "bits", "why its clocks were low, likewise: NVML's clocks event reasons"),
-    Field("nvml", "str", "", "what NVML did not report of the GPU, and why; null where it reported all"),
+    Field(
+        "power_throttled_s",
+        "float",
+        "s",
+        "time in which the power limit held its clocks down while samples were taken, by NVML's counter",
+    ),
+    Field("heat_throttled_s", "float", "s", "the same of its temperature"),
+    Field("nvml_missing", "str", "", "what NVML did not report of the GPU, and why; null where it reported all"),
     # Agreement.
     Field("reference", "str", "", "closed_form, double_backward or central_differences, in float64 on the CPU"),
     Field("reference_error", "float", "relative", "its distance from central differences, or these ones' own error"),
@@ -212,11 +239,17 @@ DERIVED = (
     (
         "contended",
         "",
-        "whether the process got under 90 % of its processor, or a thread of it waited for one over 10 % of the time, "
-        "or throttled is over 10 %",
+        "whether, while samples were taken, the process got under 90 % of its processor, a thread of it waited for one "
+        "over 10 % of the time, or the GPU throttled over 10 % of the time",
     ),
-    ("throttled", "share", "of the samples after which power, heat or a fault held the GPU's clocks down"),
-    ("gpu_busy", "share", "gpu_busy_s over median_s; in the rest the GPU waits for the CPU"),
+    (
+        "throttled",
+        "share",
+        "of the sampling in which power, heat or a fault held the GPU's clocks down: the most that NVML's counters and "
+        "throttle_reasons show",
+    ),
+    ("throttled_by", "", "where that is over 10 %, what held its clocks down, each cause with its share"),
+    ("gpu_busy", "share", "gpu_busy_s over the median of times_s; in the rest the GPU waits for the CPU"),
     ("gradients", "gradients", "median_s over the median of gradient_s"),
     ("tensor_peak_outputs", "outputs", "tensor_peak_bytes over output_bytes"),
     ("process_peak_outputs", "outputs", "process_peak_bytes over output_bytes"),

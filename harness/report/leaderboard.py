@@ -53,7 +53,7 @@ def notes(leaders: Sequence[Leader], baseline: str | None) -> str:
     parts = ["over: how many times as fast", *([f"baseline: {plain(baseline)}"] if baseline is not None else [])]
     parts += _claims([leader for leader in leaders if leader.lead is not None])
     if any(leader.contended for leader in leaders):
-        parts.append("* one of the two measured under contention")
+        parts.append("* one of the two measured under contention, or while the GPU throttled")
     if any(leader.unsafe for leader in leaders):
         parts.append("unsafe: wrong elsewhere under the same operators")
     return "; ".join(parts) + "."

@@ -85,7 +85,9 @@ def readable(analysis: Analysis) -> DataFrame:
         place = list(shown.columns).index("time") + 1
         shown.insert(place, "from", rows["low_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
         shown.insert(place + 1, "to", rows["high_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
-    said = (rows[name].astype("object").fillna("") for name in ("warning", "warnings", "explained", "message"))
+    rows["throttled_by"] = rows["throttled_by"].map("the GPU throttled: {}".format, na_action="ignore")
+    texts_of = ("warning", "warnings", "explained", "throttled_by", "message")
+    said = (rows[name].astype("object").fillna("") for name in texts_of)
     shown["message"] = [plain("; ".join(filter(None, texts))) for texts in zip(*said, strict=True)]
     return shown
 
@@ -129,7 +131,7 @@ def meanings(shown: DataFrame) -> str:
     warned = shown["status"].str.endswith(WARNED).any()
     doubt = "warned: Python or torch warned that the result may be wrong; the message says of what. " if warned else ""
     contended = shown["time"].str.endswith(CONTENDED).any()
-    contention = "A time with * was measured under contention, or while a GPU throttled." if contended else ""
+    contention = "A time with * was measured under contention, or while the GPU throttled." if contended else ""
     return f"""time: median of the calls after the first; gradients: time over that of one gradient; peak: tensor memory
 above the start, in MiB and as a multiple of the result's size; process: resident memory above the start; GEMMs: time
 over that of N P^2 FLOPs at the machine's GEMM rate; writes: time over that of writing the result; error: Frobenius

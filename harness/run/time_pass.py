@@ -6,12 +6,14 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.measure import clock, counters, environment
+from harness.measure.gpu import Monitor
 from harness.problems.binding import BoundMethod
 from harness.truth import caching
 from harness.truth.result_recorder import ResultRecorder
@@ -40,18 +42,18 @@ def time_pass(bound: BoundMethod, side_effects: SideEffects, began: float) -> Fi
 
 def _method_calls(bound: BoundMethod, side_effects: SideEffects, began: float) -> Fields:
     """The first call, then samples with what the machine did meanwhile, then a few calls at other points."""
-    measure, recorder = bound.job.measure, ResultRecorder(bound)
-    waited = environment.cpu_waiting_s()
+    measure, recorder, monitor = bound.job.measure, ResultRecorder(bound), Monitor(bound.device)
+    waited, began_s = environment.cpu_waiting_s(), time.perf_counter()
     first_s, _, result = clock.timed(bound.call, bound.device)
     yield side_effects.fault(bound) or {"first_s": first_s}
     recorder.see(result)
     del result
     recorder.release()
-    samples = clock.sample(bound.call, bound.device, measure, measure.budget_s, first_s, recorder)
-    seen: dict[str, Any] = samples.fields()
+    samples = clock.sample(bound.call, bound.device, measure, measure.budget_s, first_s, recorder, monitor)
+    seen: dict[str, Any] = asdict(samples) | monitor.fields()
     now = environment.cpu_waiting_s()
     if waited is not None and now is not None:
-        seen["cpu_pressure"] = (now - waited) / (first_s + sum(samples.warmup_s) + samples.sampling_wall_s)
+        seen["cpu_pressure"] = (now - waited) / (time.perf_counter() - began_s)
     yield seen | counters.compilation()
     yield side_effects.fault(bound) or {}
     timed = recorder.fields()

@@ -103,6 +103,9 @@ class _Driver:
     def _cuda_emptyCache(self) -> None:
         self._loaded.pretend_empty_cache()
 
+    def _cuda_getAllocatorBackend(self) -> str:
+        return "native"
+
     def _cuda_setMemoryFraction(self, fraction: float, device: int) -> None:
         self._fractions[device] = fraction
         self._loaded.pretend_limit(device, int(fraction * TOTAL_BYTES))

@@ -87,7 +87,7 @@ def _note(rankings: Sequence[Ranking]) -> str:
     if any(entry.wrong for entry in entries):
         parts.append("Crossed out: the result is wrong.")
     if any(entry.contended and not entry.failed for entry in entries):
-        parts.append(f"{CONTENDED}: measured under contention.")
+        parts.append(f"{CONTENDED}: measured under contention, or while the GPU throttled.")
     if any(entry.undecided for entry in entries):
         parts.append(f"{UNDECIDED}: not claimed to be slower than the best (undecided, or of a single process).")
     if any(entry.slower for entry in entries):

@@ -123,7 +123,9 @@ def explained(points: DataFrame, medium: Medium) -> list[str]:
     """What the marks of `rings` around these points mean, in words."""
     crossed = " or ".join(WRONG[status] for status in WRONG if (points["status"] == status).any())
     told = [f"Red crosses: measured, but {crossed}."] if crossed else []
-    return told + (["Grey rings: measured under contention."] if medium.rings and points["contended"].any() else [])
+    if medium.rings and points["contended"].any():
+        told.append("Grey rings: measured under contention, or while the GPU throttled.")
+    return told
 
 
 def letter(status: object) -> dict[str, Any]:

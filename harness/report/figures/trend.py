@@ -98,5 +98,5 @@ def _legend() -> list[Line2D]:
         Line2D([], [], **STEP, label="step"),
         Line2D([], [], **CHANGE, label="torch, machine or package changed"),
         Line2D([], [], **FAILURE, label="not ok"),
-        Line2D([], [], **RING, label="measured under contention"),
+        Line2D([], [], **RING, label="measured under contention or throttling"),
     ]
