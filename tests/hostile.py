@@ -193,24 +193,20 @@ def _answers(text):
                 os.write(os.open(descriptor, os.O_WRONLY | os.O_NONBLOCK), text)
 
 
-def answers_no_json(loss, theta):
-    _answers(b"x\n")
-    return right(loss, theta)
+def _after(text: bytes):
+    """A method that answers for its server before it returns."""
+
+    def method(loss, theta):
+        _answers(text)
+        return right(loss, theta)
+
+    return method
 
 
-def answers_an_object(loss, theta):
-    _answers(b"{}\n")
-    return right(loss, theta)
-
-
-def answers_for_the_server(loss, theta):
-    _answers(b'{"timed_out": true, "left_running": 0, "unkillable": false, "changed": ""}\n')
-    return right(loss, theta)
-
-
-def answers_without_an_end(loss, theta):
-    _answers(b"{")
-    return right(loss, theta)
+answers_no_json = _after(b"x\n")
+answers_an_object = _after(b"{}\n")
+answers_for_the_server = _after(b'{"timed_out": true, "left_running": 0, "unkillable": false, "changed": ""}\n')
+answers_without_an_end = _after(b"{")
 
 
 def limits_its_server(loss, theta):
