@@ -65,6 +65,8 @@ class ParameterAsInput(nn.Module):
 class ComplexBuffer(nn.Module):
     """A linear layer, and a rotation by phases that are a complex buffer, as rotary embeddings are."""
 
+    phases: Tensor
+
     def __init__(self, features: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features, features)
