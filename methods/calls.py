@@ -67,13 +67,16 @@ def loss_of(
         H = hessian(lambda theta: loss(unravel(theta)), theta)
     """
     positional, named = arguments(model, inputs)
-    return lambda parameters: evaluated(model, parameters, lambda: criterion(model(*positional, **named), targets))
+    return evaluator(model, lambda: criterion(model(*positional, **named), targets))
 
 
-def evaluated(model: nn.Module, parameters: Mapping[str, Tensor], function: Callable[..., Any], *given: Any) -> Any:
-    """The result of `function(*given)` while `model` has the given parameters, by name. Buffers are as in `call`."""
-    state = {f"model.{name}": value for name, value in {**_copies(model), **parameters}.items()}
-    return torch.func.functional_call(_Holder(model, function), state, given)
+def evaluator(model: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(*given)` as a function of (parameters, *given): the model has these parameters by name meanwhile.
+
+    Buffers are as in `call`. An evaluator that is made within a function that torch.compile traces keeps that function
+    from being compiled.
+    """
+    return _Holder(model, function).evaluated
 
 
 class _Holder(nn.Module):
@@ -85,6 +88,11 @@ class _Holder(nn.Module):
 
     def forward(self, *given: Any) -> Any:
         return self.function(*given)
+
+    def evaluated(self, parameters: Mapping[str, Tensor], *given: Any) -> Any:
+        """The result of the function while the model has these parameters."""
+        state = {f"model.{name}": value for name, value in {**_copies(self.model), **parameters}.items()}
+        return torch.func.functional_call(self, state, given)
 
 
 def _copies(module: nn.Module) -> dict[str, Tensor]:

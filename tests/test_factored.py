@@ -17,6 +17,7 @@ from tests.oracles import distance
 from tests.test_zoo import CASES, case
 
 NO_DOUBLE_BACKWARD = {
+    "attention_fused",
     "ctc_loss",
     "multi_label_margin_loss",
     "multi_margin_loss",
@@ -51,7 +52,10 @@ def test_the_zoo_against_central_differences(name: str) -> None:
         with pytest.raises(RuntimeError, match="derivative for"):
             of(problem)
         return
-    truth, error = differences.hessian(problem.loss, problem.theta)
+    if name == "stop_gradient":  # the loss has another derivative than its code, so that differences are no truth
+        truth, error = by_rows(problem), 0.0
+    else:
+        truth, error = differences.hessian(problem.loss, problem.theta)
     found = of(problem)
     assert distance(found, truth) < max(1e-9, 10 * error)
     diagonal = factored.diagonal(problem.model, problem.criterion, problem.inputs, problem.targets)

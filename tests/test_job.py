@@ -21,6 +21,7 @@ CONFIG = {
     "device": "cuda:1",
     "dtype": "float32",
     "threads": 2,
+    "mode": "deterministic",
     "allocator": "tuned",
     "seed": 0,
     "round": 0,

@@ -103,8 +103,14 @@ def cells():
         for quantity in QUANTITIES:
             function, options = bound(row, quantity)
             known = {"vectors", *options, *offered(problem)}
-            if function is not None and set(inspect.signature(function).parameters) <= known:
+            if function is not None and required(function) <= known:
                 yield row, name, quantity
+
+
+def required(function) -> set[str]:
+    """The names of its parameters that have no default."""
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.default is parameter.empty}
 
 
 CELLS = list(cells())

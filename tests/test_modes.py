@@ -37,6 +37,13 @@ def test_a_compiled_method_is_one_graph(run) -> None:
     assert (seen["status"], seen["mode"]) == ("ok", "compiled"), seen["message"]
     assert seen["compiled_graphs"] >= 1
     assert seen["operations"] is None, "compiled code bypasses the dispatcher"
+    assert "compiled no part" not in (seen["warnings"] or "")
+
+
+def test_a_method_of_which_nothing_is_compiled_is_named(run) -> None:
+    seen = run(mode="compiled", target="tests.uncompiled.hessian", passes=("agreement",))
+    assert (seen["status"], seen["compiled_graphs"]) == ("ok", 0), seen["message"]
+    assert "torch.compile compiled no part of the method" in seen["warnings"]
 
 
 def test_autocast_is_judged_by_its_precision(run) -> None:

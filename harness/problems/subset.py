@@ -73,8 +73,5 @@ class _PartlyFixed(nn.Module):
 
     def seen_by(self, criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The criterion, evaluated while the network has this module's parameters, which it may read."""
-
-        def evaluated(outputs: Any, targets: Any) -> Tensor:
-            return calls.evaluated(self._model[0], self._held(), criterion, outputs, targets)
-
-        return evaluated
+        evaluate = calls.evaluator(self._model[0], criterion)
+        return lambda outputs, targets: evaluate(self._held(), outputs, targets)

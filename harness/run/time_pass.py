@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.measure import clock, counters, environment
+from harness.measure import clock, environment
 from harness.measure.gpu import Monitor
 from harness.problems.binding import BoundMethod
 from harness.truth import caching
@@ -54,7 +54,7 @@ def _method_calls(bound: BoundMethod, side_effects: SideEffects, began: float) -
     now = environment.cpu_waiting_s()
     if waited is not None and now is not None:
         seen["cpu_pressure"] = (now - waited) / (time.perf_counter() - began_s)
-    yield seen | counters.compilation()
+    yield seen
     yield side_effects.fault(bound) or {}
     timed = recorder.fields()
     yield {"timed": timed}

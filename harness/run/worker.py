@@ -27,6 +27,7 @@ import os
 import pkgutil
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -192,10 +193,15 @@ def _measured(job: Job, part: str, truth: str | None, warning_log: WarningLog, b
 
 
 def _bound(job: Job, problem: Problem, first: bool, run_pass: Callable[[BoundMethod], Fields]) -> Fields:
-    """Import the method, bind it, and run a pass; the first pass also reports the method's provenance."""
+    """Import the method, bind it, and run a pass; the first pass also reports its provenance and what was compiled."""
     if first:
         yield provenance(job)
     yield from run_pass(bind(job, problem))
+    if first:
+        compiled = counters.compilation()
+        yield compiled
+        if _compiles(job) and not compiled.get("compiled_graphs"):
+            warnings.warn("torch.compile compiled no part of the method: it ran as it is", stacklevel=1)
 
 
 def _problem_hash(job: Job) -> dict[str, str]:
@@ -262,14 +268,18 @@ def _warm_up(bound: BoundMethod) -> None:
     A compiled method is compiled for each problem, so there the call is the cell's own.
     """
     theta = bound.problem.theta
-    compiles = bound.job.mode == "compiled" or bool(bound.job.method_options.get("compile"))
-    if not compiles:
+    if not _compiles(bound.job):
         tiny = networks.mlp(inputs=2, width=2, outputs=2, batch=2).to(theta.device, theta.dtype)
         with contextlib.suppress(Exception):
             bind(bound.job, tiny).call()
-    if compiles or counters.compilation() or counters.jax_is_imported():
+    if _compiles(bound.job) or counters.compilation() or counters.jax_is_imported():
         bound.call()
     clock.synchronize(bound.device)
+
+
+def _compiles(job: Job) -> bool:
+    """Whether the method is to be compiled by torch.compile, as a whole or by its own option."""
+    return job.mode == "compiled" or bool(job.method_options.get("compile"))
 
 
 def _exact_pass(bound: BoundMethod, began: float) -> Fields:

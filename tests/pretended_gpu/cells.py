@@ -17,13 +17,6 @@ from tests.test_methods import CELLS, CRASHES, KNOWN, PROBLEMS, REFUSES, offered
 
 LARGEST_LOOP = 15  # parameters of a problem on which `naive_loop` runs, which takes a backward pass for each entry
 
-# Quantities whose function has options that no row sets, so that `CELLS` lacks them.
-FACTORED = [
-    ("factored", name, quantity)
-    for name in ("mlp", "mlp_layernorm", "cnn", "transformer")
-    for quantity in ("hessian", "diagonal")
-]
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -49,7 +42,7 @@ def left_out(row: str) -> str | None:
 def cells() -> Iterator[tuple[str, str, str]]:
     """Row, problem and quantity of every cell that is computed."""
     small = {name for name, build in PROBLEMS.items() if len(build().theta) <= LARGEST_LOOP}
-    for row, problem, quantity in [*CELLS, *FACTORED]:
+    for row, problem, quantity in CELLS:
         if left_out(row) or (row, problem) in CRASHES or (row == "naive_loop" and problem not in small):
             continue
         yield row, problem, quantity
