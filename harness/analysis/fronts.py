@@ -43,4 +43,5 @@ def points(rows: DataFrame) -> DataFrame:
     ]
     points = DataFrame(found, columns=[*drawn.columns, "low", "high"])
     several = points.groupby(["chain", "params"])["chunk"].transform("nunique") > 1
-    return points.assign(chain=points["chain"].where(several)).astype({"whole": bool, "contended": bool})
+    points = points.assign(chain=points["chain"].where(several)).astype({"whole": bool, "contended": bool})
+    return points.copy()  # in one piece, as in `harness.record.frame`

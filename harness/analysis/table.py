@@ -169,7 +169,8 @@ def _over_processes(rows: DataFrame) -> DataFrame:
     replaced = [*VERDICT, *MEASURES, "contended"]
     cells = pandas.concat([known.drop(columns=replaced), *parts], axis=1)
     columns = [*rows, "processes", *intervals]
-    return cells.loc[rows["cell"].drop_duplicates(), columns].reset_index(drop=True)
+    cells = cells.loc[rows["cell"].drop_duplicates(), columns].reset_index(drop=True)
+    return cells.copy()  # in one piece, as in `harness.record.frame`
 
 
 def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> list[str]:

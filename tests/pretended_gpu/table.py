@@ -13,13 +13,13 @@ from tests.pretended_gpu.cells import Cell
 from tests.rows import ROWS, target
 
 LARGEST = "bert"  # the problem that takes the longest
-OWN_CELLS = {"quick": 501, "all": 544}  # of own rows: fewer would mean that some are passed over
+OWN_CELLS = {"quick": 509, "all": 554}  # of own rows: fewer would mean that some are passed over
 
 # How often the CPU waits for the GPU in one call, at most, where it does. The numbers grow neither with the number of
 # parameters nor with their size, but for `factored.diagonal`, which decides at each layer how to go on.
 WAITS = {
     ("factored", "hessian"): 7,
-    ("factored", "diagonal"): 11,
+    ("factored", "diagonal"): 12,
     ("factored", "hvp"): 9,
 }
 
