@@ -40,8 +40,7 @@ def learn(records: Iterable[Seen]) -> list[dict[str, Any]]:
     methods: dict[tuple[str, str], dict[Version, list[Seen]]] = defaultdict(lambda: defaultdict(list))
     for seen in records:
         version = version_of(seen["torch"])
-        plain = seen["mode"] is None and seen["dtype"] == "float64"  # elsewhere right and wrong have other causes
-        if version is not None and seen["target"] and plain:
+        if version is not None and _is_read(seen):
             methods[seen["target"], json.dumps(_words(seen), sort_keys=True)][version].append(seen)
     findings: list[dict[str, Any]] = []
     for (target, options), by_version in sorted(methods.items()):
@@ -55,6 +54,12 @@ def learn(records: Iterable[Seen]) -> list[dict[str, Any]]:
                     own.append(method | case | _outcomes(seen, by_version))
         findings += own
     return findings
+
+
+def _is_read(seen: Seen) -> bool:
+    """Whether a record is one to learn from: in another dtype or in a mode, right and wrong have other causes."""
+    known = version_of(seen["torch"]) is not None and bool(seen["target"])
+    return known and seen["mode"] is None and seen["dtype"] == "float64"
 
 
 def _suspected(group: Iterable[Seen]) -> Iterator[tuple[set[str], Seen]]:
@@ -164,10 +169,20 @@ def _known() -> list[dict[str, Any]]:
 def main(paths: Sequence[str]) -> int:
     """Print the findings of an atlas as JSON; the exit status."""
     try:
-        found = learn(record.records(*paths))
+        records = list(record.records(*paths))
     except record.RecordError as error:
         print(f"harness.findings: {error}", file=sys.stderr)
         return 2
+    read = sum(map(_is_read, records))
+    if read < len(records):
+        others = f"{len(records) - read} of {len(records)} records"
+        print(
+            f"{others} are not read: of another dtype than float64, in a mode, of no known torch or method",
+            file=sys.stderr,
+        )
+    if not read:
+        return 2
+    found = learn(records)
     print("[\n" + ",\n".join(json.dumps(finding) for finding in found) + "\n]")
     return 0
 

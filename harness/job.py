@@ -99,6 +99,10 @@ class Job:
         Raises ConfigError naming the key, the value found and what it may be.
         """
         values = checked(cls, config)
+        if values["mode"] == "autocast" and values["dtype"] != "float32":
+            raise ConfigError(
+                f"mode=autocast dtype={values['dtype']}: autocast changes float32 only; set dtype=float32"
+            )
         values["limit_s"] = float(values["limit_s"])
         values["passes"] = tuple(entry for entry in PASSES if entry in values["passes"])
         problem_options, problem_target = _target(config, "problem", problem)

@@ -83,6 +83,7 @@ def test_the_command_line_gives_one_line_for_a_wrong_word(capsys) -> None:
         (["problem=mlp", "method=nothing"], "nothing"),
         (["problem=mlp", "colour=red"], "colour"),
         (["problem=mlp", "dtype=float12"], "dtype=float12 is not known; choose one of float64"),
+        (["problem=mlp", "mode=compiled"], "mode=compiled: advice is on torch as it is"),
         (["problem=custom"], "problem=custom names no function"),
         (["memory_gb=much"], "memory_gb=much must be a positive number"),
         (["memory_gb=-1"], "memory_gb=-1 must be a positive number of gigabytes"),

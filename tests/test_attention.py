@@ -10,6 +10,7 @@ from harness.problems import attention, check, from_network
 from harness.problems.torch_messages import explain
 from methods import autograd_functional, create_graph_rows, factored, func_hessian, vmap_hvp
 from tests.oracles import central_differences, distance
+from tests.test_zoo import case
 
 WAYS = {
     "rows": create_graph_rows.hessian,
@@ -104,6 +105,14 @@ def test_the_first_advice_works(name: str, way: str) -> None:
     assert "with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):" in message
     with sdpa_kernel(SDPBackend.MATH):
         assert WAYS[way](problem.loss, problem.theta).isfinite().all()
+
+
+def test_a_fused_kernel_that_the_loss_asks_for_is_found(by_products) -> None:
+    problem = case("attention_fused")
+    assert attention.backend_of(problem.loss, problem.theta) == "fused"
+    with torch.profiler.profile() as profiler:
+        problem.loss(problem.theta)
+    assert any("flash_attention" in event.key for event in profiler.key_averages())
 
 
 def test_no_attention_is_met_where_there_is_none() -> None:

@@ -63,6 +63,25 @@ def test_the_zoo_against_central_differences(name: str) -> None:
     assert not found.requires_grad
 
 
+class _WithoutOutputs(nn.Module):
+    """A layer, and beside it one without outputs, such as a branch of width zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.empty = nn.Linear(3, 3), nn.Linear(3, 0)
+
+    def forward(self, x):
+        return torch.cat([self.layer(x).tanh(), self.empty(x).tanh()], -1)
+
+
+@pytest.mark.parametrize("quantity", ["hessian", "diagonal"])
+def test_a_layer_without_outputs(quantity: str) -> None:
+    problem = network(_WithoutOutputs().double(), draw(5, 3), torch.arange(5) % 3)
+    found = getattr(factored, quantity)(problem.model, problem.criterion, problem.inputs, problem.targets)
+    truth = by_rows(problem)
+    torch.testing.assert_close(found, truth if quantity == "hessian" else truth.diagonal(), rtol=1e-12, atol=1e-14)
+
+
 LAYERS = {
     "linear": lambda width: [nn.Linear(width, width), nn.Tanh()],
     "no_bias": lambda width: [nn.Linear(width, width, bias=False), nn.GELU()],

@@ -51,6 +51,18 @@ def test_one_way_s_success_does_not_clear_another() -> None:
     assert finding["options"] == {"composition": "x"}
 
 
+def test_records_to_learn_nothing_from_are_counted(tmp_path, capsys) -> None:
+    path = tmp_path / "atlas.jsonl"
+    cells = [seen("wrong", ["A 1"]), seen("wrong", ["A 1"]) | {"mode": "compiled", "seed": 1}]
+    path.write_text("".join(json.dumps(cell | {"schema_version": 8}) + "\n" for cell in cells))
+    assert findings.main([str(path)]) == 0
+    assert "1 of 2 records are not read" in capsys.readouterr().err
+    path.write_text(json.dumps(cells[1] | {"schema_version": 8}) + "\n")
+    assert findings.main([str(path)]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, "1 of 1 records are not read" in printed.err) == ("", True)
+
+
 @pytest.fixture
 def known(monkeypatch):
     atlas = [seen("wrong", ["A 1"], composition="x", chunk_size=64)]

@@ -17,6 +17,7 @@ from matplotlib.text import Annotation
 from rich.console import Console
 
 from harness import record, report
+from harness.analysis import contests, coverage, curves
 from harness.analysis.intervals import interval
 from harness.analysis.table import Analysis
 from harness.report import csv as table_csv
@@ -318,7 +319,7 @@ def test_contention_is_flagged(frame_of):
     ],
 )
 def test_contention_is_that_a_thread_waited_or_a_gpu_throttled(frame_of, measured, contended):
-    (flagged,) = frame_of([cell(sampling_wall_s=1.0, **measured)])["contended"]
+    (flagged,) = frame_of([cell(sampling_wall_s=1.0, gpu_watched_s=1.0, **measured)])["contended"]
     assert flagged == contended
 
 
@@ -328,12 +329,12 @@ def test_contention_is_that_a_thread_waited_or_a_gpu_throttled(frame_of, measure
         ({"throttle_reasons": [0x0, 0x4], "power_throttled_s": 0.8, "heat_throttled_s": 0.1}, "power 80%, heat 10%"),
         ({"throttle_reasons": [0x8 | 0x40], "heat_throttled_s": 0.5}, "heat 100%, hardware 100%"),
         ({"throttle_reasons": [0x4, 0x0]}, "power 50%"),
-        ({"power_throttled_s": 3.0}, "power 100%"),  # and while the results were looked at
+        ({"power_throttled_s": 0.3, "gpu_watched_s": 5.0}, None),  # results took longer to look at than to compute
         ({"throttle_reasons": [0x1] * 10, "power_throttled_s": 0.05}, None),
     ],
 )
 def test_the_message_says_what_throttled_a_gpu(frame_of, measured, words):
-    frame = frame_of([cell(device="cuda", sampling_wall_s=1.0, **measured)])
+    frame = frame_of([cell(**{"device": "cuda", "sampling_wall_s": 1.0, "gpu_watched_s": 1.0} | measured)])
     (message,) = readable(Analysis(frame))["message"]
     assert message == (f"the GPU throttled: {words}" if words else "")
 
@@ -342,6 +343,22 @@ def test_a_gpu_that_reports_nothing_is_not_known_to_throttle(frame_of):
     (row,) = frame_of([cell(device="cuda", sampling_wall_s=1.0)]).to_dict("records")
     assert math.isnan(row["throttled"])
     assert (row["throttled_by"], row["contended"]) == (None, False)
+
+
+@pytest.mark.parametrize("modes", [(None, "compiled"), (None, "autocast", "deterministic")])
+def test_modes_of_torch_are_kept_apart(frame_of, modes):
+    analysis = Analysis(frame_of([cell(mode=mode) for mode in modes]))
+    told = [mode or "none" for mode in modes]
+    assert analysis.settings == ["mode"]
+    assert list(readable(analysis)["mode"]) == told
+    assert len(contests.places(analysis)) == len(curves.panels(analysis)) == len(modes)
+    assert [name.split()[-1] for name in coverage.methods_of(analysis.cells, analysis.settings)] == told
+    assert f"mode {' / '.join(sorted(told))}" in analysis.environment
+
+
+def test_a_mode_that_all_rows_have_is_told(frame_of):
+    assert "mode compiled" in Analysis(frame_of([cell(mode="compiled")])).environment
+    assert "mode" not in Analysis(frame_of([cell()])).environment
 
 
 def test_the_first_call_does_not_tell_how_busy_a_gpu_is(frame_of):

@@ -125,7 +125,13 @@ def test_the_command_line_prints_one_record_or_says_which_there_are(tmp_path, ru
     assert "found = hessian(loss=loss, theta=theta)" in capsys.readouterr().out
     run_record(problem_target=path, problem_options=options, seed=1)
     assert command.main([str(tmp_path / "run")]) == 2
-    assert "2 records match; name one with --of PROBLEM METHOD (mlp create_graph_rows)" in capsys.readouterr().err
+    assert "2 records match; choose one with --where seed=0|1" in capsys.readouterr().err
+    assert command.main([str(tmp_path / "run"), "--where", "seed=1", "mode=null"]) == 0
+    assert "found = hessian(loss=loss, theta=theta)" in capsys.readouterr().out
+    assert command.main([str(tmp_path / "run"), "--where", "seed=2"]) == 2
+    assert "0 records match; name one with --of PROBLEM METHOD (none)" in capsys.readouterr().err
+    assert command.main([str(tmp_path / "run"), "--where", "sed=1"]) == 2
+    assert "--where sed=1: write FIELD=VALUE" in capsys.readouterr().err
     assert command.main([str(tmp_path / "absent")]) == 2
     assert "absent does not exist" in capsys.readouterr().err
 

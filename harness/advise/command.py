@@ -70,7 +70,13 @@ def asked(overrides: Sequence[str]) -> tuple[list[Job], float | None]:
         limits = [entry.removeprefix(MEMORY) for entry in overrides if entry.startswith(MEMORY)]
         others = [entry for entry in overrides if not entry.startswith(MEMORY)]
         memory_gb = _gigabytes(limits[-1]) if limits else None
-        return jobs([*QUICK, *others]), memory_gb
+        found = jobs([*QUICK, *others])
+        if found[0].mode is not None:
+            raise UsageError(
+                f"mode={found[0].mode}: advice is on torch as it is; compare modes with python -m harness -m "
+                f"mode=null,{found[0].mode}"
+            )
+        return found, memory_gb
     except (ValueError, HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(str(error)) from error
 

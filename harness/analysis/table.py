@@ -31,6 +31,7 @@ SETTINGS = {
     "code": None,
 }
 
+PLAIN = "none"  # the mode of torch as it is
 COMMIT = "commit "  # before the commit of a folder `code`
 
 # What makes a cell: prepared rows that agree in these are the same cell, run in different processes.
@@ -80,7 +81,7 @@ class Analysis:
 
     @cached_property
     def environment(self) -> str:
-        """One line: torch, machine, threads, allocator and dtype, several of one with slashes."""
+        """One line: torch, machine, threads, allocator, dtype and a mode of torch, several of one with slashes."""
         return _environment(self.rows)
 
     def environment_of(self, cells: DataFrame) -> str:
@@ -104,10 +105,10 @@ def _prepared(frame: DataFrame) -> DataFrame:
     what is measured ONCE from the other processes of the cell. `problem` is the problem's name, `family` that of the
     builder which it shares with other named problems (`mlp` of `mlp_500` and `mlp_2000`); these and `quantity` get what
     tells their rows apart other than by size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). JSON has its
-    keys in order. `machine` is the GPU, or else the CPU with its cores,
-    `memory_limit` the limit as text, `code` own, or of a folder of that name `commit 1a2b3c4d` or its path. `warning`
-    is what the atlas knows against the row, `doubted` whether it was warned that its result may be wrong, `cell` the
-    number of its cell, `commits` how many commits of the harness itself ran that.
+    keys in order. `machine` is the GPU, or else the CPU with its cores, `mode` PLAIN for torch as it is, `memory_limit`
+    the limit as text, `code` own, or of a folder of that name `commit 1a2b3c4d` or its path. `warning` is what the
+    atlas knows against the row, `doubted` whether it was warned that its result may be wrong, `cell` the number of its
+    cell, `commits` how many commits of the harness itself ran that.
     """
     rows = frame.reset_index(drop=True)
     rows.attrs = {}  # pandas copies them, all names of what was skipped, with every group and column
@@ -116,6 +117,7 @@ def _prepared(frame: DataFrame) -> DataFrame:
     composed = rows["threads"].notna()
     rows["interpreter"] = rows["interpreter"].astype("object").fillna("own")
     rows["code"] = _codes(rows).where(composed, "?")
+    rows["mode"] = rows["mode"].astype("object").fillna(PLAIN).where(composed, "?")
     limit = rows["memory_limit_gb"].map("{:g} GB".format, na_action="ignore").astype("object").fillna("none")
     rows["memory_limit"] = limit.where(composed, "?")
     rows["machine"] = rows["gpu"].astype("object").fillna(_processors(rows))
@@ -203,10 +205,10 @@ def differing_options(options: Series) -> Series:
 def _environment(rows: DataFrame) -> str:
     """One line: the torch version, machine, threads, allocator and dtype of prepared rows; several with slashes.
 
-    And how many commits of the harness ran one cell, where it was more than one.
+    And the modes of torch, where some row has one; how many commits of the harness ran one cell, where several did.
     """
-    parts = []
-    for column in ("torch", "machine", "threads", "allocator", "dtype"):
+    parts, modes = [], [] if set(rows["mode"]) <= {PLAIN, "?"} else ["mode"]
+    for column in ("torch", "machine", "threads", "allocator", "dtype", *modes):
         values = sorted(set(rows[column].dropna()) - {"?"})
         shown = " / ".join(f"{value:g}" if pandas.api.types.is_number(value) else plain(value) for value in values)
         parts.append(shown if shown and column in ("machine", "dtype") else f"{column} {shown or 'unknown'}")

@@ -18,6 +18,7 @@ from harness.analysis.table import SETTINGS, Analysis
 from harness.record.identity import ASKED, SAMPLED
 from harness.record.outcomes import ABSENT, NO_RESULT, OF_NETWORK, OUTCOMES, VERDICTS, is_same_network, outcome
 from harness.record.torch_version import version_of
+from harness.text import as_text
 
 OTHER, NOT_RUN = "another network", "not run"
 NOT_COMPARED = (ABSENT, OTHER, NOT_RUN)
@@ -90,6 +91,7 @@ class Versions:
     networks: tuple[str, ...]  # test networks that are compared although their source is not
     others: tuple[str, ...]  # test networks that are another network with some version than with the newest
     packages: tuple[str, ...]  # methods whose packages have not the same versions with every version of torch
+    machines: dict[str, list[str]]  # of each version, where the machine or the Python is not the same with all
     sampling: tuple[str, ...]  # columns of SAMPLED in which cells that are compared differ
     unsourced: tuple[str, ...]  # versions with verdicts on test networks whose source the record does not know
 
@@ -127,6 +129,7 @@ def versions(analysis: Analysis) -> Versions | None:
         networks=_differing(of_several, "problem_hash", "network"),
         others=tuple(sorted(set(seen.loc[seen["outcome"] == OTHER, "network"]))),
         packages=_differing(of_several, "packages", "method"),
+        machines=_machines(of_several),
         sampling=tuple(name for name in SAMPLED if _differing(of_several, name, "method")),
         unsourced=tuple(map(str, sorted(of_several.loc[unsourced, "version"].unique()))),
     )
@@ -139,7 +142,7 @@ def _seen(cells: DataFrame, known: Series) -> DataFrame:
     """
     asked = cells.groupby([*ASKED, "code"], dropna=False).ngroup()
     settings = [name for name in (*SETTINGS, "seed") if name not in OVER]
-    seen = cells[["method_hash", "problem_hash", "packages", *SAMPLED]].assign(
+    seen = cells[["method_hash", "problem_hash", "packages", "machine", "python", *SAMPLED]].assign(
         version=known,
         asked=asked,
         network=networks_of(cells),
@@ -185,6 +188,13 @@ def _differing(seen: DataFrame, column: str, named: str) -> tuple[str, ...]:
     """The names, of the column `named`, of which what was asked for once has several values of the other column."""
     several = seen.groupby("asked")[column].transform("nunique") > 1
     return tuple(sorted(set(seen.loc[several, named])))
+
+
+def _machines(seen: DataFrame) -> dict[str, list[str]]:
+    """The machines of each version with their Python, as texts; empty where they are the same with all versions."""
+    texts = seen["machine"].map(as_text) + " with Python " + seen["python"].map(as_text)
+    by_version = {f"torch {version}": sorted(set(group)) for version, group in texts.groupby(seen["version"])}
+    return by_version if len(set(map(tuple, by_version.values()))) > 1 else {}
 
 
 def _changes(versions: Sequence[str], named: DataFrame, outcomes: ndarray, errors: ndarray) -> list[Change]:

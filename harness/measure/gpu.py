@@ -57,7 +57,7 @@ class Monitor:
         """Forget all readings, and note what the counters show."""
         self._seen: dict[str, list[int]] = {name: [] for name in self._readers}
         self._next_s = -math.inf
-        self._began = self._values(self._counters)
+        self._began_s, self._began = time.perf_counter(), self._values(self._counters)
 
     def read(self) -> None:
         """Read the state once more, unless the last reading was less than INTERVAL_S ago."""
@@ -70,14 +70,15 @@ class Monitor:
     def fields(self) -> dict[str, Any]:
         """Fields of a record.
 
-        READINGS are lists with a value for each reading, and COUNTERS are seconds since `start`; each is None where it
-        is not known. `nvml_missing` says what that is and why.
+        READINGS are lists with a value for each reading, and COUNTERS are seconds out of the `gpu_watched_s` since
+        `start`; each is None where it is not known. `nvml_missing` says what that is and why.
         """
-        ended = self._values(self._counters)
+        ended, watched_s = self._values(self._counters), time.perf_counter() - self._began_s
         known = {name: self._seen[name] or None for name in self._readers} | {
             name: max(0, status.violationTime - self._began[name].violationTime) / 1e9 for name, status in ended.items()
         }
         missing = "; ".join(f"{name}: {reason}" for name, reason in self._missing.items())
+        known["gpu_watched_s"] = watched_s if ended else None
         return dict.fromkeys([*READINGS, *COUNTERS]) | known | {"nvml_missing": missing or None}
 
     def _values(self, readers: dict[str, Reader]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ def measure(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     random, since a GPU multiplies ones faster: switching fewer bits takes less of its power.
     """
     size = GEMM_SIZE[device.type]
-    a, b, c = torch.randn(3, size, size, dtype=dtype, device=device)
+    a, b = torch.randn(2, size, size, dtype=dtype, device=device)
+    c = torch.empty_like(a)
     written = torch.zeros(WRITTEN_BYTES[device.type], dtype=torch.uint8, device=device)
     return {
         "gemm_flops_per_s": 2 * size**3 / _least(lambda: torch.mm(a, b, out=c), device),

@@ -14,6 +14,7 @@ ORIGIN = r"\s*\(Triggered internally at [^)]*\)"  # where in torch's own source
 HARMLESS = (
     r"get_attr Node with no underlying reference",  # torch.func.linearize traces what its user did not write
     r"Full backward hook is firing",  # backpack's hooks, since the inputs are data and need no gradient
+    r"`torch._prims_common.check` is deprecated",  # torch.compile's own
     r"Converting a tensor with requires_grad=True to a scalar",  # float() of a logged value; cut graphs have own checks
 )
 

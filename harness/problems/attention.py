@@ -25,22 +25,28 @@ def use_math() -> None:
 
 
 def backend_of(loss: Callable[[Tensor], Tensor], theta: Tensor) -> str | None:
-    """`math` where the loss calls an attention of torch's, on which `use_math` has an effect; else None."""
+    """How attentions of torch's that the loss calls are computed; None where it calls none.
+
+    `math`, from matrix products, as `use_math` has it; `fused` where the loss itself switches a fused kernel on again.
+    """
     with _AttentionFinder() as finder:
         loss(theta.detach().requires_grad_())
-    return "math" if finder.found else None
+    return finder.found
 
 
 ATTENTIONS = (functional.scaled_dot_product_attention, functional.multi_head_attention_forward)
 
 
 class _AttentionFinder(TorchFunctionMode):
-    """Finds out whether torch's attention is called."""
+    """Finds out whether torch's attention is called, and with which kernels."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found = False
+        self.found: str | None = None
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found |= any(function is attention for attention in ATTENTIONS)
+        if any(function is attention for attention in ATTENTIONS) and self.found != "fused":
+            kernels = torch.backends.cuda  # which hold for the CPU too
+            fused = kernels.flash_sdp_enabled() or kernels.mem_efficient_sdp_enabled() or kernels.cudnn_sdp_enabled()
+            self.found = "fused" if fused else "math"
         return function(*args, **(kwargs or {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,7 @@ def bind(job: Job, problem: Problem) -> BoundMethod:
     """Find the method and give it the arguments that it asks for by name.
 
     Raises MethodError for a wrong path or option, Unsupported where the method has no such quantity or needs a
-    network and the problem is a function.
+    network and the problem is a function, or computes with JAX and the job asks for a mode of torch.
     """
     function = function_of(job)
     vectors = vectors_of(job, problem.theta)
@@ -53,6 +54,8 @@ def bind(job: Job, problem: Problem) -> BoundMethod:
     arguments = {name: offered[name] for name in parameters if name in offered}
     _require_arguments(job, problem, arguments)
     _require_options(job, parameters)
+    if job.mode is not None and "jax" in sys.modules:
+        raise Unsupported(f"mode={job.mode} is one of torch, and {job.target} computes with JAX; use a method of torch")
     called = in_mode(job.mode, function, problem.theta.device)
     return BoundMethod(job, problem, vectors, lambda: called(**arguments, **job.method_options), offered)
 

@@ -1,4 +1,4 @@
-"""The modes of torch in which a method can run: under autocast, compiled, or with deterministic algorithms alone."""
+"""The modes of torch in which a method can run: under autocast, compiled, or with deterministic algorithms only."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     on_cpu = frame["device"] == "cpu"
     starved = on_cpu & (frame["sampling_cpu_s"] < 0.9 * frame["sampling_wall_s"])
     waiting = (frame["sampling_waiting_s"] / frame["sampling_wall_s"]).fillna(frame["cpu_pressure"])
-    power, heat = (frame[f"{cause}_throttled_s"] / frame["sampling_wall_s"] for cause in ("power", "heat"))
+    power, heat = (frame[f"{cause}_throttled_s"] / frame["gpu_watched_s"] for cause in ("power", "heat"))
     found = list(map(throttling, frame["throttle_reasons"], power, heat))
     frame["throttled"] = pandas.Series([share for share, _ in found], frame.index, "float")
     frame["throttled_by"] = pandas.Series([by for _, by in found], frame.index, "object")

@@ -176,9 +176,10 @@ FIELDS = (
         "power_throttled_s",
         "float",
         "s",
-        "time in which the power limit held its clocks down while samples were taken, by NVML's counter",
+        "time in which the power limit held its clocks down while samples were taken and looked at, by NVML's counter",
     ),
     Field("heat_throttled_s", "float", "s", "the same of its temperature"),
+    Field("gpu_watched_s", "float", "s", "wall time in which these two were counted"),
     Field("nvml_missing", "str", "", "what NVML did not report of the GPU, and why; null where it reported all"),
     # Agreement.
     Field("reference", "str", "", "closed_form, double_backward or central_differences, in float64 on the CPU"),
@@ -201,7 +202,12 @@ FIELDS = (
         "sketch", "list[float]", "", "32 random linear functions of the result, the same for all results of its shape"
     ),
     Field("operators", "str", "", "operators of the loss's graph, with which of their inputs depend on the parameters"),
-    Field("attention", "str", "", "math where torch's own attention was met: without the fused kernels; null for none"),
+    Field(
+        "attention",
+        "str",
+        "",
+        "of torch's own attention: math (from matrix products) or fused (the loss asks for it); null where it has none",
+    ),
     Field("warnings", "str", "", "what Python and torch warned of while the loss was evaluated and the method called"),
     Field("explained", "str", "", "parameters that the method does otherwise than it is meant to, and why, if it says"),
     # Where.

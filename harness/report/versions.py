@@ -113,6 +113,7 @@ def notes(found: Versions) -> list[str]:
             f"Records of torch {', '.join(found.unsourced)} do not know the source of their test network; it is taken "
             "to be the same if its parameters and operators are."
         )
+    sentences += [f"{version} ran on {'; '.join(machines)}." for version, machines in found.machines.items()]
     changed = {
         "The source of these methods is": found.methods,
         "These methods use packages that are": found.packages,

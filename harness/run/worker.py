@@ -28,7 +28,7 @@ import pkgutil
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         attention.use_math()
         seen |= environment.describe(asked.device, asked.code)
+        seen["deterministic"] |= asked.mode == "deterministic"
         if part == "rates":
             seen |= rates.measure(_begin(asked), getattr(torch, asked.dtype))
         elif part == "problem":
@@ -200,8 +201,16 @@ def _bound(job: Job, problem: Problem, first: bool, run_pass: Callable[[BoundMet
     if first:
         compiled = counters.compilation()
         yield compiled
-        if _compiles(job) and not compiled.get("compiled_graphs"):
-            warnings.warn("torch.compile compiled no part of the method: it ran as it is", stacklevel=1)
+        if _compiles(job):
+            _warn_of_what_is_not_compiled(compiled)
+
+
+def _warn_of_what_is_not_compiled(compiled: Mapping[str, int]) -> None:
+    if not compiled.get("compiled_graphs"):
+        warnings.warn("torch.compile compiled no part of the method: it ran as it is", stacklevel=1)
+    elif compiled["graph_breaks"]:
+        text = f"torch.compile compiled parts of the method, with {compiled['graph_breaks']} graph breaks between them"
+        warnings.warn(text, stacklevel=1)
 
 
 def _problem_hash(job: Job) -> dict[str, str]:

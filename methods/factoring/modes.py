@@ -46,7 +46,7 @@ class ShiftMode(TorchFunctionMode):
             return _REWRITTEN[function](*args, **kwargs)
         watched = function in AFFINE and torch.is_grad_enabled()
         call = AFFINE[function](self._samples, *args, **kwargs) if watched else None
-        if call is None or not self._fixed.intersection((id(call.weight), id(call.bias))):
+        if call is None or not call.weight.numel() or not self._fixed.intersection((id(call.weight), id(call.bias))):
             return function(*args, **kwargs)
         held = {name: value if name == "input" else self._held(value) for name, value in kwargs.items()}
         z = function(*args[:1], *map(self._held, args[1:]), **held)

@@ -55,7 +55,7 @@ def _line(row: str, every: Sequence[Cell]) -> dict[str, object]:
     refusals = Counter(cell.refusal for cell in of_row if cell.refusal is not None)
     waits = _most_waits(of_row)
     return {
-        "row": row,
+        "method": row,
         "cells": len(of_row),
         "equal": sum(cell.refusal is None and cell.fault is None for cell in of_row),
         "refused": sum(refusals.values()),

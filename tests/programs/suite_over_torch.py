@@ -6,6 +6,7 @@ are named on stderr. Exit status 1 where a test failed or pytest did not run.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -22,12 +23,20 @@ def main(interpreters: list[str]) -> int:
 
 
 def _row(interpreter: str) -> int:
-    asked = [interpreter, "-c", "import torch; print(torch.__version__)"]
-    version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    asked = [interpreter, "-c", "import pytest, torch; print(torch.__version__)"]
+    try:
+        version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        words = str(getattr(error, "stderr", None) or error).strip().splitlines()
+        print(f"{interpreter}: {words[-1]}", file=sys.stderr, flush=True)
+        return 1
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
         tested = [interpreter, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={results}"]
         status = subprocess.run(tested, cwd=ROOT, stdout=subprocess.DEVNULL).returncode
+        if not results.exists():
+            print(f"torch {version}: pytest ended with {status}, without results", file=sys.stderr, flush=True)
+            return 1
         (suite,) = ElementTree.parse(results).getroot().iter("testsuite")
     failed = [
         case for case in suite.iter("testcase") if case.find("failure") is not None or case.find("error") is not None
@@ -41,4 +50,6 @@ def _row(interpreter: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="python -m tests.programs.suite_over_torch", description=__doc__)
+    parser.add_argument("interpreters", metavar="PYTHON", nargs="+", help="a Python with torch and the test extra")
+    sys.exit(main(parser.parse_args().interpreters))
