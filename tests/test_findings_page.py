@@ -17,8 +17,10 @@ VERSIONS = (ROOT / "results" / "versions.md").read_text(encoding="utf-8")
 BY_VERSION = re.findall(r"```python\n(.*?)```\n\n\| torch \| prints \|\n\|---\|---\|\n(.*?)\n\n", VERSIONS, re.DOTALL)
 
 
-def test_there_are_scripts() -> None:
-    assert (len(SCRIPTS), len(BY_VERSION)) == (3, 4)
+def test_there_are_scripts_with_a_result_for_each_version() -> None:
+    versions = [re.findall(r"^\| ([\d.]+) \|", table, re.MULTILINE) for _, table in BY_VERSION]
+    assert all(seen == ["2.11.0", "2.13.0", "2.14.1", "2.15.0"] for seen in versions)
+    assert (len(SCRIPTS), len(BY_VERSION)) == (3, 6)
 
 
 @pytest.mark.parametrize(("script", "table"), BY_VERSION)
