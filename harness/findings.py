@@ -6,10 +6,11 @@ one version of torch or of several; every table warns where a result was compute
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def learn(records: Iterable[Seen]) -> list[dict[str, Any]]:
     methods: dict[tuple[str, str], dict[Version, list[Seen]]] = defaultdict(lambda: defaultdict(list))
     for seen in records:
         version = version_of(seen["torch"])
-        if version is not None and _is_read(seen):
+        if version is not None and _left_out(seen) is None:
             methods[seen["target"], json.dumps(_words(seen), sort_keys=True)][version].append(seen)
     findings: list[dict[str, Any]] = []
     for (target, options), by_version in sorted(methods.items()):
@@ -56,10 +57,15 @@ def learn(records: Iterable[Seen]) -> list[dict[str, Any]]:
     return findings
 
 
-def _is_read(seen: Seen) -> bool:
-    """Whether a record is one to learn from: in another dtype or in a mode, right and wrong have other causes."""
-    known = version_of(seen["torch"]) is not None and bool(seen["target"])
-    return known and seen["mode"] is None and seen["dtype"] == "float64"
+def _left_out(seen: Seen) -> str | None:
+    """Why a record is none to learn from, if so: in another dtype or in a mode, right and wrong have other causes."""
+    if seen["dtype"] != "float64":
+        return f"dtype={seen['dtype']}, not float64"
+    if seen["mode"] is not None:
+        return f"mode={seen['mode']}"
+    if version_of(seen["torch"]) is None or not seen["target"]:
+        return "they name no version of torch, or no method"
+    return None
 
 
 def _suspected(group: Iterable[Seen]) -> Iterator[tuple[set[str], Seen]]:
@@ -168,21 +174,24 @@ def _known() -> list[dict[str, Any]]:
 
 def main(paths: Sequence[str]) -> int:
     """Print the findings of an atlas as JSON; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.findings",
+        description="Print what the records of +sweep=atlas show to be silently wrong, as JSON. Exit status 2 if that "
+        "is nothing.",
+    )
+    parser.add_argument("records", metavar="RECORDS", nargs="+", help="run folders, or files of committed records")
     try:
-        records = list(record.records(*paths))
+        records = list(record.records(*parser.parse_args(paths).records))
     except record.RecordError as error:
         print(f"harness.findings: {error}", file=sys.stderr)
         return 2
-    read = sum(map(_is_read, records))
-    if read < len(records):
-        others = f"{len(records) - read} of {len(records)} records"
-        print(
-            f"{others} are not read: of another dtype than float64, in a mode, of no known torch or method",
-            file=sys.stderr,
-        )
-    if not read:
-        return 2
+    left_out = [reason for reason in map(_left_out, records) if reason]
+    for reason, count in Counter(left_out).items():
+        print(f"harness.findings: {count} of {len(records)} records are not read: {reason}", file=sys.stderr)
     found = learn(records)
+    if not found:
+        print("harness.findings: nothing is printed, since the records show no method to be wrong", file=sys.stderr)
+        return 2
     print("[\n" + ",\n".join(json.dumps(finding) for finding in found) + "\n]")
     return 0
 

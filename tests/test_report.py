@@ -348,7 +348,7 @@ def test_a_gpu_that_reports_nothing_is_not_known_to_throttle(frame_of):
 @pytest.mark.parametrize("modes", [(None, "compiled"), (None, "autocast", "deterministic")])
 def test_modes_of_torch_are_kept_apart(frame_of, modes):
     analysis = Analysis(frame_of([cell(mode=mode) for mode in modes]))
-    told = [mode or "none" for mode in modes]
+    told = [mode or "null" for mode in modes]
     assert analysis.settings == ["mode"]
     assert list(readable(analysis)["mode"]) == told
     assert len(contests.places(analysis)) == len(curves.panels(analysis)) == len(modes)

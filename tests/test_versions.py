@@ -106,6 +106,14 @@ def test_methods_and_networks_of_one_history_are_one_line(found) -> None:
     ]
 
 
+def test_versions_that_are_wrong_by_other_errors_are_apart(found) -> None:
+    records = over("wrong", "wrong", "wrong")
+    for record, error in zip(records, (1e15, 1.0001e15, 0.3), strict=True):
+        record["relative_error"] = error
+    ((_, _, _, words),) = changes_of(found(records))
+    assert words == "wrong by 1e+15 in 2.9.1, 2.13.0; wrong by 30% in 2.14.1"
+
+
 def test_a_missing_cell_is_not_mended(found) -> None:
     only = found([*over("wrong", None, None), *over("ok", "ok", None, network="relu")])
     assert (changes_of(only), only.alone) == ([], 1)

@@ -31,7 +31,7 @@ SETTINGS = {
     "code": None,
 }
 
-PLAIN = "none"  # the mode of torch as it is
+PLAIN = "null"  # the mode of torch as it is
 COMMIT = "commit "  # before the commit of a folder `code`
 
 # What makes a cell: prepared rows that agree in these are the same cell, run in different processes.

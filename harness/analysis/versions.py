@@ -39,6 +39,8 @@ ALWAYS = "Wrong or not finite wherever there is a result"
 UNFINISHED = "Crashed, out of memory or out of time with some version"
 ORDER = [*KINDS.values(), RESUMED, ALWAYS, UNFINISHED]
 
+OTHER_ERROR = 0.1  # relative difference from which two relative errors are not the same one
+
 # Torch decides about these, so that cells are compared over them.
 OVER = ("torch", "interpreter", "machine")
 
@@ -206,13 +208,13 @@ def _changes(versions: Sequence[str], named: DataFrame, outcomes: ndarray, error
     for network, method, seen, wrong in zip(named["network"], named["method"], outcomes, errors, strict=True):
         kind = _kind(seen)
         if kind is not None:
-            methods[kind, network, tuple(seen)][method] = wrong
+            methods[kind, network, _stages(seen, wrong)][method] = wrong
     networks: dict[tuple, dict[str, list[ndarray]]] = defaultdict(dict)
-    for (kind, network, seen), wrong in methods.items():
-        networks[kind, seen, tuple(sorted(wrong))][network] = list(wrong.values())
+    for (kind, network, stages), wrong in methods.items():
+        networks[kind, stages, tuple(sorted(wrong))][network] = list(wrong.values())
     found = [
-        Change(kind, tuple(sorted(wrong)), names, tuple(_spans(versions, seen, numpy.vstack([*wrong.values()]))))
-        for (kind, seen, names), wrong in networks.items()
+        Change(kind, tuple(sorted(wrong)), names, tuple(_spans(versions, stages, numpy.vstack([*wrong.values()]))))
+        for (kind, stages, names), wrong in networks.items()
     ]
     return sorted(found, key=lambda change: (ORDER.index(change.kind), -change.most, change.networks, change.methods))
 
@@ -237,9 +239,21 @@ def _kind(outcomes: Iterable[str]) -> str | None:
     return UNFINISHED if unfinished else None
 
 
-def _spans(versions: Sequence[str], outcomes: Sequence[str], errors: ndarray) -> Iterator[Span]:
-    """Versions in succession with the same outcome; `errors` has a version a column."""
-    for same, places in groupby(range(len(versions)), key=outcomes.__getitem__):
+def _stages(outcomes: Iterable[str], errors: Iterable[float]) -> tuple[tuple[str, int], ...]:
+    """The outcome with each version, numbered: versions that are wrong by other errors have other numbers."""
+    stages: list[tuple[str, int]] = []
+    last = numpy.nan
+    for seen, error in zip(outcomes, errors, strict=True):
+        number = stages[-1][1] if stages else 0
+        other = abs(error - last) > OTHER_ERROR * max(error, last)  # False where an error is not known
+        stages.append((seen, number + bool(other)))
+        last = error
+    return tuple(stages)
+
+
+def _spans(versions: Sequence[str], stages: Sequence[tuple[str, int]], errors: ndarray) -> Iterator[Span]:
+    """Versions in succession at the same stage; `errors` has a version a column."""
+    for (same, _), places in groupby(range(len(versions)), key=stages.__getitem__):
         within = list(places)
         known = errors[:, within][~numpy.isnan(errors[:, within])]
         least, most = (known.min(), known.max()) if known.size else (numpy.nan, numpy.nan)

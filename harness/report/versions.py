@@ -97,14 +97,14 @@ def notes(found: Versions) -> list[str]:
         "A cell is compared over versions of torch if its test network, its method, every option and every setting are "
         "the same. The time limit and the options of sampling and agreement may differ. A percentage is the relative "
         "error, over all networks and methods of a line from the smallest to the largest. Refused and failed: an error "
-        "and no result. A crash, or the end of time or memory, may be the machine's, so it is no verdict on a version. "
-        "Another network: it has other parameters or operators than with the newest version, and its source is not "
-        "known to be the same.",
+        "and no result; refused also counts methods that need a network, on functions. A crash, or the end of time or "
+        "memory, may be the machine's, so it is no verdict on a version. Another network: it has other parameters or "
+        "operators than with the newest version, and its source is not known to be the same.",
         *left_out(found),
     ]
     if found.alone:
         sentences.append(
-            f"{found.alone} cells are left out: only one version has run them, on that network and with all packages."
+            f"{found.alone} cells are left out: no other version has run them on the same network, with all packages."
         )
     if found.others:
         sentences.append(f"Another network with some version, and left out there: {', '.join(found.others)}.")

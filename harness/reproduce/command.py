@@ -28,21 +28,22 @@ def _is_chosen(seen: Mapping[str, Any], where: Sequence[str]) -> bool:
         name, equals, value = entry.partition("=")
         if not equals or name not in seen:
             raise ReproduceError(f"--where {entry}: write FIELD=VALUE, with a field of results/README.md")
-        if canonical(name, seen[name]) != ("none" if value == "null" else value):
+        if _value(seen, name) != value:
             return False
     return True
 
 
-def _choice(records: Sequence[Mapping[str, Any]]) -> str:
-    """How to choose one of several records, or that there is none."""
-    some = sorted({shlex.join([str(_names(seen)[0]), str(seen["method"])]) for seen in records})
-    if len(some) != 1:
-        return f"{len(records)} records match; name one with --of PROBLEM METHOD ({'; '.join(some[:5]) or 'none'})"
-    known = {
-        name: sorted({canonical(name, seen[name]) for seen in records})
-        for name in (*CELL, "round")
-        if name in records[0]
-    }
+def _value(seen: Mapping[str, Any], name: str) -> str:
+    return "null" if seen[name] is None else canonical(name, seen[name])
+
+
+def _choice(records: Sequence[Mapping[str, Any]], every: Sequence[Mapping[str, Any]]) -> str:
+    """How to choose one of several records, or that none matches and which there are."""
+    some = sorted({shlex.join([str(_names(seen)[0]), str(seen["method"])]) for seen in records or every})
+    if len(some) != 1 or not records:
+        return f"{len(records)} records match; name one with --of PROBLEM METHOD, such as {'; '.join(some[:5])}"
+    names = [name for name in (*CELL, "round") if name in records[0]]
+    known = {name: sorted({_value(seen, name) for seen in records}) for name in names}
     differing = [f"{name}={'|'.join(values[:5])}" for name, values in known.items() if len(values) > 1]
     return f"{len(records)} records match; choose one with --where {' '.join(differing) or 'FIELD=VALUE'}"
 
@@ -69,13 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(trust.OPTION, action="store_true", help=trust.HELP)
     options = parser.parse_args(arguments)
     try:
-        records = record.records(Path(options.record))
+        every = records = list(record.records(Path(options.record)))
         if options.of:
             problem, method = options.of
-            records = [seen for seen in records if seen["method"] == method and problem in _names(seen)]
+            every = [seen for seen in every if problem in _names(seen)] or every
+            records = [seen for seen in every if seen["method"] == method and problem in _names(seen)]
         records = [seen for seen in records if _is_chosen(seen, options.where)]
         if len(records) != 1:
-            raise ReproduceError(_choice(records))
+            raise ReproduceError(_choice(records, every))
         print(script(records[0], options.trust), end="")
     except (record.RecordError, ReproduceError, OSError) as error:
         print(f"harness.reproduce: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ as `table.WAITS` states.
 
 import argparse
 import sys
+import warnings
 
 from tests.pretended_gpu import gpu
 
@@ -17,6 +18,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="without other libraries and the largest problem")
     arguments = parser.parse_args()
     gpu.begin()
+    warnings.simplefilter("ignore")
     from tests.pretended_gpu import table
 
     return table.show(quick=arguments.quick)

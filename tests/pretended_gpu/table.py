@@ -38,6 +38,8 @@ def show(quick: bool) -> int:
     every = [cells.compared(*cell) for cell in chosen]
     print(tabulate([_line(row, every) for row in sorted({cell.row for cell in every})], headers="keys"))
     left_out = {row: reason for row in sorted(ROWS) if (is_own(row) or not quick) and (reason := cells.left_out(row))}
+    print("equal: to the CPU's result, up to 1e-9. refused: an error with the same words on both devices.")
+    print("waits: how often the CPU waits for the GPU in one call, at most; 0 for quantities that are not named.")
     for row, reason in left_out.items():
         print(f"{row} is left out: {reason}.")
     faults = _faults(every, OWN_CELLS["quick" if quick else "all"])

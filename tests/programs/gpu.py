@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,11 +79,13 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", help="cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--only", choices=SWEEPS, nargs="+", default=list(SWEEPS), help="some of the sweeps")
     asked = parser.parse_args()
-    if asked.device not in ("cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))):
-        parser.error(f"--device {asked.device}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
+    if not re.fullmatch(r"cuda(:\d+)?", asked.device):
+        parser.error(f"--device {asked.device}: give cuda or cuda:N")
     if not torch.cuda.is_available():
         print(f"torch {torch.__version__} sees no GPU; install a CUDA build of torch and a driver", file=sys.stderr)
         return 2
+    if int(asked.device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        parser.error(f"--device {asked.device}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
     lines = []
     for name in asked.only:
         began = time.monotonic()
