@@ -13,17 +13,20 @@ PAGE = (ROOT / "results" / "findings.md").read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", PAGE, re.DOTALL)
 
 
-VERSIONS = (ROOT / "results" / "versions.md").read_text(encoding="utf-8")
-BY_VERSION = re.findall(r"```python\n(.*?)```\n\n\| torch \| prints \|\n\|---\|---\|\n(.*?)\n\n", VERSIONS, re.DOTALL)
+WITH_TABLE = re.compile(r"```python\n((?:(?!```).)*)```\n\n\| torch \| prints \|\n\|---\|---\|\n(.*?)\n\n", re.DOTALL)
+BY_VERSION = WITH_TABLE.findall((ROOT / "results" / "versions.md").read_text(encoding="utf-8"))
+COMPILED = WITH_TABLE.findall((ROOT / "results" / "modes.md").read_text(encoding="utf-8"))
 
 
 def test_there_are_scripts_with_a_result_for_each_version() -> None:
-    versions = [re.findall(r"^\| ([\d.]+) \|", table, re.MULTILINE) for _, table in BY_VERSION]
+    versions = [re.findall(r"^\| ([\d.]+) \|", table, re.MULTILINE) for _, table in [*BY_VERSION, *COMPILED]]
     assert all(seen == ["2.11.0", "2.13.0", "2.14.1", "2.15.0"] for seen in versions)
-    assert (len(SCRIPTS), len(BY_VERSION)) == (3, 6)
+    assert (len(SCRIPTS), len(BY_VERSION), len(COMPILED)) == (3, 6, 3)
 
 
-@pytest.mark.parametrize(("script", "table"), BY_VERSION)
+@pytest.mark.parametrize(
+    ("script", "table"), [*BY_VERSION, *(pytest.param(*case, marks=pytest.mark.slow) for case in COMPILED)]
+)
 def test_a_script_prints_what_its_table_says_of_this_torch(script: str, table: str) -> None:
     rows = dict(re.findall(r"^\| ([\d.]+) \| (.*) \|$", table, re.MULTILINE))
     version = torch.__version__.split("+")[0]
