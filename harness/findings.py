@@ -181,7 +181,7 @@ def main(paths: Sequence[str]) -> int:
     )
     parser.add_argument("records", metavar="RECORDS", nargs="+", help="run folders, or files of committed records")
     try:
-        records = list(record.records(*parser.parse_args(paths).records))
+        records = record.records(*parser.parse_args(paths).records)
     except record.RecordError as error:
         print(f"harness.findings: {error}", file=sys.stderr)
         return 2

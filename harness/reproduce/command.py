@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(trust.OPTION, action="store_true", help=trust.HELP)
     options = parser.parse_args(arguments)
     try:
-        every = records = list(record.records(Path(options.record)))
+        every = records = record.records(Path(options.record))
         if options.of:
             problem, method = options.of
             every = [seen for seen in every if problem in _names(seen)] or every
