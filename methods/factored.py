@@ -21,27 +21,27 @@ Bishop, "Exact calculation of the Hessian matrix for the multilayer perceptron",
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from methods.factoring.certificate import Certificate, CertificateError, FallbackError, FallbackWarning
+from methods.factoring.certificate import Certificate, FallbackWarning
 from methods.factoring.diagonal import write_diagonal
-from methods.factoring.hessian import check_hessian, write_hessian
+from methods.factoring.fallback import Fallback, check_fallback, check_rows_allowed, report_failed
+from methods.factoring.hessian import check_hessian
 from methods.factoring.network import Network
 from methods.factoring.numerics import drawn
 from methods.factoring.plan import PRODUCTS, Plan, check_deterministic, planned
 from methods.factoring.precision import full_precision
 from methods.factoring.rows import ROWS, products_of, rows_of
+from methods.factoring.sums import Batch, Criterion, Sum, write_products
+from methods.ravel import ravel
 
 USUAL = PRODUCTS  # what `explain` reports of a parameter that takes no rows; the harness reads it
 MEMORY = 2**28  # bytes that `hessian` uses beside the result, unless a tenth of the result is more
-
-Criterion = Callable[..., Tensor] | None  # None: the model computes its own loss
-Fallback = Literal["rows", "error"]
 
 
 def hessian(
@@ -73,30 +73,50 @@ def hessian(
     parameters of float16 or bfloat16 and for hooks that change gradients; CertificateError where rows do not agree with
     double backward either, or nothing can be checked.
     """
-    _check_fallback(fallback)
-    network = Network(model, criterion, inputs, targets)
-    size = len(network.theta)
+    return _hessian(model, [(criterion, inputs, targets)], out, memory_mb, fallback)
+
+
+def hessian_over_batches(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    out: Tensor | None = None,
+    memory_mb: float | None = None,
+    fallback: Fallback = "rows",
+) -> Tensor:
+    """Hessian (P, P) of the sum over `batches` of `criterion(model(inputs), targets)`; all else as in `hessian`.
+
+    A batch is (criterion, inputs, targets). One of them is in memory at a time, and one matrix (P, P). The batches are
+    gone through again where parameters take rows, and must then be the same. The check is one of the whole sum. Raises
+    ValueError where there are no batches. `methods.batches.hessian` makes them from a data set and a mean.
+    """
+    return _hessian(model, batches, out, memory_mb, fallback)
+
+
+def _hessian(
+    model: nn.Module, batches: Iterable[Batch], out: Tensor | None, memory_mb: float | None, fallback: Fallback
+) -> Tensor:
+    check_fallback(fallback)
+    theta, _ = ravel(model)
+    size = len(theta)
     if out is None:
-        out = network.theta.new_empty(size, size)
-    _check_out(out, network.theta.expand(size, size))
+        out = theta.new_empty(size, size)
+    _check_out(out, theta.expand(size, size))
     memory = _memory(memory_mb, out)
+    whole = Sum(model, batches)
     with full_precision():
-        certificate = Certificate(network)
-        plan = planned(network, certificate, lambda plan: write_hessian(network, plan, certificate, out, memory))
-        _check_rows_allowed(plan, fallback)
-        for name, penalty in plan.added().items():
-            out.diagonal()[network.span[name]] += penalty
-
-        def take_rows(names: Iterable[str], at_once: int) -> None:
-            for span, rows in rows_of(network, names, at_once):
-                out[span], out[:, span] = rows, rows.T
-
-        take_rows(plan.reasons, ROWS)
+        written = None
+        for network in whole.networks():
+            written = write_products(written, network, out, memory, fallback)
+        if written is None:
+            raise ValueError("there are no batches")
+        whole.write_rows(written.reasons, out)
+        probe = written.comparison.probe
         in_turn: set[str] = set()  # parameters whose rows were computed again
-        while failed := certificate.failing(out @ certificate.vector, certificate.product):
-            _report_failed(failed, in_turn, fallback)
+        while failed := written.comparison.differing(out @ probe, probe, written.product, whole.product):
+            report_failed(failed, in_turn, fallback, stacklevel=4)
             in_turn |= failed.keys()
-            take_rows(failed, at_once=1)
+            whole.write_rows(failed, out, at_once=1)
     return out
 
 
@@ -113,14 +133,16 @@ def diagonal(
     `methods.factoring.certificate` gives. Blocks between layers are neither computed nor checked. Rows where the
     products differ, `fallback` and the errors raised are as in `hessian`.
     """
-    _check_fallback(fallback)
+    check_fallback(fallback)
     network = Network(model, criterion, inputs, targets)
     with full_precision():
         certificate = Certificate(network)
         vector = certificate.vector
         result, product = torch.zeros_like(vector), torch.zeros_like(vector)
-        plan = planned(network, certificate, lambda plan: write_diagonal(network, plan, certificate, result, product))
-        _check_rows_allowed(plan, fallback)
+        plan = planned(
+            network, certificate, lambda plan: write_diagonal(network, plan, certificate, result, product), {}
+        )
+        check_rows_allowed(plan, fallback)
         for name, penalty in plan.added().items():
             span = network.span[name]
             result[span] += penalty
@@ -134,7 +156,7 @@ def diagonal(
         blocks = plan.blocks
         in_turn: set[str] = set()
         while failed := certificate.failing(product, partial(_blocks_product, network, certificate, blocks)):
-            _report_failed(failed, in_turn, fallback)
+            report_failed(failed, in_turn, fallback, stacklevel=3)
             in_turn |= failed.keys()
             # All parameters of a block take rows together, since each contributes to the products of the others.
             doubted = [names for names in blocks if names & failed.keys()]
@@ -173,7 +195,7 @@ def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vecto
             true = result @ weights
         else:
             true = certificate.product(combined)
-            if certificate.differing(result @ weights, combined, true, certificate.product):
+            if certificate.comparison.differing(result @ weights, combined, true, certificate.product):
                 warnings.warn("batched products are not those of single passes; each takes a pass", FallbackWarning, 2)
                 result = torch.stack([certificate.product(vector) for vector in vectors.unbind(1)], dim=1)
         certificate.check_symmetry(combined, true)
@@ -202,7 +224,7 @@ def explain(
                 result, product = torch.zeros_like(network.theta), torch.zeros_like(network.theta)
                 write_diagonal(network, plan, certificate, result, product)
 
-        plan = planned(network, certificate, refuse)
+        plan = planned(network, certificate, refuse, {})
     return {name: plan.reasons.get(name, PRODUCTS) for name in network.params}
 
 
@@ -229,11 +251,6 @@ def _blocks_product(
     return sum(of_blocks, of_rows)
 
 
-def _check_fallback(fallback: str) -> None:
-    if fallback not in ("rows", "error"):
-        raise ValueError(f"fallback={fallback!r} must be 'rows' or 'error'")
-
-
 def _check_out(out: Tensor, like: Tensor) -> None:
     if (out.shape, out.dtype, out.device) != (like.shape, like.dtype, like.device):
         found = f"{tuple(out.shape)} {out.dtype} {out.device}"
@@ -248,30 +265,3 @@ def _check_vectors(vectors: Tensor, theta: Tensor) -> None:
             f"vectors are {vectors.dtype} on {vectors.device}; they must be finite numbers of {theta.dtype} on "
             f"{theta.device}, as the parameters are"
         )
-
-
-def _check_rows_allowed(plan: Plan, fallback: str) -> None:
-    """Raise FallbackError where rows are not wanted, and taken for another reason than that they cost less."""
-    slow = [f"{name}: {reason}" for name, reason in plan.reasons.items() if plan.cheap_rows.get(name) != reason]
-    if fallback == "error" and slow:
-        raise FallbackError(f"fallback='error', and these would take a backward pass for each row: {'; '.join(slow)}")
-
-
-def _report_failed(failed: Mapping[str, float], in_turn: set[str], fallback: str) -> None:
-    """Warn of parameters that failed the check; raise where rows in turn are not wanted or have failed already."""
-    listed = ", ".join(f"{name} (off by {distance:.1e})" for name, distance in failed.items())
-    if failed.keys() <= in_turn:
-        raise CertificateError(
-            f"rows by double backward do not agree with its product with a vector, in {listed}: the loss differs from "
-            "call to call, or its second derivative is not symmetric (a custom Function whose backward is another "
-            "function's gradient, say)"
-        )
-    if fallback == "error":
-        raise FallbackError(f"fallback='error', and matrix products are not what double backward gives, in {listed}")
-    warnings.warn(
-        f"the factored result is not what double backward through the plain loss gives, in {listed}; their rows are "
-        "computed again, a backward pass for each. Does the loss depend on how it is differentiated (gradients within "
-        "the forward pass, stored activations, no_grad)?",
-        FallbackWarning,
-        stacklevel=3,
-    )

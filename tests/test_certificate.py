@@ -14,7 +14,8 @@ from harness.problems import networks, transformers
 from harness.truth import differences
 from methods import factored
 from methods.factoring import diagonal, hessian, products, propagation, rows
-from methods.factoring.certificate import Certificate, CertificateError, FallbackError, FallbackWarning
+from methods.factoring.certificate import Certificate, FallbackError, FallbackWarning
+from methods.factoring.comparison import CertificateError, Comparison
 from methods.factoring.network import Network
 from methods.factoring.refusals import refusals
 from tests.oracles import distance
@@ -533,7 +534,7 @@ def test_rounding_errors_excuse_at_most_a_percent(noise, error) -> None:
     problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
     certificate = Certificate(Network(*arguments(problem)))
     true = certificate.product(certificate.vector)
-    with mock.patch.object(Certificate, "_noise", return_value=noise * true.abs()):
+    with mock.patch.object(Comparison, "noise", return_value=noise * true.abs()):
         if noise > 0.01:
             with pytest.raises(CertificateError, match="2% of what double backward"):
                 certificate.failing((1 + error) * true, certificate.product)

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from methods import factored
-from methods.factoring.certificate import CertificateError, FallbackError
+from methods.factoring.certificate import FallbackError
+from methods.factoring.comparison import CertificateError
 
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -9,12 +9,7 @@ size d in the Frobenius norm is missed with a probability of at most about toler
 number lies within tolerance / d of zero. In float32 that is one in a thousand for an error of a percent. v comes from a
 fixed seed, so that the same call ends the same.
 
-What counts as an error (`Certificate.far`):
-
-- Each parameter's rows are compared on their own, and may be off by a hundred tolerances of their own size. A large
-  parameter then does not hide a small one, as long as the small one's rows exceed the rounding errors of the large one.
-- Where terms cancel in the loss, a hundred times the measured rounding error of double backward is allowed, but at most
-  a percent of the product. Where that rounding error itself exceeds a percent, no result passes.
+`methods.factoring.comparison` says what counts as an error.
 
 What the comparison cannot see: a symmetric error of double backward itself (a custom Function whose backward is not the
 derivative), and a loss other than the intended one.
@@ -23,26 +18,14 @@ derivative), and a loss other than the intended one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from methods.factoring.comparison import LOOSEST, NOISE, ROUNDING, TOLERANCE, CertificateError, Comparison, Product
 from methods.factoring.network import Network
 from methods.factoring.numerics import drawn, norm, values
-
-# Largest relative distance between two right results: some ten to a thousand times the rounding errors observed.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-PARAMETER = 100  # tolerances that the rows of one parameter may be off, relative to themselves
-LOOSEST = 0.01  # of a product: the largest error that rounding errors of double backward excuse
-ROUNDING = 0.1  # tolerances of the whole product that any part of it may be off, for terms that cancel in it
-NOISE = 100  # multiple of the measured rounding error of double backward that counts as right
-
-Product = Callable[[Tensor], Tensor]  # v (P,) -> H v (P,)
-
-
-class CertificateError(RuntimeError):
-    """No method gave a result that agrees with double backward through the plain loss."""
 
 
 class FallbackError(RuntimeError):
@@ -122,69 +105,32 @@ class Certificate:
             result[network.span[name]] = part.flatten()
         return result
 
+    @property
+    def comparison(self) -> Comparison:
+        """How products are compared; their terms are taken to be as large as the gradient and the loss suggest."""
+        scale = self._distance or 1.0
+        terms = self._slope / scale + abs(self.value) / scale**2
+        return Comparison(self._network.span, self._network.precision, terms, self.vector)
+
     def failing(self, found: Tensor, product: Product) -> dict[str, float]:
-        """As `differing`, for the product with the certificate's own vector."""
-        return self.differing(found, self.vector, product(self.vector), product)
-
-    def differing(self, found: Tensor, vector: Tensor, true: Tensor, product: Product) -> dict[str, float]:
-        """The parameters in whose rows `found` (P,) differs from `true` (P,), and by which relative distance.
-
-        `true` is `product(vector)`; rounding errors are measured by more calls of `product`. Raises CertificateError
-        where `true` is not finite, or is little more than rounding errors.
-        """
-        if not true.isfinite().all():
-            raise CertificateError(
-                f"double backward through the plain loss gives {int((~true.isfinite()).sum())} of {len(true)} entries "
-                "that are not finite: no Hessian can be checked at this point"
-            )
-        if not self.far(found, true):
-            return {}
-        if self._are_zero([found, true], [vector, vector]):
-            return {}
-        noise = self._noise(vector, true, product)
-        error, size = values([norm(noise), norm(true)])
-        if error > LOOSEST * size:
-            raise CertificateError(
-                f"rounding errors are {error / (size or 1.0):.0%} of what double backward through the plain loss "
-                "gives, so that no result can be checked: compute in float64"
-            )
-        return self.far(found, true, noise)
-
-    def far(self, found: Tensor, true: Tensor, noise: Tensor | None = None) -> dict[str, float]:
-        """The parameters in whose rows `found` (P,) is not `true` (P,), and by which relative distance.
-
-        `noise` (P,) is the measured rounding error of `true`, where it is known.
-        """
-        spans, tolerance = self._network.span, TOLERANCE[self._network.precision]
-        difference = found.double() - true.double()
-        noise = torch.zeros_like(true) if noise is None else noise
-        parts = [norm(x[span]) for x in (true, difference, noise) for span in spans.values()]
-        whole, *norms = values([norm(true), *parts])
-        count = len(spans)
-        sizes, distances, noises = norms[:count], norms[count : 2 * count], norms[2 * count :]
-        share = tolerance * whole / count**0.5  # if each parameter keeps to it, all together keep the tolerance
-        failed = {}
-        for name, size, distance, rounding in zip(spans, sizes, distances, noises, strict=True):
-            allowed = min(PARAMETER * tolerance * size + ROUNDING * tolerance * whole, share)
-            allowed = max(allowed, min(NOISE * rounding, LOOSEST * whole))
-            if not distance <= allowed:
-                failed[name] = distance / size if size else distance
-        return failed
+        """The parameters in whose rows `found` (P,) is not the product with the certificate's vector, and how far."""
+        return self.comparison.differing(found, self.vector, product(self.vector), product)
 
     def check_symmetry(self, vector: Tensor, product: Tensor) -> None:
         """Raise CertificateError unless u . H w is w . H u, for a vector w (P,), its product H w (P,) and a random u.
 
         H u comes from another evaluation of the loss, so that a gradient which is drawn at random is noticed too.
         """
-        again = Certificate(self._network)
+        again, comparison = Certificate(self._network), self.comparison
         other = again.product(self.vector)
-        if self._are_zero([product, other], [vector, self.vector]):
+        if comparison.are_zero([product, other], [vector, self.vector]):
             return
         one, two = values([_dot(self.vector, product), _dot(vector, other)])
         of_product, of_other, of_vector, of_own = values(map(norm, (product, other, vector, self.vector)))
         allowed = TOLERANCE[self._network.precision] * (of_product + ROUNDING * of_vector * of_other)
         if abs(one - two) > allowed:
-            noise = self._noise(vector, product, self.product) + self._noise(self.vector, other, again.product)
+            noise = comparison.noise(vector, product, self.product)
+            noise += comparison.noise(self.vector, other, again.product)
             noisy = NOISE * float(norm(noise)) * (of_vector + of_own)
             allowed = max(allowed, min(noisy, LOOSEST * of_product * of_own))
         if not abs(one - two) <= allowed:
@@ -193,23 +139,6 @@ class Certificate:
                 "two vectors. Possible causes: the gradient differs from call to call, or the backward of a custom "
                 "Function is the gradient of another function"
             )
-
-    def _are_zero(self, products: Sequence[Tensor], vectors: Sequence[Tensor]) -> bool:
-        """Whether products (P,) with as many vectors (P,) are zero up to rounding errors.
-
-        The terms in them are taken to be as large as the gradient and the loss suggest.
-        """
-        scale = self._distance or 1.0
-        of_vector_of_one = self._slope / scale + abs(self.value) / scale**2
-        allowed = NOISE * torch.finfo(self._network.precision).eps * of_vector_of_one
-        sizes = values(map(norm, [*products, *vectors]))
-        pairs = zip(sizes[: len(products)], sizes[len(products) :], strict=True)
-        return all(of_product <= allowed * of_vector for of_product, of_vector in pairs)
-
-    def _noise(self, vector: Tensor, true: Tensor, product: Product) -> Tensor:
-        """The rounding error (P,) of a product: how far the product of a sum is from the sum of the products."""
-        part = self.vector.roll(1)
-        return (true - product(vector - part) - product(part)).abs()
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

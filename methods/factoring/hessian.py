@@ -31,19 +31,23 @@ def check_hessian(network: Network, plan: Plan, certificate: Certificate, memory
     deque(_pairs(network, plan, certificate, memory, _planned_uses(network, plan)), maxlen=0)
 
 
-def write_hessian(network: Network, plan: Plan, certificate: Certificate, out: Tensor, memory: float) -> None:
+def write_hessian(
+    network: Network, plan: Plan, certificate: Certificate, out: Tensor, memory: float, add: bool
+) -> None:
     """Write into `out` (P, P) the Hessian between the parameters that `plan` leaves to matrix products.
 
+    With `add` it is added to what is there, the sum of such Hessians.
     The derivatives along shifts that are held at once take about `memory` bytes. Refused in the plan are parameters
     whose samples depend on each other, and those whose rows cost no more than shifts. Raises Refused where torch's
     transforms do not fit the network.
     """
     uses = _planned_uses(network, plan)
-    for name in {name for use in uses if use.tied for name in use.names}:  # several pairs of calls add up
+    tied = set() if add else {name for use in uses if use.tied for name in use.names}  # several pairs of calls add up
+    for name in tied:
         out[network.span[name]] = 0
         out[:, network.span[name]] = 0
     for pair in _pairs(network, plan, certificate, memory, uses):
-        write(out, *pair)
+        write(out, *pair, add or pair.use.tied or pair.other.tied)
 
 
 def _planned_uses(network: Network, plan: Plan) -> list[Use]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -43,9 +43,12 @@ class Plan:
         return {name: penalty for name, penalty in self.penalties.items() if name not in self.reasons}
 
 
-def planned(network: Network, certificate: Certificate, write: Callable[[Plan], None]) -> Plan:
+def planned(
+    network: Network, certificate: Certificate, write: Callable[[Plan], None], known: Mapping[str, str]
+) -> Plan:
     """Makes a plan, and lets `write` carry out its matrix products.
 
+    `known` are reasons why parameters take rows that are known before.
     `write` adds to the plan's reasons where samples turn out to depend on each other, and raises Refused where torch's
     transforms do not fit the network. Raises ValueError as `check_deterministic`.
     """
@@ -54,6 +57,8 @@ def planned(network: Network, certificate: Certificate, write: Callable[[Plan], 
         plan = _first_plan(network, certificate)
     except Refused as refused:
         return Plan(reasons=dict.fromkeys(network.params, str(refused)))
+    plan.affine -= known.keys()
+    plan.reasons |= known
     try:
         write(plan)
     except Refused as refused:

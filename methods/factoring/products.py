@@ -23,17 +23,17 @@ from methods.factoring.uses import Part, Use
 TILE = 16  # inputs of a layer that are computed at once where its own block is symmetric in two of them
 
 
-def write(out: Tensor, use: Use, other: Use, first: int, curvature: Tensor, jacobian: Tensor | None) -> None:
+def write(out: Tensor, use: Use, other: Use, first: int, curvature: Tensor, jacobian: Tensor | None, add: bool) -> None:
     """Write into `out` (P, P) rows of one call's parameters against another's, and their mirror image.
 
     The rows are those of some outputs i, from `first` on. `curvature` is M (i, S, N, T, p), `jacobian` J (i, S, N, T,
-    q). Adds to what is there where one of the calls is tied.
+    q). With `add` they are added to what is there.
     """
     if other is use:  # each part with itself and those before it; the other pairs are mirror images
         for index, part in enumerate(use.parts):
-            _write_parts(out, use, use.parts[: index + 1], use, (part,), first, curvature, jacobian)
+            _write_parts(out, use, use.parts[: index + 1], use, (part,), first, curvature, jacobian, add)
     else:
-        _write_parts(out, use, use.parts, other, other.parts, first, curvature, jacobian)
+        _write_parts(out, use, use.parts, other, other.parts, first, curvature, jacobian, add)
 
 
 def _write_parts(
@@ -45,13 +45,13 @@ def _write_parts(
     first: int,
     curvature: Tensor,
     jacobian: Tensor | None,
+    add: bool,
 ) -> None:
     """As `write`, for some parts of the calls."""
-    add = use.tied or other.tied
-    symmetric = other is use and len(parts) == 1 and not add  # in i and p: only p from i on are computed
+    symmetric = other is use and len(parts) == 1  # in i and p: only p from i on are computed
     if symmetric and use.gradient.shape[1] == 1 and not parts[0].transposed:
         block = _block(out, use, parts[0], use, parts[0])
-        _write_symmetric(block, first, curvature[:, 0, :, 0], parts[0].features[:, 0])
+        _write_symmetric(block, first, curvature[:, 0, :, 0], parts[0].features[:, 0], add)
         return
     factors = Factors(
         left=torch.cat([part.features for part in parts], dim=2),
@@ -67,7 +67,9 @@ def _write_parts(
             for y, entries in zip(others, piece[:, rows].split(widths, dim=3), strict=True):
                 _put(_block(out, use, x, other, y)[which, inputs, p], entries, add)
                 if symmetric or x is not y:
-                    _put(_block(out, other, y, use, x)[p, :, which, inputs], entries.permute(2, 3, 0, 1), add)
+                    mirrored = slice(max(p.start, which.stop), p.stop) if symmetric else p  # the others are computed
+                    image = entries[:, :, mirrored.start - p.start :].permute(2, 3, 0, 1)
+                    _put(_block(out, other, y, use, x)[mirrored, :, which, inputs], image, add)
 
 
 class _Overlap(NamedTuple):
@@ -89,11 +91,11 @@ def _overlaps(parts: Sequence[Part], columns: slice) -> Iterator[_Overlap]:
             yield _Overlap(part, inputs, slice(start - columns.start, stop - columns.start))
 
 
-def _write_symmetric(block: Tensor, first: int, curvature: Tensor, features: Tensor) -> None:
+def _write_symmetric(block: Tensor, first: int, curvature: Tensor, features: Tensor, add: bool) -> None:
     """Write sum_n M[i,n,p] a[n,j] a[n,q] into a layer's own block (i, j, p, q), symmetric in i, p and in j, q.
 
     `curvature` M (i, N, p) holds the outputs i from `first` on. The entries with p before i are mirror images, which
-    are already written.
+    are already written. What is added is mirrored piece by piece, since other things may be there already.
     """
     outputs, width = block.shape[:2]
     features = features.T.contiguous()  # (q, N)
@@ -107,10 +109,16 @@ def _write_symmetric(block: Tensor, first: int, curvature: Tensor, features: Ten
             for q in slices(j.start, width, along):
                 right = (features[j, None] * features[q]).flatten(0, 1)  # (j q, N)
                 piece = (left @ right.T).view(stop - start, outputs - start, j.stop - j.start, q.stop - q.start)
-                block[start:stop, j, start:, q] = piece.permute(0, 2, 1, 3)
                 rest = slice(max(j.stop, q.start), q.stop)  # the q beyond j, which are mirrored
-                block[start:stop, rest, start:, j] = piece[..., rest.start - q.start :].permute(0, 3, 1, 2)
-        block[stop:, :, start:stop] = block[start:stop, :, stop:].permute(2, 1, 0, 3)
+                beyond = piece[..., rest.start - q.start :]
+                _put(block[start:stop, j, start:, q], piece.permute(0, 2, 1, 3), add)
+                _put(block[start:stop, rest, start:, j], beyond.permute(0, 3, 1, 2), add)
+                if add:
+                    later = stop - start  # of the p
+                    block[stop:, j, start:stop, q] += piece[:, later:].permute(1, 2, 0, 3)
+                    block[stop:, rest, start:stop, j] += beyond[:, later:].permute(1, 3, 0, 2)
+        if not add:
+            block[stop:, :, start:stop] = block[start:stop, :, stop:].permute(2, 1, 0, 3)
 
 
 def _put(place: Tensor, entries: Tensor, add: bool) -> None:

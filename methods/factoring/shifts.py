@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from methods.factoring.certificate import PARAMETER, TOLERANCE, Certificate
+from methods.factoring.certificate import Certificate
+from methods.factoring.comparison import PARAMETER, TOLERANCE
 from methods.factoring.network import Network
 from methods.factoring.numerics import close, drawn, every, norm, slices
 from methods.factoring.refusals import Refused, refusals

@@ -1,0 +1,86 @@
+"""The Hessian of a loss that is a sum over batches, one of which is in memory at a time.
+
+A single batch is such a sum too. Matrix products are added up in the result as the batches are gone through. Whatever
+takes rows is written afterwards, in another pass over the batches, also where products had been added up before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from methods.factoring.certificate import Certificate
+from methods.factoring.comparison import Comparison
+from methods.factoring.fallback import Fallback, check_rows_allowed
+from methods.factoring.hessian import write_hessian
+from methods.factoring.network import Network
+from methods.factoring.numerics import slices
+from methods.factoring.plan import planned
+from methods.factoring.rows import ROWS, rows_of
+
+Criterion = Callable[..., Tensor] | None  # None: the model computes its own loss
+Batch = tuple[Criterion, Any, Any]  # criterion, inputs, targets
+
+
+class Sum:
+    """The sum over batches of `criterion(model(inputs), targets)`; the batches are gone through several times."""
+
+    def __init__(self, model: nn.Module, batches: Iterable[Batch]) -> None:
+        self._model, self._batches = model, batches
+
+    def networks(self) -> Iterator[Network]:
+        """The network with each batch."""
+        for criterion, inputs, targets in self._batches:
+            yield Network(self._model, criterion, inputs, targets)
+
+    def product(self, vector: Tensor) -> Tensor:
+        """The Hessian times a vector (P,), by double backward through the plain loss, in float64."""
+        result = torch.zeros_like(vector, dtype=torch.float64)
+        for network in self.networks():
+            result += Certificate(network).product(vector)
+        return result
+
+    def write_rows(self, names: Iterable[str], out: Tensor, at_once: int = ROWS) -> None:
+        """Write the rows of the named parameters into `out` (P, P), and their mirror image."""
+        names = list(names)
+        if not names:
+            return
+        spans = set[tuple[int, int]]()
+        for network in self.networks():
+            for span, rows in rows_of(network, names, at_once):
+                place = span.start, span.stop
+                out[span] = out[span] + rows if place in spans else rows
+                spans.add(place)
+        for place in sorted(spans):
+            for span in slices(*place, ROWS):
+                out[:, span] = out[span].T.clone()
+
+
+class Written(NamedTuple):
+    """What is known of a sum whose matrix products are written."""
+
+    product: Tensor  # (P,) the true Hessian times `comparison.probe`, in float64
+    comparison: Comparison
+    reasons: dict[str, str]  # why parameters take rows, which are not written
+
+
+def write_products(before: Written | None, network: Network, out: Tensor, memory: float, fallback: Fallback) -> Written:
+    """Write into `out` (P, P) the matrix products of a first batch, or add those of a further one to them."""
+    known = {} if before is None else before.reasons
+    certificate = Certificate(network)
+    add = before is not None
+    plan = planned(
+        network, certificate, lambda plan: write_hessian(network, plan, certificate, out, memory, add), known
+    )
+    check_rows_allowed(plan, fallback, known)
+    for name, penalty in plan.added().items():
+        out.diagonal()[network.span[name]] += penalty
+    product, comparison = certificate.product(certificate.vector).double(), certificate.comparison
+    if before is None:
+        return Written(product, comparison, plan.reasons)
+    terms = before.comparison.terms + comparison.terms
+    return Written(before.product + product, replace(comparison, terms=terms), plan.reasons)
