@@ -36,6 +36,7 @@ QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
 PROBLEM_ARGUMENTS = ("loss", "theta", "sizes")
 NETWORK_ARGUMENTS = ("model", "criterion", "inputs", "targets")
 METHOD_ARGUMENTS = (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS, "vectors")
+OVER_BATCHES = "methods.batches.summed"  # the function that calls a method on each batch
 
 AT_LEAST_0 = number("a number of at least 0", lambda value: value >= 0)
 DEVICE = Check(
@@ -43,6 +44,17 @@ DEVICE = Check(
     "is not known; choose cpu, cuda or cuda:N",
 )
 FOLDER = text("the path of a folder, whose modules are to come before all others", lambda path: Path(path).is_dir())
+
+
+# Options of every problem that its builder is not called with: what the user states of it.
+STATED = {
+    "stop_gradient": Check(
+        lambda value: value is None or isinstance(value, bool),
+        "must be true (what leaves the loss's graph is constant), false (it is a fault) or null (not stated)",
+    ),
+    "batches": or_null(whole(1), "those of the problem, or one"),
+    "batch_weights": or_null(one_of(("mean", "sum")), "what the criterion shows"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class Job:
 
     problem: str  # name of a file in conf/problem
     problem_target: str  # dotted path of the builder
-    problem_options: dict[str, Any]  # of the builder, and `stop_gradient` where the user states it
+    problem_options: dict[str, Any]  # of the builder, and those of `STATED` that are not null
     method: str  # name of a file in conf/method
     target: str  # dotted path of the measured function
     method_options: dict[str, Any]
@@ -106,8 +118,9 @@ class Job:
         values["limit_s"] = float(values["limit_s"])
         values["passes"] = tuple(entry for entry in PASSES if entry in values["passes"])
         problem_options, problem_target = _target(config, "problem", problem)
-        if _stop_gradient(problem_options) is None:
-            problem_options.pop("stop_gradient", None)
+        for key in STATED:
+            if _stated(problem_options, key) is None:
+                problem_options.pop(key, None)
         method_options, target = _target(config, "method", method)
         return cls(
             problem=problem,
@@ -128,17 +141,27 @@ class Job:
     @property
     def stop_gradient(self) -> bool | None:
         """Whether what leaves the loss's graph is meant to be constant; None where the user does not say."""
-        return _stop_gradient(self.problem_options)
+        return _stated(self.problem_options, "stop_gradient")
+
+    @property
+    def batches(self) -> int | None:
+        """In how many batches the problem's samples are; None for those that the builder made, or one."""
+        return _stated(self.problem_options, "batches")
+
+    @property
+    def batch_weights(self) -> str | None:
+        """How batches are weighed; None where the criterion shows it."""
+        return _stated(self.problem_options, "batch_weights")
 
     @property
     def builder_options(self) -> dict[str, Any]:
         """What the problem's builder is called with."""
-        return {key: value for key, value in self.problem_options.items() if key != "stop_gradient"}
+        return {key: value for key, value in self.problem_options.items() if key not in STATED}
 
     @property
     def problem_texts(self) -> list[str]:
-        """Every text in the problem's options: each may be the dotted path of code."""
-        return list(_texts(self.problem_options))
+        """Every text in the options, which may be a dotted path of code, and the path of what adds up batches."""
+        return [*_texts(self.problem_options), *([] if self.batches is None else [OVER_BATCHES])]
 
     @property
     def key(self) -> str:
@@ -183,12 +206,9 @@ def _texts(value: Any) -> Iterator[str]:
         yield from _texts(entry)
 
 
-def _stop_gradient(problem_options: Mapping[str, Any]) -> bool | None:
-    """Whether the user states that what leaves the graph is constant; raises ConfigError."""
-    stated = problem_options.get("stop_gradient")
-    if stated is not None and not isinstance(stated, bool):
-        raise ConfigError(
-            f"problem.stop_gradient={stated} must be true (what leaves the loss's graph is constant), false (it is a "
-            "fault) or null (not stated)"
-        )
-    return stated
+def _stated(problem_options: Mapping[str, Any], key: str) -> Any:
+    """The value of an option of `STATED`; raises ConfigError where it is none that this one may have."""
+    value = problem_options.get(key)
+    if not STATED[key].allows(value):
+        raise ConfigError(f"problem.{key}={value} {STATED[key].must}")
+    return value

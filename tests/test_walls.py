@@ -65,7 +65,7 @@ RESERVED = {
 
 
 # Modules of methods/ that hold no method, but what a problem and a method must agree on.
-SHARED = {"calls", "ravel"}
+SHARED = {"calls", "ravel", "samples"}
 # Modules of methods/peers that import another package than the one they are named for.
 PEERS = {"aten_to_jax": "jax"}
 

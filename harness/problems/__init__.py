@@ -1,5 +1,6 @@
 """What is differentiated: a frozen problem, the ready-made ones, and the user's own."""
 
+from harness.problems.batches import from_batches, split
 from harness.problems.builders import build
 from harness.problems.casting import tensors_of
 from harness.problems.checks import check
@@ -8,4 +9,15 @@ from harness.problems.errors import ProblemError
 from harness.problems.problem import Problem
 from harness.problems.subset import subset
 
-__all__ = ["Problem", "ProblemError", "build", "check", "from_function", "from_network", "subset", "tensors_of"]
+__all__ = [
+    "Problem",
+    "ProblemError",
+    "build",
+    "check",
+    "from_batches",
+    "from_function",
+    "from_network",
+    "split",
+    "subset",
+    "tensors_of",
+]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.job import METHOD_ARGUMENTS, PROBLEM_ARGUMENTS, Job
+from harness.job import METHOD_ARGUMENTS, OVER_BATCHES, PROBLEM_ARGUMENTS, Job
+from harness.problems.batches import batches_of
 from harness.problems.method_source import MethodError, Unsupported, function_of
 from harness.problems.modes import in_mode
 from harness.problems.problem import Problem
@@ -56,8 +58,25 @@ def bind(job: Job, problem: Problem) -> BoundMethod:
     _require_options(job, parameters)
     if job.mode is not None and "jax" in sys.modules:
         raise Unsupported(f"mode={job.mode} is one of torch, and {job.target} computes with JAX; use a method of torch")
+    if problem.batch_sizes is not None:
+        function, arguments = _over_batches(job, problem, function, vectors)
     called = in_mode(job.mode, function, problem.theta.device)
     return BoundMethod(job, problem, vectors, lambda: called(**arguments, **job.method_options), offered)
+
+
+def _over_batches(
+    job: Job, problem: Problem, function: Callable[..., Any], vectors: Tensor | None
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that adds up the method's results over the problem's batches, and its arguments."""
+    arguments = {
+        "model": problem.model,
+        "criterion": problem.criterion,
+        "batches": batches_of(problem),
+        "weights": problem.batch_weights,
+        "sizes": problem.sizes,
+        "vectors": vectors,
+    }
+    return partial(function_of(replace(job, target=OVER_BATCHES)), function), arguments
 
 
 def _require_arguments(job: Job, problem: Problem, arguments: Mapping[str, Any]) -> None:

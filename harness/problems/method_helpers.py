@@ -1,4 +1,4 @@
-"""The helpers `calls` and `ravel` of `methods`, with which problems call networks and flatten parameters.
+"""The helpers `calls`, `ravel` and `samples` of `methods`, with which problems call networks and take samples.
 
 The harness loads its own copies of them, from the folder beside it, under other names. The imported package `methods`
 may be another version, from a folder `code`, and is what is measured.
@@ -26,6 +26,6 @@ def _loaded(name: str) -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from methods import calls, ravel
+    from methods import calls, ravel, samples
 else:
-    calls, ravel = _loaded("calls"), _loaded("ravel")
+    calls, ravel, samples = _loaded("calls"), _loaded("ravel"), _loaded("samples")

@@ -25,6 +25,8 @@ class Problem:
     criterion: Criterion | None = None
     inputs: Any = None
     targets: Any = None
+    batch_sizes: tuple[int, ...] | None = None  # samples in each batch that a method is called on; None for all at once
+    batch_weights: str | Callable[[Any, Any], float] | None = None  # how batches are weighed, as in `methods.batches`
     whole: int | None = None  # parameters of the problem that this one is a `subset` of
     data: tuple[Any, ...] = ()  # what the objective of a function needs beside its parameters
     hessian: Callable[[], Tensor] | None = None  # () -> (P, P), the closed form at theta

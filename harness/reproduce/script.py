@@ -9,7 +9,7 @@ from keyword import iskeyword
 from typing import Any
 
 from harness import trust
-from harness.job import METHOD_ARGUMENTS
+from harness.job import METHOD_ARGUMENTS, STATED
 from harness.record.checks import options
 from harness.reproduce.source import OURS, ReproduceError, Source, parameters_of
 
@@ -72,6 +72,8 @@ def _require_whole_hessian(seen: Mapping[str, Any]) -> None:
         )
     if seen["mode"] == "autocast":
         raise ReproduceError("the record is of mode=autocast; scripts compute in float64, which autocast leaves alone")
+    if "batches" in options(seen["problem_options"]):
+        raise ReproduceError("the record is of a loss in batches; scripts are written for a loss of one batch")
     if seen["subset"]:
         raise ReproduceError(
             f"the record is of subset={seen['subset']} parameters; scripts are written for all of them"
@@ -81,7 +83,7 @@ def _require_whole_hessian(seen: Mapping[str, Any]) -> None:
 def _problem(target: str, recorded: Mapping[str, Any], seed: int, source: Source) -> str:
     """The lines that define loss and theta of a record's problem, which was built with the options `recorded`."""
     builder = _function(target, source)
-    given = {key: value for key, value in recorded.items() if key != "stop_gradient"}  # which describes the loss
+    given = {key: value for key, value in recorded.items() if key not in STATED}
     if "seed" in parameters_of(builder):
         given.setdefault("seed", seed)
     built = _built(target, given)

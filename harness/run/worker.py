@@ -38,7 +38,7 @@ import torch
 from harness.job import Job
 from harness.measure import busy, clock, counters, environment, memory, rates
 from harness.measure.warning_log import WarningLog
-from harness.problems import Problem, ProblemError, attention, build, check, networks, subset, tensors_of
+from harness.problems import Problem, ProblemError, attention, build, check, networks, split, subset, tensors_of
 from harness.problems.binding import BoundMethod, bind
 from harness.problems.errors import CodeError, place
 from harness.problems.method_source import MethodError, Unsupported, parameter_names, provenance
@@ -240,6 +240,8 @@ def _problem(job: Job) -> Problem:
         memory.limit(job.memory_limit_gb, device)
     problem = build(job.problem_target, _builder_options(job)).to(device, getattr(torch, job.dtype))
     check(problem)
+    if job.batches is not None:
+        problem = split(problem, job.batches, job.batch_weights)
     return problem if job.subset is None else subset(problem, job.subset, job.seed)
 
 
