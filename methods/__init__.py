@@ -12,8 +12,9 @@ Every module works without the harness: `from methods.vmap_hvp import hessian`. 
 
 Modules that are not methods:
 
+- `batches` adds up the results of a method over a data set in batches; `batching` holds its parts.
 - `ravel` flattens a module's parameters, or tensors in tuples, lists and dicts, to such a `theta`.
-- `calls` calls a network with given parameters, and makes its loss.
+- `calls` calls a network with given parameters, and makes its loss; `samples` takes samples of a batch.
 - `chunks` has one-hot rows and chunk sizes; `blocks` restricts a loss to a block of its parameters.
 - `factoring` holds the parts of `factored`, and `peers` the methods of other libraries.
 """

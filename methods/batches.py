@@ -101,9 +101,10 @@ def summed(
     itself: that one is given batches (criterion, inputs, targets), with criteria that include the weights.
     """
     theta, unravel = ravel(model)
+    calls.completed(criterion, None)  # refuses a class
     divisor = divisor_of(criterion, weights)
     passes = Batches(batches, divisor, theta.device, progress)
-    additivity.check(model, criterion, passes.moved(), divisor)
+    additivity.check(model, criterion, passes.moved(), divisor, every=weights is not None)
     over_batches = getattr(sys.modules[function.__module__], f"{function.__name__}_over_batches", None)
     if over_batches is not None:
         return over_batches(model, _Weighted(criterion, passes), **options)

@@ -16,38 +16,42 @@ from methods.batching.passes import Batch
 from methods.ravel import ravel
 
 MOVE = 0.01  # how far the parameters are moved for the second comparison, relative to their size
+TRIED = 16  # about how many ways to split a batch are tried, until there are targets that count in both parts
 ROUNDING = 1e-6  # relative difference that counts as rounding, or half of the digits where that is more
 
 
 def check(
-    model: nn.Module, criterion: Callable[..., Tensor] | None, batches: Iterable[Batch], divisor: Divisor | None
+    model: nn.Module,
+    criterion: Callable[..., Tensor] | None,
+    batches: Iterable[Batch],
+    divisor: Divisor | None,
+    every: bool,
 ) -> None:
     """Raise NotImplementedError where the loss of some samples is not the weighted sum of the losses of two parts.
 
-    The samples are those of the first batch that has two or more, else of the first two batches. Their losses are
-    compared at the model's parameters and at others. Batches that do not count (`divisor`) are passed over. Raises
-    ValueError where it is not known what the samples of a batch are.
+    The samples are those of `every` batch of two or more, or of the first one; else of the first two batches. Their
+    losses are compared at the model's parameters and at others. Batches that do not count (`divisor`) are passed over.
+    Raises ValueError where it is not known what the samples of a batch are.
     """
     single: list[Batch] = []
     for batch in batches:
         total = samples.count(batch.inputs)
-        if total > 1:
-            for parts in _splits(batch, total):
-                if _counts(parts, divisor):
-                    _require_sum(model, criterion, batch, parts, divisor)
-                    return
-        elif _counts([batch], divisor):
+        parts = next((parts for parts in _splits(batch, total) if _counts(parts, divisor)), None)
+        if total == 1 and len(single) < 2 and _counts([batch], divisor):
             single.append(batch)
-        if len(single) == 2:
-            whole = Batch(*(samples.joined(several) for several in zip(*single, strict=True)))
-            _require_sum(model, criterion, whole, single, divisor)
-            return
+            if len(single) == 2:
+                batch = Batch(*(samples.joined(several) for several in zip(*single, strict=True)))
+                parts = single
+        if parts is not None:
+            _require_sum(model, criterion, batch, parts, divisor)
+            if not every:
+                return
 
 
 def _splits(batch: Batch, total: int) -> Iterator[list[Batch]]:
-    """The first samples and the others; first in parts of different size, so that wrong weights are noticed."""
-    third = max(total // 3, 1)
-    for cut in (*range(third, total), *range(1, third)):
+    """The first samples and the others; at first parts of different size, so that wrong weights are noticed."""
+    third, step = max(total // 3, 1), max(total // TRIED, 1)
+    for cut in (*range(third, total, step), *range(1, third, step)):
         rows = slice(0, cut), slice(cut, total)
         yield [Batch(*(samples.taken(data, part, total) for data in batch)) for part in rows]
 
@@ -67,8 +71,7 @@ def _require_sum(
     """Raise NotImplementedError where the loss of the whole is not the weighted sum of those of its parts."""
     weights = [1.0] * len(parts)
     if divisor is not None:
-        divisors = [divisor(*part) for part in parts]
-        weights = [one / sum(divisors) for one in divisors]
+        weights = [divisor(*part) / divisor(*whole) for part in parts]
     theta, unravel = ravel(model)
     rounding = max(ROUNDING, torch.finfo(theta.dtype).eps ** 0.5)
 
@@ -90,7 +93,7 @@ def _require_sum(
         except Exception as error:  # of any kind: it is the user's own code
             raise NotImplementedError(
                 f"the loss cannot be split into batches: for {count} samples it is {expected:.6g}, and for some of "
-                f"them it raises {type(error).__name__}: {error}"
+                f"them it raises {type(error).__name__}: {error}. {_reason(model, criterion)}"
             ) from error
         if abs(expected) < float("inf") and not abs(expected - sum(terms)) <= rounding * sum(map(abs, terms)):
             raise NotImplementedError(
@@ -108,6 +111,8 @@ def _reason(model: nn.Module, criterion: Any) -> str:
     """Why the loss may not be a sum over samples."""
     if found := _named(model, _BatchNorm):
         return f"It computes statistics of the batch{found}: call model.eval(), and track running statistics"
+    if found := _named(model, _DropoutNd):
+        return f"It draws random numbers{found}: call model.eval()"
     return (
         f"Either samples depend on each other in the model or in the criterion {name_of(criterion)}, or its mean does "
         "not divide by what was assumed: weights= may be a function of (inputs, targets) that returns it"

@@ -9,6 +9,7 @@ A result passes through them in this order:
   the sums over the samples that `contractions` computes.
 - `diagonal`: writes the diagonal, which `propagation` propagates back from the outputs, or else `shifts` gives.
 - `rows`: rows by backward passes, for the other parameters.
+- `sums`: adds up the Hessians of several batches.
 - `certificate`: compares the result with double backward through the plain loss.
 
 `refusals`, `numerics` and `precision` serve several of them.
