@@ -160,8 +160,8 @@ class Job:
 
     @property
     def problem_texts(self) -> list[str]:
-        """Every text in the options, which may be a dotted path of code, and the path of what adds up batches."""
-        return [*_texts(self.problem_options), *([] if self.batches is None else [OVER_BATCHES])]
+        """Every text in the problem's options: each may be the dotted path of code."""
+        return list(_texts(self.problem_options))
 
     @property
     def key(self) -> str:

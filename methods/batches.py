@@ -48,19 +48,23 @@ from methods.ravel import leaves_of, ravel
 Criterion = Callable[..., Tensor] | None
 
 
-def hessian(method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any) -> Any:
+def hessian(
+    method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any
+) -> Tensor:
     """Hessian (P, P) of the loss over all batches, in `model.named_parameters()` order."""
     return summed(_function(method, "hessian"), model, criterion, batches, **options)
 
 
-def diagonal(method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any) -> Any:
+def diagonal(
+    method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any
+) -> Tensor:
     """Diagonal (P,) of that Hessian."""
     return summed(_function(method, "diagonal"), model, criterion, batches, **options)
 
 
 def block_diagonal(
     method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any
-) -> Any:
+) -> tuple[Tensor, ...]:
     """Diagonal blocks (p, p) of that Hessian in a tuple: of parameter tensors, or of parts of the option `sizes`."""
     return summed(_function(method, "block_diagonal"), model, criterion, batches, **options)
 
@@ -72,12 +76,12 @@ def hvp(
     batches: Iterable[Any],
     vectors: Tensor,
     **options: Any,
-) -> Any:
+) -> Tensor:
     """That Hessian times vectors (P, k), as (P, k)."""
     return summed(_function(method, "hvp"), model, criterion, batches, vectors=vectors, **options)
 
 
-def ggn(method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any) -> Any:
+def ggn(method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any) -> Tensor:
     """Generalised Gauss-Newton matrix (P, P) of the loss over all batches."""
     return summed(_function(method, "ggn"), model, criterion, batches, **options)
 

@@ -4,13 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from harness.config import ConfigError
 from harness.job import Job
+from harness.problems.method_source import provenance
 
 CONFIG = {
     "problem": {"_target_": "a.problem", "width": 3},
@@ -61,6 +62,15 @@ def test_what_is_stated_of_a_stop_gradient_is_part_of_the_cell_and_no_option_of_
     assert Job.from_dict(json.loads(json.dumps(asdict(job)))) == job
 
 
+def test_batches_are_part_of_the_cell_and_of_its_source_and_no_options_of_the_builder() -> None:
+    several = CONFIG["problem"] | {"batches": 3, "batch_weights": "mean"}
+    plain, job = (Job.from_config(CONFIG | {"problem": p}, "a", "b") for p in (CONFIG["problem"], several))
+    assert (job.batches, job.batch_weights, job.builder_options) == (3, "mean", {"width": 3})
+    assert (plain.batches, plain.batch_weights, plain.builder_options) == (None, None, {"width": 3})
+    one, other = (replace(each, target="methods.factored.hessian") for each in (plain, job))
+    assert provenance(one)["method_hash"] != provenance(other)["method_hash"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -74,6 +84,11 @@ def test_what_is_stated_of_a_stop_gradient_is_part_of_the_cell_and_no_option_of_
         ({"threads": "two"}, "threads=two"),
         ({"seed": -1}, "seed=-1"),
         ({"problem": CONFIG["problem"] | {"stop_gradient": "yes"}}, "problem.stop_gradient=yes must be true"),
+        ({"problem": CONFIG["problem"] | {"batches": 0}}, "problem.batches=0 must be a whole number of at least 1, or"),
+        (
+            {"problem": CONFIG["problem"] | {"batch_weights": "max"}},
+            "problem.batch_weights=max is not known; choose one",
+        ),
         ({"dtype": "float8"}, "choose one of float64, float32"),
         ({"allocator": "jemalloc"}, "choose one of default, tuned"),
         ({"quantity": "trace"}, "choose one of hessian, diagonal, block_diagonal, hvp, ggn"),

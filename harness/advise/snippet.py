@@ -9,8 +9,11 @@ def snippet(survey: Survey, advice: Advice) -> str:
     """A program that builds the problem and calls the method; `result` is what it returns."""
     job = advice.job
     module, _, function = job.target.rpartition(".")
-    names = "build" if job.subset is None else "build, subset"
+    others = {"split": job.batches, "subset": job.subset}
+    names = ", ".join(["build", *(name for name, value in others.items() if value is not None)])
     lines = ["import torch", f"from harness.problems import {names}", f"from {module} import {function}", ""]
+    if job.batches is not None:
+        lines[2:2] = ["from harness.problems.batches import batches_of", "from methods.batches import summed"]
     if survey.attention is not None:
         lines[1:1] = ["from harness.problems import attention"]
         lines.append("attention.use_math()  # the fused kernels cannot be differentiated twice")
@@ -18,17 +21,23 @@ def snippet(survey: Survey, advice: Advice) -> str:
         lines.append(f"torch.manual_seed({job.seed})")
     built = f"build({job.problem_target!r}, {survey.builder_options!r})"
     lines.append(f"problem = {built}.to({job.device!r}, torch.{job.dtype})")
+    if job.batches is not None:
+        lines.append(f"problem = split(problem, {job.batches}, {job.batch_weights!r})")
     if job.subset is not None:
         lines.append(f"problem = subset(problem, {job.subset}, {job.seed})")
     if "vectors" in advice.asks:
         lines.append(f"vectors = torch.randn({survey.params}, {job.vectors}).to(problem.theta)  # put yours here")
-    lines.append(f"result = {function}({_arguments(advice)})  # {_shape(survey, advice)}")
+    called = function if job.batches is None else "summed"
+    lines.append(f"result = {called}({_arguments(advice, function)})  # {_shape(survey, advice)}")
     return "\n".join(lines)
 
 
-def _arguments(advice: Advice) -> str:
-    """Each argument by its name, then the method's options."""
+def _arguments(advice: Advice, function: str) -> str:
+    """Each argument by its name, then the method's options; over batches first the function that is summed."""
     given = [f"{name}={_value(name)}" for name in advice.asks]
+    if advice.job.batches is not None:
+        given = [function, "problem.model", "problem.criterion", "batches_of(problem)", "weights=problem.batch_weights"]
+        given += [f"{name}={_value(name)}" for name in ("sizes", "vectors") if name in advice.asks]
     return ", ".join([*given, *(f"{name}={value!r}" for name, value in advice.job.method_options.items())])
 
 

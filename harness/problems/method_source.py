@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.job import Job
+from harness.job import OVER_BATCHES, Job
 from harness.problems.source import source_hash
 
 
@@ -91,6 +91,8 @@ def provenance(job: Job) -> dict[str, Any]:
     """The fields `method_hash` and `packages` of a record."""
     module = module_of(job)
     options = json.dumps(job.method_options, sort_keys=True)
+    if job.batches is not None:
+        options += source_hash(OVER_BATCHES)
     return {
         "method_hash": source_hash(job.target, options=options),
         "packages": None if module is None else _packages(module),

@@ -15,7 +15,7 @@ from harness.run.folders import folders_of
 
 # Fields of a job on which the hash of its problem depends, and those on which the rest of its identity does.
 OF_PROBLEM = ("problem_target", "problem_texts", "interpreter", "code")
-OF_METHOD = ("target", "method_options", "device", "interpreter", "code")
+OF_METHOD = ("target", "method_options", "batches", "device", "interpreter", "code")
 
 Fields = dict[str, Any]  # of a record
 

@@ -10,7 +10,8 @@ A result passes through them in this order:
 - `diagonal`: writes the diagonal, which `propagation` propagates back from the outputs, or else `shifts` gives.
 - `rows`: rows by backward passes, for the other parameters.
 - `sums`: adds up the Hessians of several batches.
-- `certificate`: compares the result with double backward through the plain loss.
+- `certificate`: computes products by double backward through the plain loss, and `comparison` compares them with the
+  result; `fallback` says what happens where they differ.
 
 `refusals`, `numerics` and `precision` serve several of them.
 """
