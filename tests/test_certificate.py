@@ -270,9 +270,9 @@ def test_an_error_of_the_derivation_is_found_and_mended(which, share, dtype) -> 
     right = factored.hessian(*arguments(problem))
     write, calls = products.write, []
 
-    def wrong(out, use, other, first, slopes, features):
+    def wrong(out, use, other, first, slopes, *others):
         calls.append(None)
-        write(out, use, other, first, slopes * (1 + share * (len(calls) == which + 1)), features)
+        write(out, use, other, first, slopes * (1 + share * (len(calls) == which + 1)), *others)
 
     with mock.patch.object(hessian, "write", wrong), pytest.warns(FallbackWarning, match="off by"):
         found = factored.hessian(*arguments(problem))
