@@ -20,7 +20,9 @@ from methods.factoring.contractions import Factors, at_once, cached, pieces
 from methods.factoring.numerics import slices
 from methods.factoring.uses import Part, Use
 
-TILE = 16  # inputs of a layer that are computed at once where its own block is symmetric in two of them
+# Where a layer's own block is symmetric in two outputs and in two inputs:
+TILE = 16  # inputs that are computed at once
+PAIRS = 64  # pairs of outputs for which a product of features is formed once, even if some are mirror images
 
 
 def write(out: Tensor, use: Use, other: Use, first: int, curvature: Tensor, jacobian: Tensor | None, add: bool) -> None:
@@ -100,8 +102,8 @@ def _write_symmetric(block: Tensor, first: int, curvature: Tensor, features: Ten
     outputs, width = block.shape[:2]
     features = features.T.contiguous()  # (q, N)
     tile = min(-(-width // 4), TILE)
-    rows, _ = at_once(-(-outputs // 8), outputs, 4 * tile**2, block)
-    along = max(cached(block) // (rows * outputs * tile), tile)
+    rows, _ = at_once(max(-(-outputs // 8), min(-(-PAIRS // outputs), outputs)), outputs, 4 * tile**2, block)
+    along = max(cached(block) // (max(rows * outputs, features.shape[1]) * tile), tile)
     for i in slices(0, len(curvature), rows):
         start, stop = first + i.start, first + i.stop
         left = curvature[i, :, start:].transpose(1, 2).flatten(0, 1)  # (i p, N)

@@ -95,7 +95,7 @@ def main() -> None:
         return
     print(f"{SAMPLES:,} samples in {Synthetic().count} batches, the last of {SAMPLES % SIZE}")
     times = []
-    for _ in range(3):
+    for _ in range(2):
         began = time.perf_counter()
         found = accumulated(Synthetic())
         times.append((time.perf_counter() - began, each()))
