@@ -17,7 +17,8 @@ These functions take:
   device of the parameters.
 - `weights`: for a criterion that is none of torch.nn's, or a model's own loss: "mean" over samples, "sum", or a
   function of (inputs, targets) that returns what the criterion's mean divides by.
-- `progress`: a function of (batches that are done, all batches), called after each.
+- `progress`: a function of (batches that are done, all batches), called after each; again where a method takes another
+  pass over the batches.
 - further options, which the method is given.
 
 Results are added up in the method's dtype, but at least in float32. Beside the result there is one result of a batch;

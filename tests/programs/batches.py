@@ -4,7 +4,9 @@
 
 There are 60,000 synthetic samples of 28 x 28 in 118 batches, of which the last is smaller, ten classes of different
 weight, and one target in ten that is ignored. The network is a perceptron 784-6-10 with P = 4,780. Samples are drawn
-anew whenever a batch is asked for, so that memory holds one batch. Each memory is that of a fresh process.
+anew whenever a batch is asked for, so that memory holds one batch.
+
+Each memory is that of a fresh process. Times are of the processor, on one thread.
 """
 
 import resource
@@ -52,14 +54,14 @@ def accumulated(data: Synthetic) -> Tensor:
 
 
 def each() -> float:
-    """Seconds that the Hessians of the batches take one by one, into one matrix, with the drawing of the samples."""
+    """Seconds that the Hessians of the batches take one by one, in one matrix, with the drawing of the samples."""
     model, criterion = network(torch.float32)
     size = sum(p.numel() for p in model.parameters())
     out = torch.empty(size, size)
-    began = time.perf_counter()
+    began = time.process_time()
     for inputs, targets in Synthetic():
         factored.hessian(model, criterion, inputs, targets, out=out)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def distance(found: Tensor) -> float:
@@ -94,13 +96,10 @@ def main() -> None:
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
         return
     print(f"{SAMPLES:,} samples in {Synthetic().count} batches, the last of {SAMPLES % SIZE}")
-    times = []
-    for _ in range(2):
-        began = time.perf_counter()
-        found = accumulated(Synthetic())
-        times.append((time.perf_counter() - began, each()))
-    for over_batches, one_by_one in times:
-        print(f"accumulated {over_batches:.1f} s, batch by batch {one_by_one:.1f} s: {over_batches / one_by_one:.2f}")
+    began = time.process_time()
+    found = accumulated(Synthetic())
+    over_batches, one_by_one = time.process_time() - began, each()
+    print(f"accumulated {over_batches:.1f} s, batch by batch {one_by_one:.1f} s: {over_batches / one_by_one:.2f}")
     print(f"P = {len(found):,}, a matrix of {found.nbytes / 1e6:.0f} MB")
     print(f"largest relative distance from {PROBES} products in float64: {distance(found):.1e}")
     for count in (10, Synthetic().count):
