@@ -16,7 +16,7 @@ from methods.batching.passes import Batch
 from methods.ravel import ravel
 
 MOVE = 0.01  # how far the parameters are moved for the second comparison, relative to their size
-TRIED = 16  # about how many ways to split a batch are tried, until there are targets that count in both parts
+TRIED = 16  # splits of a batch that are tried, about, until there are targets that count in both parts
 ROUNDING = 1e-6  # relative difference that counts as rounding, or half of the digits where that is more
 
 
