@@ -16,5 +16,6 @@ Modules that are not methods:
 - `ravel` flattens a module's parameters, or tensors in tuples, lists and dicts, to such a `theta`.
 - `calls` calls a network with given parameters, and makes its loss; `samples` takes samples of a batch.
 - `chunks` has one-hot rows and chunk sizes; `blocks` restricts a loss to a block of its parameters.
+- `storage` writes a matrix larger than memory to a file, and computes with it there (with NumPy).
 - `factoring` holds the parts of `factored`, and `peers` the methods of other libraries.
 """

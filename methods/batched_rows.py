@@ -14,13 +14,17 @@ Loss = Callable[[Tensor], Tensor]
 
 
 def hessian(
-    loss: Loss, theta: Tensor, chunk_size: int | str | None = 64, memory_budget_mb: float | None = None
+    loss: Loss,
+    theta: Tensor,
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once.
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once, written into `out` if given.
 
     The options, and the ValueError for their values, are those of `methods.chunks`.
     """
-    return matrix(_product(loss, theta), theta, chunk_size, memory_budget_mb)
+    return matrix(_product(loss, theta), theta, chunk_size, memory_budget_mb, out)
 
 
 def diagonal(

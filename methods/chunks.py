@@ -37,9 +37,32 @@ def batched(single: Callable[[Tensor], Tensor]) -> Product:
     return lambda vectors: rows(vectors) if len(vectors) > 1 else single(vectors[0])[None]
 
 
-def matrix(product: Product, theta: Tensor, chunk_size: int | str | None, memory_budget_mb: float | None) -> Tensor:
-    """The symmetric matrix (P, P) that `product` multiplies rows with. Raises ValueError as `slices` does."""
-    result = theta.new_empty(theta.numel(), theta.numel())
+def output(theta: Tensor, out: Tensor | None) -> Tensor:
+    """`out` for a matrix (P, P) over theta (P,), or a new tensor where it is None.
+
+    Raises ValueError for an `out` of another shape, dtype or device.
+    """
+    size = theta.numel()
+    if out is None:
+        return theta.new_empty(size, size)
+    if (out.shape, out.dtype, out.device) != ((size, size), theta.dtype, theta.device):
+        found = f"{tuple(out.shape)} {out.dtype} {out.device}"
+        raise ValueError(f"out is {found}; the matrix is {(size, size)} {theta.dtype} {theta.device}")
+    return out
+
+
+def matrix(
+    product: Product,
+    theta: Tensor,
+    chunk_size: int | str | None,
+    memory_budget_mb: float | None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The symmetric matrix (P, P) that `product` multiplies rows with, written into `out` if given.
+
+    Raises ValueError as `slices` and `output` do.
+    """
+    result = output(theta, out)
     for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
         result[rows] = product(one_hot(rows, theta))
     return result

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from methods.blocks import restricted
+from methods.chunks import output
 
 
-def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
-    """Hessian of `loss` at `theta` ((P,) -> (P, P)): P backward passes through one gradient's graph."""
-    result = theta.new_empty(theta.numel(), theta.numel())
+def hessian(loss: Callable[[Tensor], Tensor], theta: Tensor, out: Tensor | None = None) -> Tensor:
+    """Hessian of `loss` at `theta` ((P,) -> (P, P)): P backward passes through one gradient's graph.
+
+    It is written into `out` if given. Raises ValueError for an `out` of another shape, dtype or device.
+    """
+    result = output(theta, out)
     for index, row in enumerate(_rows(loss, theta)):
         result[index] = row
     return result

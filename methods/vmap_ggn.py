@@ -21,13 +21,14 @@ def ggn(
     targets: Any,
     chunk_size: int | str | None = 64,
     memory_budget_mb: float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """J^T L J (P, P), with J the Jacobian of the outputs in the parameters and L the loss's Hessian in the outputs.
 
     It is the Hessian without the second derivatives of the network, and positive semi-definite for a convex loss. Each
-    row takes a jvp, a product with L, and a vjp; `chunk_size` rows are computed at once, as in `methods.chunks`. Rows
-    and columns are in the order of `model.named_parameters()`. Raises ValueError as `methods.ravel` and
-    `methods.chunks` do.
+    row takes a jvp, a product with L, and a vjp; `chunk_size` rows are computed at once, as in `methods.chunks`, and
+    written into `out` if given. Rows and columns are in the order of `model.named_parameters()`. Raises ValueError as
+    `methods.ravel` and `methods.chunks` do.
 
     Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", 2002; Martens, "New insights
     and perspectives on the natural gradient method", 2020.
@@ -45,4 +46,4 @@ def ggn(
         (cotangent,) = curve(change)  # L J v
         return pull(cotangent)[0]
 
-    return matrix(batched(product), theta, chunk_size, memory_budget_mb)
+    return matrix(batched(product), theta, chunk_size, memory_budget_mb, out)

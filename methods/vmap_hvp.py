@@ -61,12 +61,14 @@ def hessian(
     chunk_size: int | str | None = 64,
     memory_budget_mb: float | None = None,
     compile: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Hessian of `loss` at `theta` ((P,) -> (P, P)), `chunk_size` rows at once; options as for `hvp`.
 
-    Beyond the result it takes the memory for the activations of one product, times `chunk_size`.
+    It is written into `out` if given, which may be a memory-mapped file. Beyond the result it takes the memory for the
+    activations of one product, times `chunk_size`.
     """
-    return matrix(_product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb)
+    return matrix(_product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb, out)
 
 
 def diagonal(

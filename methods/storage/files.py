@@ -1,0 +1,193 @@
+"""The two files of a stored matrix: its rows in NumPy's format, and a JSON file that describes them.
+
+`hessian.npy` holds the matrix (P, P) row by row. `numpy.load("hessian.npy", mmap_mode="r")` opens it without this
+package. `hessian.npy.json` holds the fields of `Description`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+import numpy
+from torch import Tensor, nn
+
+from methods.ravel import ravel
+
+VERSION = 1
+DTYPES = "float32", "float64"
+
+Parameters = nn.Module | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a matrix is, and how much of it is written. All but `rows_done` must be the same when a run is resumed."""
+
+    shape: list[int]  # P, P
+    dtype: str
+    parameters: list[dict[str, Any]]  # name and shape of each, in the order of rows and columns
+    values: str  # SHA-256 of the parameters' values (P,)
+    method: str
+    options: dict[str, str]
+    rows_done: int = 0  # the first so many rows are written and flushed to the disk
+    version: int = VERSION
+
+    def differences(self, other: Description) -> str:
+        """The fields in which another description differs, apart from `rows_done`; empty where none does."""
+        ours, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        listed = [
+            f"{name} {_shortened(theirs[name])} instead of {_shortened(ours[name])}"
+            for name in ours
+            if name != "rows_done" and ours[name] != theirs[name]
+        ]
+        return "; ".join(listed)
+
+
+def describe(parameters: Parameters, method: str, options: Mapping[str, Any]) -> tuple[Description, Tensor]:
+    """The description of a matrix over parameters, none of it written, and the values `theta` (P,).
+
+    Raises ValueError for parameters that are neither a module nor tensors by name, or of another dtype than DTYPES.
+    """
+    theta, unravel = ravel(parameters)
+    named = unravel(theta)
+    if not isinstance(named, dict) or not all(isinstance(part, Tensor) for part in named.values()):
+        raise ValueError(f"parameters must be a module, or tensors by name; found {type(parameters).__name__}")
+    dtype = str(theta.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise ValueError(f"parameters are {dtype}; a stored matrix is {' or '.join(DTYPES)}: convert the network")
+    size = theta.numel()
+    description = Description(
+        shape=[size, size],
+        dtype=dtype,
+        parameters=[{"name": name, "shape": list(part.shape)} for name, part in named.items()],
+        values=hashlib.sha256(theta.cpu().numpy().tobytes()).hexdigest(),
+        method=method,
+        options={name: repr(value) for name, value in options.items()},
+    )
+    return description, theta
+
+
+def json_path(path: Path) -> Path:
+    """Where the description of a matrix is."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_description(path: Path) -> Description:
+    """The description of the matrix at `path`.
+
+    Raises FileNotFoundError where it has none, and ValueError where that cannot be understood.
+    """
+    place = json_path(path)
+    try:
+        description = Description(**json.loads(place.read_text(encoding="utf-8")))
+        _check(description)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{place} is not there; it describes {path.name} and belongs beside it") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{place} does not describe a matrix ({error}): restore it from a copy, or delete both files"
+        ) from error
+    return description
+
+
+def write_description(path: Path, description: Description) -> None:
+    """Replace the description of the matrix at `path`. It is on the disk, old or new, at any time."""
+    place = json_path(path)
+    temporary = place.with_name(f".{place.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(dataclasses.asdict(description), stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(place)
+
+
+def create(path: Path, description: Description) -> None:
+    """Write a description, and a matrix of zeros whose space on the disk is reserved.
+
+    Raises OSError where there is no room; the matrix is then removed again.
+    """
+    header = {"descr": numpy.dtype(description.dtype).str, "fortran_order": False, "shape": tuple(description.shape)}
+    with storing(path, "nothing is written: make room, or name another place"):
+        write_description(path, description)
+        with path.open("wb") as stream:
+            try:
+                numpy.lib.format.write_array_header_1_0(stream, header)
+                stream.flush()
+                _reserve(stream, stream.tell() + _data_bytes(description))
+                os.fsync(stream.fileno())
+            except OSError:
+                path.unlink()
+                raise
+
+
+def data_offset(path: Path, description: Description) -> int:
+    """The place of the first entry in the file, in bytes.
+
+    Raises ValueError for a file that is not the matrix described, FileNotFoundError where there is none.
+    """
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is not there, but {json_path(path).name}, which describes it, is") from None
+    with stream:
+        try:
+            numpy.lib.format.read_magic(stream)
+            shape, by_columns, dtype = numpy.lib.format.read_array_header_1_0(stream)
+        except ValueError as error:
+            raise ValueError(f"{path} is no file in NumPy's format, version 1 ({error})") from error
+        offset = stream.tell()
+    found = f"{list(shape)} {dtype}{' by columns' if by_columns else ''}"
+    described = f"{description.shape} {description.dtype}"
+    if found != described:
+        raise ValueError(f"{path} holds {found}, but its description says {described}: another file took its place")
+    held, needed = path.stat().st_size, offset + _data_bytes(description)
+    if held != needed:
+        raise ValueError(f"{path} has {held:,} bytes instead of {needed:,}: a copy of it was cut short")
+    return offset
+
+
+@contextlib.contextmanager
+def storing(path: Path, advice: str) -> Iterator[None]:
+    """Raise what fails in writing as OSError with advice."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; {advice}", str(path)) from error
+
+
+def _reserve(stream: BufferedWriter, size: int) -> None:
+    """Give a file its size, and reserve the space for it where the system can (Linux)."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(stream.fileno(), 0, size)
+    else:
+        stream.truncate(size)
+
+
+def _check(description: Description) -> None:
+    """Raise ValueError or TypeError for a field that cannot be right."""
+    if description.version != VERSION:
+        raise ValueError(f"its version is {description.version}, and this code reads version {VERSION}")
+    rows, columns = description.shape
+    if rows != columns or description.dtype not in DTYPES or description.rows_done not in range(rows + 1):
+        raise ValueError(
+            f"shape={description.shape}, dtype={description.dtype}, rows_done={description.rows_done} are not possible"
+        )
+
+
+def _data_bytes(description: Description) -> int:
+    rows, columns = description.shape
+    return rows * columns * numpy.dtype(description.dtype).itemsize
+
+
+def _shortened(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
