@@ -219,7 +219,7 @@ def test_rows_that_are_written_are_never_overwritten_unasked(interrupted: Path) 
     ("changes", "words"),
     [
         ({"parameters": {"kernel": PARAMETERS["weight"], "bias": PARAMETERS["bias"]}}, 'parameters .*"kernel"'),
-        ({"parameters": {name: 1.01 * p for name, p in PARAMETERS.items()}}, "values"),
+        ({"parameters": {name: 1.01 * p for name, p in PARAMETERS.items()}}, "values_sha256"),
         ({"parameters": {name: p.float() for name, p in PARAMETERS.items()}}, "dtype .*float32"),
         ({"hvp": write}, "method .*write"),
         ({"scale": 1.0}, r'options \{\} instead of \{"scale": "1.0"\}'),
@@ -371,6 +371,18 @@ def test_what_is_computed_by_blocks_is_that_of_the_matrix(path: Path, dtype: tor
     assert max(len(block) for _, block in stored.blocks()) == min(max(1, int(rows)), SIZE)
     with pytest.raises(ValueError, match=r"vectors are \(5, 2\), and the matrix is \(23, 23\)"):
         stored.matvec(vectors[:5])
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_reported(path: Path) -> None:
+    stored = write(path)
+    os.truncate(path, path.stat().st_size - 8)
+    with pytest.raises(OSError, match="cut short while it was read"):
+        stored.asymmetry()
+    blocks = write(other := path.with_name("other.npy")).blocks()
+    next(blocks)
+    os.truncate(other, other.stat().st_size - 8)
+    with pytest.raises(OSError, match="cut short while it was read"):
+        list(blocks)
 
 
 def test_eigenvalues_are_those_of_the_whole_matrix(path: Path) -> None:

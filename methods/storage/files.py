@@ -35,7 +35,7 @@ class Description:
     shape: list[int]  # P, P
     dtype: str
     parameters: list[dict[str, Any]]  # name and shape of each, in the order of rows and columns
-    values: str  # SHA-256 of the parameters' values (P,)
+    values_sha256: str  # of the parameters' values (P,)
     method: str
     options: dict[str, str]
     rows_done: int = 0  # the first so many rows are written and flushed to the disk
@@ -69,7 +69,7 @@ def describe(parameters: Parameters, method: str, options: Mapping[str, Any]) ->
         shape=[size, size],
         dtype=dtype,
         parameters=[{"name": name, "shape": list(part.shape)} for name, part in named.items()],
-        values=hashlib.sha256(theta.cpu().numpy().tobytes()).hexdigest(),
+        values_sha256=hashlib.sha256(theta.cpu().numpy().tobytes()).hexdigest(),
         method=method,
         options={name: repr(value) for name, value in options.items()},
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 import numpy
@@ -81,17 +82,20 @@ class StoredMatrix:
         side = max(1, math.isqrt(int(self.block_mb * 1e6 / self.dtype.itemsize / 2)))
         tiles = slices(0, self.shape[0], side)
         worst = [
-            numpy.abs(self._mapped(upper)[:, lower] - self._mapped(lower)[:, upper].T).max()
+            numpy.abs(self._tile(upper, lower) - self._tile(lower, upper).T).max()
             for index, upper in enumerate(tiles)
             for lower in tiles[index:]
         ]
         return float(numpy.max(worst))
 
-    def _mapped(self, rows: slice) -> numpy.memmap:
-        """Rows (c, P), of which only the pages that are read come into memory."""
-        start = self._offset + rows.start * self.shape[1] * self.dtype.itemsize
-        shape = rows.stop - rows.start, self.shape[1]
-        return numpy.memmap(self.path, self.dtype, mode="r", offset=start, shape=shape)
+    def _tile(self, rows: slice, columns: slice) -> numpy.ndarray:
+        """The entries (r, c) in some rows and columns."""
+        tile = numpy.empty((rows.stop - rows.start, columns.stop - columns.start), self.dtype)
+        with self.path.open("rb", buffering=0) as stream:
+            for row, entries in zip(range(rows.start, rows.stop), tile, strict=True):
+                stream.seek(self._offset + (row * self.shape[1] + columns.start) * self.dtype.itemsize)
+                _fill(entries, stream)
+        return tile
 
 
 def row_blocks(
@@ -108,9 +112,15 @@ def row_blocks(
         stream.seek(offset)
         for rows in slices(0, count, at_once):
             block = memory[: rows.stop - rows.start]
-            if stream.readinto(block.data.cast("B")) != block.nbytes:
-                raise OSError(f"{path} was cut short while it was read, at rows {rows.start} to {rows.stop}")
+            _fill(block, stream)
             yield rows, block
+
+
+def _fill(array: numpy.ndarray, stream: FileIO | BufferedReader) -> None:
+    """Read an array from a file. Raises OSError where that ends before."""
+    read = stream.readinto(array.data.cast("B"))
+    if read != array.nbytes:
+        raise OSError(f"{stream.name} was cut short while it was read")
 
 
 def rows_at_once(description: Description, block_mb: float) -> int:
