@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import scipy
 import torch
 
+from harness.measure import memory
 from harness.problems import networks
 from methods import batched_rows, create_graph_rows, factored, functional_hvp, vmap_ggn, vmap_hvp
 from methods.storage import writing
@@ -371,6 +373,24 @@ def test_what_is_computed_by_blocks_is_that_of_the_matrix(path: Path, dtype: tor
     assert max(len(block) for _, block in stored.blocks()) == min(max(1, int(rows)), SIZE)
     with pytest.raises(ValueError, match=r"vectors are \(5, 2\), and the matrix is \(23, 23\)"):
         stored.matvec(vectors[:5])
+
+
+def test_memory_is_a_block_to_read_and_four_to_write(path: Path) -> None:
+    size, rows = 400, 20
+    block_bytes = rows * size * 8
+    matrix = torch.eye(size, dtype=torch.float64)
+    options = {"block_mb": block_bytes / 1e6}
+    parameters = {"theta": matrix[0]}
+    peak = memory.tensor_peak(lambda: write_hessian(path, parameters, times, matrix, **options), torch.device("cpu"))
+    assert 2 * block_bytes <= peak["tensor_peak_bytes"] <= 4.2 * block_bytes
+    stored = StoredMatrix(path, **options)
+    ones = numpy.ones(size)
+    for call in (stored.norm, stored.trace, stored.asymmetry, lambda: stored.matvec(ones)):
+        tracemalloc.start()
+        call()
+        _, held = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert 0.9 * block_bytes <= held <= 1.3 * block_bytes
 
 
 def test_a_file_that_is_cut_short_while_it_is_read_is_reported(path: Path) -> None:

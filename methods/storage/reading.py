@@ -81,11 +81,12 @@ class StoredMatrix:
         """The largest |H_ij - H_ji|; NaN where there is one. Compares square tiles, two of them in a block's memory."""
         side = max(1, math.isqrt(int(self.block_mb * 1e6 / self.dtype.itemsize / 2)))
         tiles = slices(0, self.shape[0], side)
-        worst = [
-            numpy.abs(self._tile(upper, lower) - self._tile(lower, upper).T).max()
-            for index, upper in enumerate(tiles)
-            for lower in tiles[index:]
-        ]
+        worst = []
+        for index, upper in enumerate(tiles):
+            for lower in tiles[index:]:
+                tile = self._tile(upper, lower)
+                tile -= self._tile(lower, upper).T
+                worst += [tile.max(), -tile.min()]
         return float(numpy.max(worst))
 
     def _tile(self, rows: slice, columns: slice) -> numpy.ndarray:
