@@ -376,7 +376,7 @@ def test_what_is_computed_by_blocks_is_that_of_the_matrix(path: Path, dtype: tor
 
 
 def test_memory_is_a_block_to_read_and_four_to_write(path: Path) -> None:
-    size, rows = 400, 20
+    size, rows = 1000, 50
     block_bytes = rows * size * 8
     matrix = torch.eye(size, dtype=torch.float64)
     options = {"block_mb": block_bytes / 1e6}
