@@ -80,7 +80,11 @@ def hvp(
     vectors: Tensor,
     **options: Any,
 ) -> Tensor:
-    """That Hessian times vectors (P, k), as (P, k)."""
+    """That Hessian times vectors (P, k), as (P, k). Raises ValueError for vectors of another shape."""
+    size = sum(leaf.numel() for leaf in leaves_of(model))
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != size or not vectors.shape[1]:
+        found = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise ValueError(f"vectors must be a tensor ({size}, k) with k of at least 1; found {found}")
     return summed(_function(method, "hvp"), model, criterion, batches, vectors=vectors, **options)
 
 
@@ -225,6 +229,6 @@ def _function(method: ModuleType, quantity: str) -> Callable[..., Any]:
     function = getattr(method, quantity, None)
     if not callable(function):
         raise NotImplementedError(
-            f"{getattr(method, '__name__', method)} has no function {quantity}: give a module such as methods.vmap_hvp"
+            f"{getattr(method, '__name__', method)} has no function {quantity}: give a module of methods that has one"
         )
     return function

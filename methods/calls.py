@@ -128,10 +128,12 @@ def own_loss(outputs: Any, targets: Any = None) -> Tensor:
 def completed(criterion: Callable[..., Tensor] | None, targets: Any) -> Callable[..., Tensor]:
     """A criterion of (outputs, targets), from one that may be None or take the outputs alone.
 
-    None stands for `own_loss`. Raises ValueError for a class instead of an instance of it.
+    None stands for `own_loss`. Raises ValueError for a class instead of an instance of it, and for what is no function.
     """
     if criterion is None:
         return own_loss
+    if not callable(criterion):
+        raise ValueError(f"the criterion is {criterion!r}, not a loss: give a function of (outputs, targets)")
     if isinstance(criterion, type):
         name = criterion.__name__
         raise ValueError(f"the criterion is the class {name}, not a loss: give an instance of it, {name}()")

@@ -37,8 +37,10 @@ def batches(given: Source) -> Iterator[Batch]:
             f"the batches are a {type(given).__name__}{once}: give a list, a DataLoader or a generator function, which "
             "makes them each time"
         )
-    for batch in given if isinstance(given, Iterable) else given():
-        yield _batch(batch)
+    made = given if isinstance(given, Iterable) else given()
+    if not isinstance(made, Iterable):
+        raise ValueError(f"the function of the batches returned a {type(made).__name__}, which holds no batches")
+    yield from map(_batch, made)
 
 
 def _batch(given: Any) -> Batch:
