@@ -1,0 +1,93 @@
+"""The arrays of jobs of a run, each in a numbered folder of RUN/slurm."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from harness import record
+from harness.cluster import job, packs, scheduler
+from harness.cluster.options import Needs, Slurm
+from harness.cluster.packs import Journal, Pack, identity
+from harness.compare.baseline import Measured
+from harness.run.folders import make
+
+
+class Task:
+    """A pack, and the job that runs it."""
+
+    def __init__(self, number: str, file: Path, pack: Pack) -> None:
+        self.number = number
+        self.pack = pack
+        self.journal = Journal(file)
+        self.journal.follow()
+        self.log = file.parent / "submitit" / f"{number}_0_log.err"  # what the job prints to its standard error
+
+    def left(self, wanted: Collection[str]) -> list[int]:
+        """The places of the wanted cells that the job has not recorded."""
+        return [
+            at
+            for at, cell in enumerate(self.pack.cells)
+            if at not in self.journal.records and identity(cell) in wanted
+        ]
+
+
+class Submissions:
+    """The arrays of jobs of a run. Its jobs have a name by which Slurm finds them, should this process be killed."""
+
+    def __init__(self, run: Path, slurm: Slurm) -> None:
+        self._folder = run.resolve() / "slurm"
+        self._slurm = slurm
+        self._name = f"harness-{hashlib.sha256(str(self._folder).encode()).hexdigest()[:10]}"
+
+    def latest(self, wanted: Collection[str]) -> list[Task]:
+        """The latest job of each of these cells (see `packs.identity`) that was submitted. Raises RecordError."""
+        found: list[Task] = []
+        open_cells = {*wanted}
+        for folder in sorted(self._folder.glob("[0-9]*"), reverse=True):
+            numbers = self._numbers(folder)
+            for file in folder.glob("[0-9]*.json"):
+                pack = packs.read(file)
+                own = {identity(cell) for cell in pack.cells} & open_cells
+                if own and int(file.stem) in numbers:
+                    found.append(Task(numbers[int(file.stem)], file, pack))
+                    open_cells -= own
+        return found
+
+    def _numbers(self, folder: Path) -> dict[int, str]:
+        """The job of each pack of an array, by the pack's number."""
+        try:
+            known = json.loads(record.content(folder / "ids.json"))["jobs"]
+        except (OSError, ValueError, KeyError):  # the process that submitted them was killed before it wrote this
+            known = scheduler.numbers(f"{self._name}-{folder.name}")
+        return {int(number.partition("_")[2] or 0): number for number in known}
+
+    def add(self, cells: Sequence[Measured], again: Sequence[Pack]) -> list[Task]:
+        """Submit cells that were never submitted, and packs; raises SchedulerError where sbatch refuses."""
+        wanted = packs.packed(cells, self._slurm)
+        for pack in again:
+            wanted.setdefault(self._slurm.needs(pack.cells[0].job), []).append(pack)
+        tasks: list[Task] = []
+        for needs, own in wanted.items():
+            most = scheduler.largest_array()
+            for first in range(0, len(own), most):
+                tasks += self._submit(needs, own[first : first + most])
+        return tasks
+
+    def _submit(self, needs: Needs, own: Sequence[Pack]) -> Iterator[Task]:
+        """Submit packs as one array."""
+        folder = next(folder for folder in self._names() if make(folder))
+        files = [folder / f"{number}.json" for number in range(len(own))]
+        for pack, file in zip(own, files, strict=True):
+            packs.write(pack, file)
+        parameters = self._slurm.parameters(needs) | {"job_name": f"{self._name}-{folder.name}"}
+        numbers = scheduler.submit(job.run, files, parameters, folder / "submitit")
+        record.write_json({"jobs": numbers}, folder / "ids.json")
+        return map(Task, numbers, files, own)
+
+    def _names(self) -> Iterator[Path]:
+        for number in itertools.count(1):
+            yield self._folder / f"{number:03}"
