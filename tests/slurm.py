@@ -10,11 +10,12 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROGRAMS = (
@@ -75,7 +76,7 @@ ReturnToService=2
 InactiveLimit=0
 KillWait=2
 MinJobAge=300
-SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,requeue_delay=1
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory_mb} State=UNKNOWN
 PartitionName=ci Nodes={host} Default=YES MaxTime=60 State=UP
 """
@@ -99,15 +100,17 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
         (folder / name).mkdir(parents=True)
     folder.chmod(0o755)
     env = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": USER_AND_SYSTEM}
-    try:
-        _start(folder, env)
+    with contextlib.ExitStack() as daemons:
+        _start(folder, env, daemons)
+        daemons.callback(_end_jobs, env)
         yield env
-    finally:
-        for name in ("slurmd", "slurmctld", "slurmdbd", "db", "munge/munged"):
-            _end(folder / f"{name}.pid")
 
 
-def _start(folder: Path, env: dict[str, str]) -> None:
+def _start(folder: Path, env: dict[str, str], daemons: contextlib.ExitStack) -> None:
+    def daemon(pid_file: str, *command: str) -> None:
+        daemons.callback(_end, folder / pid_file)
+        _run(*command, env=env)
+
     ports = _free_ports(4)
     values = {
         "folder": folder,
@@ -121,24 +124,24 @@ def _start(folder: Path, env: dict[str, str]) -> None:
     _write(folder / "slurm.conf", CLUSTER.format(**values).encode(), 0o644)
     munge = {name: f"--{name}-file={folder}/munge/{name}" for name in ("key", "seed")}
     pid, log = f"--pid-file={folder}/munge/munged.pid", f"--log-file={folder}/log/munged.log"
-    _run("munged", "--force", *munge.values(), f"--socket={folder}/munge/sock", pid, log, env=env)
-    _start_database(folder, env, str(values["database"]), str(values["password"]))
-    _run("slurmdbd", env=env)
+    daemon("munge/munged.pid", "munged", "--force", *munge.values(), f"--socket={folder}/munge/sock", pid, log)
+    daemons.callback(_end_child, _start_database(folder, env, str(values["database"]), str(values["password"])))
+    daemon("slurmdbd.pid", "slurmdbd")
     _wait("slurmdbd", folder, lambda: _succeeds("sacctmgr", "-n", "show", "cluster", env=env))
     _succeeds("sacctmgr", "-i", "add", "cluster", "ci", env=env)
-    _run("slurmctld", "-f", env["SLURM_CONF"], env=env)
-    _run("slurmd", "-f", env["SLURM_CONF"], env=env)
+    daemon("slurmctld.pid", "slurmctld", "-f", env["SLURM_CONF"])
+    daemon("slurmd.pid", "slurmd", "-f", env["SLURM_CONF"])
     _wait("the node", folder, lambda: _printed("sinfo", "-h", "-o", "%T", env=env) == "idle")
 
 
-def _start_database(folder: Path, env: dict[str, str], port: str, password: str) -> None:
+def _start_database(folder: Path, env: dict[str, str], port: str, password: str) -> subprocess.Popen[bytes]:
     access = "--auth-root-authentication-method=socket"
     options = ["--no-defaults", "--user=root", f"--datadir={folder}/db"]
     _run("mariadb-install-db", *options, access, "--skip-test-db", env=env)
     sock = f"{folder}/db.sock"
     daemon = [*options, f"--socket={sock}", f"--pid-file={folder}/db.pid", "--bind-address=127.0.0.1", f"--port={port}"]
     with (folder / "log" / "mariadb.log").open("wb") as log:
-        subprocess.Popen(
+        database = subprocess.Popen(
             ["mariadbd", *daemon, "--skip-name-resolve", "--innodb-buffer-pool-size=64M"],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -146,9 +149,14 @@ def _start_database(folder: Path, env: dict[str, str], port: str, password: str)
             env=env,
             start_new_session=True,
         )
-    _wait("mariadbd", folder, lambda: _succeeds("mariadb-admin", "--no-defaults", "-S", sock, "ping", env=env))
     access = f"CREATE USER slurm@127.0.0.1 IDENTIFIED BY '{password}'; GRANT ALL ON slurm_acct_db.* TO slurm@127.0.0.1"
-    _run("mariadb", "--no-defaults", "-S", sock, "-e", f"CREATE DATABASE slurm_acct_db; {access}", env=env)
+    try:
+        _wait("mariadbd", folder, lambda: _succeeds("mariadb-admin", "--no-defaults", "-S", sock, "ping", env=env))
+        _run("mariadb", "--no-defaults", "-S", sock, "-e", f"CREATE DATABASE slurm_acct_db; {access}", env=env)
+    except BaseException:
+        _end_child(database)
+        raise
+    return database
 
 
 def _free_ports(count: int) -> list[int]:
@@ -165,16 +173,15 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     path.chmod(mode)
 
 
-def _run(*command: str, env: dict[str, str]) -> str:
-    """Run a program to its end, or until it is a daemon; what it printed. Raises RuntimeError where it fails."""
-    # Into files: a daemon would hold a pipe open for ever.
+def _run(*command: str, env: dict[str, str]) -> None:
+    """Run a program to its end, or until it is a daemon; raises RuntimeError where it fails."""
     done = subprocess.run(["timeout", "60", *command], stdin=subprocess.DEVNULL, env=env, **_into_nothing())
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed with status {done.returncode}")
-    return ""
 
 
 def _into_nothing() -> dict[str, int]:
+    """Where a daemon prints to: it would hold a pipe open for ever."""
     return {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
@@ -183,8 +190,8 @@ def _succeeds(*command: str, env: dict[str, str]) -> bool:
     return done.returncode == 0
 
 
-def _printed(*command: str, env: Sequence[str] | dict[str, str]) -> str:
-    done = subprocess.run(["timeout", "20", *command], capture_output=True, text=True, env=dict(env))
+def _printed(*command: str, env: dict[str, str]) -> str:
+    done = subprocess.run(["timeout", "20", *command], capture_output=True, text=True, env=env)
     return done.stdout.strip()
 
 
@@ -198,12 +205,19 @@ def _wait(name: str, folder: Path, is_up: Callable[[], bool]) -> None:
 
 
 def _end(pid_file: Path) -> None:
-    """End a daemon by the number in its file, and wait for that."""
-    try:
-        pid = int(pid_file.read_text())
-        os.kill(pid, 15)
-        for number in range(100):
-            time.sleep(0.1)
-            os.kill(pid, 9 if number == 98 else 0)
-    except (OSError, ValueError):  # it has ended, or never began
-        return
+    """Kill a daemon by the number in its file, if it runs: nobody needs what it would save."""
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+
+def _end_child(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _end_jobs(env: dict[str, str]) -> None:
+    """End all jobs of this Slurm, whose processes would outlive its daemons."""
+    _succeeds("scancel", "--full", "--user=root", env=env)
+    _succeeds("scancel", "--signal=KILL", "--full", "--user=root", env=env)
+    with contextlib.suppress(RuntimeError):
+        _wait("the end of all jobs", Path(), lambda: not _printed("squeue", "-h", env=env))
