@@ -25,7 +25,17 @@ class Plan:
 
 
 MISSING = "???"  # a key without a value
-KEYS = {"problem", "method", "measure", "launcher", "output", "resume", *checks(Job), *checks(Plan), *checks(Comparison)}
+KEYS = {
+    "problem",
+    "method",
+    "measure",
+    "launcher",
+    "output",
+    "resume",
+    *checks(Job),
+    *checks(Plan),
+    *checks(Comparison),
+}
 
 
 def plan_of(composed: Composition) -> Plan:

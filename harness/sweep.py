@@ -14,7 +14,6 @@ from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig
 
 from harness import program, record
-from harness.cluster import waiting
 from harness.cluster.options import Slurm
 from harness.compare import baseline
 from harness.compare.baseline import Comparison, Measured
@@ -73,6 +72,8 @@ def run_plans(plans: Sequence[tuple[str, Plan]], output: Path) -> list[Path]:
         shared = None if slurm is None else output.resolve()  # what the nodes of a cluster see
         with baseline.changes(comparison, shared) as change, beside_others(output, resume):
             if slurm is not None:
+                from harness.cluster import waiting
+
                 return waiting.run(_measured(plans, change), slurm, output, cancels=change is not None)
             return _run_all(plans, change, comparison, output)
     except ConfigError as error:

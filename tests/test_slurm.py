@@ -1,9 +1,6 @@
 """Sweeps as jobs of a real Slurm, which is started here; skipped where its programs are missing."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +9,6 @@ import pytest
 
 from harness import record
 from harness.cluster import scheduler
-from harness.cluster.options import Needs, Slurm
-from harness.config import ConfigError
 from tests import slurm
 from tests.processes import Program, start
 from tests.test_sweep import cells
@@ -37,11 +32,10 @@ WAIT_S = 100.0
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> dict[str, str]:
-    with slurm.running(tmp_path_factory.mktemp("slurm") / "daemons") as env:
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("SLURM_CONF", "PATH"):
-                patch.setenv(name, env[name])
-            yield env
+    with slurm.running(tmp_path_factory.mktemp("slurm") / "daemons") as env, pytest.MonkeyPatch.context() as patch:
+        for name in ("SLURM_CONF", "PATH"):
+            patch.setenv(name, env[name])
+        yield env
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +68,7 @@ def test_a_sweep_as_jobs_equals_a_local_one_though_its_submitter_is_killed_and_a
         first.process.kill()
     (array,) = (run / "slurm").glob("0*")
     own = record.content(array / "ids.json").decode()
-    running = [number for number in jobs("RUNNING") if f'"{number}"' in own][0]
+    running = next(number for number in jobs("RUNNING") if f'"{number}"' in own)
     scheduler.asked("scontrol", "requeue", running)
     until(lambda: running in jobs("PENDING"))
     scheduler.asked("scontrol", "update", f"JobId={running}", "StartTime=now")  # else Slurm waits for two minutes
@@ -87,7 +81,9 @@ def test_a_sweep_as_jobs_equals_a_local_one_though_its_submitter_is_killed_and_a
     assert "Restarts=1" in scheduler.asked("scontrol", "show", "job", running)
     assert sum(cells(run).values()) == sum(cells(local).values()) == 40
     columns = ["problem", "method", "seed", "status", *record.COUNTERS]
-    ours, theirs = (record.load(folder)[columns].sort_values(columns[:3]).reset_index(drop=True) for folder in (run, local))
+    ours, theirs = (
+        record.load(folder)[columns].sort_values(columns[:3]).reset_index(drop=True) for folder in (run, local)
+    )
     assert ours.equals(theirs), (ours, theirs)
     frame = record.load(run)
     assert frame.groupby(["problem", "seed"])["slurm_job"].nunique().max() == 1, "what is compared is in one job"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import record
-from harness.compare.baseline import Measured
 from harness.cluster.options import Needs, Slurm
+from harness.compare.baseline import Measured
 from harness.job import Job
 
 # Fields of a job in which cells differ that are compared with each other: methods, rounds, baseline and candidate.
@@ -96,7 +97,8 @@ class Journal:
         whole = added[: added.rfind(b"\n") + 1]
         self._read += len(whole)
         for line in whole.splitlines():
-            self._take(json.loads(line))
+            with contextlib.suppress(ValueError):  # the end of a line that was being written when a job was killed
+                self._take(json.loads(line))
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         if "record" in entry:
@@ -121,5 +123,7 @@ class Journal:
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         with record.storing(self._file), self._file.open("ab") as stream:
-            stream.write(json.dumps(entry).encode() + b"\n")
+            is_torn = stream.tell() > self._read
+            stream.write((b"\n" if is_torn else b"") + json.dumps(entry).encode() + b"\n")
+            self._read = stream.tell()
         self._take(entry)

@@ -56,13 +56,18 @@ class Place:
         if seen["status"] == "crashed":
             time.sleep(ENDING_S)
         self.look()
-        too_few = len(os.sched_getaffinity(0)) < job.threads
-        found = {
-            "node": self.node,
-            "slurm_job": self.job,
-            "co_scheduled": True if too_few else self._is_shared,
-        }
-        return found | ({"attempt": self.attempt} if self.attempt > 1 else {})
+        shared = self._is_shared
+        remarks = ["another job ran on this node meanwhile"] if shared else []
+        cores = len(os.sched_getaffinity(0))
+        if cores < job.threads:
+            shared = True
+            remarks.append(f"the job has {cores} of the {job.threads} cores that threads needs; raise launcher.cpus")
+        found: dict[str, Any] = {"node": self.node, "slurm_job": self.job, "co_scheduled": shared}
+        if remarks:
+            found["message"] = "; ".join([*filter(None, [seen.get("message")]), *remarks])
+        if self.attempt > 1:
+            found["attempt"] = self.attempt
+        return found
 
 
 def _job_id(env: Mapping[str, str]) -> str:

@@ -130,9 +130,7 @@ def _minutes(limit: str) -> float:
     return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
 
 
-def submit(
-    run: Callable[[str], None], packs: Sequence[Path], parameters: Mapping[str, Any], folder: Path
-) -> list[str]:
+def submit(run: Callable[[str], None], packs: Sequence[Path], parameters: Mapping[str, Any], folder: Path) -> list[str]:
     """Submit a job for each pack, all as one array; their numbers. Each job calls `run` with the path of its pack.
 
     `parameters` are those of submitit's SlurmExecutor, which keeps its files in the folder. Raises SchedulerError where
@@ -193,7 +191,9 @@ def _accounted(which: Sequence[str]) -> list[tuple[str, State]]:
     if not _has_accounting():
         return []
     lines = asked("sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", *which).splitlines()
-    return [(number, State(name.partition(" ")[0], status)) for number, name, status in (line.split("|") for line in lines)]
+    return [
+        (number, State(name.partition(" ")[0], status)) for number, name, status in (line.split("|") for line in lines)
+    ]
 
 
 @cache

@@ -29,9 +29,7 @@ class Task:
     def left(self, wanted: Collection[str]) -> list[int]:
         """The places of the wanted cells that the job has not recorded."""
         return [
-            at
-            for at, cell in enumerate(self.pack.cells)
-            if at not in self.journal.records and identity(cell) in wanted
+            at for at, cell in enumerate(self.pack.cells) if at not in self.journal.records and identity(cell) in wanted
         ]
 
 

@@ -61,7 +61,8 @@ def changes(asked: Comparison | None, place: Path | None = None) -> Iterator[dic
     """The fields in which a job of the baseline differs; None where no baseline is measured.
 
     For `git:REF` the commit of the repository in the current directory is checked out into a worktree, which is gone
-    on leaving; it is in a folder of `place`, or without one among the temporary files. Raises ConfigError where there is no such commit, no Python with torch, or no records at a path.
+    on leaving. It is in a folder of `place`, or without one among the temporary files. Raises ConfigError where there
+    is no such commit, no Python with torch, or no records at a path.
     """
     if asked is None:
         yield None

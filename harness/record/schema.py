@@ -261,7 +261,7 @@ DERIVED = (
         "contended",
         "",
         "whether, while samples were taken, the process got under 90 % of its processor, a thread of it waited for one "
-        "over 10 % of the time, or the GPU throttled over 10 % of the time",
+        "over 10 % of the time, or the GPU throttled over 10 % of the time; or the cell was co_scheduled",
     ),
     (
         "throttled",
