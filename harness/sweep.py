@@ -74,7 +74,7 @@ def run_plans(plans: Sequence[tuple[str, Plan]], output: Path) -> list[Path]:
             if slurm is not None:
                 from harness.cluster import waiting
 
-                return waiting.run(_measured(plans, change), slurm, output, cancels=change is not None)
+                return waiting.run(_measured(plans, change), slurm, output, resume, cancels=change is not None)
             return _run_all(plans, change, comparison, output)
     except ConfigError as error:
         raise SystemExit(f"harness: {error}") from error

@@ -330,7 +330,7 @@ def statuses(run: Path) -> dict[str, str]:
 
 def test_jobs_that_end_by_chance_are_submitted_again_without_what_is_done(eight, tmp_path: Path, monkeypatch) -> None:
     cluster = Pretended(monkeypatch, b=["NODE_FAIL", "PREEMPTED"])
-    paths = waiting.run(eight, ASKED, tmp_path, cancels=False)
+    paths = waiting.run(eight, ASKED, tmp_path, resumes=True, cancels=False)
     assert [record.read(path)["seed"] for path in paths] == [one.job.seed for one in eight]
     assert statuses(tmp_path) == {f"{method}{seed}": "ok" for method in "ab" for seed in range(4)}
     assert cluster.arrays[:2] == [
@@ -344,7 +344,7 @@ def test_a_cell_that_ends_its_job_each_time_is_crashed_and_the_others_are_measur
     eight, tmp_path: Path, monkeypatch
 ) -> None:
     cluster = Pretended(monkeypatch, b=["NODE_FAIL"] * 3)
-    waiting.run(eight[:4], ASKED, tmp_path, cancels=False)
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
     assert statuses(tmp_path) == {"a2": "ok", "b2": "crashed", "a0": "ok", "b0": "ok"}
     assert len(cluster.arrays) == 4
     (lost,) = (one for one in record.records(tmp_path) if one["status"] == "crashed")
@@ -357,14 +357,14 @@ def test_a_cell_that_its_job_had_no_room_for_does_not_keep_the_others(
     eight, tmp_path: Path, monkeypatch, state, status
 ) -> None:
     cluster = Pretended(monkeypatch, b=[state])
-    waiting.run(eight[:4], ASKED, tmp_path, cancels=False)
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
     assert statuses(tmp_path) == {"a2": "ok", "b2": status, "a0": "ok", "b0": "ok"}
     assert len(cluster.arrays) == 2
 
 
 def test_a_cell_without_time_in_a_job_of_its_own_is_a_timeout(eight, tmp_path: Path, monkeypatch) -> None:
     Pretended(monkeypatch, b=["TIMEOUT"] * 2)
-    waiting.run(eight[:4], ASKED, tmp_path, cancels=False)
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
     assert statuses(tmp_path) == {"a2": "ok", "b2": "timeout", "a0": "ok", "b0": "ok"}
 
 
@@ -374,10 +374,10 @@ def test_jobs_that_were_cancelled_or_never_begin_a_cell_are_not_submitted_for_ev
 ) -> None:
     cluster = Pretended(monkeypatch, before=list(ends))
     with pytest.raises(ConfigError, match=f"4 cells have no record: job .* ended: {ends[0]}.*resume={tmp_path}"):
-        waiting.run(eight[:4], ASKED, tmp_path, cancels=False)
+        waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
     assert len(cluster.arrays) == min(len(ends), ended.TRIES)
     cluster.ends = {}
-    waiting.run(eight[:4], ASKED, tmp_path, cancels=False)  # as with resume
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)  # as with resume
     assert set(statuses(tmp_path).values()) == {"ok"}
 
 
@@ -385,14 +385,14 @@ def test_resume_waits_for_what_is_queued_and_submits_what_is_lost(eight, tmp_pat
     cluster = Pretended(monkeypatch, b=["PENDING", "NODE_FAIL"])
     monkeypatch.setattr("time.sleep", _killed)
     with pytest.raises(_Killed):
-        waiting.run(eight[:6], ASKED, tmp_path, cancels=False)
+        waiting.run(eight[:6], ASKED, tmp_path, resumes=True, cancels=False)
     assert len(cluster.arrays) == 2
     monkeypatch.setattr("time.sleep", lambda seconds: cluster.known.update({"0_0": State("COMPLETED")}))
-    waiting.run(eight[:6], ASKED, tmp_path, cancels=False)
+    waiting.run(eight[:6], ASKED, tmp_path, resumes=True, cancels=False)
     assert [*itertools.chain(*cluster.arrays[2:])] == [["b 3 0"], ["b 2 0", "a 0 0", "b 0 0"]]
     assert set(statuses(tmp_path).values()) == {"ok"}
     count = len(cluster.arrays)
-    waiting.run(eight[:6], ASKED, tmp_path, cancels=False)
+    waiting.run(eight[:6], ASKED, tmp_path, resumes=True, cancels=False)
     assert len(cluster.arrays) == count, "all is done"
 
 
@@ -408,16 +408,24 @@ def test_jobs_of_a_comparison_end_with_what_submitted_them(eight, tmp_path: Path
     cluster = Pretended(monkeypatch, b=["PENDING"])
     monkeypatch.setattr("time.sleep", _killed)
     with pytest.raises(_Killed):
-        waiting.run(eight[:2], ASKED, tmp_path, cancels=True)
+        waiting.run(eight[:2], ASKED, tmp_path, resumes=True, cancels=True)
     assert cluster.cancelled == {"0_0"}
+
+
+def test_a_new_run_does_not_take_the_records_of_another(eight, tmp_path: Path, monkeypatch) -> None:
+    Pretended(monkeypatch)
+    waiting.run(eight[:2], ASKED, tmp_path / "run", resumes=False, cancels=False)
+    record.write_json({}, tmp_path / "run" / "cell" / "job.json")
+    with pytest.raises(ConfigError, match="holds a run already; go on with it by resume="):
+        waiting.run(eight[:2], ASKED, tmp_path / "run", resumes=False, cancels=False)
 
 
 def test_cells_of_changed_code_are_submitted_again(eight, tmp_path: Path, monkeypatch) -> None:
     cluster = Pretended(monkeypatch)
-    waiting.run(eight[:4], ASKED, tmp_path, cancels=False)
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
     monkeypatch.setitem(CODE, "method_hash", "another")
     monkeypatch.setattr(waiting, "Launcher", lambda: Noting(method_hash="another"))
-    waiting.run(eight[:4], ASKED, tmp_path, cancels=False)
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
     assert [len(array) for array in cluster.arrays] == [1, 1]
 
 

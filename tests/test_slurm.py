@@ -91,17 +91,23 @@ def test_a_sweep_as_jobs_equals_a_local_one_though_its_submitter_is_killed_and_a
     assert frame["co_scheduled"].notna().all()
 
 
-def test_a_cell_over_its_memory_ends_alone(out_of_time, tmp_path: Path) -> None:
+def test_a_cell_over_its_memory_ends_alone_and_one_beside_another_job_is_marked(out_of_time, tmp_path: Path) -> None:
     run = tmp_path / "run"
+    beside = scheduler.asked("sbatch", "--parsable", "--mem=100M", "--output=/dev/null", "--wrap=sleep 300").strip()
+    until(lambda: beside in jobs("RUNNING"))
     targets = "method._target_=methods.create_graph_rows.hessian,tests.slurm_cells.greedy"
     with start("-m", *CELLS, targets, *SHARED, "launcher.memory_gb=3", "seed=1", f"output={run}") as program:
         status, out, err = program.end(WAIT_S)
+    scheduler.cancel([beside])
     assert status == 0, out + err
     seen = record.load(run).set_index("target")
     greedy = seen.loc["tests.slurm_cells.greedy"]
     assert greedy["status"] == "oom", greedy["message"]
     assert re.search(r"job \d+ for its memory .*slurmstepd.*launcher.memory_gb", greedy["message"])
-    assert seen.loc["methods.create_graph_rows.hessian", "status"] == "ok"
+    alone = seen.loc["methods.create_graph_rows.hessian"]
+    assert alone["status"] == "ok"
+    assert alone["co_scheduled"] == alone["contended"] == True  # noqa: E712  a numpy value
+    assert "another job ran on this node" in alone["message"]
 
 
 def test_a_cell_over_the_time_of_its_job_is_a_timeout(out_of_time) -> None:
@@ -113,3 +119,31 @@ def test_a_cell_over_the_time_of_its_job_is_a_timeout(out_of_time) -> None:
     assert "launcher.time_min" in seen["message"]
     assert seen["slurm_job"] in seen["message"]
     assert seen["method_hash"] is not None
+
+
+def test_a_whole_node_is_asked_for_and_mistakes_are_one_line(cluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    asked = [*CELLS, "launcher=slurm", f"output={run}"]
+    for wrong, words in (
+        ("launcher.partition=none", "launcher.partition=none: there is none; choose of ci"),
+        ("+launcher.sbatch.constraint=fast", "sbatch refuses: sbatch: error: .*Invalid feature specification"),
+    ):
+        status, _, err = start(*asked, wrong).end()
+        assert status == 1
+        assert re.fullmatch(f"harness: {words}.*\n", err), err
+    status, out, err = start(*asked).end(WAIT_S)
+    assert status == 0, out + err
+    (seen,) = record.records(run)
+    assert (seen["status"], seen["co_scheduled"]) == ("ok", False)
+    assert "OverSubscribe=NO" in scheduler.asked("scontrol", "show", "job", seen["slurm_job"])
+
+
+@pytest.mark.slow
+def test_hydras_own_launcher_works_too(cluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = {"timeout_min": 5, "cpus_per_task": 1, "mem_gb": 4}
+    launcher = ["hydra/launcher=submitit_slurm", *(f"hydra.launcher.{name}={value}" for name, value in options.items())]
+    status, out, err = start("-m", *CELLS, "seed=0,1", *launcher, f"output={run}").end(2 * WAIT_S)
+    assert status == 0, out + err
+    assert [one["status"] for one in record.records(run)] == ["ok", "ok"]
+    assert (run / "report" / "index.html").exists()

@@ -6,6 +6,8 @@ completed ones. The state of a job comes from `squeue`, and once the job has lef
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -141,11 +143,13 @@ def submit(run: Callable[[str], None], packs: Sequence[Path], parameters: Mappin
 
     executor = SlurmExecutor(folder)
     executor.update_parameters(**parameters)
+    printed = io.StringIO()  # submitit shows what sbatch prints
     try:
-        jobs = executor.map_array(run, list(map(str, packs)))
+        with contextlib.redirect_stderr(printed):
+            jobs = executor.map_array(run, list(map(str, packs)))
     except (FailedJobError, FailedSubmissionError) as error:
-        lines = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
-        raise SchedulerError(f"sbatch refuses: {lines[-1].partition('error: ')[2] or lines[-1]}") from error
+        lines = [line for line in printed.getvalue().splitlines() if line.strip()] or str(error).splitlines()
+        raise SchedulerError(f"sbatch refuses: {'; '.join(lines[:2])}") from error
     return [submitted.job_id for submitted in jobs]
 
 

@@ -31,12 +31,17 @@ SHOWN = 3  # jobs that are named
 SOURCE = ("method_hash", "problem_hash", "packages", "torch")  # of a record, whatever machine it is of
 
 
-def run(cells: Sequence[Measured], slurm: Slurm, output: Path, cancels: bool) -> list[Path]:
-    """Have jobs of Slurm run the cells, as far as `output` lacks them; the files of their records.
+def run(cells: Sequence[Measured], slurm: Slurm, output: Path, resumes: bool, cancels: bool) -> list[Path]:
+    """Have jobs of Slurm run the cells; the files of their records.
 
-    What is queued or running for an earlier call is waited for, and what was lost is submitted anew. With `cancels`,
-    jobs end with this call. Raises ConfigError where a job cannot be submitted, or cells are left without a record.
+    With `resumes`, as far as `output` lacks them: what is queued or running for an earlier call is waited for, and what
+    was lost is submitted anew. With `cancels`, jobs end with this call. Raises ConfigError where a job cannot be
+    submitted, or cells are left without a record.
     """
+    if not resumes and next(output.glob("**/job.json"), None) is not None:
+        raise ConfigError(
+            f"output={output} holds a run already; go on with it by resume={output}, or name another folder"
+        )
     scheduler.check(slurm, {slurm.needs(cell.job) for cell in cells})
     with locked(output / "slurm") as ours:
         if not ours:
