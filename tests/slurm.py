@@ -41,7 +41,8 @@ StorageUser=slurm
 StoragePass={password}
 StorageLoc=slurm_acct_db
 """
-# Memory is enforced by Slurm's own count of it, once a second: that needs no cgroups.
+# The node has four cores, whatever the machine has, so that four jobs may run at once. Memory is enforced by Slurm's
+# own count of it, once a second: that needs no cgroups.
 CLUSTER = """
 ClusterName=ci
 SlurmctldHost={host}(127.0.0.1)
@@ -59,6 +60,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd.log
+SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
@@ -77,7 +79,7 @@ InactiveLimit=0
 KillWait=2
 MinJobAge=300
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory_mb} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory={memory_mb} State=UNKNOWN
 PartitionName=ci Nodes={host} Default=YES MaxTime=60 State=UP
 """
 
@@ -115,7 +117,6 @@ def _start(folder: Path, env: dict[str, str], daemons: contextlib.ExitStack) -> 
     values = {
         "folder": folder,
         "host": socket.gethostname().partition(".")[0],
-        "cores": os.cpu_count(),
         "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 - 512,
         "password": secrets.token_hex(12),
     } | dict(zip(("controller", "node", "dbd", "database"), ports, strict=True))

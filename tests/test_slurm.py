@@ -71,7 +71,8 @@ def test_a_sweep_as_jobs_equals_a_local_one_though_its_submitter_is_killed_and_a
     running = next(number for number in jobs("RUNNING") if f'"{number}"' in own)
     scheduler.asked("scontrol", "requeue", running)
     until(lambda: running in jobs("PENDING"))
-    scheduler.asked("scontrol", "update", f"JobId={running}", "StartTime=now")  # else Slurm waits for two minutes
+    # By itself Slurm waits for two minutes. Sooner than in two seconds it would refuse the job's old credential.
+    scheduler.asked("scontrol", "update", f"JobId={running}", "StartTime=now+4")
     with start(*asked, f"resume={run}") as second, start(*SWEEP, f"output={local}") as on_this_machine:
         status, out, err = second.end(WAIT_S)
         assert status == 0, out + err
