@@ -129,6 +129,7 @@ def test_a_journal_is_followed_line_by_line(tmp_path: Path) -> None:
         (State("PREEMPTED", "0:15"), None, True, 2, None),
         (State("NODE_FAIL"), None, True, 3, "crashed"),
         (State("UNKNOWN"), None, True, 3, "crashed"),
+        (State("CANCELLED", "0:15"), None, True, 3, None),
     ],
 )
 def test_a_cell_ends_with_its_job_as_slurm_says(state, memory, alone, attempt, status) -> None:

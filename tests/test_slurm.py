@@ -13,6 +13,7 @@ from tests import slurm
 from tests.processes import Program, start
 from tests.test_sweep import cells
 
+pytest.importorskip("submitit", reason="submitit is not installed: pip install '.[slurm]'")
 reason = slurm.missing()
 pytestmark = pytest.mark.skipif(reason is not None, reason=reason or "")
 

@@ -31,7 +31,7 @@ def verdict(state: State, job: str, memory: str | None, alone: bool, attempt: in
         )
     if state.name in ("TIMEOUT", "DEADLINE") and alone:
         return out_of_time(job, str(state))
-    if attempt >= TRIES:
+    if attempt >= TRIES and state.name != "CANCELLED":  # by a user, through no fault of the cell
         return lost(attempt, f"the last, {job}, with {state}")
     return None
 

@@ -26,6 +26,19 @@ class Task:
         self.journal.follow()
         self.log = file.parent / "submitit" / f"{number}_0_log.err"  # what the job prints to its standard error
 
+    @property
+    def attempts(self) -> int:
+        """How many jobs, with this one, have ended while the next cell ran, or before it began."""
+        at = self.journal.cut_off
+        if at is None:
+            return 0 if self.journal.records else self.pack.attempt
+        return self.journal.begun.count(at) + (self.pack.attempt - 1 if at == 0 else 0)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the job has run a single cell."""
+        return len({*self.journal.begun}) == 1
+
     def left(self, wanted: Collection[str]) -> list[int]:
         """The places of the wanted cells that the job has not recorded."""
         return [

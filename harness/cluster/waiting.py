@@ -148,29 +148,21 @@ class _Following:
 
     def _settled(self, task: Task, state: State, resumes: bool) -> Pack | None:
         """What is to be submitted again of a job that has ended, after recording the cell that ended it, if one did."""
-        left, cut_off, attempt = task.left(self._cells.keys()), task.journal.cut_off, task.pack.attempt
-        if cut_off is not None:
-            attempt = task.journal.begun.count(cut_off) + (attempt - 1 if cut_off == 0 else 0)
-            alone = {*task.journal.begun} == {cut_off}
-            memory = scheduler.killed_for_memory(task.log)
+        left, cut_off, attempts = task.left(self._cells.keys()), task.journal.cut_off, task.attempts
+        found = None
+        if cut_off in left:
             cell = task.pack.cells[cut_off]
-            found = ended.verdict(state, task.number, memory, alone, attempt)
-            if found is not None and cut_off in left:
-                fields = self._source(cell) | {"slurm_job": task.number, "attempt": attempt}
+            found = ended.verdict(state, task.number, scheduler.killed_for_memory(task.log), task.is_alone, attempts)
+            if found is not None:
+                fields = self._source(cell) | {"slurm_job": task.number, "attempt": attempts}
                 self._finish(identity(cell), ended.store(cell, self._output, *found, fields))
-                left.remove(cut_off)
-            attempt = 1 if found is not None else attempt + 1
-        elif task.journal.records:
-            attempt = 1
-        else:
-            attempt += 1
         left = [at for at in left if identity(task.pack.cells[at]) not in self._found]
-        if not left:
-            return None
-        if not resumes and (state.name == "CANCELLED" or attempt > ended.TRIES):
+        stops = found is None and (state.name == "CANCELLED" or attempts >= ended.TRIES)
+        if left and stops and not resumes:
             self._stopped.append(f"job {task.number} ended: {state}, its errors are in {task.log}")
+        if not left or (stops and not resumes):
             return None
-        return Pack([task.pack.cells[at] for at in left], 1 if attempt > ended.TRIES else attempt)
+        return Pack([task.pack.cells[at] for at in left], 1 if stops or found is not None else attempts + 1)
 
     def _source(self, cell: Measured) -> dict[str, Any]:
         """The fields that identify the code of a cell; this machine may have no GPU."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 OLDEST = 2  # schema that is still read: later ones added fields, and 8 dropped two
 
 SKETCH = 32  # entries of a sketch
