@@ -247,6 +247,16 @@ def test_a_job_records_where_it_runs_and_whether_it_is_alone(in_a_job, sweep, tm
     assert frame["message"].str.contains("another job ran on this node").any() == shared
 
 
+def test_a_neighbour_that_has_left_meanwhile_counts(in_a_job, job, monkeypatch) -> None:
+    monkeypatch.setattr("harness.cluster.place.LOOK_S", 0.0)
+    in_a_job("16")
+    place = Place()
+    place.look()
+    in_a_job()
+    seen = [place.fields(job(), {"status": "ok"})["co_scheduled"] for _ in range(2)]
+    assert seen == [True, False], "of the cell that began beside it, and of the next"
+
+
 def test_fewer_cores_than_threads_are_as_bad_as_another_job(in_a_job, job) -> None:
     in_a_job()
     place = Place()

@@ -24,7 +24,7 @@ class Place:
         self.job = _job_id(os.environ)
         self.node = os.environ.get("SLURMD_NODENAME")
         self.attempt = 1  # of the cell that runs
-        self._is_shared: bool | None = None
+        self._is_shared: bool | None = None  # by the last look; None where Slurm does not answer
         self._looked = -LOOK_S
 
     def left_s(self) -> float | None:
@@ -55,8 +55,9 @@ class Place:
         """
         if seen["status"] == "crashed":
             time.sleep(ENDING_S)
+        before = self._is_shared
         self.look()
-        shared = self._is_shared
+        shared = before or self._is_shared  # where the cell began, or where it ended
         remarks = ["another job ran on this node meanwhile"] if shared else []
         cores = len(os.sched_getaffinity(0))
         if cores < job.threads:
