@@ -440,6 +440,19 @@ def test_cells_of_changed_code_are_submitted_again(eight, tmp_path: Path, monkey
     assert [len(array) for array in cluster.arrays] == [1, 1]
 
 
+def test_of_changed_code_and_lost_jobs_each_cell_is_submitted_once(eight, tmp_path: Path, monkeypatch) -> None:
+    cluster = Pretended(monkeypatch, b=["NODE_FAIL", "PENDING"])
+    waits = State("PENDING")
+    monkeypatch.setattr("time.sleep", lambda seconds: _killed(seconds) if waits in cluster.known.values() else None)
+    with pytest.raises(_Killed):
+        waiting.run(eight[:4], ASKED, tmp_path, resumes=False, cancels=False)
+    cluster.known["1_0"] = State("NODE_FAIL")
+    monkeypatch.setitem(CODE, "method_hash", "another")
+    monkeypatch.setattr(waiting, "Launcher", lambda: Noting(method_hash="another"))
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    assert sorted(itertools.chain(*itertools.chain(*cluster.arrays[2:]))) == ["a 0 0", "a 2 0", "b 0 0", "b 2 0"]
+
+
 def test_the_keys_of_the_launcher_are_checked(harness) -> None:
     for arguments, words in (
         (["launcher.time_min=0"], "launcher.time_min=0 must be a whole number of at least 1"),

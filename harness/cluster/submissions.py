@@ -17,14 +17,19 @@ from harness.run.folders import make
 
 
 class Task:
-    """A pack, and the job that runs it."""
+    """A pack, and the job that runs it. `own` are those of its cells whose records it is to give."""
 
     def __init__(self, number: str, file: Path, pack: Pack) -> None:
         self.number = number
         self.pack = pack
+        self.own = set(map(identity, pack.cells))
         self.journal = Journal(file)
-        self.journal.follow()
         self.log = file.parent / "submitit" / f"{number}_0_log.err"  # what the job prints to its standard error
+
+    def keep(self, wanted: Collection[str]) -> None:
+        """Keep of its own cells the wanted ones that it has not recorded yet."""
+        self.journal.follow()
+        self.own &= {*wanted} - {identity(self.pack.cells[at]) for at in self.journal.records}
 
     @property
     def attempts(self) -> int:
@@ -39,11 +44,11 @@ class Task:
         """Whether the job has run a single cell."""
         return len({*self.journal.begun}) == 1
 
-    def left(self, wanted: Collection[str]) -> list[int]:
-        """The places of the wanted cells that the job has not recorded."""
-        return [
-            at for at, cell in enumerate(self.pack.cells) if at not in self.journal.records and identity(cell) in wanted
-        ]
+    @property
+    def left(self) -> list[int]:
+        """The places of its own cells that the job has not recorded."""
+        cells = enumerate(self.pack.cells)
+        return [at for at, cell in cells if at not in self.journal.records and identity(cell) in self.own]
 
 
 class Submissions:
@@ -61,11 +66,13 @@ class Submissions:
         for folder in sorted(self._folder.glob("[0-9]*"), reverse=True):
             numbers = self._numbers(folder)
             for file in folder.glob("[0-9]*.json"):
-                pack = packs.read(file)
-                own = {identity(cell) for cell in pack.cells} & open_cells
-                if own and int(file.stem) in numbers:
-                    found.append(Task(numbers[int(file.stem)], file, pack))
-                    open_cells -= own
+                number = numbers.get(int(file.stem))
+                if number is None:
+                    continue
+                task = Task(number, file, packs.read(file))
+                task.keep(open_cells)
+                open_cells -= task.own
+                found += [task] if task.own else []
         return found
 
     def _numbers(self, folder: Path) -> dict[int, str]:

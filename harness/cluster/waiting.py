@@ -116,8 +116,9 @@ class _Following:
                 self._tasks.append(task)
             elif (left := self._settled(task, state, resumes=True)) is not None:
                 again.append(left)
-        known = {identity(cell) for holder in (*(task.pack for task in self._tasks), *again) for cell in holder.cells}
-        fresh = [cell for name, cell in self._cells.items() if name not in known | self._found.keys()]
+        known = self._found.keys() | {identity(cell) for pack in again for cell in pack.cells}
+        known = known.union(*(task.own for task in self._tasks))
+        fresh = [cell for name, cell in self._cells.items() if name not in known]
         return fresh, again
 
     def _submit(self, fresh: Sequence[Measured], again: Sequence[Pack]) -> None:
@@ -137,7 +138,8 @@ class _Following:
             if state.name != "PENDING":
                 task.journal.follow()
             for at, path in task.journal.records.items():
-                self._finish(identity(task.pack.cells[at]), path)
+                if (name := identity(task.pack.cells[at])) in task.own:
+                    self._finish(name, path)
             if not state.ended:
                 going.append(task)
             elif (left := self._settled(task, state, resumes=False)) is not None:
@@ -148,15 +150,15 @@ class _Following:
 
     def _settled(self, task: Task, state: State, resumes: bool) -> Pack | None:
         """What is to be submitted again of a job that has ended, after recording the cell that ended it, if one did."""
-        left, cut_off, attempts = task.left(self._cells.keys()), task.journal.cut_off, task.attempts
+        cut_off, attempts = task.journal.cut_off, task.attempts
         found = None
-        if cut_off in left:
+        if cut_off in task.left:
             cell = task.pack.cells[cut_off]
             found = ended.verdict(state, task.number, scheduler.killed_for_memory(task.log), task.is_alone, attempts)
             if found is not None:
                 fields = self._source(cell) | {"slurm_job": task.number, "attempt": attempts}
                 self._finish(identity(cell), ended.store(cell, self._output, *found, fields))
-        left = [at for at in left if identity(task.pack.cells[at]) not in self._found]
+        left = [at for at in task.left if identity(task.pack.cells[at]) not in self._found]
         stops = found is None and (state.name == "CANCELLED" or attempts >= ended.TRIES)
         if left and stops and not resumes:
             self._stopped.append(f"job {task.number} ended: {state}, its errors are in {task.log}")
@@ -171,7 +173,7 @@ class _Following:
 
     def _finish(self, name: str, path: Path) -> None:
         """Count a cell's record, once."""
-        if name in self._cells and name not in self._found:
+        if name not in self._found:
             self._found[name] = path
             self._progress.end(self._cells[name].name, _status(path))
 
