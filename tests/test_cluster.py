@@ -17,6 +17,7 @@ from harness.cluster.options import Needs, Slurm
 from harness.cluster.packs import Journal, Pack
 from harness.cluster.place import Place
 from harness.cluster.scheduler import State
+from harness.cluster.submissions import Submissions
 from harness.compare.baseline import Measured
 from harness.config import ConfigError
 from tests.test_compare import cell, judged
@@ -405,6 +406,24 @@ def test_resume_waits_for_what_is_queued_and_submits_what_is_lost(eight, tmp_pat
     count = len(cluster.arrays)
     waiting.run(eight[:6], ASKED, tmp_path, resumes=True, cancels=False)
     assert len(cluster.arrays) == count, "all is done"
+
+
+def test_what_is_recorded_while_resume_looks_is_not_submitted_again(eight, tmp_path: Path, monkeypatch) -> None:
+    cluster = Pretended(monkeypatch, b=["RUNNING"])
+    monkeypatch.setattr("time.sleep", _killed)
+    with pytest.raises(_Killed):
+        waiting.run(eight[:4], ASKED, tmp_path, resumes=False, cancels=False)
+    latest = Submissions.latest
+
+    def late(self, wanted):
+        cluster.known["0_0"] = cluster._run(tmp_path / "slurm" / "001" / "0.json")
+        return latest(self, wanted)
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(Submissions, "latest", late)
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    assert len(cluster.arrays) == 1
+    assert set(statuses(tmp_path).values()) == {"ok"}
 
 
 class _Killed(Exception):

@@ -44,7 +44,7 @@ def out_of_time(cluster, tmp_path_factory) -> tuple[Program, Path]:
     """A run whose cell takes longer than a job may, which takes a minute: begun before the other tests."""
     run = tmp_path_factory.mktemp("time") / "run"
     target = "method._target_=tests.slurm_cells.endless"
-    with start("-m", *CELLS, target, *SHARED, "launcher.time_min=1", "limit_s=1000", f"output={run}") as program:
+    with start(*CELLS, target, *SHARED, "launcher.time_min=1", "limit_s=1000", f"output={run}") as program:
         yield program, run
 
 

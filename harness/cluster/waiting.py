@@ -102,24 +102,37 @@ class _Following:
 
         Only cells without a record of today's code are among them.
         """
-        for name, cell in self._cells.items():
-            path = self._launcher.finished(cell.job, self._output / cell.folder)
-            if path is not None:
-                self._finish(name, path)
-        wanted = self._cells.keys() - self._found.keys()
+        wanted = {name for name in self._cells if not self._is_finished(name)}
         earlier = self._submissions.latest(wanted)
         states = scheduler.states([task.number for task in earlier]) if earlier else {}
         again: list[Pack] = []
         for task in earlier:
             state = states[task.number]
+            self._collect(task)
             if not state.ended:
                 self._tasks.append(task)
             elif (left := self._settled(task, state, resumes=True)) is not None:
                 again.append(left)
         known = self._found.keys() | {identity(cell) for pack in again for cell in pack.cells}
         known = known.union(*(task.own for task in self._tasks))
-        fresh = [cell for name, cell in self._cells.items() if name not in known]
+        # A job may have recorded a cell between the two looks at it.
+        fresh = [cell for name, cell in self._cells.items() if name not in known and not self._is_finished(name)]
         return fresh, again
+
+    def _is_finished(self, name: str) -> bool:
+        """Whether a cell has a record of today's code, which then counts."""
+        cell = self._cells[name]
+        path = self._launcher.finished(cell.job, self._output / cell.folder)
+        if path is not None:
+            self._finish(name, path)
+        return path is not None
+
+    def _collect(self, task: Task) -> None:
+        """Count what a job has recorded."""
+        task.journal.follow()
+        for at, path in task.journal.records.items():
+            if (name := identity(task.pack.cells[at])) in task.own:
+                self._finish(name, path)
 
     def _submit(self, fresh: Sequence[Measured], again: Sequence[Pack]) -> None:
         self._tasks += self._submissions.add(fresh, again)
@@ -136,10 +149,7 @@ class _Following:
         for task in self._tasks:
             state = states[task.number]
             if state.name != "PENDING":
-                task.journal.follow()
-            for at, path in task.journal.records.items():
-                if (name := identity(task.pack.cells[at])) in task.own:
-                    self._finish(name, path)
+                self._collect(task)
             if not state.ended:
                 going.append(task)
             elif (left := self._settled(task, state, resumes=False)) is not None:
