@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from harness.cluster.options import Slurm
 from harness.compare.baseline import Comparison
 from harness.composition import Composition
 from harness.config import ConfigError, checked, checks, refuse_unknown, whole
@@ -20,10 +21,21 @@ class Plan:
     workers: Annotated[int, whole(1)]  # cells that may run at once
     resume: bool  # whether a finished record in the output folder is taken
     comparison: Comparison | None = None
+    slurm: Slurm | None = None  # what is asked of a cluster; None for processes of this machine
 
 
 MISSING = "???"  # a key without a value
-KEYS = {"problem", "method", "measure", "output", "resume", *checks(Job), *checks(Plan), *checks(Comparison)}
+KEYS = {
+    "problem",
+    "method",
+    "measure",
+    "launcher",
+    "output",
+    "resume",
+    *checks(Job),
+    *checks(Plan),
+    *checks(Comparison),
+}
 
 
 def plan_of(composed: Composition) -> Plan:
@@ -34,6 +46,7 @@ def plan_of(composed: Composition) -> Plan:
         job=Job.from_config(values, choices["problem"], choices["method"]),
         resume=values["resume"] != MISSING,
         comparison=Comparison.from_config(values),
+        slurm=Slurm.from_config(values.get("launcher")),
         **checked(Plan, values),
     )
     _check_together(plan)
@@ -51,3 +64,7 @@ def _check_together(plan: Plan) -> None:
         raise ConfigError(
             f"baseline={plan.comparison.baseline} excludes resume: baseline and candidate are measured in one run"
         )
+    if plan.slurm is not None and plan.workers > 1:
+        raise ConfigError(f"workers={plan.workers} is for this machine: with launcher=slurm, set launcher.at_once")
+    if plan.slurm is not None and plan.comparison is not None and plan.comparison.confirm_s > 0:
+        raise ConfigError("confirm_s runs cells again on this machine: with launcher=slurm, raise rounds instead")

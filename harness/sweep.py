@@ -14,6 +14,7 @@ from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig
 
 from harness import program, record
+from harness.cluster.options import Slurm
 from harness.compare import baseline
 from harness.compare.baseline import Comparison, Measured
 from harness.composition import Compositions
@@ -65,9 +66,15 @@ def run_plans(plans: Sequence[tuple[str, Plan]], output: Path) -> list[Path]:
     comparison = None
     try:
         comparison = _comparison(plans)
+        slurm = _slurm(plans)
         program.advise(f"harness: interrupted; {baseline.how_to_go_on(comparison, output)}")
         resume = any(plan.resume for _, plan in plans)
-        with baseline.changes(comparison) as change, beside_others(output, resume):
+        shared = None if slurm is None else output.resolve()  # what the nodes of a cluster see
+        with baseline.changes(comparison, shared) as change, beside_others(output, resume):
+            if slurm is not None:
+                from harness.cluster import waiting
+
+                return waiting.run(_measured(plans, change), slurm, output, resume, cancels=change is not None)
             return _run_all(plans, change, comparison, output)
     except ConfigError as error:
         raise SystemExit(f"harness: {error}") from error
@@ -83,14 +90,27 @@ def _comparison(plans: Sequence[tuple[str, Plan]]) -> Comparison | None:
     return comparison
 
 
+def _slurm(plans: Sequence[tuple[str, Plan]]) -> Slurm | None:
+    """What all plans ask of a cluster; raises ConfigError where they ask for different things."""
+    asked = [plan.slurm for _, plan in plans] or [None]
+    if any(one != asked[0] for one in asked):
+        raise ConfigError("all cells of a run have the same launcher; sweep over others")
+    return asked[0]
+
+
+def _measured(plans: Sequence[tuple[str, Plan]], change: Mapping[str, Any] | None) -> list[Measured]:
+    """What is run, in its order: each round of the plans, with a baseline's `change` as baseline and as candidate."""
+    jobs = [(name, plan.job) for name, plan in ordered(plans)]
+    return [Measured(*named, folder="") for named in jobs] if change is None else list(baseline.in_turn(jobs, change))
+
+
 def _run_all(
     plans: Sequence[tuple[str, Plan]], change: Mapping[str, Any] | None, comparison: Comparison | None, output: Path
 ) -> list[Path]:
     """Run plans in their order, those of a baseline with the fields in `change`; the files of their records."""
     from harness.run.progress import Progress
 
-    jobs = [(name, plan.job) for name, plan in ordered(plans)]
-    runs = [Measured(*named, folder="") for named in jobs] if change is None else list(baseline.in_turn(jobs, change))
+    runs = _measured(plans, change)
     resume = any(plan.resume for _, plan in plans)
     workers = min((plan.workers for _, plan in plans), default=1)
     paths: list[Path] = []

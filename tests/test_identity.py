@@ -85,7 +85,7 @@ def test_what_makes_a_cell_is_what_it_was():
         *("subset", "device", "dtype", "threads", "mode", "allocator", "seed", "memory_limit_gb", "limit_s", "measure"),
         *("interpreter", "code", "torch", "packages", "machine"),
     }
-    assert set(identity.MACHINE) == {"cpu", "cores", "gpu", "driver", "governor", "platform"}
+    assert set(identity.MACHINE) == {"cpu", "cores", "gpu", "driver", "governor", "platform", "node"}
     assert set(identity.JSON) == {"problem_options", "method_options", "measure"}
 
 

@@ -18,9 +18,10 @@ ALLOWED = {
     "program": set(),
     "__main__": {"analysis", "compare", "composition", "config", "plan", "program", "record", "report", "run", "sweep"},
     "plugins": {"sweep"},
-    "sweep": {"compare", "composition", "config", "plan", "program", "record", "run"},
+    "sweep": {"cluster", "compare", "composition", "config", "plan", "program", "record", "run"},
+    "cluster": {"cluster", "compare", "config", "job", "program", "record", "run"},
     "run_folder": {"analysis", "compare", "config", "program", "record", "report"},
-    "plan": {"compare", "composition", "config", "job"},
+    "plan": {"cluster", "compare", "composition", "config", "job"},
     "composition": {"config"},
     "job": {"config", "record"},
     "config": set(),
@@ -61,6 +62,7 @@ RESERVED = {
     "jinja2": {"report"},
     "scipy.stats": {"analysis", "compare", "measure"},  # report computes no statistics
     "rich": {"compare", "report", "run"},
+    "submitit": {"cluster"},
 }
 
 

@@ -57,11 +57,12 @@ def how_to_go_on(asked: Comparison | None, output: Path) -> str:
 
 
 @contextlib.contextmanager
-def changes(asked: Comparison | None) -> Iterator[dict[str, Any] | None]:
+def changes(asked: Comparison | None, place: Path | None = None) -> Iterator[dict[str, Any] | None]:
     """The fields in which a job of the baseline differs; None where no baseline is measured.
 
     For `git:REF` the commit of the repository in the current directory is checked out into a worktree, which is gone
-    on leaving. Raises ConfigError where there is no such commit, no Python with torch, or no records at a path.
+    on leaving. It is in a folder of `place`, or without one among the temporary files. Raises ConfigError where there
+    is no such commit, no Python with torch, or no records at a path.
     """
     if asked is None:
         yield None
@@ -71,7 +72,7 @@ def changes(asked: Comparison | None) -> Iterator[dict[str, Any] | None]:
         _check_python(value)
         yield {"interpreter": value}
     elif kind == "git":
-        with worktree(value) as code:
+        with worktree(value, place) as code:
             yield {"code": str(code)}
     else:
         _check_records(asked.baseline)

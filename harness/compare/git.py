@@ -15,11 +15,14 @@ LIMIT_S = 120.0  # of a git command
 
 
 @contextlib.contextmanager
-def worktree(ref: str) -> Iterator[Path]:
-    """The current directory as it was at a commit, until the context ends; raises ConfigError."""
+def worktree(ref: str, place: Path | None = None) -> Iterator[Path]:
+    """The current directory as it was at a commit, in a folder of `place`, until the context ends; raises ConfigError.
+
+    Without a place it is among the temporary files.
+    """
     prefix = git("rev-parse", "--show-prefix")
     commit = git("rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
-    with tempfile.TemporaryDirectory(prefix="harness-baseline-") as folder:
+    with tempfile.TemporaryDirectory(prefix="harness-baseline-", dir=place) as folder:
         tree = Path(folder) / "tree"
         try:
             git("worktree", "add", "--detach", str(tree), commit)

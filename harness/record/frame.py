@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.record.checks import RecordError, plain
 from harness.record.files import contents, entries, unlinked
+from harness.record.identity import fields_of
 from harness.record.names import method_labels, problem_names
 from harness.record.schema import FIELDS, NAMES
 from harness.record.sources import SOURCE, superseded
@@ -76,8 +77,21 @@ def left_out(frame: pandas.DataFrame) -> list[str]:
 
 
 def remarks(frame: pandas.DataFrame) -> list[str]:
-    """What to print of a frame beside its table: files that were skipped, and how many records were left out."""
-    return [*(f"skipped {plain(text)}" for text in frame.attrs["skipped"]), *left_out(frame)]
+    """What to print of a frame beside its table: files that were skipped, what was left out, and nodes that differ."""
+    return [*(f"skipped {plain(text)}" for text in frame.attrs["skipped"]), *left_out(frame), *_on_several_nodes(frame)]
+
+
+def _on_several_nodes(frame: pandas.DataFrame) -> list[str]:
+    """A sentence where times of one problem, in one setting, were taken on several nodes of a cluster."""
+    timed = frame[frame["node"].notna() & frame["median_s"].notna()]
+    if timed["node"].nunique() < 2:
+        return []
+    nodes = timed.groupby(list(fields_of("problem", "setting")), dropna=False)["node"].nunique()
+    names = sorted({plain(name) for name in nodes[nodes > 1].reset_index()["problem"]})
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"measured on several nodes, so that their times do not compare: {', '.join(names[:3])}{more}"]
 
 
 def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
@@ -105,7 +119,8 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     found = list(map(throttling, frame["throttle_reasons"], power, heat))
     frame["throttled"] = pandas.Series([share for share, _ in found], frame.index, "float")
     frame["throttled_by"] = pandas.Series([by for _, by in found], frame.index, "object")
-    frame["contended"] = starved | (waiting > 0.1) | (frame["throttled"] > MOST)
+    shared = frame["co_scheduled"].eq(True)
+    frame["contended"] = starved | (waiting > 0.1) | (frame["throttled"] > MOST) | shared
     frame["problem_name"] = problem_names(frame)
     frame["label"] = method_labels(frame)
     return frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 OLDEST = 2  # schema that is still read: later ones added fields, and 8 dropped two
 
 SKETCH = 32  # entries of a sketch
@@ -90,7 +90,12 @@ FIELDS = (
     Field("measure", "str", "JSON", "options of sampling and of agreement", part="sampling"),
     Field("cell_s", "float", "s", "wall time of the cell, all its passes with their processes"),
     Field("worked_s", "float", "s", "part of it in which the problem was built and measured"),
-    Field("attempt", "int", "", "1, or 2 where `resume` has retried a crashed cell"),
+    Field(
+        "attempt",
+        "int",
+        "",
+        "1, or 2 where `resume` has retried a crashed cell; on a cluster one more for each job that ended while it ran",
+    ),
     Field(
         "look",
         "int",
@@ -213,6 +218,16 @@ FIELDS = (
     # Where.
     Field("torch", "str", "", "torch version", part="versions"),
     Field("python", "str", "", "Python version"),
+    # Where on a cluster, by Slurm; null on a machine of one's own.
+    Field("node", "str", "", "node of the cluster that ran it", part="machine"),
+    Field("slurm_job", "str", "", "job of Slurm that ran it"),
+    Field(
+        "co_scheduled",
+        "bool",
+        "",
+        "whether another job ran on the node meanwhile, or the job had fewer cores than threads; null where this is "
+        "not known",
+    ),
     Field("platform", "str", "", "operating system", part="machine"),
     Field("cpu", "str", "", "CPU model", part="machine"),
     Field("cores", "int", "count", "cores that the process may use", part="machine"),
@@ -246,7 +261,7 @@ DERIVED = (
         "contended",
         "",
         "whether, while samples were taken, the process got under 90 % of its processor, a thread of it waited for one "
-        "over 10 % of the time, or the GPU throttled over 10 % of the time",
+        "over 10 % of the time, or the GPU throttled over 10 % of the time; or the cell was co_scheduled",
     ),
     (
         "throttled",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,10 @@ class Identities:
             except record.StorageError:
                 return {}
 
-    def finished(self, job: Job, output: Path) -> Fields | None:
+    def finished(self, job: Job, output: Path, anywhere: bool = False) -> Fields | None:
         """The record, with its `path`, of a cell in `output` that is of the code, the versions and the device of today.
+
+        With `anywhere` it may be of another machine, so that this one needs no GPU.
 
         A record that another one has superseded does not count, even where its code is today's again.
         """
@@ -65,13 +68,13 @@ class Identities:
         for seen in found:
             if seen["path"] in replaced:
                 continue
-            now = self.of(job)
-            if all(seen[name] == now.get(name) for name in _identifying(seen)):
+            now = self.of(replace(job, device="cpu") if anywhere else job)
+            if all(seen[name] == now.get(name) for name in _identifying(seen, anywhere)):
                 return seen
         return None
 
 
-def _identifying(seen: Mapping[str, Any]) -> list[str]:
+def _identifying(seen: Mapping[str, Any], anywhere: bool) -> list[str]:
     """The fields in which a record must agree with `Identities.of`, to be of the same code, versions and device."""
-    fields = ["method_hash", "packages", "torch", "cpu", "gpu"]
+    fields = ["method_hash", "packages", "torch", *([] if anywhere else ["cpu", "gpu"])]
     return fields if seen["problem_hash"] is None else [*fields, "problem_hash"]

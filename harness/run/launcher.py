@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,9 @@ class Launcher:
     that is cut off by that leaves no record.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, where: Callable[[Job, Mapping[str, Any]], Fields] = lambda job, seen: {}) -> None:
+        """Each record also has the fields that `where` gives for its job and the fields seen."""
+        self._where = where
         self._servers: dict[tuple[str, str | None, int, str], tuple[int, ServerProcess]] = {}  # with the latest round
         self._rates: dict[tuple[str | None, int, str, str, str], Fields] = {}
         self._checked: dict[str, tuple[Fields, Any]] = {}  # the tolerance of a right result, and its numbers
@@ -95,6 +97,15 @@ class Launcher:
             time.sleep(POLL_S)
         return record_file
 
+    def source(self, job: Job) -> Fields:
+        """The fields of a record that identify the source of a job's method and problem, its versions and device."""
+        return {name: value for name, value in self._identities.of(job).items() if name not in PASSED_ON}
+
+    def finished(self, job: Job, output: Path) -> Path | None:
+        """The finished record of a cell, if `output` holds one that `resume` would take, on whatever machine it ran."""
+        seen = self._identities.finished(job, output, anywhere=True)
+        return None if seen is None or _is_first_crash(seen) else Path(seen["path"])
+
     def asks(self, job: Job, folder: Path) -> Fields:
         """`asks`: the names of the parameters of the job's method, read in a process like the cell's.
 
@@ -134,6 +145,7 @@ class Launcher:
                 seen |= _crashed(f"the cell's folder was damaged while the {part} pass ran: {error.strerror}")
             if seen["status"] != "ok":
                 break
+        seen |= self._where(job, seen)
         if self._closed:
             raise LaunchError(f"{folder.name} was interrupted")
         if seen["status"] == "ok":

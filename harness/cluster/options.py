@@ -1,0 +1,79 @@
+"""The keys `launcher.NAME` of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from harness.config import Check, checked, checks, number, or_null, refuse_unknown, text, whole
+from harness.job import Job
+
+NAME = or_null(text("a name"), "the cluster's default")
+FLAG = Check(lambda value: isinstance(value, bool), "must be true or false")
+OPTIONS = Check(
+    lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value),
+    "must be options of sbatch with their values, such as {constraint: a100}",
+)
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """What is asked of Slurm for each job. A field with a check is a key of the configuration."""
+
+    partition: Annotated[str | None, NAME]
+    account: Annotated[str | None, NAME]
+    qos: Annotated[str | None, NAME]
+    gpus: Annotated[int | None, or_null(whole(0), "as many as the device needs")]
+    cpus: Annotated[int | None, or_null(whole(1), "as many as the threads")]
+    memory_gb: Annotated[
+        float | None, or_null(number("a size in GB above 0", lambda size: size > 0), "all, or the cluster's default")
+    ]
+    time_min: Annotated[int, whole(1)]
+    pack: Annotated[int, whole(1)]  # cells of a job, at least
+    at_once: Annotated[int, whole(1)]  # jobs of an array that run at once
+    exclusive: Annotated[bool, FLAG]  # whole nodes
+    sbatch: Annotated[dict[str, Any], OPTIONS]  # further options of sbatch
+
+    @classmethod
+    def from_config(cls, values: Mapping[str, Any] | None) -> Slurm | None:
+        """Check the values of the configuration's `launcher`; None for `local`, which has none. Raises ConfigError."""
+        if not values:
+            return None
+        refuse_unknown(values, checks(cls), "launcher.")
+        return cls(**checked(cls, values, "launcher."))
+
+    def needs(self, job: Job) -> Needs:
+        """What a job of Slurm must have to run this benchmark cell."""
+        kind, _, index = job.device.partition(":")
+        gpus = 0 if kind == "cpu" else int(index or 0) + 1
+        return Needs(
+            cpus=job.threads if self.cpus is None else self.cpus, gpus=gpus if self.gpus is None else self.gpus
+        )
+
+    def parameters(self, needs: Needs) -> dict[str, Any]:
+        """The parameters of submitit's SlurmExecutor for an array of jobs."""
+        memory = None if self.memory_gb is None else f"{int(self.memory_gb * 1e9 / 2**20)}M"  # of 2**20 bytes
+        optional = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "gpus_per_node": needs.gpus or None,
+            "exclusive": self.exclusive or None,
+            "mem": "0" if memory is None and self.exclusive else memory,
+        }
+        return {name: value for name, value in optional.items() if value is not None} | {
+            "time": self.time_min,
+            "cpus_per_task": needs.cpus,
+            "array_parallelism": self.at_once,
+            "use_srun": False,  # a step of its own would be given fewer cores than the job has
+            "additional_parameters": {"requeue": True} | self.sbatch,
+        }
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job must have."""
+
+    cpus: int
+    gpus: int

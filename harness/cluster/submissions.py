@@ -1,0 +1,111 @@
+"""The arrays of jobs of a run, each in a numbered folder of RUN/slurm."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from harness import record
+from harness.cluster import job, packs, scheduler
+from harness.cluster.options import Needs, Slurm
+from harness.cluster.packs import Journal, Pack, identity
+from harness.compare.baseline import Measured
+from harness.run.folders import make
+
+
+class Task:
+    """A pack, and the job that runs it. `own` are those of its cells whose records it is to give."""
+
+    def __init__(self, number: str, file: Path, pack: Pack) -> None:
+        self.number = number
+        self.pack = pack
+        self.own = set(map(identity, pack.cells))
+        self.journal = Journal(file)
+        self.log = file.parent / "submitit" / f"{number}_0_log.err"  # what the job prints to its standard error
+
+    def keep(self, wanted: Collection[str]) -> None:
+        """Keep of its own cells the wanted ones that it has not recorded yet."""
+        self.journal.follow()
+        self.own &= {*wanted} - {identity(self.pack.cells[at]) for at in self.journal.records}
+
+    @property
+    def attempts(self) -> int:
+        """How many jobs, with this one, have ended while the next cell ran, or before it began."""
+        at = self.journal.cut_off
+        if at is None:
+            return 0 if self.journal.records else self.pack.attempt
+        return self.journal.begun.count(at) + (self.pack.attempt - 1 if at == 0 else 0)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the job has run a single cell."""
+        return len({*self.journal.begun}) == 1
+
+    @property
+    def left(self) -> list[int]:
+        """The places of its own cells that the job has not recorded."""
+        cells = enumerate(self.pack.cells)
+        return [at for at, cell in cells if at not in self.journal.records and identity(cell) in self.own]
+
+
+class Submissions:
+    """The arrays of jobs of a run. Its jobs have a name by which Slurm finds them, should this process be killed."""
+
+    def __init__(self, run: Path, slurm: Slurm) -> None:
+        self._folder = run.resolve() / "slurm"
+        self._slurm = slurm
+        self._name = f"harness-{hashlib.sha256(str(self._folder).encode()).hexdigest()[:10]}"
+
+    def latest(self, wanted: Collection[str]) -> list[Task]:
+        """The latest job of each of these cells (see `packs.identity`) that was submitted. Raises RecordError."""
+        found: list[Task] = []
+        open_cells = {*wanted}
+        for folder in sorted(self._folder.glob("[0-9]*"), reverse=True):
+            numbers = self._numbers(folder)
+            for file in folder.glob("[0-9]*.json"):
+                number = numbers.get(int(file.stem))
+                if number is None:
+                    continue
+                task = Task(number, file, packs.read(file))
+                task.keep(open_cells)
+                open_cells -= task.own
+                found += [task] if task.own else []
+        return found
+
+    def _numbers(self, folder: Path) -> dict[int, str]:
+        """The job of each pack of an array, by the pack's number."""
+        try:
+            known = json.loads(record.content(folder / "ids.json"))["jobs"]
+        except (OSError, ValueError, KeyError):  # the process that submitted them was killed before it wrote this
+            known = scheduler.numbers(f"{self._name}-{folder.name}")
+        return {int(number.partition("_")[2] or 0): number for number in known}
+
+    def add(self, cells: Sequence[Measured], again: Sequence[Pack]) -> list[Task]:
+        """Submit cells that were never submitted, and packs; raises SchedulerError where sbatch refuses."""
+        wanted = packs.packed(cells, self._slurm)
+        for pack in again:
+            wanted.setdefault(self._slurm.needs(pack.cells[0].job), []).append(pack)
+        tasks: list[Task] = []
+        for needs, own in wanted.items():
+            most = scheduler.largest_array()
+            for first in range(0, len(own), most):
+                tasks += self._submit(needs, own[first : first + most])
+        return tasks
+
+    def _submit(self, needs: Needs, own: Sequence[Pack]) -> Iterator[Task]:
+        """Submit packs as one array."""
+        folder = next(folder for folder in self._names() if make(folder))
+        files = [folder / f"{number}.json" for number in range(len(own))]
+        for pack, file in zip(own, files, strict=True):
+            packs.write(pack, file)
+        parameters = self._slurm.parameters(needs) | {"job_name": f"{self._name}-{folder.name}"}
+        numbers = scheduler.submit(job.run, files, parameters, folder / "submitit")
+        record.write_json({"jobs": numbers}, folder / "ids.json")
+        return map(Task, numbers, files, own)
+
+    def _names(self) -> Iterator[Path]:
+        for number in itertools.count(1):
+            yield self._folder / f"{number:03}"
