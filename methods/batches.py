@@ -19,6 +19,8 @@ These functions take:
   function of (inputs, targets) that returns what the criterion's mean divides by.
 - `progress`: a function of (batches that are done, all batches), called after each; again where a method takes another
   pass over the batches.
+- `group`: a group of processes (torch.distributed), each of which gives batches of its own; every process gets the sum
+  over the batches of all. A process needs a batch with a target that counts.
 - further options, which the method is given.
 
 Results are added up in the method's dtype, but at least in float32. Beside the result there is one result of a batch;
@@ -38,7 +40,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed import ProcessGroup
 
 from methods import calls
 from methods.batching import additivity
@@ -97,6 +100,7 @@ def summed(
     progress: Progress | None = None,
     sizes: tuple[int, ...] | None = None,
     vectors: Tensor | None = None,
+    group: ProcessGroup | None = None,
     **options: Any,
 ) -> Any:
     """The quantity that a function of a method computes, of the loss over all batches: a tensor, or a tuple of them.
@@ -108,10 +112,10 @@ def summed(
     theta, unravel = ravel(model)
     calls.completed(criterion, None)  # refuses a class
     divisor = divisor_of(criterion, weights)
-    passes = Batches(batches, divisor, theta.device, progress)
+    passes = Batches(batches, divisor, theta.device, progress, group)
     additivity.check(model, criterion, passes.moved(), divisor, every=weights is not None)
     over_batches = getattr(sys.modules[function.__module__], f"{function.__name__}_over_batches", None)
-    if over_batches is not None:
+    if over_batches is not None and group is None:
         return over_batches(model, _Weighted(criterion, passes), **options)
     given = {"theta": theta, "model": model, "vectors": vectors}
     given["sizes"] = tuple(leaf.numel() for leaf in leaves_of(model)) if sizes is None else sizes
@@ -127,6 +131,8 @@ def summed(
     total = _Total()
     for weight, batch in passes:
         total.add(weight, quantity(batch))
+    if group is not None:
+        total.reduce(group)
     return total.value()
 
 
@@ -163,6 +169,11 @@ class _Total:
             return
         for total, part in zip(self._sums, parts, strict=True):
             total.add_(part, alpha=weight)
+
+    def reduce(self, group: ProcessGroup) -> None:
+        """Add the sums of the group's other processes."""
+        for total in self._sums:
+            distributed.all_reduce(total, group=group)
 
     def value(self) -> Tensor | tuple[Tensor, ...]:
         """The sum, in the dtype of the results."""

@@ -274,10 +274,10 @@ def spoiling(calls):
     """`products.write`, of which some calls, by their number, write something else."""
     real, counter = products.write, itertools.count()
 
-    def write(out, *others):
-        real(out, *others)
+    def write(rows, *others):
+        real(rows, *others)
         if next(counter) in calls:
-            out[3, 5] += 1e-3
+            rows.entries[3, 5] += 1e-3
 
     return write
 

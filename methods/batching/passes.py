@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
 from torch.utils._pytree import tree_leaves, tree_map
 
 from methods import samples
@@ -30,9 +31,17 @@ class Batches:
     """
 
     def __init__(
-        self, given: Iterable[Any], divisor: Divisor | None, device: torch.device, progress: Progress | None = None
+        self,
+        given: Iterable[Any],
+        divisor: Divisor | None,
+        device: torch.device,
+        progress: Progress | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
-        """Raises ValueError for what can be gone through only once, and where there are no batches or none counts."""
+        """`group` are processes each of which has batches of its own, that count together.
+
+        Raises ValueError for what can be gone through only once, and where there are no batches or none counts.
+        """
         if isinstance(given, Iterator):
             raise ValueError(
                 f"the batches are a {type(given).__name__}, which can be gone through only once: give a list, a "
@@ -44,11 +53,14 @@ class Batches:
         for batch in self.moved():
             self._prints.append(_print_of(batch))
             self._divisors.append(1.0 if divisor is None else divisor(*batch))
-        if not self._prints:
+        if not self._prints and group is None:
             raise ValueError("there are no batches, or they were gone through before: nothing came from their iterator")
-        self._total = 1.0 if divisor is None else sum(self._divisors)
-        if not self._total:
-            raise ValueError("no target counts in any batch: all are ignored, or have the weight 0")
+        own = sum(self._divisors)
+        totals = [own] if group is None else _of_all(group, own, device)
+        if not all(totals):
+            which = "" if group is None else f" of process {totals.index(0.0)}"
+            raise ValueError(f"no target counts in any batch{which}: all are ignored, or have the weight 0")
+        self._total = 1.0 if divisor is None else sum(totals)
 
     def __iter__(self) -> Iterator[tuple[float, Batch]]:
         """Each batch and its weight, except those of weight 0."""
@@ -75,6 +87,14 @@ class Batches:
 
         for batch in samples.anew(self._given):
             yield Batch(*tree_map(move, _pair(batch)))
+
+
+def _of_all(group: ProcessGroup, number: float, device: torch.device) -> list[float]:
+    """The numbers of the group's processes, in their order."""
+    own = torch.tensor(number, dtype=torch.float64, device=device)
+    numbers = [torch.empty_like(own) for _ in range(group.size())]
+    distributed.all_gather(numbers, own, group=group)
+    return [float(entry) for entry in numbers]
 
 
 def _pair(batch: Any) -> tuple[Any, Any]:
