@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 OLDEST = 2  # schema that is still read: later ones added fields, and 8 dropped two
 
 SKETCH = 32  # entries of a sketch
@@ -68,7 +68,7 @@ FIELDS = (
     Field("subset", "int", "count", "parameters that were taken, the others being fixed; null for all", part="setting"),
     Field("device", "str", "", "cpu, cuda or cuda:N", part="setting"),
     Field("dtype", "str", "", "float64, float32, float16 or bfloat16", part="setting"),
-    Field("threads", "int", "count", "intra-operation threads of torch", part="setting"),
+    Field("threads", "int", "count", "intra-operation threads of torch, of each process", part="setting"),
     Field("mode", "str", "", "autocast, compiled or deterministic; null for torch as it is", part="setting"),
     Field("allocator", "str", "", "default (glibc's own settings) or tuned (results/README.md)", part="setting"),
     Field(
@@ -139,6 +139,23 @@ FIELDS = (
     Field("reserved_peak_bytes", "int", "bytes", "the same of what this allocator holds of the GPU's memory"),
     Field("process_peak_bytes", "int", "bytes", "peak of the process's resident memory, above its start (Linux)"),
     Field("output_bytes", "int", "bytes", "size of the result"),
+    # Several processes (ranks) that compute one result. Times and memory above are those of the slowest and of the
+    # largest one; operations, allocations and FLOPs are sums over all.
+    Field("processes", "int", "count", "processes that compute one result together", part="setting"),
+    Field("ranks_tensor_peak_bytes", "list[float]", "bytes", "tensor_peak_bytes of each rank; null for one process"),
+    Field("ranks_process_peak_bytes", "list[float]", "bytes", "process_peak_bytes of each rank; null for one process"),
+    Field(
+        "communicated_bytes",
+        "int",
+        "bytes",
+        "that the ranks give to collectives in one call, summed; null for one process",
+    ),
+    Field(
+        "communication_s",
+        "float",
+        "s",
+        "time of the collectives of one call, with waiting for other ranks, by torch's profiler: the largest rank's",
+    ),
     # Counters: the same in every process.
     Field("operations", "int", "count", "ATen operators dispatched by one call, views included; null if compiled"),
     Field("allocations", "int", "count", "allocations of tensor memory by one call"),

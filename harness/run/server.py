@@ -3,14 +3,19 @@
 `harness.run.client` runs it as the main module, by the interpreter of the cells, and with their thread count and
 allocator in its environment. A request is one line of JSON on stdin:
 
-    {"number": 1, "job": {...}, "part": "time", "result": "PATH", "log": "PATH", "truth": null, "limit_s": 60}
+    {"number": 1, "job": {...}, "part": "time", "results": ["PATH"], "log": "PATH", "truth": null, "limit_s": 60}
 
-The answer is one line on stdout once the child and all that it has started have ended:
+A pass with several results has as many children (ranks), which run it together (`harness.measure.ranks`). The first that
+ends badly ends the pass: the others have a short time left to end by themselves, and are then killed.
 
-    {"number", "timed_out", "left_running", "unkillable", "changed", "exit_code", "signal", "out_of_memory"}
+The answer is one line on stdout once the children and all that they have started have ended:
 
-The number is that of the request. `changed` names what the pass has changed in the server that later passes would
-inherit. The last three are left out after a pass that ran out of time.
+    {"number", "timed_out", "behind", "left_running", "unkillable", "changed", "rank", "exit_code", "signal",
+    "out_of_memory"}
+
+The number is that of the request. `behind` are the ranks that had not come as far as others. `changed` names what the
+pass has changed in the server that later passes would inherit. The last four are of the rank that ended the pass; they
+are left out after a pass that ran out of time.
 
 The time limit is enforced here. At the end of a pass every process below the server is killed, and so it is when stdin
 closes. The keeper (`harness.run.keeper`) does the same where the server itself was stopped or killed. The server never
@@ -21,19 +26,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import select
 import signal
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from resource import struct_rusage
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from harness.run import inheritance, keeper, out_of_memory, processes
 from harness.run.child_log import ChildLog
 
 POLL_S = 0.05  # how long the end of a child may go unnoticed where the system does not report it
 GRACE_S = 0.2  # in which helpers of a library end by themselves once their parent has ended
+FAILED = 3  # exit status of a rank whose fields say why
+OTHERS_S = 0.5  # in which other ranks end by themselves once one has ended badly
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
@@ -46,7 +56,11 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     answers.write(_line({"ready": True}))
     answers.flush()
     for line in iter(requests.readline, b""):
-        answers.write(_line(_answer(json.loads(line), requests, answers) | {"changed": inheritance.changes(inherited)}))
+        try:
+            answer = _answer(json.loads(line), requests, answers)
+        except EOFError:
+            os._exit(1)
+        answers.write(_line(answer | {"changed": inheritance.changes(inherited)}))
         answers.flush()
 
 
@@ -54,63 +68,105 @@ def _line(answer: dict[str, Any]) -> bytes:
     return json.dumps(answer).encode() + b"\n"
 
 
+class _Ended(NamedTuple):
+    """How a rank has ended."""
+
+    rank: int
+    status: int  # of wait(2)
+    usage: struct_rusage
+
+    @property
+    def well(self) -> bool:
+        """Whether its pass ended well, so that the others may go on."""
+        return self.status == 0
+
+
 def _answer(request: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> dict[str, Any]:
     kills_before = out_of_memory.system_kills()
-    with ChildLog(request["log"]) as log:
-        server, child = os.getpid(), os.fork()
-        if child == 0:
-            answers.close()  # a method must not answer in the server's name
-            _run(request, log, server)
+    count = len(request["results"])
+    arrivals = memoryview(mmap.mmap(-1, 8 * count)).cast("q")  # shared with the ranks
+    with ChildLog(request["log"]) as log, contextlib.ExitStack() as removed:
+        server, ranks, meeting = os.getpid(), {}, ""
+        if count > 1:
+            meeting = removed.enter_context(tempfile.TemporaryDirectory(prefix="harness-ranks-"))
+        for rank in range(count):
+            child = os.fork()
+            if child == 0:
+                answers.close()  # a method must not answer in the server's name
+                _run(request, rank, f"{meeting}/store", arrivals, log, server)
+            ranks[child] = rank
         log.close_writing()
-        ended = _wait(child, log, requests, time.monotonic() + request["limit_s"])
-        left_running = processes.running(GRACE_S) if ended else 0
-        killed = processes.end_all(child)
+        ended = _wait(ranks, log, requests, time.monotonic() + request["limit_s"])
+        only_others = ended is not None and not ended.well and count > 1  # other ranks, cut off by the end of this one
+        left_running = processes.running(GRACE_S) if ended is not None and not only_others else 0
+        killed = processes.end_all(*ranks)
     answer = {
         "number": request["number"],
         "timed_out": ended is None,
+        "behind": [rank for rank in range(count) if arrivals[rank] < max(arrivals)],
         "left_running": left_running,
         "unkillable": not killed,
     }
     if ended is None:
         return answer
-    status, usage = ended
-    stopped_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    stopped_by = os.WTERMSIG(ended.status) if os.WIFSIGNALED(ended.status) else None
     return answer | {
-        "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+        "rank": ended.rank,
+        "exit_code": os.WEXITSTATUS(ended.status) if os.WIFEXITED(ended.status) else None,
         "signal": stopped_by,
-        "out_of_memory": stopped_by == signal.SIGKILL and out_of_memory.is_likely(kills_before, usage),
+        "out_of_memory": stopped_by == signal.SIGKILL and out_of_memory.is_likely(kills_before, ended.usage),
     }
 
 
-def _wait(child: int, log: ChildLog, requests: BinaryIO, deadline: float) -> tuple[int, struct_rusage] | None:
-    """Wait for the end of the child, of its time or of the harness, and copy meanwhile what the child prints.
+def _wait(ranks: Mapping[int, int], log: ChildLog, requests: BinaryIO, deadline: float) -> _Ended | None:
+    """Wait for the end of all children, of their time or of the harness, and copy meanwhile what they print.
 
-    Returns the child's wait status and use of resources, or None where it ran out of time.
+    `ranks` are the children and their ranks. Returns how the first one ended that ended badly, or else the last one;
+    None where time ran out before. Of several that are found ended at once, one that was killed counts as the first.
     """
-    ends = processes.descriptor(child)
+    ends = {child: processes.descriptor(child) for child in ranks}
+    running, bad, last = set(ranks), None, None
     try:
-        while True:
-            pid, status, usage = os.wait4(child, os.WNOHANG)
+        while running:
+            found = [_Ended(ranks[pid], status, usage) for pid, status, usage in _reaped(running)]
             remaining = deadline - time.monotonic()
-            if pid:
-                return status, usage
+            failed = [ended for ended in found if not ended.well]
+            if failed and bad is None:
+                bad = max(failed, key=lambda ended: os.WIFSIGNALED(ended.status))
+                deadline, remaining = time.monotonic() + OTHERS_S, OTHERS_S
+            if found:
+                last = found[-1]
+                continue
             if remaining <= 0:
-                return None
-            watched = [requests.fileno()]
-            watched += [] if ends is None else [ends]
-            watched += [] if log.ended else [log.reading]
-            ready = select.select(watched, [], [], min(remaining, POLL_S if ends is None else remaining))[0]
+                return bad
+            pidfds = [ends[child] for child in running]
+            known = [number for number in pidfds if number is not None]
+            watched = [requests.fileno(), *known, *([] if log.ended else [log.reading])]
+            ready = select.select(watched, [], [], min(remaining, POLL_S) if None in pidfds else remaining)[0]
             if requests.fileno() in ready:  # the harness waits for an answer, so this can only be the end of stdin
-                processes.end_all(child)
-                os._exit(1)
+                processes.end_all(*ranks)
+                raise EOFError("the harness has ended")
             if log.reading in ready:
                 log.copy()
+        return bad or last
     finally:
-        if ends is not None:
-            os.close(ends)
+        for number in ends.values():
+            if number is not None:
+                os.close(number)
 
 
-def _run(request: dict[str, Any], log: ChildLog, server: int) -> None:
+def _reaped(running: set[int]) -> Iterator[tuple[int, int, struct_rusage]]:
+    """The children among the running that have ended, with wait status and use of resources; they run no more."""
+    for child in sorted(running):
+        pid, status, usage = os.wait4(child, os.WNOHANG)
+        if pid:
+            running.discard(child)
+            yield pid, status, usage
+
+
+def _run(
+    request: dict[str, Any], rank: int, store: str, arrivals: memoryview, log: ChildLog, server: int
+) -> None:
     """Run a pass in the child, in a session of its own, its output going to the log; never returns."""
     code = 1
     try:
@@ -121,10 +177,12 @@ def _run(request: dict[str, Any], log: ChildLog, server: int) -> None:
         os.dup2(log.writing, 2)
         os.close(log.writing)
         os.close(log.reading)
+        from harness.measure.ranks import Place
         from harness.run import worker
 
-        worker.run(request["job"], request["part"], request["result"], request["truth"])
-        code = 0
+        results = request["results"]
+        place = Place(rank, len(results), store, arrivals) if len(results) > 1 else None
+        code = 0 if worker.run(request["job"], request["part"], results[rank], request["truth"], place) else FAILED
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(BaseException):  # it may be closed, or gone
