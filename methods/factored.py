@@ -74,9 +74,7 @@ def hessian(
     parameters of float16 or bfloat16 and for hooks that change gradients; CertificateError where rows do not agree with
     double backward either, or nothing can be checked.
     """
-    return hessian_over_batches(
-        model, [(criterion, inputs, targets)], out=out, memory_mb=memory_mb, fallback=fallback
-    )
+    return hessian_over_batches(model, [(criterion, inputs, targets)], out=out, memory_mb=memory_mb, fallback=fallback)
 
 
 def hessian_over_batches(
@@ -123,9 +121,7 @@ def hessian_rows(
     return entries
 
 
-def _write(
-    model: nn.Module, batches: Iterable[Batch], rows: Rows, memory_mb: float | None, fallback: Fallback
-) -> None:
+def _write(model: nn.Module, batches: Iterable[Batch], rows: Rows, memory_mb: float | None, fallback: Fallback) -> None:
     check_fallback(fallback)
     memory = _memory(memory_mb, rows.entries)
     whole = Sum(model, batches)

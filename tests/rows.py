@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 ROWS = {path.stem: OmegaConf.load(path) for path in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml")}
+SHARDED = {row for row, options in ROWS.items() if options._target_.startswith("methods.sharded.")}  # ask for a mesh
 QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
 
 

@@ -18,7 +18,7 @@ from methods.batching.divisors import DIVISORS, FUNCTIONS, divisor_of
 from methods.factoring import products
 from methods.factoring.certificate import FallbackError, FallbackWarning
 from tests.oracles import central_differences, distance
-from tests.rows import QUANTITIES, ROWS, bound, target
+from tests.rows import QUANTITIES, ROWS, SHARDED, bound, target
 from tests.test_methods import CRASHES, PROBLEMS
 from tests.test_zoo import CASES, case
 
@@ -30,6 +30,7 @@ OWN = sorted(
     and not target(row, "hessian")[0].startswith("methods.peers.")
     and not row.endswith("_compiled")
     and row not in SLOW_ROWS
+    and row not in SHARDED
 )
 QUICK = ["create_graph_rows", "factored", "func_hessian", "vmap_ggn", "vmap_hvp"]  # rows that are tested by default
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch._C._distributed_c10d import FileStore
 
 LONGEST = timedelta(days=1)  # that a rank waits: the harness ends a pass at its time limit
 
@@ -29,7 +30,7 @@ class Place:
     rank: int
     count: int
     store: str  # path of a file by which they find each other
-    arrivals: memoryview  # (count,) of int64, shared: how often each has come to `meet`
+    arrivals: memoryview  # (count,) of int64, shared: how often each has come to where they meet
 
 
 @dataclass
@@ -50,7 +51,7 @@ def join(place: Place, device: torch.device) -> None:
     global _joined
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
-    store = distributed.FileStore(place.store, place.count)
+    store = FileStore(place.store, place.count)
     own = {"store": store, "rank": place.rank, "world_size": place.count, "timeout": LONGEST}
     distributed.init_process_group(backend, **own)
     _joined = _Joined(place, distributed.new_group(backend="gloo", timeout=LONGEST))
@@ -81,6 +82,7 @@ def slowest(time_s: float) -> float:
     if _joined is None:
         return time_s
     began_wall, began_cpu = time.perf_counter(), time.process_time()
+    _joined.place.arrivals[_joined.place.rank] += 1
     found = torch.tensor(time_s, dtype=torch.float64)
     distributed.all_reduce(found, distributed.ReduceOp.MAX, _joined.group)
     _waited_since(began_wall, began_cpu)

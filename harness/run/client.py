@@ -150,7 +150,10 @@ class ServerProcess:
             return {"status": "crashed", "message": f"the file of the {part} pass's result was overwritten: {error}"}
         finally:
             # A process that was killed leaves a temporary file.
-            for left in (*results, *(temporary for result in results for temporary in folder.glob(f".{result.name}.*.tmp"))):
+            for left in (
+                *results,
+                *(temporary for result in results for temporary in folder.glob(f".{result.name}.*.tmp")),
+            ):
                 written.remove(left)
 
     def _write(self, request: Mapping[str, Any]) -> None:

@@ -5,8 +5,8 @@ allocator in its environment. A request is one line of JSON on stdin:
 
     {"number": 1, "job": {...}, "part": "time", "results": ["PATH"], "log": "PATH", "truth": null, "limit_s": 60}
 
-A pass with several results has as many children (ranks), which run it together (`harness.measure.ranks`). The first that
-ends badly ends the pass: the others have a short time left to end by themselves, and are then killed.
+A pass with several results has as many children (ranks), which run it together (`harness.measure.ranks`). The first
+that ends badly ends the pass: the others have a short time left to end by themselves, and are then killed.
 
 The answer is one line on stdout once the children and all that they have started have ended:
 
@@ -35,14 +35,16 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from resource import struct_rusage
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from harness.run import inheritance, keeper, out_of_memory, processes
 from harness.run.child_log import ChildLog
 
+if TYPE_CHECKING:
+    from harness.measure.ranks import Place
+
 POLL_S = 0.05  # how long the end of a child may go unnoticed where the system does not report it
 GRACE_S = 0.2  # in which helpers of a library end by themselves once their parent has ended
-FAILED = 3  # exit status of a rank whose fields say why
 OTHERS_S = 0.5  # in which other ranks end by themselves once one has ended badly
 
 
@@ -75,16 +77,14 @@ class _Ended(NamedTuple):
     status: int  # of wait(2)
     usage: struct_rusage
 
-    @property
-    def well(self) -> bool:
-        """Whether its pass ended well, so that the others may go on."""
-        return self.status == 0
-
 
 def _answer(request: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> dict[str, Any]:
+    from harness.measure.ranks import Place  # which imports torch
+
     kills_before = out_of_memory.system_kills()
     count = len(request["results"])
-    arrivals = memoryview(mmap.mmap(-1, 8 * count)).cast("q")  # shared with the ranks
+    shared = memoryview(mmap.mmap(-1, 16 * count)).cast("q")  # with the ranks
+    arrivals, ended_well = shared[:count], shared[count:]
     with ChildLog(request["log"]) as log, contextlib.ExitStack() as removed:
         server, ranks, meeting = os.getpid(), {}, ""
         if count > 1:
@@ -93,12 +93,12 @@ def _answer(request: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> d
             child = os.fork()
             if child == 0:
                 answers.close()  # a method must not answer in the server's name
-                _run(request, rank, f"{meeting}/store", arrivals, log, server)
+                _run(request, Place(rank, count, f"{meeting}/store", arrivals), ended_well, log, server)
             ranks[child] = rank
         log.close_writing()
-        ended = _wait(ranks, log, requests, time.monotonic() + request["limit_s"])
-        only_others = ended is not None and not ended.well and count > 1  # other ranks, cut off by the end of this one
-        left_running = processes.running(GRACE_S) if ended is not None and not only_others else 0
+        ended = _wait(ranks, ended_well, log, requests, time.monotonic() + request["limit_s"])
+        cuts_off_others = ended is not None and not ended_well[ended.rank] and count > 1
+        left_running = processes.running(GRACE_S) if ended is not None and not cuts_off_others else 0
         killed = processes.end_all(*ranks)
     answer = {
         "number": request["number"],
@@ -118,11 +118,14 @@ def _answer(request: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> d
     }
 
 
-def _wait(ranks: Mapping[int, int], log: ChildLog, requests: BinaryIO, deadline: float) -> _Ended | None:
+def _wait(
+    ranks: Mapping[int, int], ended_well: memoryview, log: ChildLog, requests: BinaryIO, deadline: float
+) -> _Ended | None:
     """Wait for the end of all children, of their time or of the harness, and copy meanwhile what they print.
 
-    `ranks` are the children and their ranks. Returns how the first one ended that ended badly, or else the last one;
-    None where time ran out before. Of several that are found ended at once, one that was killed counts as the first.
+    `ranks` are the children and their ranks; `ended_well` says of each rank whether its pass has. Returns how the first
+    one ended that ended badly, or else the last one; None where time ran out before. Of several that are found ended at
+    once, one that was killed counts as the first.
     """
     ends = {child: processes.descriptor(child) for child in ranks}
     running, bad, last = set(ranks), None, None
@@ -130,7 +133,7 @@ def _wait(ranks: Mapping[int, int], log: ChildLog, requests: BinaryIO, deadline:
         while running:
             found = [_Ended(ranks[pid], status, usage) for pid, status, usage in _reaped(running)]
             remaining = deadline - time.monotonic()
-            failed = [ended for ended in found if not ended.well]
+            failed = [ended for ended in found if not ended_well[ended.rank]]
             if failed and bad is None:
                 bad = max(failed, key=lambda ended: os.WIFSIGNALED(ended.status))
                 deadline, remaining = time.monotonic() + OTHERS_S, OTHERS_S
@@ -164,9 +167,7 @@ def _reaped(running: set[int]) -> Iterator[tuple[int, int, struct_rusage]]:
             yield pid, status, usage
 
 
-def _run(
-    request: dict[str, Any], rank: int, store: str, arrivals: memoryview, log: ChildLog, server: int
-) -> None:
+def _run(request: dict[str, Any], place: Place, ended_well: memoryview, log: ChildLog, server: int) -> None:
     """Run a pass in the child, in a session of its own, its output going to the log; never returns."""
     code = 1
     try:
@@ -177,12 +178,11 @@ def _run(
         os.dup2(log.writing, 2)
         os.close(log.writing)
         os.close(log.reading)
-        from harness.measure.ranks import Place
         from harness.run import worker
 
-        results = request["results"]
-        place = Place(rank, len(results), store, arrivals) if len(results) > 1 else None
-        code = 0 if worker.run(request["job"], request["part"], results[rank], request["truth"], place) else FAILED
+        given = request["job"], request["part"], request["results"][place.rank], request["truth"]
+        ended_well[place.rank] = worker.run(*given, place if place.count > 1 else None)
+        code = 0
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(BaseException):  # it may be closed, or gone

@@ -8,7 +8,7 @@ from typing import Any
 Fields = dict[str, Any]  # of a record
 
 ENDED = ("status", "message", "traceback")  # fields that say how a rank has ended
-# Other fields are those of rank 0, but for these: times are those of the slowest rank already (`harness.measure.ranks`).
+# Other fields are those of rank 0. Times are those of the slowest rank already (`harness.measure.ranks`).
 LARGEST = (
     "tensor_peak_bytes",
     "allocated_peak_bytes",

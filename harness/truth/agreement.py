@@ -27,14 +27,10 @@ Fields = dict[str, Any]  # of a record
 def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | None = None) -> Fields:
     """The agreement fields of a record, `status` and `message` among them, for a result of the right kind.
 
-    A matrix in shards that is compared in every entry is gathered; of a larger one, only rows and products are.
-
     For a GGN `truth` is the true GGN. The distance of the result from `hessian` is then a field of its own; it is no
     error.
     """
     result = plain(result)
-    if isinstance(result, RowShard) and truth.directions is None:
-        result = result.gathered()
     estimate = result if is_estimate(result) else None
     attached = result_tensors(result)
     tensors = [tensor.detach().to("cpu") for tensor in attached]
@@ -114,7 +110,9 @@ def _nonfinite(tensors: Sequence[Tensor | RowShard]) -> int:
     )
 
 
-def _obstacle(fields: Fields, reported: Sequence[Tensor | RowShard], truth: Reference, dtype: torch.dtype) -> Fields | None:
+def _obstacle(
+    fields: Fields, reported: Sequence[Tensor | RowShard], truth: Reference, dtype: torch.dtype
+) -> Fields | None:
     """`status` and `message` where no distance can be judged; None where one can."""
     if fields["nonfinite"]:
         share = f"{fields['nonfinite']} of {sum(t.numel() for t in reported)} entries are NaN or infinite"

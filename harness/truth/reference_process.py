@@ -73,9 +73,9 @@ def require_same_in_all_ranks(problem: Problem) -> None:
     differing = [name for name in own if own[name] != first[name] and own[name] == own[name]]
     if differing:
         raise ProblemError(
-            f"rank {ranks.number()} has built another problem than rank 0: {' and '.join(differing)} differ (P="
-            f"{own['P']} and {first['P']}, loss {own['the loss']:.9g} and {first['the loss']:.9g}); draw everything "
-            "from the builder's `seed`, or load saved weights and data"
+            f"it has built another problem than rank 0: {', '.join(differing)} differ (P={own['P']} and {first['P']}, "
+            f"loss {own['the loss']:.9g} and {first['the loss']:.9g}); draw everything from the builder's `seed`, or "
+            "load saved weights and data"
         )
 
 

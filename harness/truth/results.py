@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import]
 
-from harness.truth.shards import RowShard, shard_fault, shard_of
+from harness.truth.shards import RowShard, layout_fault, shard_fault, shard_of
 
 
 class ResultFault(RuntimeError):
@@ -115,6 +115,9 @@ def _tensor_fault(result: Any, shape: tuple[int, ...], quantity: str, theta: Ten
     name = type(result).__name__
     if not issubclass(type(result), Tensor):
         return f"returned {name}, not a tensor"
+    layout = layout_fault(result)
+    if layout is not None:
+        return layout
     if _dispatches(result):
         return f"returned a {name}, whose numbers its own __torch_dispatch__ makes up: return a plain torch.Tensor"
     if is_functorch_wrapped_tensor(result):

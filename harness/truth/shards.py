@@ -1,4 +1,4 @@
-"""A matrix whose rows are sharded over the ranks of a cell. What is compared of it is small, and known to every rank."""
+"""A matrix whose rows are sharded over the ranks of a cell. What is compared of it is small: every rank has it."""
 
 from __future__ import annotations
 
@@ -99,20 +99,34 @@ class RowShard:
 
 
 def shard_of(result: Any) -> Any:
-    """The rows that this rank has of a DTensor of the cell's mesh; anything else as it is.
+    """The rows that this rank has of a DTensor that all ranks of the cell share by rows; anything else as it is.
 
     Where there is one rank, they are the whole matrix, a plain tensor. `shard_fault` says what is wrong with the rows.
     """
-    tensor = sys.modules.get("torch.distributed.tensor")  # whoever returns one has imported it
-    if tensor is None or type(result) is not tensor.DTensor:
+    if not _is_dtensor(result) or layout_fault(result) is not None:
         return result
-    if result.placements != (tensor.Shard(0),) or result.device_mesh.size() != ranks.count() or result.dim() != 2:
-        return result
-    rows = result.to_local()
+    rows, params = result.to_local(), result.shape[0]
     if ranks.count() == 1:
         return rows
-    params = result.shape[0]
     return RowShard(rows, min(ranks.number() * _length(params), params), params)
+
+
+def layout_fault(result: Any) -> str | None:
+    """What is wrong with the layout of a DTensor; None for anything else."""
+    if not _is_dtensor(result):
+        return None
+    processes, placements = result.device_mesh.size(), [str(placement) for placement in result.placements]
+    if placements == ["S(0)"] and processes == ranks.count() and result.dim() == 2:
+        return None
+    return (
+        f"returned a DTensor {tuple(result.shape)} with placements {', '.join(placements)} over {processes} processes; "
+        f"return a matrix with placement S(0), rows sharded over the mesh of {ranks.count()}"
+    )
+
+
+def _is_dtensor(result: Any) -> bool:
+    tensor = sys.modules.get("torch.distributed.tensor")  # whoever returns one has imported it
+    return tensor is not None and type(result) is tensor.DTensor
 
 
 def shard_fault(shard: RowShard) -> str | None:

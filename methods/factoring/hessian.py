@@ -32,9 +32,7 @@ def check_hessian(network: Network, plan: Plan, certificate: Certificate, memory
     deque(_pairs(network, plan, certificate, memory, _planned_uses(network, plan)), maxlen=0)
 
 
-def write_hessian(
-    network: Network, plan: Plan, certificate: Certificate, rows: Rows, memory: float, add: bool
-) -> None:
+def write_hessian(network: Network, plan: Plan, certificate: Certificate, rows: Rows, memory: float, add: bool) -> None:
     """Write into `rows` those of the Hessian between the parameters that `plan` leaves to matrix products.
 
     With `add` it is added to what is there, the sum of such Hessians.

@@ -27,9 +27,7 @@ TILE = 16  # inputs that are computed at once
 PAIRS = 64  # pairs of outputs for which a product of features is formed once, even if some are mirror images
 
 
-def write(
-    rows: Rows, use: Use, other: Use, first: int, curvature: Tensor, jacobian: Tensor | None, add: bool
-) -> None:
+def write(rows: Rows, use: Use, other: Use, first: int, curvature: Tensor, jacobian: Tensor | None, add: bool) -> None:
     """Write into `rows` those of one call's parameters against another's, and their mirror image.
 
     The entries are those of some outputs i of the first call, from `first` on. `curvature` is M (i, S, N, T, p),
@@ -77,9 +75,7 @@ def _write_parts(
                     put(mirrored, entries.permute(2, 3, 0, 1), add)
 
 
-def _write_own(
-    rows: Rows, use: Use, part: Part, outputs: slice, first: int, curvature: Tensor, add: bool
-) -> None:
+def _write_own(rows: Rows, use: Use, part: Part, outputs: slice, first: int, curvature: Tensor, add: bool) -> None:
     """Write a part's own block between these outputs, symmetric in i and p: only p from i on are computed.
 
     The rows of the outputs are there. `curvature` M (i, S, N, S, p) is that of some of them, from `first` on.

@@ -6,6 +6,6 @@
 - `data_parallel`: products with vectors, where each process has some of the samples.
 - `layout`: which rows are whose.
 
-A function takes `mesh`, a one-dimensional `torch.distributed.device_mesh.DeviceMesh`. All its processes call it with the
-same parameters and samples.
+A function takes `mesh`, a one-dimensional `torch.distributed.device_mesh.DeviceMesh`. All its processes call it with
+the same parameters and samples.
 """

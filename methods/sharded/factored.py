@@ -26,7 +26,7 @@ def hessian(
     memory_mb: float | None = None,
     fallback: Fallback = "rows",
 ) -> DTensor:
-    """Hessian (P, P) of `criterion(model(inputs), targets)`, sharded by rows; all else as in `methods.factored.hessian`.
+    """Hessian (P, P) of `criterion(model(inputs), targets)`, sharded by rows; all else as in `methods.factored`.
 
     A process computes the matrix products of its rows; nothing is communicated. All work but that is done by every
     process: the derivatives along shifts, and the backward passes of parameters that take rows. Entries whose row and

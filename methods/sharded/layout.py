@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
@@ -24,4 +25,5 @@ def rows_of(mesh: DeviceMesh, params: int) -> slice:
 def assembled(rows: Tensor, mesh: DeviceMesh) -> DTensor:
     """The matrix (P, P) of which each process has the `rows` (c, P) of `rows_of`; nothing is communicated."""
     size = rows.shape[1]
-    return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=(size, size), stride=(size, 1))
+    shape = torch.Size([size, size])
+    return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=shape, stride=(size, 1))

@@ -1,17 +1,20 @@
-"""Three processes, forked before torch has threads, compare sharded Hessians and data-parallel products with whole ones.
+"""Three processes compare sharded Hessians and data-parallel products with those of one process.
 
 python -m tests.programs.over_processes
 
-Each prints `right` at the end. P is not divisible by three, and of a network of one parameter two processes have no rows.
+They are forked before torch has threads. Each prints `right` at the end. P is not divisible by three, and of a network
+of one parameter two processes have no rows.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import tempfile
 import traceback
 
+import pytest
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -62,7 +65,13 @@ def check(rank: int, store: torch.distributed.Store) -> None:
     inputs, targets = torch.randn(10, 4), torch.tensor([0, 1, 2, -100, 1, 0, 2, 2, 1, -100])
     criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]))
     _check_network(mesh, model, criterion, inputs, targets)
-    _check_network(mesh, nn.Sequential(nn.Linear(1, 1, bias=False)), nn.BCEWithLogitsLoss(), inputs[:, :1], inputs[:, 1:2].sigmoid())
+    _check_network(
+        mesh,
+        nn.Sequential(nn.Linear(1, 1, bias=False)),
+        nn.BCEWithLogitsLoss(),
+        inputs[:, :1],
+        inputs[:, 1:2].sigmoid(),
+    )
     _check_own_batches(mesh, model, criterion, inputs, targets)
     print("right", flush=True)
     torch.distributed.destroy_process_group()
@@ -105,17 +114,13 @@ def _check_own_batches(
 ) -> None:
     """Every process has batches of its own, of different sizes; the last of three has nothing that counts."""
     ends = {0: [0, 1, 5], 1: [5, 9], 2: [9, 10]}[mesh.get_local_rank()]
-    own = [(inputs[start:stop], targets[start:stop]) for start, stop in zip(ends, ends[1:], strict=False)]
+    own = [(inputs[start:stop], targets[start:stop]) for start, stop in itertools.pairwise(ends)]
     group = mesh.get_group()
-    try:
+    with pytest.raises(ValueError, match="of process 2"):
         batches.diagonal(factored, model, criterion, own, group=group)
-    except ValueError as error:
-        assert "of process 2" in str(error), error
-    else:
-        raise AssertionError("a process without a target that counts was not refused")
     counting = targets.clone()
     counting[9] = 2
-    own = [(inputs[start:stop], counting[start:stop]) for start, stop in zip(ends, ends[1:], strict=False)]
+    own = [(inputs[start:stop], counting[start:stop]) for start, stop in itertools.pairwise(ends)]
     found = batches.diagonal(vmap_hvp, model, criterion, own, group=group)
     true = factored.diagonal(model, criterion, inputs, counting)
     assert (found - true).norm() < 1e-12 * true.norm()
