@@ -33,7 +33,7 @@ def write(rows: Rows, use: Use, other: Use, first: int, curvature: Tensor, jacob
     The entries are those of some outputs i of the first call, from `first` on. `curvature` is M (i, S, N, T, p),
     `jacobian` J (i, S, N, T, q). With `add` they are added to what is there.
     """
-    if not (rows.hold(use) and rows.hold(other)):
+    if not (rows.hold(use, *use.parts) and rows.hold(other, *other.parts)):
         _write_shard(rows, use, other, first, curvature, jacobian, add)
     elif other is use:  # each part with itself and those before it; the other pairs are mirror images
         for index, part in enumerate(use.parts):
@@ -83,7 +83,7 @@ def _write_own(rows: Rows, use: Use, part: Part, outputs: slice, first: int, cur
     inputs = slice(0, part.features.shape[2])
     block = rows.tile(use, part, outputs, inputs, use, part, outputs)
     curvature, first = curvature[..., outputs], first - outputs.start
-    if use.gradient.shape[1] == 1 and not part.transposed:
+    if _symmetric_in_inputs(use, part):
         _write_symmetric(block, first, curvature[:, 0, :, 0], part.features[:, 0], add)
         return
     factors = Factors(part.features, curvature, part.features, use.gradient[..., outputs], None)
@@ -99,11 +99,16 @@ def _write_shard(
 ) -> None:
     """As `write`, where only some rows of the calls' parameters are there; the others are not computed.
 
-    Entries whose row and whose mirror image are both there are computed twice, except within the outputs of a layer.
+    Entries whose row and whose mirror image are both there are computed once within a part, and where all rows of the
+    second part are there.
     """
     for x, y in itertools.product(use.parts, other.parts):
         tiles = _Tiles(rows, use, x, other, y, first, curvature, jacobian if y.varies else None, add)
         every = slice(0, other.gradient.shape[2])
+        if other is not use:
+            for p, q in rows.rectangles(other, y):
+                tiles.write_mirrored(p, q)
+        mirrored = other is not use and rows.hold(other, y) and not (use.tied or other.tied)
         for outputs, j in rows.rectangles(use, x):
             i = slice(max(outputs.start, first), min(outputs.stop, first + len(curvature)))
             if i.start >= i.stop:
@@ -112,11 +117,10 @@ def _write_shard(
                 _write_own(rows, use, x, outputs, i.start, curvature[i.start - first : i.stop - first], add)
                 tiles.write(i, j, slice(0, outputs.start))
                 tiles.write(i, j, slice(outputs.stop, every.stop))
+            elif mirrored:
+                tiles.copy_mirrored(i, j, every)
             else:
                 tiles.write(i, j, every)
-        if other is not use:
-            for p, q in rows.rectangles(other, y):
-                tiles.write_mirrored(p, q)
 
 
 @dataclass(frozen=True)
@@ -135,9 +139,20 @@ class _Tiles:
 
     def write(self, i: slice, j: slice, p: slice) -> None:
         """Write the entries of these outputs and inputs against those of other outputs p and all inputs q."""
-        if p.start < p.stop:
-            place = self.rows.tile(self.use, self.x, i, j, self.other, self.y, p)
-            self._write(place, i, j, p, slice(0, self.y.features.shape[2]))
+        if p.start >= p.stop:
+            return
+        place, q = self.rows.tile(self.use, self.x, i, j, self.other, self.y, p), slice(0, self.y.features.shape[2])
+        if self.x is self.y and self.use is self.other and j == q and _symmetric_in_inputs(self.use, self.x):
+            which = slice(i.start - self.first, i.stop - self.first)
+            _write_symmetric(place, None, self.curvature[which, 0, :, 0, p], self.x.features[:, 0], self.add)
+        else:
+            self._write(place, i, j, p, q)
+
+    def copy_mirrored(self, i: slice, j: slice, p: slice) -> None:
+        """Write the same entries, for all p, where the rows of p and q are written already."""
+        q = slice(0, self.y.features.shape[2])
+        image = self.rows.tile(self.other, self.y, p, q, self.use, self.x, i, j)
+        self.rows.tile(self.use, self.x, i, j, self.other, self.y).copy_(image.permute(2, 3, 0, 1))
 
     def write_mirrored(self, p: slice, q: slice) -> None:
         """Write the rows of p and q: the mirror image of their columns in the rows of all i and j."""
@@ -177,33 +192,40 @@ def _overlaps(parts: Sequence[Part], columns: slice) -> Iterator[_Overlap]:
             yield _Overlap(part, inputs, slice(start - columns.start, stop - columns.start))
 
 
-def _write_symmetric(block: Tensor, first: int, curvature: Tensor, features: Tensor, add: bool) -> None:
-    """Write sum_n M[i,n,p] a[n,j] a[n,q] into a layer's own block (i, j, p, q), symmetric in i, p and in j, q.
+def _symmetric_in_inputs(use: Use, part: Part) -> bool:
+    """Whether a part's own block is computed by `_write_symmetric`: that of a layer without positions."""
+    return use.gradient.shape[1] == 1 and not part.transposed
+
+
+def _write_symmetric(block: Tensor, first: int | None, curvature: Tensor, features: Tensor, add: bool) -> None:
+    """Write sum_n M[i,n,p] a[n,j] a[n,q] into a layer's own block (i, j, p, q), symmetric in j, q and, mostly, in i, p.
 
     `curvature` M (i, N, p) holds the outputs i from `first` on. The entries with p before i are mirror images, which
-    are already written. What is added is mirrored piece by piece, since other things may be there already.
+    are already written. What is added is mirrored piece by piece, since other things may be there already. Where
+    `first` is None, the outputs p are others than the i, and nothing is mirrored in them.
     """
-    outputs, width = block.shape[:2]
+    outputs, width = block.shape[2:]
     features = features.T.contiguous()  # (q, N)
     tile = min(-(-width // 4), TILE)
     rows, _ = at_once(max(-(-outputs // 8), min(-(-PAIRS // outputs), outputs)), outputs, 4 * tile**2, block)
     along = max(cached(block) // (max(rows * outputs, features.shape[1]) * tile), tile)
     for i in slices(0, len(curvature), rows):
-        start, stop = first + i.start, first + i.stop
-        left = curvature[i, :, start:].transpose(1, 2).flatten(0, 1)  # (i p, N)
+        start, stop = (first or 0) + i.start, (first or 0) + i.stop
+        p = slice(0 if first is None else start, outputs)
+        left = curvature[i, :, p].transpose(1, 2).flatten(0, 1)  # (i p, N)
         for j in slices(0, width, tile):
             for q in slices(j.start, width, along):
                 right = (features[j, None] * features[q]).flatten(0, 1)  # (j q, N)
-                piece = (left @ right.T).view(stop - start, outputs - start, j.stop - j.start, q.stop - q.start)
+                piece = (left @ right.T).view(stop - start, outputs - p.start, j.stop - j.start, q.stop - q.start)
                 rest = slice(max(j.stop, q.start), q.stop)  # the q beyond j, which are mirrored
                 beyond = piece[..., rest.start - q.start :]
-                put(block[start:stop, j, start:, q], piece.permute(0, 2, 1, 3), add)
-                put(block[start:stop, rest, start:, j], beyond.permute(0, 3, 1, 2), add)
-                if add:
+                put(block[start:stop, j, p, q], piece.permute(0, 2, 1, 3), add)
+                put(block[start:stop, rest, p, j], beyond.permute(0, 3, 1, 2), add)
+                if add and first is not None:
                     later = stop - start  # of the p
                     block[stop:, j, start:stop, q] += piece[:, later:].permute(1, 2, 0, 3)
                     block[stop:, rest, start:stop, j] += beyond[:, later:].permute(1, 3, 0, 2)
-        if not add:
+        if not add and first is not None:
             block[stop:, :, start:stop] = block[start:stop, :, stop:].permute(2, 1, 0, 3)
 
 

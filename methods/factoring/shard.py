@@ -42,9 +42,9 @@ class Rows:
         own = self.within(span)
         return self.of(span)[:, own].diagonal()
 
-    def hold(self, use: Use) -> bool:
-        """Whether all rows of a call's parameters are among these."""
-        ends = [(part.start, part.start + use.gradient.shape[2] * part.features.shape[2]) for part in use.parts]
+    def hold(self, use: Use, *parts: Part) -> bool:
+        """Whether all rows of some parts of a call are among these."""
+        ends = [(part.start, part.start + use.gradient.shape[2] * part.features.shape[2]) for part in parts]
         return all(self.start <= start and stop <= self.stop for start, stop in ends)
 
     def rectangles(self, use: Use, part: Part) -> Iterator[tuple[slice, slice]]:
