@@ -123,6 +123,9 @@ class ServerProcess:
         for result in results:
             written.remove(result)
         self._asked += 1
+        place_of_store = contextlib.nullcontext()
+        if len(results) > 1:
+            place_of_store = tempfile.TemporaryDirectory(prefix="harness-ranks-", ignore_cleanup_errors=True)
         request = {
             "number": self._asked,
             "job": asdict(job),
@@ -132,8 +135,8 @@ class ServerProcess:
             "truth": None if truth is None else str(truth),
             "limit_s": limit_s,
         }
-        with self._asking:
-            self._write(request)
+        with self._asking, place_of_store as meeting:
+            self._write(request | {"store": meeting and f"{meeting}/store"})
             answer = self._read(limit_s + LATE_S)
         if answer is not None and not _is_answer(answer, request["number"]):
             answer = None

@@ -3,10 +3,12 @@
 `harness.run.client` runs it as the main module, by the interpreter of the cells, and with their thread count and
 allocator in its environment. A request is one line of JSON on stdin:
 
-    {"number": 1, "job": {...}, "part": "time", "results": ["PATH"], "log": "PATH", "truth": null, "limit_s": 60}
+    {"number": 1, "job": {...}, "part": "time", "results": ["PATH"], "store": null, "log": "PATH", "truth": null,
+    "limit_s": 60}
 
-A pass with several results has as many children (ranks), which run it together (`harness.measure.ranks`). The first
-that ends badly ends the pass: the others have a short time left to end by themselves, and are then killed.
+A pass with several results has as many children (ranks), which run it together (`harness.measure.ranks`). They find
+each other by the file `store`. The first that ends badly ends the pass: the others have a short time left to end by
+themselves, and are then killed.
 
 The answer is one line on stdout once the children and all that they have started have ended:
 
@@ -31,7 +33,6 @@ import os
 import select
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from resource import struct_rusage
@@ -58,11 +59,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     answers.write(_line({"ready": True}))
     answers.flush()
     for line in iter(requests.readline, b""):
-        try:
-            answer = _answer(json.loads(line), requests, answers)
-        except EOFError:
-            os._exit(1)
-        answers.write(_line(answer | {"changed": inheritance.changes(inherited)}))
+        answers.write(_line(_answer(json.loads(line), requests, answers) | {"changed": inheritance.changes(inherited)}))
         answers.flush()
 
 
@@ -85,15 +82,13 @@ def _answer(request: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> d
     count = len(request["results"])
     shared = memoryview(mmap.mmap(-1, 16 * count)).cast("q")  # with the ranks
     arrivals, ended_well = shared[:count], shared[count:]
-    with ChildLog(request["log"]) as log, contextlib.ExitStack() as removed:
-        server, ranks, meeting = os.getpid(), {}, ""
-        if count > 1:
-            meeting = removed.enter_context(tempfile.TemporaryDirectory(prefix="harness-ranks-"))
+    with ChildLog(request["log"]) as log:
+        server, ranks = os.getpid(), {}
         for rank in range(count):
             child = os.fork()
             if child == 0:
                 answers.close()  # a method must not answer in the server's name
-                _run(request, Place(rank, count, f"{meeting}/store", arrivals), ended_well, log, server)
+                _run(request, Place(rank, count, request["store"], arrivals), ended_well, log, server)
             ranks[child] = rank
         log.close_writing()
         ended = _wait(ranks, ended_well, log, requests, time.monotonic() + request["limit_s"])
@@ -148,7 +143,7 @@ def _wait(
             ready = select.select(watched, [], [], min(remaining, POLL_S) if None in pidfds else remaining)[0]
             if requests.fileno() in ready:  # the harness waits for an answer, so this can only be the end of stdin
                 processes.end_all(*ranks)
-                raise EOFError("the harness has ended")
+                os._exit(1)
             if log.reading in ready:
                 log.copy()
         return bad or last
