@@ -192,7 +192,7 @@ def test_options_of_sampling_are_told_by_name(frame_of):  # noqa: F811
 
 def test_a_failure_before_its_packages_were_known_counts_among_its_rounds(frame_of):  # noqa: F811
     frame = frame_of([cell("peer", packages="jax 0.8"), failed("timeout", "peer", 8, round=1)])
-    ((status, processes),) = Analysis(frame).cells[["status", "processes"]].values.tolist()
+    ((status, processes),) = Analysis(frame).cells[["status", "runs"]].values.tolist()
     assert (status, processes) == ("timeout", 2)
 
 

@@ -1,5 +1,6 @@
 """Rows of Hessians that are computed apart, and sharded over processes, against the whole matrix of another method."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -138,3 +139,17 @@ def test_over_processes() -> None:
     found = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == ["right"] * 3
+
+
+def test_the_script_of_the_page_runs_under_torchrun(tmp_path: Path) -> None:
+    page = (ROOT / "results" / "processes.md").read_text()
+    (tmp_path / "script.py").write_text(page.split("```python\n")[1].split("```")[0])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(tmp_path / "script.py")]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(launch, capture_output=True, text=True, env=env, timeout=120, check=False)
+    assert found.returncode == 0, found.stderr
+    params = 10 * 32 + 32 + 32 * 5 + 5
+    expected = [
+        f"{rank} torch.Size([{params}, {params}]) torch.Size([{n}, {params}])" for rank, n in ((0, 259), (1, 258))
+    ]
+    assert sorted(found.stdout.splitlines()) == expected

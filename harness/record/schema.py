@@ -68,7 +68,7 @@ FIELDS = (
     Field("subset", "int", "count", "parameters that were taken, the others being fixed; null for all", part="setting"),
     Field("device", "str", "", "cpu, cuda or cuda:N", part="setting"),
     Field("dtype", "str", "", "float64, float32, float16 or bfloat16", part="setting"),
-    Field("threads", "int", "count", "intra-operation threads of torch, of each process", part="setting"),
+    Field("threads", "int", "count", "intra-operation threads of torch", part="setting"),
     Field("mode", "str", "", "autocast, compiled or deterministic; null for torch as it is", part="setting"),
     Field("allocator", "str", "", "default (glibc's own settings) or tuned (results/README.md)", part="setting"),
     Field(
