@@ -76,13 +76,33 @@ def test_what_a_method_communicates_is_counted(run) -> None:
     [
         ("killed", "crashed", "rank 1 of 2 of the time pass ended with signal SIGKILL"),
         ("raising", "error", "rank 1 of 2: ValueError: rank 1 is not like the others"),
-        ("all_raising", "error", "ValueError: all are alike"),
-        ("leaving", "crashed", "rank 0 of 2 of the time pass ended with exit status 0, without a result"),
-        ("leaving_a_child", "crashed", "SIGKILL"),
+        pytest.param("all_raising", "error", "ValueError: all are alike", marks=pytest.mark.slow),
+        pytest.param(
+            "leaving",
+            "crashed",
+            "rank 0 of 2 of the time pass ended with exit status 0, without a result",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("leaving_a_child", "crashed", "SIGKILL", marks=pytest.mark.slow),
         ("other_shapes", "wrong", "over 2 processes has (10, 20) there"),
-        ("plain_in_one", "wrong", "rank 1 of 2: tests.sharded_faults.plain_in_one returned shape (10, 20)"),
-        ("theta_in_place", "error", "rank 1 of 2: tests.sharded_faults.theta_in_place changed theta"),
-        ("sharded_by_columns", "wrong", "placements S(1) over 2 processes; return a matrix with placement S(0)"),
+        pytest.param(
+            "plain_in_one",
+            "wrong",
+            "rank 1 of 2: tests.sharded_faults.plain_in_one returned shape (10, 20)",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "theta_in_place",
+            "error",
+            "rank 1 of 2: tests.sharded_faults.theta_in_place changed theta",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "sharded_by_columns",
+            "wrong",
+            "placements S(1) over 2 processes; return a matrix with placement S(0)",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_rank_that_goes_wrong_ends_the_cell_in_a_row(two, name: str, status: str, words: str) -> None:
@@ -98,18 +118,22 @@ def test_a_rank_that_goes_wrong_ends_the_cell_in_a_row(two, name: str, status: s
     assert set(processes.descendants(os.getpid())) == before
 
 
-def test_a_wrong_shard_is_found_by_the_comparison(two) -> None:
-    for measure in (JOB.measure, PROBES):
-        seen = two("wrong_in_one", passes=("agreement",), measure=measure)
-        assert (seen["status"], seen["relative_error"]) == ("wrong", pytest.approx(8e-4, rel=0.2))
+@pytest.mark.parametrize("measure", [pytest.param(JOB.measure, marks=pytest.mark.slow), PROBES])
+def test_a_wrong_shard_is_found_by_the_comparison(two, measure) -> None:
+    seen = two("wrong_in_one", passes=("agreement",), measure=measure)
+    assert (seen["status"], seen["relative_error"]) == ("wrong", pytest.approx(8e-4, rel=0.2))
 
 
 @pytest.mark.parametrize(
     ("part", "name", "words"),
     [
         ("time", "hanging", "while rank 1 of 2 had not come as far as the others"),
-        ("agreement", "hanging", "while rank 1 of 2 had not come as far as the others"),
-        ("time", "waiting_for_the_other", "with no rank known to be behind the others"),
+        pytest.param(
+            "agreement", "hanging", "while rank 1 of 2 had not come as far as the others", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "time", "waiting_for_the_other", "with no rank known to be behind the others", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_rank_that_hangs_ends_at_the_time_limit(two, part: str, name: str, words: str) -> None:
@@ -127,6 +151,7 @@ def test_ranks_with_other_problems_are_refused(two, builder: str, differing: str
     assert f"rank 1 of 2: it has built another problem than rank 0: {differing}" in seen["message"]
 
 
+@pytest.mark.slow
 def test_a_closed_launcher_leaves_no_rank_and_no_folder(job, tmp_path: Path) -> None:
     folders = set(Path(tempfile.gettempdir()).glob("harness-ranks-*"))
     before, raised = set(processes.descendants(os.getpid())), []
