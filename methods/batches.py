@@ -1,4 +1,4 @@
-"""A Hessian, its diagonal or its products over a data set in batches, by any method: one batch in memory at a time.
+"""A Hessian, its diagonal or its products over a data set in batches, by any method.
 
     from methods import batches, factored
 
@@ -12,30 +12,34 @@ These functions take:
 
 - `method`: a module with a function named for the quantity, such as `methods.vmap_hvp`.
 - `criterion`: one of torch.nn, or any other with `weights`; None for a model that computes its own loss.
-- `batches`: what can be gone through several times, and gives the same (inputs, targets) each time, or inputs alone: a
-  list, a DataLoader without shuffling, a generator function. Batches may differ in size. Their tensors are moved to the
-  device of the parameters.
+- `batches`: a list, a DataLoader without shuffling, a generator function, or whatever else can be gone through several
+  times and gives the same (inputs, targets) each time, or inputs alone. Batches may differ in size. Their tensors are
+  moved to the device of the parameters.
 - `weights`: for a criterion that is none of torch.nn's, or a model's own loss: "mean" over samples, "sum", or a
   function of (inputs, targets) that returns what the criterion's mean divides by.
 - `progress`: a function of (batches that are done, all batches), called after each; again where a method takes another
   pass over the batches.
+- `out`: a tensor for a result that is one tensor, which may be a memory-mapped file; it is returned.
 - `group`: a group of processes (torch.distributed), each of which gives batches of its own; every process gets the sum
   over the batches of all. A process needs a batch with a target that counts.
 - further options, which the method is given.
 
-Results are added up in the method's dtype, but at least in float32. Beside the result there is one result of a batch;
-`methods.factored` adds up in the result itself.
+Results are added up in the method's dtype, but at least in float32; `out` has that dtype. At most two batches are in
+memory at a time: one, and the next while it is made; the check of the loss also copies some of their samples. Beside
+the result there is one result of a batch; `methods.factored.hessian` adds up in the result itself.
 
-Raises ValueError for batches that can be gone through only once or that change, and for a criterion without `weights`
-that needs them; NotImplementedError where the loss is no weighted sum over batches, as under batch statistics and
-dropout (`methods.batching.additivity`), and for a method without this quantity or whose results cannot be added up.
+Raises ValueError for batches that can be gone through only once or that change, for a criterion without `weights` that
+needs them, for targets that it would broadcast, for options that the method does not take, and for an `out` of another
+shape, dtype or device; NotImplementedError where the loss is no weighted sum over batches, as under batch statistics
+and dropout (`methods.batching.additivity`), and for a method without this quantity or whose results cannot be added up.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -45,29 +49,27 @@ from torch.distributed import ProcessGroup
 
 from methods import calls
 from methods.batching import additivity
-from methods.batching.divisors import Divisor, divisor_of
-from methods.batching.passes import Batch, Batches, Progress
+from methods.batching.divisors import Weights, divisor_of, name_of, require_same_shape
+from methods.batching.gradients import Criterion
+from methods.batching.passes import Batches, Progress
 from methods.ravel import leaves_of, ravel
+from methods.samples import Batch, Source
 
-Criterion = Callable[..., Tensor] | None
+GIVEN = ("loss", "theta", "model", "criterion", "inputs", "targets")  # arguments of methods that each batch gives
 
 
-def hessian(
-    method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any
-) -> Tensor:
+def hessian(method: ModuleType, model: nn.Module, criterion: Criterion, batches: Source, **options: Any) -> Tensor:
     """Hessian (P, P) of the loss over all batches, in `model.named_parameters()` order."""
     return summed(_function(method, "hessian"), model, criterion, batches, **options)
 
 
-def diagonal(
-    method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any
-) -> Tensor:
+def diagonal(method: ModuleType, model: nn.Module, criterion: Criterion, batches: Source, **options: Any) -> Tensor:
     """Diagonal (P,) of that Hessian."""
     return summed(_function(method, "diagonal"), model, criterion, batches, **options)
 
 
 def block_diagonal(
-    method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any
+    method: ModuleType, model: nn.Module, criterion: Criterion, batches: Source, **options: Any
 ) -> tuple[Tensor, ...]:
     """Diagonal blocks (p, p) of that Hessian in a tuple: of parameter tensors, or of parts of the option `sizes`."""
     return summed(_function(method, "block_diagonal"), model, criterion, batches, **options)
@@ -77,7 +79,7 @@ def hvp(
     method: ModuleType,
     model: nn.Module,
     criterion: Criterion,
-    batches: Iterable[Any],
+    batches: Source,
     vectors: Tensor,
     **options: Any,
 ) -> Tensor:
@@ -85,7 +87,7 @@ def hvp(
     return summed(_function(method, "hvp"), model, criterion, batches, vectors=vectors, **options)
 
 
-def ggn(method: ModuleType, model: nn.Module, criterion: Criterion, batches: Iterable[Any], **options: Any) -> Tensor:
+def ggn(method: ModuleType, model: nn.Module, criterion: Criterion, batches: Source, **options: Any) -> Tensor:
     """Generalised Gauss-Newton matrix (P, P) of the loss over all batches."""
     return summed(_function(method, "ggn"), model, criterion, batches, **options)
 
@@ -94,41 +96,55 @@ def summed(
     function: Callable[..., Any],
     model: nn.Module,
     criterion: Criterion,
-    batches: Iterable[Any],
+    batches: Source,
     *,
-    weights: str | Divisor | None = None,
+    weights: Weights = None,
     progress: Progress | None = None,
-    sizes: tuple[int, ...] | None = None,
-    vectors: Tensor | None = None,
+    out: Tensor | None = None,
     group: ProcessGroup | None = None,
     **options: Any,
 ) -> Any:
     """The quantity that a function of a method computes, of the loss over all batches: a tensor, or a tuple of them.
 
     The function is given what it asks for by name: `loss` and `theta`, or `model`, `criterion`, `inputs` and `targets`,
-    and `sizes` or `vectors`. A function with another one beside it, `<name>_over_batches(model, batches)`, adds up
-    itself: that one is given batches (criterion, inputs, targets), with criteria that include the weights.
+    and the `sizes` of the parameter tensors. It must take the other `options`. A function with another one beside it,
+    `<name>_over_batches(model, batches)`, adds up itself: that one is given batches (criterion, inputs, targets), with
+    criteria that include the weights, and `out`.
     """
+    if isinstance(function, functools.partial) and not function.args:
+        function, options = function.func, function.keywords | options
+        given_out = options.pop("out", None)
+        out = given_out if out is None else out
     theta, unravel = ravel(model)
     calls.completed(criterion, None)  # refuses a class
+    asked = [name for name in GIVEN if name in inspect.signature(function).parameters]
+    over_batches = _over_batches(function) if group is None else None
+    if over_batches is not None:
+        options |= {} if out is None else {"out": out}
+        _require_options(over_batches, ["model", "batches"], options)
+    else:
+        if "sizes" in inspect.signature(function).parameters:
+            options.setdefault("sizes", tuple(leaf.numel() for leaf in leaves_of(model)))
+        _require_options(function, asked, options)
     divisor = divisor_of(criterion, weights)
-    passes = Batches(batches, divisor, theta.device, progress, group)
-    additivity.check(model, criterion, passes.moved(), divisor, every=weights is not None)
-    over_batches = getattr(sys.modules[function.__module__], f"{function.__name__}_over_batches", None)
-    if over_batches is not None and group is None:
-        return over_batches(model, _Weighted(criterion, passes), **options)
-    given = {"theta": theta, "model": model, "vectors": vectors}
-    given["sizes"] = tuple(leaf.numel() for leaf in leaves_of(model)) if sizes is None else sizes
-    asked = inspect.signature(function).parameters
+
+    def examine(batch: Batch) -> None:
+        if weights is None:
+            require_same_shape(model, criterion, batch)
+
+    passes = Batches(batches, theta.device, divisor, examine, progress, group)
+    additivity.check(model, criterion, passes.all(), divisor, every=weights is not None)
+    if over_batches is not None:
+        return over_batches(model, _WeighedBatches(criterion, passes), **options)
 
     def quantity(batch: Batch) -> Any:
         completed = calls.completed(criterion, batch.targets)
         loss = calls.loss_of(model, completed, *batch)
-        of_batch = batch._asdict() | {"criterion": completed, "loss": lambda theta: loss(unravel(theta))}
-        arguments = {name: value for name, value in (given | of_batch).items() if name in asked}
-        return function(**arguments, **options)
+        given = {"loss": lambda theta: loss(unravel(theta)), "theta": theta, "model": model, "criterion": completed}
+        given |= batch._asdict()
+        return function(**{name: given[name] for name in asked}, **options)
 
-    total = _Total()
+    total = _Total(out)
     for weight, batch in passes:
         total.add(weight, quantity(batch))
     if group is not None:
@@ -136,7 +152,27 @@ def summed(
     return total.value()
 
 
-class _Weighted:
+def _over_batches(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The function beside another one that adds up itself; None where there is none."""
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    return getattr(module, f"{getattr(function, '__name__', '')}_over_batches", None)
+
+
+def _require_options(function: Callable[..., Any], given: list[str], options: Mapping[str, Any]) -> None:
+    """Raise ValueError for options that a function does not take, and for those that it lacks.
+
+    `given` names the arguments that it has besides.
+    """
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**dict.fromkeys(given), **options)
+    except TypeError as error:
+        known = ", ".join(name for name in signature.parameters if name not in given) or "none"
+        path = f"{getattr(function, '__module__', '')}.{name_of(function)}"
+        raise ValueError(f"{path} cannot be called: {error}; its options over batches are: {known}") from error
+
+
+class _WeighedBatches:
     """The batches as (criterion, inputs, targets), with criteria that are multiplied by the weights."""
 
     def __init__(self, criterion: Criterion, passes: Batches) -> None:
@@ -152,23 +188,36 @@ def _times(weight: float, criterion: Callable[..., Tensor]) -> Callable[..., Ten
 
 
 class _Total:
-    """The weighted sum of results: tensors, or tuples of tensors."""
+    """The weighted sum of results, tensors or tuples of tensors. A tensor is added up in `out`, if given."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: Tensor | None) -> None:
+        self._out = out
         self._sums: list[Tensor] = []
 
     def add(self, weight: float, result: Any) -> None:
-        """Add a result. Raises NotImplementedError for what is no tensor or tuple of tensors, such as an estimate."""
-        self._single = isinstance(result, Tensor)
-        parts = [result] if self._single else result
-        if not (self._single or type(result) is tuple) or not all(isinstance(part, Tensor) for part in parts):
+        """Add a result.
+
+        Raises NotImplementedError for what is no tensor or tuple of tensors, such as an estimate, and ValueError where
+        the sum cannot be held in `out`.
+        """
+        parts = (result,) if isinstance(result, Tensor) else result
+        if type(parts) is not tuple or not all(isinstance(part, Tensor) for part in parts):
             raise NotImplementedError(f"results of type {type(result).__name__} cannot be added up over batches")
         if not self._sums:
-            self._dtypes = [part.dtype for part in parts]
-            self._sums = [weight * part.to(torch.promote_types(part.dtype, torch.float32)) for part in parts]
-            return
+            self._single, self._dtypes = parts is not result, [part.dtype for part in parts]
+            self._sums = self._zeros(parts)
         for total, part in zip(self._sums, parts, strict=True):
             total.add_(part, alpha=weight)
+
+    def _zeros(self, parts: tuple[Tensor, ...]) -> list[Tensor]:
+        wanted = [(part.shape, torch.promote_types(part.dtype, torch.float32), part.device) for part in parts]
+        if self._out is None:
+            return [torch.zeros_like(part, dtype=dtype) for part, (_, dtype, _) in zip(parts, wanted, strict=True)]
+        if wanted != [(self._out.shape, self._out.dtype, self._out.device)]:
+            shown = ", ".join(f"{tuple(shape)} {dtype} {device}" for shape, dtype, device in wanted)
+            found = f"{tuple(self._out.shape)} {self._out.dtype} {self._out.device}"
+            raise ValueError(f"out is {found}; the sum over batches is {shown}")
+        return [self._out.zero_()]
 
     def reduce(self, group: ProcessGroup) -> None:
         """Add the sums of the group's other processes."""
@@ -176,7 +225,9 @@ class _Total:
             distributed.all_reduce(total, group=group)
 
     def value(self) -> Tensor | tuple[Tensor, ...]:
-        """The sum, in the dtype of the results."""
+        """The sum: `out`, or in the dtype of the results."""
+        if self._out is not None:
+            return self._out
         found = tuple(total.to(dtype) for total, dtype in zip(self._sums, self._dtypes, strict=True))
         return found[0] if self._single else found
 

@@ -1,4 +1,4 @@
-"""The samples of a batch: how many there are, some of them, and several batches put together.
+"""Batches of samples: how they are given, how many samples there are, some of them, and several batches put together.
 
 Inputs and targets are tensors, alone or in tuples, lists and dicts. The samples are the first dimension of each tensor.
 Tensors of shape () and other values belong to all samples.
@@ -6,8 +6,8 @@ Tensors of shape () and other values belong to all samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +15,45 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 SHARED = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)  # types of values for all samples
 
+Source = Iterable[Any] | Callable[[], Iterable[Any]]  # of batches: an iterable, or a generator function
 
-def anew(batches: Iterable[Any] | Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """An iterator over batches: those of an iterable, or of what a generator function makes."""
-    return iter(batches if isinstance(batches, Iterable) or not callable(batches) else batches())
+
+class Batch(NamedTuple):
+    """Some samples."""
+
+    inputs: Any
+    targets: Any  # None for a batch that is inputs alone
+
+
+def batches(given: Source) -> Iterator[Batch]:
+    """The batches that an iterable holds, or that a generator function makes.
+
+    Raises ValueError for what can be gone through only once, and for a batch that is neither (inputs, targets) nor
+    inputs alone, as a tensor or a mapping.
+    """
+    if isinstance(given, Iterator) or not (isinstance(given, Iterable) or callable(given)):
+        once = ", which can be gone through only once" if isinstance(given, Iterator) else ""
+        raise ValueError(
+            f"the batches are a {type(given).__name__}{once}: give a list, a DataLoader or a generator function, which "
+            "makes them each time"
+        )
+    for batch in given if isinstance(given, Iterable) else given():
+        yield _batch(batch)
+
+
+def _batch(given: Any) -> Batch:
+    """Inputs and targets; the targets are None for a batch that is a tensor or a mapping, as Hugging Face's are."""
+    if isinstance(given, Mapping):
+        return Batch(dict(given), None)
+    if isinstance(given, Tensor):
+        return Batch(given, None)
+    if isinstance(given, tuple | list) and len(given) == 2:
+        return Batch(*given)
+    found = f"{type(given).__name__} of {len(given)}" if isinstance(given, tuple | list) else type(given).__name__
+    raise ValueError(
+        f"a batch must be (inputs, targets), or inputs alone as a tensor or a dict; found {found}: give several inputs "
+        "as a tuple, ((one, two), targets)"
+    )
 
 
 def count(inputs: Any) -> int:

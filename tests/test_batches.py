@@ -1,8 +1,11 @@
 """A loss over a data set in batches: equal to one batch of all samples, or refused by name."""
 
+import functools
 import itertools
+import weakref
 from unittest import mock
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -13,10 +16,12 @@ from harness.measure import memory
 from harness.problems import ProblemError, from_batches, from_function, from_network, networks, split, subset
 from harness.problems.batches import batches_of
 from harness.problems.binding import bind
-from methods import batches, create_graph_rows, factored, hutchinson, vmap_ggn, vmap_hvp
-from methods.batching.divisors import DIVISORS, FUNCTIONS, divisor_of
+from methods import batches, create_graph_rows, factored, func_hessian, hutchinson, vmap_ggn, vmap_hvp
+from methods.batching.divisors import BROADCASTING, DIVISORS, FUNCTIONS, divisor_of
 from methods.factoring import products
 from methods.factoring.certificate import FallbackError, FallbackWarning
+from methods.factoring.shard import Rows
+from methods.factoring.sums import Sum, write_products
 from tests.oracles import central_differences, distance
 from tests.rows import QUANTITIES, ROWS, SHARDED, bound, target
 from tests.test_methods import CRASHES, PROBLEMS
@@ -129,6 +134,27 @@ def test_every_criterion_of_two_arguments_is_known() -> None:
         assert kind().reduction == "mean", "which is the function's default too"
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
+def test_targets_that_a_criterion_broadcasts_are_refused() -> None:
+    model, inputs = network()
+    examples = {kind: (options, targets) for kind, options, targets in CRITERIA if targets.shape == (11, 4)}
+    assert examples.keys() > BROADCASTING
+    for kind, (options, targets) in examples.items():
+        criterion, column = kind(**options), targets[:, :1]
+        if kind not in BROADCASTING:
+            with pytest.raises((RuntimeError, ValueError)):
+                criterion(draw(11, 4).sigmoid(), column)
+            continue
+        assert criterion(draw(11, 4), column).dim() == 0
+        with pytest.raises(ValueError, match=f"of which {kind.__name__} would broadcast"):
+            batches.diagonal(create_graph_rows, model, criterion, [(inputs, column)])
+    parts = [(inputs, draw(11, 4)), (inputs, draw(11, 1))]
+    with pytest.raises(
+        ValueError, match=r"outputs of a batch are \(11, 4\) and its targets \(11, 1\), of which mse_loss"
+    ):
+        batches.diagonal(create_graph_rows, model, functional.mse_loss, parts)
+
+
 # Results
 
 
@@ -190,9 +216,67 @@ def test_half_precision_is_added_up_in_float32() -> None:
     """A thousand equal batches: in bfloat16 the sum would stop growing at 256 of them."""
     model = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
     batch = torch.ones(2, 1, dtype=torch.bfloat16), torch.zeros(2, 1, dtype=torch.bfloat16)
-    found = batches.hessian(create_graph_rows, model, nn.MSELoss(reduction="sum"), [batch] * 1000)
+    given = create_graph_rows, model, nn.MSELoss(reduction="sum"), [batch] * 1000
+    found = batches.hessian(*given)
     assert found.dtype == torch.bfloat16
     assert float(found) == pytest.approx(4000, rel=0.01)
+    out = torch.empty(1, 1)
+    assert batches.hessian(*given, out=out) is out
+    assert float(out) == 4000
+
+
+@pytest.mark.parametrize("method", [create_graph_rows, factored, func_hessian, vmap_hvp])
+def test_the_sum_is_written_into_out(method, tmp_path) -> None:
+    """Whether the method has such an option or not."""
+    model, inputs = network()
+    true = factored.hessian(model, nn.CrossEntropyLoss(), inputs, labels(11))
+    mapped = numpy.memmap(tmp_path / "sum", dtype=numpy.float64, mode="w+", shape=tuple(true.shape))
+    out = torch.from_numpy(mapped).fill_(torch.nan)
+    parts = in_parts(inputs, labels(11))
+    found = batches.hessian(method, model, nn.CrossEntropyLoss(), parts, out=out)
+    assert found is out
+    assert distance(torch.from_numpy(numpy.fromfile(tmp_path / "sum")).view_as(true), true) < 1e-12
+
+
+def test_options_of_a_partial_function() -> None:
+    model, inputs = network()
+    given = model, nn.CrossEntropyLoss(), in_parts(inputs, labels(11))
+    true = factored.hessian(model, nn.CrossEntropyLoss(), inputs, labels(11))
+    for function in (functools.partial(vmap_hvp.hessian, chunk_size=3), functools.partial(factored.hessian)):
+        assert distance(batches.summed(function, *given), true) < 1e-12
+    out = torch.zeros_like(true)
+    assert batches.summed(functools.partial(vmap_hvp.hessian, out=out), *given) is out
+    assert distance(out, true) < 1e-12
+    with pytest.raises(ValueError, match="found much"):
+        batches.summed(functools.partial(vmap_hvp.hessian, chunk_size=3), *given, chunk_size="much")
+
+
+def test_parts_of_other_sizes_than_the_parameters() -> None:
+    model, inputs = network()
+    parts = in_parts(inputs, labels(11))
+    blocks = batches.block_diagonal(vmap_hvp, model, nn.CrossEntropyLoss(), parts, sizes=(30, 6))
+    true = factored.hessian(model, nn.CrossEntropyLoss(), inputs, labels(11))
+    assert distance(blocks[0], true[:30, :30]) < 1e-12
+    assert distance(blocks[1], true[30:, 30:]) < 1e-12
+
+
+@pytest.mark.parametrize("method", [create_graph_rows, factored])
+def test_at_most_two_batches_are_in_memory(method) -> None:
+    alive, most = [], []
+
+    def several():
+        for index in range(6):
+            inputs = draw(4, 3, seed=index)
+            alive.append(weakref.ref(inputs))
+            most.append(sum(batch() is not None for batch in alive))
+            yield inputs, labels(4)
+            del inputs
+
+    def criterion(outputs, targets):
+        return functional.cross_entropy(outputs, targets)
+
+    batches.hessian(method, network()[0], criterion, several, weights="mean")
+    assert max(most) == 2
 
 
 @pytest.mark.parametrize(
@@ -406,11 +490,53 @@ PARTS = in_parts(network()[1], labels(11))
         ({"criterion": nn.CrossEntropyLoss}, "the class CrossEntropyLoss, not a loss"),
         ({"weights": "median"}, "weights='median' must be 'mean', 'sum', a function"),
         ({"weights": lambda inputs, targets: -1.0}, "returned -1.0 for a batch; it must be a number of at least 0"),
+        ({"weights": lambda inputs, targets: None}, "returned None for a batch; it must be a number of at least 0"),
+        ({"batches": 3}, "the batches are a int: give a list, a DataLoader or a generator function"),
+        ({"criterion": nn.CrossEntropyLoss(reduction="none")}, "the criterion CrossEntropyLoss has reduction='none'"),
+        (
+            {"criterion": lambda outputs, targets: outputs.square(), "weights": "sum"},
+            r"the loss must be a scalar, a tensor of shape \(\); <lambda> gives a tensor \(4, 4\)",
+        ),
+        ({"criterion": lambda outputs, targets: 0.0, "weights": "sum"}, "must be a scalar, .*; <lambda> gives float"),
+        (
+            {"sizes": (3, 4)},
+            r"methods.factored.hessian_over_batches cannot be called: .* 'sizes'; its options over batches are: out, m",
+        ),
+        ({"method": vmap_hvp, "vectors": draw(36, 1)}, r"methods.vmap_hvp.hessian cannot be called: .* 'vectors'"),
+        ({"method": vmap_hvp, "theta": draw(36)}, r"multiple values for keyword argument 'theta'"),
+        ({"out": draw(3, 3)}, r"out is \(3, 3\) torch.float64 cpu"),
+        (
+            {"method": vmap_hvp, "out": draw(3, 3)},
+            r"out is \(3, 3\) .*; the sum over batches is \(36, 36\) torch.float64",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, words) -> None:
     with pytest.raises(ValueError, match=words):
         batches.hessian(**given(**change))
+
+
+def test_functions_lack_no_arguments() -> None:
+    change = given()
+    del change["method"]
+    with pytest.raises(ValueError, match=r"methods.vmap_hvp.hvp cannot be called: missing .* 'vectors'"):
+        batches.summed(vmap_hvp.hvp, **change)
+    with pytest.raises(ValueError, match=r"out is .*; the sum over batches is \(12, 12\) .*, \(4, 4\)"):
+        batches.block_diagonal(vmap_hvp, **change, out=draw(36, 36))
+
+
+@pytest.mark.parametrize("change", [lambda x: x.flip(1), lambda x: x.roll(1, 0), lambda x: x + (x == x[0, 0]) / 1e9])
+def test_batches_that_change_are_refused(change) -> None:
+    """Such as random flips, in which the entries are the same ones."""
+    (_, inputs), targets = network(), labels(11)
+    for first, second in (
+        [(inputs, targets), (change(inputs), targets)],
+        [(inputs, targets), (inputs, targets.flip(0))],
+        [((inputs, 2.0), targets), ((inputs, 1.0), targets)],
+    ):
+        several = changing([first], [second])
+        with pytest.raises(ValueError, match="batch 0 is not what it was"):
+            batches.diagonal(**given(batches=several))
 
 
 def with_module(module):
@@ -430,10 +556,6 @@ def with_module(module):
         ),
         ({"criterion": nn.CrossEntropyLoss(), "weights": "sum"}, "its mean does not divide by what was assumed"),
         ({"criterion": nn.CrossEntropyLoss(reduction="sum"), "weights": "mean"}, "its mean does not divide by"),
-        (
-            {"criterion": nn.MSELoss(), "batches": [(part, draw(len(part))) for part, _ in PARTS]},
-            "for some of them it raises|of 4 samples it is",
-        ),
         ({"method": vmap_ggn}, "methods.vmap_ggn has no function hessian"),
         ({"method": hutchinson}, "methods.hutchinson has no function hessian"),
     ],
@@ -457,6 +579,140 @@ def test_batches_of_single_samples_are_checked_too() -> None:
         batches.diagonal(**given(batches=single, criterion=lambda x, _: x.logsumexp(0).sum(), weights="sum"))
 
 
+def test_batches_of_one_sample_that_cannot_be_put_together_are_passed_over() -> None:
+    model, _ = network()
+    parts = [(draw(1, length, 3), draw(1, length, 4, seed=1)) for length in (5, 3, 2)]
+    found = batches.diagonal(create_graph_rows, model, nn.MSELoss(), parts)
+    whole = [torch.cat([data.flatten(0, 1) for data in several]) for several in zip(*parts, strict=True)]
+    assert distance(found, factored.diagonal(model, nn.MSELoss(), *whole)) < 1e-12
+
+
+def mean_over_tokens(outputs, targets):
+    """A mean over the targets that are not ignored, for outputs (N, S, C)."""
+    return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_divisor_that_is_wrong_only_between_batches_is_noticed(size) -> None:
+    """All samples of a batch have as many targets that count."""
+    model, _ = network()
+    inputs, targets = draw(8, 5, 3), labels(8, 5)
+    targets[4:, 1:] = -1
+    given = model, mean_over_tokens, in_parts(inputs, targets, sizes=[size] * (8 // size))
+    with pytest.raises(NotImplementedError, match="its mean does not divide by what was assumed"):
+        batches.diagonal(create_graph_rows, *given, weights="mean")
+    found = batches.diagonal(create_graph_rows, *given, weights=lambda _, targets: (targets >= 0).sum())
+    whole = from_network(model, mean_over_tokens, inputs, targets)
+    assert distance(found, create_graph_rows.diagonal(whole.loss, whole.theta)) < 1e-12
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e-8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_penalty_in_the_criterion_is_not_counted_in_each_batch(dtype, factor) -> None:
+    model, entropy = network()[0].to(dtype), nn.CrossEntropyLoss(CLASS_WEIGHTS.to(dtype), reduction="sum")
+
+    class Penalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.entropy = model, entropy
+
+        def forward(self, outputs, targets):
+            return penalised(outputs, targets)
+
+    def penalised(outputs, targets):
+        return entropy(outputs, targets) + factor * sum(each.square().sum() for each in model.parameters())
+
+    parts = in_parts(draw(256, 3).to(dtype), labels(256), sizes=[128, 128])
+    for criterion in (penalised, Penalised()):
+        with pytest.raises(NotImplementedError, match=r"A penalty on the parameters .* is counted in each batch"):
+            batches.diagonal(create_graph_rows, model, criterion, parts, weights="sum")
+
+
+class Slope(nn.Module):
+    """It takes a gradient in its forward pass, as networks that solve differential equations do."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()[0]
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(self.inner(x).square().sum(), x, create_graph=True)[0]
+
+
+def test_a_network_that_takes_a_gradient() -> None:
+    inputs, targets = draw(11, 3), draw(11, 3, seed=1)
+    whole = from_network(Slope(), nn.MSELoss(), inputs, targets)
+    found = batches.hessian(create_graph_rows, Slope(), nn.MSELoss(), in_parts(inputs, targets))
+    assert distance(found, create_graph_rows.hessian(whole.loss, whole.theta)) < 1e-12
+
+
+class Fixed(nn.Module):
+    """It has a float32 tensor that is no buffer, and writes into a new one; it may not be computed in float64."""
+
+    def __init__(self, only_float32):
+        super().__init__()
+        self.inner, self.fixed, self.only_float32 = nn.Linear(3, 4), draw(4, 4).float(), only_float32
+
+    def forward(self, x):
+        if self.only_float32 and x.dtype != torch.float32:
+            raise TypeError
+        outputs = torch.empty(len(x), 4)
+        outputs[:] = torch.tanh(self.inner(x)) @ self.fixed
+        return outputs
+
+
+class LowWithin(nn.Module):
+    """It computes in bfloat16 within, for batches of 4 samples or of any number."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.inner, self.last, self.always = nn.Linear(3, 4), nn.Linear(4, 4), always
+
+    def forward(self, x):
+        hidden = torch.tanh(self.inner(x))
+        return self.last(hidden.bfloat16().float() if self.always or len(x) == 4 else hidden)
+
+
+@pytest.mark.parametrize("model", [Fixed(False), Fixed(True), LowWithin(always=True), nn.Linear(3, 4).bfloat16()])
+def test_losses_that_are_sums_up_to_rounding_are_accepted(model) -> None:
+    dtype = next(model.parameters()).dtype
+    criterion = nn.CrossEntropyLoss(CLASS_WEIGHTS.to(dtype), reduction="sum")
+    parts = in_parts(draw(64, 3).to(dtype), labels(64), sizes=[32, 32])
+    found = batches.diagonal(create_graph_rows, model, criterion, parts, weights="sum")
+    assert found.isfinite().all()
+    with pytest.raises(NotImplementedError, match="samples depend on each other"):
+        batches.diagonal(create_graph_rows, model, lambda x, _: x.logsumexp(0).sum(), parts, weights="sum")
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e3])
+def test_gradients_that_cancel_are_no_reason_to_refuse(scale) -> None:
+    """At an optimum, and where the softmax is saturated."""
+    inputs = draw(64, 3, seed=1)
+    model = nn.Linear(3, 4).double()
+    with torch.no_grad():
+        model.weight.copy_(scale * draw(4, 3)), model.bias.zero_()
+    for criterion, targets in (
+        (nn.MSELoss(), model(inputs).detach()),
+        (nn.CrossEntropyLoss(), model(inputs).argmax(1)),
+    ):
+        parts = in_parts(inputs, targets, sizes=[32, 32])
+        found = batches.diagonal(create_graph_rows, model, criterion, parts, weights="mean")
+        assert distance(found, factored.diagonal(model, criterion, inputs, targets)) < 1e-10
+
+
+def test_the_sum_is_compared_at_the_lowest_precision_of_its_batches() -> None:
+    torch.manual_seed(0)
+    model = LowWithin(always=False)
+    low, high = ((nn.CrossEntropyLoss(), draw(samples, 3).float(), labels(samples)) for samples in (4, 5))
+    for order in ([low, high], [high, low]):
+        state, rows = None, Rows(torch.empty(36, 36), 0)
+        for each in Sum(model, order).networks():
+            state = write_products(state, each, rows, 2.0**20, "rows")
+        assert state is not None
+        assert state.comparison.precision == torch.bfloat16
+
+
 # In the harness
 
 
@@ -471,9 +727,26 @@ def test_a_problem_of_batches_is_that_of_all_samples(job) -> None:
     single = problem.to("cpu", torch.float32)
     assert (single.batch_sizes, single.theta.dtype) == ((4, 4, 3), torch.float32)
     assert bind(job(dtype="float32"), single).call().dtype == torch.float32
-    part = subset(problem, 5, 0)
-    found = bind(job(), part).call()
-    assert distance(found, create_graph_rows.hessian(part.loss, part.theta)) < 1e-12
+    for whole in (problem, split(from_network(model, functional.cross_entropy, inputs, labels(11)), 3)):
+        part = subset(whole, 5, 0).to("cpu", torch.float64)
+        found = bind(job(), part).call()
+        assert distance(found, create_graph_rows.hessian(part.loss, part.theta)) < 1e-12
+
+
+def test_a_problem_of_batches_that_are_inputs_alone(job) -> None:
+    model, inputs = network()
+
+    class Scored(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, pixels):
+            return self.inner(pixels).square().mean()
+
+    problem = from_batches(Scored(), None, [{"pixels": part} for part in inputs.split(4)], weights="mean")
+    assert problem.batch_sizes == (4, 4, 3)
+    assert distance(bind(job(), problem).call(), create_graph_rows.hessian(problem.loss, problem.theta)) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -484,7 +757,9 @@ def test_a_problem_of_batches_is_that_of_all_samples(job) -> None:
             "batches=2 cannot be had: the problem is a function",
         ),
         (lambda: split(networks.mlp(batch=3), 4), "batches=4 cannot be had: there are only 3 samples"),
-        (lambda: from_batches(network()[0], None, []), "batches must be pairs"),
+        (lambda: from_batches(network()[0], None, []), "there are no batches"),
+        (lambda: from_batches(network()[0], None, iter(PARTS)), "can be gone through only once"),
+        (lambda: from_batches(network()[0], None, [(1, 2, 3)]), "found tuple of 3"),
         (lambda: from_batches(network()[0], None, [(draw(2, 3), None), (draw(2, 4), None)]), "cannot be put together"),
         (lambda: from_batches(network()[0], None, [("a", None)]), "the inputs hold no samples"),
     ],

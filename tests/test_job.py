@@ -68,8 +68,11 @@ def test_batches_are_part_of_the_cell_and_of_its_source_and_no_options_of_the_bu
     plain, job = (Job.from_config(CONFIG | {"problem": p}, "a", "b") for p in (CONFIG["problem"], several))
     assert (job.batches, job.batch_weights, job.builder_options) == (3, "mean", {"width": 3})
     assert (plain.batches, plain.batch_weights, plain.builder_options) == (None, None, {"width": 3})
-    one, other = (replace(each, target="methods.factored.hessian") for each in (plain, job))
+    factored = {"target": "methods.factored.hessian"}
+    one, other = (replace(each, **factored, problem_target="harness.problems.networks.mlp") for each in (plain, job))
     assert provenance(one)["method_hash"] != provenance(other)["method_hash"]
+    mine = replace(plain, **factored, problem_target="mine.problem")  # which may be of batches itself
+    assert provenance(mine)["method_hash"] == provenance(other)["method_hash"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,27 +12,26 @@ import torch
 from harness.problems.construction import from_network
 from harness.problems.errors import ProblemError
 from harness.problems.method_helpers import samples
-from harness.problems.problem import Criterion, Problem
-
-Weights = str | Callable[[Any, Any], float] | None
+from harness.problems.problem import Criterion, Problem, Weights
 
 
 def from_batches(
-    model: torch.nn.Module, criterion: Criterion | None, batches: Iterable[tuple[Any, Any]], weights: Weights = None
+    model: torch.nn.Module, criterion: Criterion | None, batches: samples.Source, weights: Weights = None
 ) -> Problem:
-    """The problem of `criterion(model(inputs), targets)` over the samples of all batches (inputs, targets).
+    """The problem of `criterion(model(inputs), targets)` over the samples of all batches.
 
-    The harness keeps all samples in memory, and compares a method's sum over batches with the loss of one batch of all.
-    `weights` says how batches are weighed where the criterion is none of torch.nn's: see `methods.batches`.
+    The batches are what `methods.batches` takes: (inputs, targets), or inputs alone. The harness keeps all samples in
+    memory, and compares a method's sum over batches with the loss of one batch of all. `weights` says how batches are
+    weighed where the criterion is none of torch.nn's: see `methods.batches`.
 
     Raises ProblemError where there are no batches, or they cannot be put together as one, and as `from_network` does.
     """
-    parts = list(samples.anew(batches))
-    if not parts or not all(isinstance(part, tuple | list) and len(part) == 2 for part in parts):
-        raise ProblemError("batches must be pairs (inputs, targets), and at least one; for several inputs a tuple")
     try:
+        parts = list(samples.batches(batches))
+        if not parts:
+            raise ValueError("there are no batches")
         inputs, targets = (samples.joined(several) for several in zip(*parts, strict=True))
-        sizes = [samples.count(part[0]) for part in parts]
+        sizes = [samples.count(part.inputs) for part in parts]
     except ValueError as error:
         raise ProblemError(str(error)) from error
     return _batched(from_network(model, criterion, inputs, targets), sizes, weights)
@@ -60,15 +60,12 @@ def split(problem: Problem, count: int, weights: Weights = None) -> Problem:
 
 def batches_of(problem: Problem) -> list[tuple[Any, Any]]:
     """The batches (inputs, targets) of a problem that has some, as views of its samples."""
-    return list(_batches(problem, problem.batch_sizes or ()))
-
-
-def _batches(problem: Problem, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-    total, start = sum(sizes), 0
-    for size in sizes:
-        rows = slice(start, start + size)
-        yield samples.taken(problem.inputs, rows, total), samples.taken(problem.targets, rows, total)
-        start += size
+    sizes = problem.batch_sizes or ()
+    ends = list(itertools.accumulate(sizes))
+    rows = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    return [
+        (samples.taken(problem.inputs, part, ends[-1]), samples.taken(problem.targets, part, ends[-1])) for part in rows
+    ]
 
 
 def _batched(problem: Problem, sizes: Sequence[int], weights: Weights) -> Problem:

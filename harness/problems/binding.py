@@ -64,25 +64,25 @@ def bind(job: Job, problem: Problem) -> BoundMethod:
     if job.mode is not None and "jax" in sys.modules:
         raise Unsupported(f"mode={job.mode} is one of torch, and {job.target} computes with JAX; use a method of torch")
     if problem.batch_sizes is not None:
-        mesh = {name: value for name, value in arguments.items() if name == "mesh"}
-        function, arguments = _over_batches(job, problem, function, vectors)
-        arguments |= mesh
+        function, arguments = _over_batches(job, problem, function, arguments)
     called = in_mode(job.mode, function, problem.theta.device)
     return BoundMethod(job, problem, vectors, lambda: called(**arguments, **job.method_options), offered)
 
 
 def _over_batches(
-    job: Job, problem: Problem, function: Callable[..., Any], vectors: Tensor | None
+    job: Job, problem: Problem, function: Callable[..., Any], asked: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function that adds up the method's results over the problem's batches, and its arguments."""
+    """The function that adds up the method's results over the problem's batches, and its arguments.
+
+    `asked` holds those that the method asks for by name.
+    """
     arguments = {
         "model": problem.model,
         "criterion": problem.criterion,
         "batches": batches_of(problem),
         "weights": problem.batch_weights,
-        "sizes": problem.sizes,
-        "vectors": vectors,
     }
+    arguments |= {name: asked[name] for name in ("sizes", "vectors", "mesh") if name in asked}
     return partial(function_of(replace(job, target=OVER_BATCHES)), function), arguments
 
 

@@ -91,7 +91,8 @@ def provenance(job: Job) -> dict[str, Any]:
     """The fields `method_hash` and `packages` of a record."""
     module = module_of(job)
     options = json.dumps(job.method_options, sort_keys=True)
-    if job.batches is not None:
+    may_be_of_batches = not job.problem_target.startswith("harness.")  # a user's builder, which is not called here
+    if job.batches is not None or may_be_of_batches:
         options += source_hash(OVER_BATCHES)
     return {
         "method_hash": source_hash(job.target, options=options),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Criterion = Callable[..., Tensor]  # (outputs, targets) -> ()
+Weights = str | Callable[[Any, Any], float] | None  # how batches are weighed, as in `methods.batches`
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Problem:
     inputs: Any = None
     targets: Any = None
     batch_sizes: tuple[int, ...] | None = None  # samples in each batch that a method is called on; None for all at once
-    batch_weights: str | Callable[[Any, Any], float] | None = None  # how batches are weighed, as in `methods.batches`
+    batch_weights: Weights = None
     whole: int | None = None  # parameters of the problem that this one is a `subset` of
     data: tuple[Any, ...] = ()  # what the objective of a function needs beside its parameters
     hessian: Callable[[], Tensor] | None = None  # () -> (P, P), the closed form at theta

@@ -47,7 +47,7 @@ def subset(problem: Problem, count: int, seed: int) -> Problem:
     if problem.model is None or problem.criterion is None:
         return part
     model = _PartlyFixed(problem.model, whole[index], embed)
-    if type(problem.criterion).__module__.startswith("torch.nn."):  # it cannot read the model
+    if str(getattr(problem.criterion, "__module__", "")).startswith("torch.nn."):  # it cannot read the model
         return replace(part, model=model)
     return replace(part, model=model, criterion=model.seen_by(problem.criterion))
 

@@ -10,15 +10,23 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods import samples
+from methods import calls, samples
+from methods.samples import Batch
 
 Divisor = Callable[[Any, Any], float]  # (inputs, targets) -> d_b
+Weights = str | Divisor | None  # "mean" over samples, "sum", that function, or None: known from the criterion
 
 
 def _entries(criterion: Any, targets: Tensor) -> float:
+    return targets.numel()
+
+
+def _samples(criterion: Any, targets: Tensor) -> float:
+    """Targets (N,): a class for each sample."""
     return targets.numel()
 
 
@@ -53,11 +61,23 @@ DIVISORS: dict[type, Callable[[Any, Tensor], float]] = {
     nn.MSELoss: _entries,
     nn.MultiLabelMarginLoss: _rows,
     nn.MultiLabelSoftMarginLoss: _rows,
-    nn.MultiMarginLoss: _entries,
+    nn.MultiMarginLoss: _samples,
     nn.NLLLoss: _of_classes,
     nn.PoissonNLLLoss: _entries,
     nn.SmoothL1Loss: _entries,
     nn.SoftMarginLoss: _entries,
+}
+# Those of them that take targets of another shape than the outputs, and broadcast one to the other.
+BROADCASTING = {
+    nn.HingeEmbeddingLoss,
+    nn.HuberLoss,
+    nn.KLDivLoss,
+    nn.L1Loss,
+    nn.MSELoss,
+    nn.MultiLabelSoftMarginLoss,
+    nn.PoissonNLLLoss,
+    nn.SmoothL1Loss,
+    nn.SoftMarginLoss,
 }
 FUNCTIONS: dict[Any, type] = {
     functional.binary_cross_entropy: nn.BCELoss,
@@ -78,11 +98,11 @@ FUNCTIONS: dict[Any, type] = {
 }
 
 
-def divisor_of(criterion: Any, weights: str | Divisor | None) -> Divisor | None:
+def divisor_of(criterion: Any, weights: Weights) -> Divisor | None:
     """What the criterion's mean divides by, as a function of a batch's (inputs, targets); None for a sum.
 
     `weights` is "mean" (over samples), "sum", or that function. None reads it off a criterion of torch.nn; ValueError
-    is raised for any other criterion, and for other `weights`.
+    is raised for any other criterion, for one that gives a loss for each sample, and for other `weights`.
     """
     if weights == "sum":
         return None
@@ -92,7 +112,7 @@ def divisor_of(criterion: Any, weights: str | Divisor | None) -> Divisor | None:
         return lambda inputs, targets: _number(weights(inputs, targets))
     if weights is not None:
         raise ValueError(f"weights={weights!r} must be 'mean', 'sum', a function of (inputs, targets), or None")
-    known = next((kind() for function, kind in FUNCTIONS.items() if function is criterion), criterion)
+    known = _instance(criterion)
     divide = DIVISORS.get(type(known))
     if divide is None:
         raise ValueError(
@@ -103,6 +123,11 @@ def divisor_of(criterion: Any, weights: str | Divisor | None) -> Divisor | None:
         )
     if known.reduction == "sum":
         return None
+    if known.reduction == "none":
+        raise ValueError(
+            f"the criterion {name_of(criterion)} has reduction='none', which gives a loss for each sample or entry: "
+            "give one with reduction='mean' or 'sum'"
+        )
 
     def divisor(inputs: Any, targets: Any) -> float:
         if not isinstance(targets, Tensor):
@@ -112,13 +137,38 @@ def divisor_of(criterion: Any, weights: str | Divisor | None) -> Divisor | None:
     return divisor
 
 
+def require_same_shape(model: nn.Module, criterion: Any, batch: Batch) -> None:
+    """Raise ValueError where a criterion of torch.nn would broadcast the targets or the outputs of a batch.
+
+    The number of entries that its mean divides by is then not that of the targets.
+    """
+    if type(_instance(criterion)) not in BROADCASTING:
+        return
+    with torch.enable_grad():  # the model may take a gradient within
+        outputs = calls.call(model, {}, batch.inputs)
+    shapes = [tuple(data.shape) for data in (outputs, batch.targets) if isinstance(data, Tensor)]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"the outputs of a batch are {shapes[0]} and its targets {shapes[1]}, of which {name_of(criterion)} would "
+            "broadcast one to the other: give targets of the shape of the outputs"
+        )
+
+
+def _instance(criterion: Any) -> Any:
+    """The criterion, or an instance of the class that does what a function of torch.nn.functional does."""
+    return next((kind() for function, kind in FUNCTIONS.items() if function is criterion), criterion)
+
+
 def name_of(criterion: Any) -> str:
     """The name of a criterion in messages."""
     return getattr(criterion, "__qualname__", None) or type(criterion).__name__
 
 
 def _number(found: Any) -> float:
-    number = float(found)
+    try:
+        number = float(found)
+    except (TypeError, ValueError):
+        number = math.nan
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"the function weights returned {found} for a batch; it must be a number of at least 0")
     return number

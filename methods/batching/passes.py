@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -12,48 +13,40 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from methods import samples
 from methods.batching.divisors import Divisor
+from methods.samples import Batch, Source
 
 Progress = Callable[[int, int], None]  # (batches that are done, all batches)
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
-
-
-class Batch(NamedTuple):
-    """Some samples."""
-
-    inputs: Any
-    targets: Any  # None for a batch that is inputs alone
 
 
 class Batches:
     """The batches of a data set, moved to a device.
 
-    The first pass asks each for the divisor of its mean. A later pass raises ValueError where a batch is another one.
+    The first pass asks each for the divisor of its mean, and lets `examine` refuse it. A later pass raises ValueError
+    where a batch is another one.
     """
 
     def __init__(
         self,
-        given: Iterable[Any],
-        divisor: Divisor | None,
+        given: Source,
         device: torch.device,
-        progress: Progress | None = None,
-        group: ProcessGroup | None = None,
+        divisor: Divisor | None,
+        examine: Callable[[Batch], None],
+        progress: Progress | None,
+        group: ProcessGroup | None,
     ) -> None:
-        """`group` are processes each of which has batches of its own, that count together.
+        """`group` are processes that have batches of their own, which all count together.
 
-        Raises ValueError for what can be gone through only once, and where there are no batches or none counts.
+        Raises ValueError as `samples.batches`, and where there are no batches or none counts, in any of the processes.
         """
-        if isinstance(given, Iterator):
-            raise ValueError(
-                f"the batches are a {type(given).__name__}, which can be gone through only once: give a list, a "
-                "DataLoader or a generator function, which makes them anew"
-            )
         self._given, self._device, self._progress = given, device, progress
-        self._prints: list[Any] = []
+        self._fingerprints: list[Any] = []
         self._divisors: list[float] = []
-        for batch in self.moved():
-            self._prints.append(_print_of(batch))
-            self._divisors.append(1.0 if divisor is None else divisor(*batch))
-        if not self._prints and group is None:
+        for batch in samples.batches(given):
+            moved = self._moved(batch)
+            self._fingerprints.append(_fingerprint(batch))
+            self._divisors.append(1.0 if divisor is None else divisor(*moved))
+            examine(moved)
+        if not self._fingerprints and group is None:
             raise ValueError("there are no batches, or they were gone through before: nothing came from their iterator")
         own = sum(self._divisors)
         totals = [own] if group is None else _of_all(group, own, device)
@@ -64,29 +57,29 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[float, Batch]]:
         """Each batch and its weight, except those of weight 0."""
-        count = len(self._prints)
-        index = -1
-        for index, batch in enumerate(self.moved()):
-            if index >= count or _print_of(batch) != self._prints[index]:
-                raise ValueError(
-                    f"batch {index} is not what it was when the batches were first gone through: they must be the "
-                    "same each time, without shuffling, random changes or missing samples"
-                )
+        count = len(self._fingerprints)
+        for index, batch in enumerate(self.all()):
             if self._divisors[index]:
                 yield self._divisors[index] / self._total, batch
             if self._progress is not None:
                 self._progress(index + 1, count)
+
+    def all(self) -> Iterator[Batch]:
+        """Each batch, whether it counts or not."""
+        count = len(self._fingerprints)
+        index = -1
+        for index, batch in enumerate(samples.batches(self._given)):
+            if index >= count or _fingerprint(batch) != self._fingerprints[index]:
+                raise ValueError(
+                    f"batch {index} is not what it was when the batches were first gone through: they must be the "
+                    "same each time, without shuffling, random changes or missing samples"
+                )
+            yield self._moved(batch)
         if index + 1 < count:
             raise ValueError(f"there were {count} batches when they were first gone through, and now {index + 1}")
 
-    def moved(self) -> Iterator[Batch]:
-        """Each batch on the device, whether it counts or not."""
-
-        def move(leaf: Any) -> Any:
-            return leaf.to(self._device) if isinstance(leaf, Tensor) else leaf
-
-        for batch in samples.anew(self._given):
-            yield Batch(*tree_map(move, _pair(batch)))
+    def _moved(self, batch: Batch) -> Batch:
+        return tree_map(lambda leaf: leaf.to(self._device) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def _of_all(group: ProcessGroup, number: float, device: torch.device) -> list[float]:
@@ -97,29 +90,18 @@ def _of_all(group: ProcessGroup, number: float, device: torch.device) -> list[fl
     return [float(entry) for entry in numbers]
 
 
-def _pair(batch: Any) -> tuple[Any, Any]:
-    """Inputs and targets; the targets are None for a batch that is a tensor or a mapping, as Hugging Face's are."""
-    if isinstance(batch, Mapping):
-        return dict(batch), None
-    if isinstance(batch, Tensor):
-        return batch, None
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    found = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
-    raise ValueError(
-        f"a batch must be (inputs, targets), or inputs alone as a tensor or a dict; found {found}: give several inputs "
-        "as a tuple, ((one, two), targets)"
-    )
+def _fingerprint(batch: Batch) -> list[Any]:
+    """What tells a batch from another one: what it holds, and the shape, the dtype and a hash of each tensor."""
+    return [_hash(leaf) if isinstance(leaf, Tensor) else _shown(leaf) for leaf in tree_leaves(batch)]
 
 
-def _print_of(batch: Batch) -> list[Any]:
-    """What tells a batch from another one: the shape, the dtype and the sum of the bits of each of its tensors."""
-    return [_bits(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+def _shown(leaf: Any) -> str:
+    return repr(leaf) if isinstance(leaf, samples.SHARED) else type(leaf).__name__
 
 
-def _bits(tensor: Tensor) -> tuple[Any, ...]:
+def _hash(tensor: Tensor) -> tuple[Any, ...]:
+    """Of a sparse or nested tensor only the dtype and the layout."""
     if tensor.layout != torch.strided or tensor.is_nested:
         return tensor.dtype, tensor.layout
-    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    entries = real.detach().contiguous().view(INTEGERS[real.element_size()])
-    return tensor.shape, tensor.dtype, int(entries.sum(dtype=torch.int64))
+    entries = tensor.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    return tensor.shape, tensor.dtype, hashlib.blake2b(entries.view(-1).view(torch.uint8).numpy().data).digest()

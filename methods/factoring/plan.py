@@ -44,11 +44,11 @@ class Plan:
 
 
 def planned(
-    network: Network, certificate: Certificate, write: Callable[[Plan], None], known: Mapping[str, str]
+    network: Network, certificate: Certificate, write: Callable[[Plan], None], earlier: Mapping[str, str]
 ) -> Plan:
     """Makes a plan, and lets `write` carry out its matrix products.
 
-    `known` are reasons why parameters take rows that are known before.
+    `earlier` says why parameters take rows in an earlier batch of the same sum; they take rows in this one too.
     `write` adds to the plan's reasons where samples turn out to depend on each other, and raises Refused where torch's
     transforms do not fit the network. Raises ValueError as `check_deterministic`.
     """
@@ -57,8 +57,8 @@ def planned(
         plan = _first_plan(network, certificate)
     except Refused as refused:
         return Plan(reasons=dict.fromkeys(network.params, str(refused)))
-    plan.affine -= known.keys()
-    plan.reasons |= known
+    plan.affine -= earlier.keys()
+    plan.reasons |= earlier
     try:
         write(plan)
     except Refused as refused:

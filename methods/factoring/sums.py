@@ -1,4 +1,4 @@
-"""The Hessian of a loss that is a sum over batches, one of which is in memory at a time.
+"""The Hessian of a loss that is a sum over batches, which are gone through one after another.
 
 A single batch is such a sum too. Matrix products are added up in the result as the batches are gone through. Whatever
 takes rows is written afterwards, in another pass over the batches, also where products had been added up before.
@@ -68,22 +68,22 @@ class Sum:
 
 
 class Written(NamedTuple):
-    """What is known of a sum whose matrix products are written."""
+    """The state after some batches, whose matrix products are added up in the result."""
 
-    product: Tensor  # (P,) the true Hessian times `comparison.probe`, in float64
+    product: Tensor  # (P,) the true Hessian of these batches times `comparison.probe`, in float64
     comparison: Comparison
     reasons: dict[str, str]  # why parameters take rows, which are not written
 
 
 def write_products(before: Written | None, network: Network, rows: Rows, memory: float, fallback: Fallback) -> Written:
     """Write into `rows` the matrix products of a first batch, or add those of a further one to them."""
-    known = {} if before is None else before.reasons
+    earlier = {} if before is None else before.reasons
     certificate = Certificate(network)
     add = before is not None
     plan = planned(
-        network, certificate, lambda plan: write_hessian(network, plan, certificate, rows, memory, add), known
+        network, certificate, lambda plan: write_hessian(network, plan, certificate, rows, memory, add), earlier
     )
-    check_rows_allowed(plan, fallback, known)
+    check_rows_allowed(plan, fallback, earlier)
     for name, penalty in plan.added().items():
         own, span = rows.within(network.span[name]), network.span[name]
         rows.diagonal(span).add_(penalty[own.start - span.start : own.stop - span.start])
@@ -91,4 +91,5 @@ def write_products(before: Written | None, network: Network, rows: Rows, memory:
     if before is None:
         return Written(product, comparison, plan.reasons)
     terms = before.comparison.terms + comparison.terms
-    return Written(before.product + product, replace(comparison, terms=terms), plan.reasons)
+    precision = max(before.comparison.precision, comparison.precision, key=lambda dtype: torch.finfo(dtype).eps)
+    return Written(before.product + product, replace(comparison, terms=terms, precision=precision), plan.reasons)

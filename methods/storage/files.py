@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ from methods.ravel import ravel
 
 VERSION = 1
 DTYPES = "float32", "float64"
+NO_ROOM = errno.ENOSPC, errno.EDQUOT
 
 Parameters = nn.Module | Mapping[str, Tensor]
 
@@ -71,9 +75,20 @@ def describe(parameters: Parameters, method: str, options: Mapping[str, Any]) ->
         parameters=[{"name": name, "shape": list(part.shape)} for name, part in named.items()],
         values_sha256=hashlib.sha256(theta.cpu().numpy().tobytes()).hexdigest(),
         method=method,
-        options={name: repr(value) for name, value in options.items()},
+        options={name: _named(value) for name, value in options.items()},
     )
     return description, theta
+
+
+def name_of(function: Any) -> str:
+    """The module and the name of a function, or of the class of another callable."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _named(value: Any) -> str:
+    """An option as text that is the same in every process."""
+    return name_of(value) if callable(value) else repr(value)
 
 
 def json_path(path: Path) -> Path:
@@ -92,7 +107,7 @@ def read_description(path: Path) -> Description:
         _check(description)
     except FileNotFoundError:
         raise FileNotFoundError(f"{place} is not there; it describes {path.name} and belongs beside it") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, IsADirectoryError) as error:
         raise ValueError(
             f"{place} does not describe a matrix ({error}): restore it from a copy, or delete both files"
         ) from error
@@ -108,25 +123,57 @@ def write_description(path: Path, description: Description) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(place)
+    folder = os.open(place.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Lock the matrix at `path` for this block; an empty file stands for one that is not there yet.
+
+    Raises FileExistsError where another process has locked it. A file system without locks locks nothing.
+    """
+    with storing(path, "nothing is written"):
+        stream = path.open("ab")
+    with stream:
+        if not _has_lock(stream):
+            raise FileExistsError(f"another process writes {path} now: wait for it, or name another file")
+        try:
+            yield
+        finally:
+            if path.exists() and not path.stat().st_size:
+                path.unlink()
+
+
+def _has_lock(stream: BufferedWriter) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def create(path: Path, description: Description) -> None:
     """Write a description, and a matrix of zeros whose space on the disk is reserved.
 
-    Raises OSError where there is no room; the matrix is then removed again.
+    Raises OSError where there is no room; both are then removed again.
     """
     header = {"descr": numpy.dtype(description.dtype).str, "fortran_order": False, "shape": tuple(description.shape)}
-    with storing(path, "nothing is written: make room, or name another place"):
-        write_description(path, description)
-        with path.open("wb") as stream:
-            try:
-                numpy.lib.format.write_array_header_1_0(stream, header)
-                stream.flush()
-                _reserve(stream, stream.tell() + _data_bytes(description))
-                os.fsync(stream.fileno())
-            except OSError:
-                path.unlink()
-                raise
+    state = f"nothing is written, and the matrix needs {_data_bytes(description) / 1e9:.3g} GB"
+    with storing(path, state), path.open("wb") as stream:
+        try:
+            write_description(path, description)
+            numpy.lib.format.write_array_header_1_0(stream, header)
+            stream.flush()
+            _reserve(stream, stream.tell() + _data_bytes(description))
+            os.fsync(stream.fileno())
+        except OSError:
+            stream.truncate(0)
+            json_path(path).unlink(missing_ok=True)
+            raise
 
 
 def data_offset(path: Path, description: Description) -> int:
@@ -134,11 +181,29 @@ def data_offset(path: Path, description: Description) -> int:
 
     Raises ValueError for a file that is not the matrix described, FileNotFoundError where there is none.
     """
+    if not path.exists() or not path.stat().st_size:
+        raise FileNotFoundError(f"{path} is not there, but {json_path(path).name}, which describes it, is")
+    offset = _header_bytes(path, description)
+    held, needed = path.stat().st_size, offset + _data_bytes(description)
+    if held != needed:
+        raise ValueError(
+            f"{path} has {held:,} bytes instead of {needed:,}: it is not as it was written; compute it again"
+        )
+    return offset
+
+
+def require_own(path: Path, description: Description) -> None:
+    """Raise FileExistsError for an array that is not the one described. That one may still be short or empty."""
     try:
-        stream = path.open("rb")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is not there, but {json_path(path).name}, which describes it, is") from None
-    with stream:
+        if path.stat().st_size:
+            _header_bytes(path, description)
+    except ValueError as error:
+        raise FileExistsError(f"{error}; remove it and {json_path(path).name}, or name another file") from error
+
+
+def _header_bytes(path: Path, description: Description) -> int:
+    """The bytes before the first entry. Raises ValueError for another array than the one described."""
+    with path.open("rb") as stream:
         try:
             numpy.lib.format.read_magic(stream)
             shape, by_columns, dtype = numpy.lib.format.read_array_header_1_0(stream)
@@ -149,19 +214,17 @@ def data_offset(path: Path, description: Description) -> int:
     described = f"{description.shape} {description.dtype}"
     if found != described:
         raise ValueError(f"{path} holds {found}, but its description says {described}: another file took its place")
-    held, needed = path.stat().st_size, offset + _data_bytes(description)
-    if held != needed:
-        raise ValueError(f"{path} has {held:,} bytes instead of {needed:,}: a copy of it was cut short")
     return offset
 
 
 @contextlib.contextmanager
-def storing(path: Path, advice: str) -> Iterator[None]:
-    """Raise what fails in writing as OSError with advice."""
+def storing(path: Path, state: str) -> Iterator[None]:
+    """Raise what fails in writing as OSError that says what is written, and what to do."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; {advice}", str(path)) from error
+        advice = "free space there" if error.errno in NO_ROOM else "name another place"
+        raise OSError(error.errno, f"{error.strerror}; {state}: {advice}", str(path)) from error
 
 
 def _reserve(stream: BufferedWriter, size: int) -> None:
@@ -181,6 +244,12 @@ def _check(description: Description) -> None:
         raise ValueError(
             f"shape={description.shape}, dtype={description.dtype}, rows_done={description.rows_done} are not possible"
         )
+    if not isinstance(description.rows_done, int) or not isinstance(description.options, dict):
+        raise ValueError(f"rows_done={description.rows_done} and options={description.options} are not possible")
+    sizes = [math.prod(part["shape"]) for part in description.parameters]
+    names = [part["name"] for part in description.parameters]
+    if sum(sizes) != rows:
+        raise ValueError(f"parameters {_shortened(names)} have {sum(sizes)} entries, and the matrix {rows} rows")
 
 
 def _data_bytes(description: Description) -> int:

@@ -51,8 +51,11 @@ class StoredMatrix:
     def matvec(self, vectors: numpy.ndarray) -> numpy.ndarray:
         """The matrix times one vector or several ((P,) -> (P,), (P, k) -> (P, k)), in one pass over the file.
 
-        Raises ValueError for vectors of another length.
+        Raises ValueError for vectors of another length, and for complex ones.
         """
+        vectors = numpy.asarray(vectors)
+        if vectors.dtype.kind == "c":
+            raise ValueError(f"vectors are {vectors.dtype}: multiply real and imaginary parts one after the other")
         if len(vectors) != self.shape[1]:
             raise ValueError(f"vectors are {vectors.shape}, and the matrix is {self.shape}")
         result = numpy.empty(vectors.shape, self.dtype)
@@ -63,10 +66,8 @@ class StoredMatrix:
 
     def diagonal(self) -> numpy.ndarray:
         """The diagonal (P,)."""
-        result = numpy.empty(self.shape[0], self.dtype)
-        for rows, block in self.blocks():
-            result[rows] = block[:, rows].diagonal()
-        return result
+        mapped = numpy.memmap(self.path, self.dtype, mode="r", offset=self._offset, shape=self.shape)
+        return numpy.array(mapped.diagonal())
 
     def trace(self) -> float:
         """The sum of the diagonal, in float64."""
@@ -126,7 +127,7 @@ def _fill(array: numpy.ndarray, stream: FileIO | BufferedReader) -> None:
 
 def rows_at_once(description: Description, block_mb: float) -> int:
     """How many rows a block of `block_mb` (10^6 bytes) has; at least one. Raises ValueError unless it is above 0."""
-    if not block_mb > 0:
-        raise ValueError(f"block_mb must be above 0; found {block_mb}")
+    if not (isinstance(block_mb, int | float) and 0 < block_mb < math.inf):
+        raise ValueError(f"block_mb must be a number above 0; found {block_mb}")
     row_bytes = description.shape[1] * numpy.dtype(description.dtype).itemsize
     return max(1, int(block_mb * 1e6 / row_bytes))

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ import torch
 from torch import Tensor
 
 from methods.chunks import one_hot
-from methods.factoring.numerics import close, drawn, slices
+from methods.factoring.comparison import Comparison
+from methods.factoring.numerics import drawn, slices
+from methods.ravel import ravel
 from methods.storage.files import (
     Description,
     Parameters,
@@ -29,11 +33,16 @@ from methods.storage.files import (
     data_offset,
     describe,
     json_path,
+    name_of,
+    only_writer,
     read_description,
+    require_own,
     storing,
     write_description,
 )
 from methods.storage.reading import BLOCK_MB, StoredMatrix, row_blocks, rows_at_once
+
+CHUNKS = "chunk_size", "memory_budget_mb"  # options that say how many rows are computed at once, not what they are
 
 
 def write_hessian(
@@ -53,37 +62,40 @@ def write_hessian(
 
     A block is recorded in the JSON file when it is on the disk. With `resume`, a run goes on after the last recorded
     block, and begins where there is none. Before that, the product of all finished rows with a random vector is
-    compared with `hvp`. This finds other data, another loss, other code and damaged rows.
+    compared with `hvp`, parameter by parameter. This finds other data, another loss, other code and damaged rows.
 
     Raises
 
-    - FileExistsError where rows are written already and `resume` is not set, or an array has no description;
-    - ValueError where a resumed run has other parameters, values, method or options, or other products than the
-      finished rows; for products of another shape or dtype or with entries that are not finite; as `describe` and
-      `StoredMatrix` do;
+    - FileExistsError where rows are written already and `resume` is not set, where an array is not the one described,
+      and while another process writes the file;
+    - ValueError where a resumed run has other parameters, values, method or options (those of CHUNKS may differ), or
+      other products than the finished rows; where `hvp` is given another theta or model than `parameters`; for products
+      of another shape or dtype or with entries that are not finite; as `describe` and `StoredMatrix` do;
     - OSError where the disk is full or fails; finished rows are kept.
     """
     path = Path(path)
-    method = f"{getattr(hvp, '__module__', '')}.{getattr(hvp, '__qualname__', type(hvp).__qualname__)}"
-    description, theta = describe(parameters, method, options)
+    recorded = {name: value for name, value in options.items() if name not in CHUNKS}
+    description, theta = describe(parameters, name_of(hvp), recorded)
+    _check_given(hvp, arguments, theta)
     at_once = rows_at_once(description, block_mb)
 
     def product(vectors: Tensor) -> Tensor:
-        result = hvp(*arguments, vectors, **options).detach()
+        result = hvp(*arguments, vectors, **options)
         _check_product(result, vectors)
-        return result
+        return result.detach()
 
-    description = _begun(path, description, resume)
-    offset = data_offset(path, description)
-    if description.rows_done:
-        _check_finished(path, description, product, theta, block_mb)
-    for rows in slices(description.rows_done, len(theta), at_once):
-        block = product(one_hot(rows, theta).T).T.contiguous().cpu()
-        _check_finite(block, rows, description)
-        kept = f"{rows.start} of {len(theta)} rows are kept: free space there, and run it again with resume=True"
-        with storing(path, kept):
-            _write_block(path, offset + rows.start * block[0].nbytes, block)
-            write_description(path, dataclasses.replace(description, rows_done=rows.stop))
+    with only_writer(path):
+        description = _begun(path, description, resume)
+        offset = data_offset(path, description)
+        if description.rows_done:
+            _check_finished(path, description, product, theta, block_mb)
+        for rows in slices(description.rows_done, len(theta), at_once):
+            block = product(one_hot(rows, theta).T).T.contiguous().cpu()
+            _check_finite(block, rows, description)
+            kept = f"{rows.start} of {len(theta)} rows are kept, and resume=True goes on from there"
+            with storing(path, kept):
+                _write_block(path, offset + rows.start * block[0].nbytes, block)
+                write_description(path, dataclasses.replace(description, rows_done=rows.stop))
     return StoredMatrix(path, block_mb)
 
 
@@ -91,37 +103,47 @@ def write_hessian(
 def mapped(path: str | Path, parameters: Parameters, method: str, **options: Any) -> Iterator[Tensor]:
     """A tensor (P, P) on the CPU that is a new file: for the `out` of a method that fills a matrix.
 
-    The file is whole when the block ends without an error. Until then no row of it counts, so that a run that is killed
-    begins anew. `parameters` are as in `write_hessian`; `method` and `options` are only recorded. Raises
-    FileExistsError, OSError and ValueError as `write_hessian` does.
+    The file is whole when the block ends without an error and all entries are finite: the diagonal is NaN until it is
+    written. Until then no row of it counts, so that a run that is killed begins anew. `parameters` are as in
+    `write_hessian`; `method` and `options` are only recorded. Raises FileExistsError, OSError and ValueError as
+    `write_hessian` does.
     """
     path = Path(path)
     description, _ = describe(parameters, method, options)
-    description = _begun(path, description, resume=False)
-    offset, shape = data_offset(path, description), tuple(description.shape)
-    array = numpy.memmap(path, description.dtype, mode="r+", offset=offset, shape=shape)
-    yield torch.from_numpy(array)
-    with storing(path, "the matrix is not whole: compute it again"):
-        array.flush()
-        write_description(path, dataclasses.replace(description, rows_done=len(array)))
+    with only_writer(path):
+        description = _begun(path, description, resume=False)
+        offset, shape = data_offset(path, description), tuple(description.shape)
+        array = numpy.memmap(path, description.dtype, mode="r+", offset=offset, shape=shape)
+        out = torch.from_numpy(array)
+        yield out.fill_diagonal_(math.nan)
+        for rows in slices(0, len(out), rows_at_once(description, BLOCK_MB)):
+            _check_finite(out[rows], rows, description)
+        with storing(path, "the matrix is not whole"):
+            array.flush()
+            write_description(path, dataclasses.replace(description, rows_done=len(out)))
 
 
 def _begun(path: Path, description: Description, resume: bool) -> Description:
-    """The description of a file with its finished rows; a file without any is created anew."""
-    if json_path(path).exists():
+    """The description of a file with its finished rows; a file without any is created anew. The path is locked."""
+    place = json_path(path)
+    if place.exists():
         found = read_description(path)
         if found.rows_done and not resume:
             raise FileExistsError(
-                f"{path} is there with {found.rows_done} of {found.shape[0]} rows: go on with resume=True, remove it, "
-                "or name another file"
+                f"{path} is there with {found.rows_done} of {found.shape[0]} rows: remove it and {place.name}, name "
+                "another file, or go on with write_hessian and resume=True"
             )
         if found.rows_done:
             differences = description.differences(found)
             if differences:
-                raise ValueError(f"{path} cannot be resumed, it was written for: {differences}; name another file")
+                raise ValueError(
+                    f"{path} cannot be resumed, it was written for: {differences}; call it as before, or "
+                    "name another file"
+                )
             return found
-    elif path.exists():
-        raise FileExistsError(f"{path} is there without {json_path(path).name}: remove it, or name another file")
+        require_own(path, found)
+    elif path.stat().st_size:
+        raise FileExistsError(f"{path} is there without {place.name}: remove it, or name another file")
     create(path, description)
     return description
 
@@ -138,24 +160,62 @@ def _write_block(path: Path, offset: int, block: Tensor) -> None:
 def _check_finished(
     path: Path, description: Description, product: Callable[[Tensor], Tensor], theta: Tensor, block_mb: float
 ) -> None:
-    """Raise ValueError unless the finished rows times a random vector are the product's entries, up to rounding."""
-    vector = drawn(theta)
-    whole = product(vector[:, None])[:, 0].cpu()
-    done = description.rows_done
-    found = torch.empty_like(whole[:done])
+    """Raise ValueError unless the finished rows times a random vector are the product's entries, up to rounding.
+
+    Rows that are all smaller than the rounding errors of the whole product are not compared.
+    """
+    vector, done = drawn(theta), description.rows_done
+    found = theta.new_empty(done, device="cpu")
     by_numpy = vector.cpu().numpy()
     for rows, block in row_blocks(path, description, done, block_mb):
         found[rows] = torch.from_numpy(block @ by_numpy)
-    difference = found - whole[:done]
-    if not close(difference, whole):
-        distance = float(difference.norm() / whole.norm())
+
+    def finished(vector: Tensor) -> Tensor:
+        return product(vector[:, None])[:done, 0].cpu()
+
+    whole = product(vector[:, None])[:, 0].cpu()
+    true = whole[:done]
+    if max(found.norm(), true.norm()) <= torch.finfo(theta.dtype).eps * whole.norm():
+        return
+    comparison = Comparison(_spans(description, done), theta.dtype, terms=0.0, probe=drawn(theta, seed=1))
+    far = comparison.far(found, true) and comparison.far(found, true, comparison.noise(vector, true, finished))
+    if far:
+        worst = max(far, key=far.__getitem__)
         raise ValueError(
-            f"{path} cannot be resumed: its {done} finished rows times a random vector differ by {distance:.1e} of the "
-            "product that this run computes; the data, the loss or the code are not the same, or the file is damaged"
+            f"{path} cannot be resumed: its finished rows of {worst} times a random vector differ by {far[worst]:.1e} "
+            "of the product that this run computes; the data, the loss or the code are not the same, or the file is "
+            "damaged"
         )
 
 
-def _check_product(result: Tensor, vectors: Tensor) -> None:
+def _spans(description: Description, stop: int) -> dict[str, slice]:
+    """The rows before `stop` of each parameter that has some."""
+    ends = list(itertools.accumulate(math.prod(part["shape"]) for part in description.parameters))
+    starts = [0, *ends]
+    return {
+        part["name"]: slice(start, min(end, stop))
+        for part, start, end in zip(description.parameters, starts, ends, strict=False)
+        if start < min(end, stop)
+    }
+
+
+def _check_given(hvp: Callable[..., Tensor], arguments: Sequence[Any], theta: Tensor) -> None:
+    """Raise ValueError where the arguments `theta` or `model` of `hvp` do not hold the parameters' values."""
+    try:
+        names = list(inspect.signature(hvp).parameters)
+    except ValueError:  # a builtin
+        return
+    for name, argument in zip(names, arguments, strict=False):
+        if name not in ("theta", "model"):
+            continue
+        given = argument if isinstance(argument, Tensor) else ravel(argument)[0]
+        if given.shape != theta.shape or not given.detach().equal(theta):
+            raise ValueError(f"hvp is given a {name} with other values than `parameters`: give both the same")
+
+
+def _check_product(result: Any, vectors: Tensor) -> None:
+    if not isinstance(result, Tensor):
+        raise ValueError(f"hvp gave {type(result).__name__}; it must give a tensor of products like its vectors")
     if result.shape != vectors.shape or result.dtype != vectors.dtype:
         raise ValueError(
             f"hvp gave {tuple(result.shape)} {result.dtype} for vectors {tuple(vectors.shape)} {vectors.dtype}; both "
@@ -169,6 +229,8 @@ def _check_finite(block: Tensor, rows: slice, description: Description) -> None:
     if finite.all():
         return
     row = rows.start + int(finite.logical_not().nonzero()[0])
-    ends = itertools.accumulate(numpy.prod(part["shape"], dtype=int) for part in description.parameters)
-    name = next(part["name"] for part, end in zip(description.parameters, ends, strict=True) if row < end)
-    raise ValueError(f"row {row}, of parameter {name}, has entries that are not finite: look at the loss there")
+    name = next(name for name, span in _spans(description, description.shape[0]).items() if row < span.stop)
+    raise ValueError(
+        f"row {row}, of parameter {name}, has entries that are not finite: look at the loss there, and at whether the "
+        "method was given `out`"
+    )
