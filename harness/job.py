@@ -32,10 +32,10 @@ MODES = ("autocast", "compiled", "deterministic")
 PASSES = ("time", "exact", "process", "agreement")
 TRUTHS = ("autograd", "differences")
 QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
-# What a method may ask for by name: of every problem, of a network, of quantity=hvp.
+# What a method may ask for by name: of every problem, of a network, of quantity=hvp, the mesh of processes.
 PROBLEM_ARGUMENTS = ("loss", "theta", "sizes")
 NETWORK_ARGUMENTS = ("model", "criterion", "inputs", "targets")
-METHOD_ARGUMENTS = (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS, "vectors")
+METHOD_ARGUMENTS = (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS, "vectors", "mesh")
 OVER_BATCHES = "methods.batches.summed"  # the function that calls a method on each batch
 
 AT_LEAST_0 = number("a number of at least 0", lambda value: value >= 0)
@@ -103,6 +103,7 @@ class Job:
     measure: Measure
     code: Annotated[str | None, or_null(FOLDER, "none")] = None  # such as another version of methods
     mode: Annotated[str | None, or_null(one_of(MODES), "torch as it is")] = None  # in which torch runs the method
+    processes: Annotated[int, whole(1)] = 1  # that compute one result together
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], problem: str, method: str) -> Job:
@@ -114,6 +115,11 @@ class Job:
         if values["mode"] == "autocast" and values["dtype"] != "float32":
             raise ConfigError(
                 f"mode=autocast dtype={values['dtype']}: autocast changes float32 only; set dtype=float32"
+            )
+        if values["processes"] > 1 and ":" in values["device"]:
+            raise ConfigError(
+                f"processes={values['processes']} device={values['device']}: each process takes a device of its own; "
+                "set device=cuda, which gives them cuda:0, cuda:1 and so on"
             )
         values["limit_s"] = float(values["limit_s"])
         values["passes"] = tuple(entry for entry in PASSES if entry in values["passes"])

@@ -20,6 +20,8 @@ These functions take:
 - `progress`: a function of (batches that are done, all batches), called after each; again where a method takes another
   pass over the batches.
 - `out`: a tensor for a result that is one tensor, which may be a memory-mapped file; it is returned.
+- `group`: a group of processes (torch.distributed), each of which gives batches of its own; every process gets the sum
+  over the batches of all. A process needs a batch with a target that counts.
 - further options, which the method is given.
 
 Results are added up in the method's dtype, but at least in float32; `out` has that dtype. At most two batches are in
@@ -42,7 +44,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed import ProcessGroup
 
 from methods import calls
 from methods.batching import additivity
@@ -102,6 +105,7 @@ def summed(
     weights: Weights = None,
     progress: Progress | None = None,
     out: Tensor | None = None,
+    group: ProcessGroup | None = None,
     **options: Any,
 ) -> Any:
     """The quantity that a function of a method computes, of the loss over all batches: a tensor, or a tuple of them.
@@ -118,7 +122,7 @@ def summed(
     theta, unravel = ravel(model)
     calls.completed(criterion, None)  # refuses a class
     asked = [name for name in GIVEN if name in inspect.signature(function).parameters]
-    over_batches = _over_batches(function)
+    over_batches = _over_batches(function) if group is None else None
     if over_batches is not None:
         options |= {} if out is None else {"out": out}
         _require_options(over_batches, ["model", "batches"], options)
@@ -132,7 +136,7 @@ def summed(
         if weights is None:
             require_same_shape(model, criterion, batch)
 
-    passes = Batches(batches, theta.device, divisor, examine, progress)
+    passes = Batches(batches, theta.device, divisor, examine, progress, group)
     additivity.check(model, criterion, passes.all(), divisor, every=weights is not None)
     if over_batches is not None:
         return over_batches(model, _WeighedBatches(criterion, passes), **options)
@@ -147,6 +151,8 @@ def summed(
     total = _Total(out)
     for weight, batch in passes:
         total.add(weight, quantity(batch))
+    if group is not None:
+        total.reduce(group)
     return total.value()
 
 
@@ -210,12 +216,17 @@ class _Total:
     def _zeros(self, parts: tuple[Tensor, ...]) -> list[Tensor]:
         wanted = [(part.shape, torch.promote_types(part.dtype, torch.float32), part.device) for part in parts]
         if self._out is None:
-            return [torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in wanted]
+            return [torch.zeros_like(part, dtype=dtype) for part, (_, dtype, _) in zip(parts, wanted, strict=True)]
         if wanted != [(self._out.shape, self._out.dtype, self._out.device)]:
             shown = ", ".join(f"{tuple(shape)} {dtype} {device}" for shape, dtype, device in wanted)
             found = f"{tuple(self._out.shape)} {self._out.dtype} {self._out.device}"
             raise ValueError(f"out is {found}; the sum over batches is {shown}")
         return [self._out.zero_()]
+
+    def reduce(self, group: ProcessGroup) -> None:
+        """Add the sums of the group's other processes."""
+        for total in self._sums:
+            distributed.all_reduce(total, group=group)
 
     def value(self) -> Tensor | tuple[Tensor, ...]:
         """The sum: `out`, or in the dtype of the results."""

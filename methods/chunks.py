@@ -63,9 +63,31 @@ def matrix(
     Raises ValueError as `slices` and `output` do.
     """
     result = output(theta, out)
-    for rows in slices(theta.numel(), chunk_size, product, theta, memory_budget_mb):
-        result[rows] = product(one_hot(rows, theta))
+    _fill(result, 0, product, theta, chunk_size, memory_budget_mb)
     return result
+
+
+def matrix_rows(
+    product: Product, theta: Tensor, rows: slice, chunk_size: int | str | None, memory_budget_mb: float | None
+) -> Tensor:
+    """Consecutive rows (c, P) of the same matrix. Raises ValueError as `slices` does."""
+    result = theta.new_empty(rows.stop - rows.start, theta.numel())
+    if len(result):
+        _fill(result, rows.start, product, theta, chunk_size, memory_budget_mb)
+    return result
+
+
+def _fill(
+    result: Tensor,
+    start: int,
+    product: Product,
+    theta: Tensor,
+    chunk_size: int | str | None,
+    memory_budget_mb: float | None,
+) -> None:
+    """Write the rows of the matrix from `start` on into `result` (c, P)."""
+    for rows in slices(len(result), chunk_size, product, theta, memory_budget_mb):
+        result[rows] = product(one_hot(slice(start + rows.start, start + rows.stop), theta))
 
 
 def matrix_diagonal(

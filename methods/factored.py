@@ -37,6 +37,7 @@ from methods.factoring.numerics import drawn
 from methods.factoring.plan import PRODUCTS, Plan, check_deterministic, planned
 from methods.factoring.precision import full_precision
 from methods.factoring.rows import ROWS, products_of, rows_of
+from methods.factoring.shard import Rows
 from methods.factoring.sums import Batch, Criterion, Sum, write_products
 from methods.ravel import ravel
 
@@ -73,7 +74,7 @@ def hessian(
     parameters of float16 or bfloat16 and for hooks that change gradients; CertificateError where rows do not agree with
     double backward either, or nothing can be checked.
     """
-    return _hessian(model, [(criterion, inputs, targets)], out, memory_mb, fallback)
+    return hessian_over_batches(model, [(criterion, inputs, targets)], out=out, memory_mb=memory_mb, fallback=fallback)
 
 
 def hessian_over_batches(
@@ -90,34 +91,58 @@ def hessian_over_batches(
     gone through again where parameters take rows, and must then be the same. The check is one of the whole sum. Raises
     ValueError where there are no batches. `methods.batches.hessian` makes them from a data set and a mean.
     """
-    return _hessian(model, batches, out, memory_mb, fallback)
-
-
-def _hessian(
-    model: nn.Module, batches: Iterable[Batch], out: Tensor | None, memory_mb: float | None, fallback: Fallback
-) -> Tensor:
-    check_fallback(fallback)
     theta, _ = ravel(model)
     size = len(theta)
     if out is None:
         out = theta.new_empty(size, size)
     _check_out(out, theta.expand(size, size))
-    memory = _memory(memory_mb, out)
+    _write(model, batches, Rows(out, 0), memory_mb, fallback)
+    return out
+
+
+def hessian_rows(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    rows: slice,
+    *,
+    memory_mb: float | None = None,
+    fallback: Fallback = "rows",
+) -> Tensor:
+    """Consecutive rows (c, P) of the Hessian that `hessian_over_batches` gives.
+
+    Derivatives along shifts are those of the whole Hessian. Of the matrix products, only those of the rows are
+    computed, and all rows of parameters that take backward passes where there are rows of others too. The check is that
+    of these rows.
+    """
+    theta, _ = ravel(model)
+    entries = theta.new_empty(rows.stop - rows.start, len(theta))
+    if len(entries):
+        _write(model, batches, Rows(entries, rows.start), memory_mb, fallback)
+    return entries
+
+
+def _write(model: nn.Module, batches: Iterable[Batch], rows: Rows, memory_mb: float | None, fallback: Fallback) -> None:
+    check_fallback(fallback)
+    memory = _memory(memory_mb, rows.entries)
     whole = Sum(model, batches)
     with full_precision():
         written = None
         for network in whole.networks():
-            written = write_products(written, network, out, memory, fallback)
+            written = write_products(written, network, rows, memory, fallback)
         if written is None:
             raise ValueError("there are no batches")
-        whole.write_rows(written.reasons, out)
-        probe = written.comparison.probe
+        whole.write_rows(written.reasons, rows)
+        probe, true = written.comparison.probe, written.product
+        found = true.clone()
         in_turn: set[str] = set()  # parameters whose rows were computed again
-        while failed := written.comparison.differing(out @ probe, probe, written.product, whole.product):
-            report_failed(failed, in_turn, fallback, stacklevel=4)
+        while True:
+            found[rows.start : rows.stop] = rows.entries @ probe
+            failed = written.comparison.differing(found, probe, true, whole.product)
+            if not failed:
+                return
+            report_failed(failed, in_turn, fallback, stacklevel=5)
             in_turn |= failed.keys()
-            whole.write_rows(failed, out, at_once=1)
-    return out
+            whole.write_rows(failed, rows, at_once=1)
 
 
 def diagonal(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, jvp, linearize, vjp
 
 from methods.blocks import restricted
-from methods.chunks import Product, batched, matrix, matrix_diagonal, matrix_times
+from methods.chunks import Product, batched, matrix, matrix_diagonal, matrix_rows, matrix_times
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -69,6 +69,19 @@ def hessian(
     activations of one product, times `chunk_size`.
     """
     return matrix(_product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb, out)
+
+
+def hessian_rows(
+    loss: Loss,
+    theta: Tensor,
+    rows: slice,
+    composition: str = "forward_over_reverse",
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float | None = None,
+    compile: bool = False,
+) -> Tensor:
+    """Consecutive rows (c, P) of the Hessian of `loss` at `theta` (P,); options as for `hvp`."""
+    return matrix_rows(_product(loss, theta, composition, compile), theta, rows, chunk_size, memory_budget_mb)
 
 
 def diagonal(

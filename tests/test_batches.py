@@ -20,9 +20,10 @@ from methods import batches, create_graph_rows, factored, func_hessian, hutchins
 from methods.batching.divisors import BROADCASTING, DIVISORS, FUNCTIONS, divisor_of
 from methods.factoring import products
 from methods.factoring.certificate import FallbackError, FallbackWarning
+from methods.factoring.shard import Rows
 from methods.factoring.sums import Sum, write_products
 from tests.oracles import central_differences, distance
-from tests.rows import QUANTITIES, ROWS, bound, target
+from tests.rows import QUANTITIES, ROWS, SHARDED, bound, target
 from tests.test_methods import CRASHES, PROBLEMS
 from tests.test_zoo import CASES, case
 
@@ -34,6 +35,7 @@ OWN = sorted(
     and not target(row, "hessian")[0].startswith("methods.peers.")
     and not row.endswith("_compiled")
     and row not in SLOW_ROWS
+    and row not in SHARDED
 )
 QUICK = ["create_graph_rows", "factored", "func_hessian", "vmap_ggn", "vmap_hvp"]  # rows that are tested by default
 
@@ -365,10 +367,10 @@ def spoiling(calls):
     """`products.write`, of which some calls, by their number, write something else."""
     real, counter = products.write, itertools.count()
 
-    def write(out, *others):
-        real(out, *others)
+    def write(rows, *others):
+        real(rows, *others)
         if next(counter) in calls:
-            out[3, 5] += 1e-3
+            rows.entries[3, 5] += 1e-3
 
     return write
 
@@ -712,9 +714,9 @@ def test_the_sum_is_compared_at_the_lowest_precision_of_its_batches() -> None:
     model = LowWithin(always=False)
     low, high = ((nn.CrossEntropyLoss(), draw(samples, 3).float(), labels(samples)) for samples in (4, 5))
     for order in ([low, high], [high, low]):
-        state, out = None, torch.empty(36, 36)
+        state, rows = None, Rows(torch.empty(36, 36), 0)
         for each in Sum(model, order).networks():
-            state = write_products(state, each, out, 2.0**20, "rows")
+            state = write_products(state, each, rows, 2.0**20, "rows")
         assert state is not None
         assert state.comparison.precision == torch.bfloat16
 

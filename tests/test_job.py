@@ -22,6 +22,7 @@ CONFIG = {
     "device": "cuda:1",
     "dtype": "float32",
     "threads": 2,
+    "processes": 1,
     "mode": "deterministic",
     "allocator": "tuned",
     "seed": 0,

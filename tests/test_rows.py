@@ -67,7 +67,7 @@ def test_what_one_process_measured_is_the_cells(frame_of, last):  # noqa: F811
     (row,) = Analysis(frame_of(records[::-1] if last else records)).cells.to_dict("records")
     assert {name: row[name] for name in ONCE} == ONCE
     assert row["median_s"] == pytest.approx(2.2)
-    assert row["processes"] == 3
+    assert row["runs"] == 3
 
 
 def test_a_failed_process_keeps_its_message_or_silence(frame_of):  # noqa: F811
@@ -192,7 +192,7 @@ def test_options_of_sampling_are_told_by_name(frame_of):  # noqa: F811
 
 def test_a_failure_before_its_packages_were_known_counts_among_its_rounds(frame_of):  # noqa: F811
     frame = frame_of([cell("peer", packages="jax 0.8"), failed("timeout", "peer", 8, round=1)])
-    ((status, processes),) = Analysis(frame).cells[["status", "processes"]].values.tolist()
+    ((status, processes),) = Analysis(frame).cells[["status", "runs"]].values.tolist()
     assert (status, processes) == ("timeout", 2)
 
 

@@ -36,6 +36,7 @@ def survey(jobs: Sequence[Job], output: Path, memory_gb: float | None = None) ->
         params = problem["params"]
         trial = Trial(launcher, output, params, memory_gb, _reference(launcher, jobs[0], params, output))
         found = [trial.asked(job) for job in jobs if job not in lacking]
+        found = [advice for advice in found if "mesh" not in advice.asks]  # which a script in one process has not
         found = _checked_whole(trial, _measured(trial, found), memory_gb)
     return Survey(
         advice=tuple(ordered(found, memory_gb)),

@@ -22,6 +22,7 @@ SETTINGS = {
     "dtype": None,
     "device": None,
     "threads": None,
+    "ranks": None,
     "mode": None,
     "allocator": None,
     "memory_limit": None,
@@ -35,7 +36,8 @@ PLAIN = "null"  # the mode of torch as it is
 COMMIT = "commit "  # before the commit of a folder `code`
 
 # What makes a cell: prepared rows that agree in these are the same cell, run in different processes.
-CELL = ["memory_limit" if name == "memory_limit_gb" else name for name in identity.CELL]
+OTHERWISE = {"memory_limit_gb": "memory_limit", "processes": "ranks"}  # columns of a record that have another name here
+CELL = [OTHERWISE.get(name, name) for name in identity.CELL]
 MEASURES = [
     "params",
     "median_s",
@@ -106,9 +108,10 @@ def _prepared(frame: DataFrame) -> DataFrame:
     builder which it shares with other named problems (`mlp` of `mlp_500` and `mlp_2000`); these and `quantity` get what
     tells their rows apart other than by size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). JSON has its
     keys in order. `machine` is the GPU, or else the CPU with its cores, `mode` PLAIN for torch as it is, `memory_limit`
-    the limit as text, `code` own, or of a folder of that name `commit 1a2b3c4d` or its path. `warning` is what the
-    atlas knows against the row, `doubted` whether it was warned that its result may be wrong, `cell` the number of its
-    cell, `commits` how many commits of the harness itself ran that.
+    the limit as text, `ranks` how many processes computed one result, `code` own, or of a folder of that name
+    `commit 1a2b3c4d` or its path. `warning` is what the atlas knows against the row, `doubted` whether it was warned
+    that its result may be wrong, `cell` the number of its cell, `commits` how many commits of the harness itself ran
+    that.
     """
     rows = frame.reset_index(drop=True)
     rows.attrs = {}  # pandas copies them, all names of what was skipped, with every group and column
@@ -119,6 +122,7 @@ def _prepared(frame: DataFrame) -> DataFrame:
     rows["code"] = _codes(rows).where(composed, "?")
     rows["mode"] = rows["mode"].astype("object").fillna(PLAIN).where(composed, "?")
     limit = rows["memory_limit_gb"].map("{:g} GB".format, na_action="ignore").astype("object").fillna("none")
+    rows["ranks"] = rows["processes"].astype("object").where(composed, "?")
     rows["memory_limit"] = limit.where(composed, "?")
     rows["machine"] = rows["gpu"].astype("object").fillna(_processors(rows))
     for column in identity.JSON:
@@ -149,12 +153,12 @@ def _prepared(frame: DataFrame) -> DataFrame:
 def _over_processes(rows: DataFrame) -> DataFrame:
     """One row a cell out of prepared rows: medians over the processes (rounds) that ran it.
 
-    Adds `processes`, their number, and `low_s` and `high_s`, the interval of the time. Status and message are those of
-    the first process that was not ok, or of the first; so is all else, and where that one did not measure it, it is of
-    the first that did. A cell is contended if any process was.
+    Adds `runs`, the number of processes (rounds), `low_s` and `high_s`, the interval of the time. Status and message
+    are those of the first process that was not ok, or of the first; so is all else, and where that one did not measure
+    it, it is of the first that did. A cell is contended if any process was.
     """
     if not rows.duplicated("cell").any():
-        return rows.assign(processes=1, low_s=rows["median_s"], high_s=rows["median_s"])
+        return rows.assign(runs=1, low_s=rows["median_s"], high_s=rows["median_s"])
     failed_first = rows.sort_values("status", key=lambda status: status.eq("ok"), kind="stable")
     known = failed_first.groupby(failed_first["cell"].to_numpy()).first()  # of each column the first that is not null
     by_cell = rows.astype(dict.fromkeys(MEASURES, "float")).groupby("cell")
@@ -165,12 +169,12 @@ def _over_processes(rows: DataFrame) -> DataFrame:
         failed_first.drop_duplicates("cell").set_index("cell")[VERDICT],
         by_cell[MEASURES].median(),
         by_cell["contended"].any(),
-        by_cell.size().rename("processes"),
+        by_cell.size().rename("runs"),
         intervals,
     ]
     replaced = [*VERDICT, *MEASURES, "contended"]
     cells = pandas.concat([known.drop(columns=replaced), *parts], axis=1)
-    columns = [*rows, "processes", *intervals]
+    columns = [*rows, "runs", *intervals]
     cells = cells.loc[rows["cell"].drop_duplicates(), columns].reset_index(drop=True)
     return cells.copy()  # in one piece, as in `harness.record.frame`
 

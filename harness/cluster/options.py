@@ -25,7 +25,7 @@ class Slurm:
     account: Annotated[str | None, NAME]
     qos: Annotated[str | None, NAME]
     gpus: Annotated[int | None, or_null(whole(0), "as many as the device needs")]
-    cpus: Annotated[int | None, or_null(whole(1), "as many as the threads")]
+    cpus: Annotated[int | None, or_null(whole(1), "as many as the threads of all processes")]
     memory_gb: Annotated[
         float | None, or_null(number("a size in GB above 0", lambda size: size > 0), "all, or the cluster's default")
     ]
@@ -46,9 +46,10 @@ class Slurm:
     def needs(self, job: Job) -> Needs:
         """What a job of Slurm must have to run this benchmark cell."""
         kind, _, index = job.device.partition(":")
-        gpus = 0 if kind == "cpu" else int(index or 0) + 1
+        gpus = 0 if kind == "cpu" else int(index or 0) + job.processes
         return Needs(
-            cpus=job.threads if self.cpus is None else self.cpus, gpus=gpus if self.gpus is None else self.gpus
+            cpus=job.threads * job.processes if self.cpus is None else self.cpus,
+            gpus=gpus if self.gpus is None else self.gpus,
         )
 
     def parameters(self, needs: Needs) -> dict[str, Any]:

@@ -60,9 +60,10 @@ class Place:
         shared = before or self._is_shared  # where the cell began, or where it ended
         remarks = ["another job ran on this node meanwhile"] if shared else []
         cores = len(os.sched_getaffinity(0))
-        if cores < job.threads:
+        needed = job.threads * job.processes
+        if cores < needed:
             shared = True
-            remarks.append(f"the job has {cores} of the {job.threads} cores that threads needs; raise launcher.cpus")
+            remarks.append(f"the job has {cores} of the {needed} cores that its threads need; raise launcher.cpus")
         found: dict[str, Any] = {"node": self.node, "slurm_job": self.job, "co_scheduled": shared}
         if remarks:
             found["message"] = "; ".join([*filter(None, [seen.get("message")]), *remarks])

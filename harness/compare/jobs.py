@@ -35,7 +35,7 @@ def refuse_foreign(job: Job, file: Path) -> None:
 
 def _job(values: Mapping[str, Any]) -> Job:
     """The job of the values in a file; raises ValueError, TypeError or KeyError where they are none."""
-    checked(Job, {**values, "code": None})  # of which the folder may be gone
+    checked(Job, {"processes": 1, **values, "code": None})  # an older job has one process; the folder may be gone
     Measure.from_config(values["measure"])
     job = Job.from_dict(values)
     texts = (job.problem, job.problem_target, job.method, job.target, job.code or "")

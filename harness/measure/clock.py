@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from harness.job import Measure
-from harness.measure import environment
+from harness.measure import environment, ranks
 from harness.measure.gpu import Monitor
 
 BLOCK_S = 1e-3  # a sample lasts at least this long: shorter calls are timed in blocks
@@ -72,11 +72,13 @@ class _Sampler:
         self._began_waiting = environment.threads_waiting_s()
         self._began_wall, self._began_cpu = time.perf_counter(), time.process_time()
         self._observer_wall_s, self._observer_cpu_s = 0.0, 0.0
+        self._began_waited = ranks.waited_s()
 
     def elapsed(self) -> tuple[float, float]:
-        """Wall and processor seconds since the start, without those of observer and monitor."""
-        wall_s = time.perf_counter() - self._began_wall - self._observer_wall_s
-        cpu_s = time.process_time() - self._began_cpu - self._observer_cpu_s
+        """Wall and processor seconds since the start, without those of observer and monitor and of other ranks."""
+        waited_s = [now - before for now, before in zip(ranks.waited_s(), self._began_waited, strict=True)]
+        wall_s = time.perf_counter() - self._began_wall - self._observer_wall_s - waited_s[0]
+        cpu_s = time.process_time() - self._began_cpu - self._observer_cpu_s - waited_s[1]
         return wall_s, cpu_s
 
     def waiting_s(self) -> float | None:
@@ -193,6 +195,7 @@ def relative_half_width(times: list[float]) -> float:
 def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> Timed:
     """Seconds of a call, the mean over `calls`, from an idle device to an idle device; by CUDA events too on a GPU.
 
+    Of several ranks, all begin together, and the times are those of the slowest.
     Where a call forks and returns twice, the copy of the process ends here.
     """
     process = os.getpid()
@@ -200,6 +203,7 @@ def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> T
     if device.type == "cuda":
         events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     synchronize(device)
+    ranks.meet()
     start = time.perf_counter()
     if events is not None:
         events[0].record()
@@ -212,8 +216,8 @@ def timed(call: Callable[[], object], device: torch.device, calls: int = 1) -> T
     wall_s = (time.perf_counter() - start) / calls
     if os.getpid() != process:
         os._exit(0)
-    event_s = None if events is None else events[0].elapsed_time(events[1]) / 1e3 / calls
-    return Timed(wall_s, event_s, result)
+    event_s = None if events is None else ranks.slowest(events[0].elapsed_time(events[1]) / 1e3 / calls)
+    return Timed(ranks.slowest(wall_s), event_s, result)
 
 
 def synchronize(device: torch.device) -> None:

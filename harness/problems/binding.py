@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.job import METHOD_ARGUMENTS, OVER_BATCHES, PROBLEM_ARGUMENTS, Job
+from harness.job import METHOD_ARGUMENTS, NETWORK_ARGUMENTS, OVER_BATCHES, PROBLEM_ARGUMENTS, Job
 from harness.problems.batches import batches_of
+from harness.problems.mesh import mesh_of
 from harness.problems.method_source import MethodError, Unsupported, function_of
 from harness.problems.modes import in_mode
 from harness.problems.problem import Problem
@@ -47,12 +48,16 @@ def bind(job: Job, problem: Problem) -> BoundMethod:
     """Find the method and give it the arguments that it asks for by name.
 
     Raises MethodError for a wrong path or option, Unsupported where the method has no such quantity or needs a
-    network and the problem is a function, or computes with JAX and the job asks for a mode of torch.
+    network and the problem is a function, computes in one process and the job asks for several, or computes with JAX
+    and the job asks for a mode of torch.
     """
     function = function_of(job)
     vectors = vectors_of(job, problem.theta)
-    offered = {name: vectors if name == "vectors" else getattr(problem, name) for name in METHOD_ARGUMENTS}
     parameters = inspect.signature(function).parameters
+    _require_processes(job, parameters)
+    offered = {name: getattr(problem, name) for name in (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS)} | {"vectors": vectors}
+    if "mesh" in parameters:
+        offered["mesh"] = mesh_of(problem.theta.device)
     arguments = {name: offered[name] for name in parameters if name in offered}
     _require_arguments(job, problem, arguments)
     _require_options(job, parameters)
@@ -77,8 +82,17 @@ def _over_batches(
         "batches": batches_of(problem),
         "weights": problem.batch_weights,
     }
-    arguments |= {name: asked[name] for name in ("sizes", "vectors") if name in asked}
+    arguments |= {name: asked[name] for name in ("sizes", "vectors", "mesh") if name in asked}
     return partial(function_of(replace(job, target=OVER_BATCHES)), function), arguments
+
+
+def _require_processes(job: Job, parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Raise Unsupported where several processes are asked for and the method computes in one."""
+    if job.processes > 1 and "mesh" not in parameters:
+        raise Unsupported(
+            f"{job.target} computes in one process, and processes={job.processes} was asked for; take a method that "
+            "asks for `mesh`, such as sharded_vmap_hvp or sharded_factored, or processes=1"
+        )
 
 
 def _require_arguments(job: Job, problem: Problem, arguments: Mapping[str, Any]) -> None:
@@ -87,7 +101,7 @@ def _require_arguments(job: Job, problem: Problem, arguments: Mapping[str, Any])
     absent = [
         name
         for name, value in arguments.items()
-        if name not in PROBLEM_ARGUMENTS and (value is None if name == "vectors" else not has_network)
+        if name not in (*PROBLEM_ARGUMENTS, "mesh") and (value is None if name == "vectors" else not has_network)
     ]
     if absent:
         raise Unsupported(

@@ -62,6 +62,7 @@ def load(*paths: str | Path) -> pandas.DataFrame:
             frame[field.name] = pandas.to_numeric(frame[field.name])
         elif field.type == "float":
             frame[field.name] = frame[field.name].astype("float")
+    frame["processes"] = frame["processes"].fillna(1)  # records of an older schema
     frame = _derive(frame).copy()  # in one piece: pandas warns where columns are added to a frame in a hundred pieces
     frame.attrs.update(asked=list(map(str, places)), skipped=skipped, copies=copies, superseded=sorted(replaced))
     return frame

@@ -144,6 +144,23 @@ FIELDS = (
     Field("reserved_peak_bytes", "int", "bytes", "the same of what this allocator holds of the GPU's memory"),
     Field("process_peak_bytes", "int", "bytes", "peak of the process's resident memory, above its start (Linux)"),
     Field("output_bytes", "int", "bytes", "size of the result"),
+    # Several processes (ranks) that compute one result. Times and memory above are those of the slowest and of the
+    # largest one; operations, allocations and FLOPs are sums over all.
+    Field("processes", "int", "count", "processes that compute one result together", part="setting"),
+    Field("ranks_tensor_peak_bytes", "list[float]", "bytes", "tensor_peak_bytes of each rank; null for one process"),
+    Field("ranks_process_peak_bytes", "list[float]", "bytes", "process_peak_bytes of each rank; null for one process"),
+    Field(
+        "communicated_bytes",
+        "int",
+        "bytes",
+        "that the ranks give to collectives in one call, summed; null for one process",
+    ),
+    Field(
+        "communication_s",
+        "float",
+        "s",
+        "time of the collectives of one call, with waiting for other ranks, by torch's profiler: the largest rank's",
+    ),
     # Counters: the same in every process.
     Field("operations", "int", "count", "ATen operators dispatched by one call, views included; null if compiled"),
     Field("allocations", "int", "count", "allocations of tensor memory by one call"),

@@ -21,7 +21,7 @@ from harness.analysis.ranking import FEW_SIZES, main_rankings
 from harness.analysis.speedups import speedups
 from harness.analysis.table import Analysis
 from harness.analysis.trend import trend
-from harness.report import coverage_table, csv, markdown, provenance, versions
+from harness.report import coverage_table, csv, efficiency, markdown, provenance, versions
 from harness.report import speedups as speedup_tables
 from harness.report import trend as trend_text
 from harness.report.figures import curves
@@ -148,6 +148,9 @@ def _texts(
     grown = growth(analysis, memory_gb)
     if grown:
         texts |= {"growth.md": grown.markdown(), "growth.tex": document(grown.tables(), two_column)}
+    of_processes = efficiency.markdown(analysis)
+    if of_processes is not None:
+        texts["processes.md"] = of_processes
     if baseline is not None and faster is not None:
         texts["speedups.md"] = speedup_tables.markdown(faster, analysis, baseline)
         texts["speedups.tex"] = document([speedup_tables.speedup_table(faster, analysis, baseline)], two_column)

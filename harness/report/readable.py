@@ -59,6 +59,7 @@ GROUPS = {
     "device": "device",
     "dtype": "dtype",
 }
+HEADINGS = GROUPS | {"runs": "processes"}
 
 
 def readable(analysis: Analysis) -> DataFrame:
@@ -71,7 +72,7 @@ def readable(analysis: Analysis) -> DataFrame:
     rows = rows.assign(measure=differing_options(rows["measure"]))
     shown = DataFrame(index=rows.index)
     for column in _telling(rows):
-        shown[GROUPS.get(column, column)] = rows[column].map(as_text)
+        shown[HEADINGS.get(column, column)] = rows[column].map(as_text)
     shown["status"] = rows["status"].where(rows["warning"].isna(), rows["status"] + UNSAFE)
     shown["status"] += rows["doubted"].map({True: WARNED, False: ""})
     gap = rows["status"].where(rows["status"] != "ok", "-")
@@ -81,7 +82,7 @@ def readable(analysis: Analysis) -> DataFrame:
         if rows[column].notna().any():
             shown[heading] = rows[column].map(written, na_action="ignore").astype("object").fillna("-")
     shown["time"] += rows["contended"].map({True: CONTENDED, False: ""})
-    if rows["processes"].max() > 1:
+    if rows["runs"].max() > 1:
         place = list(shown.columns).index("time") + 1
         shown.insert(place, "from", rows["low_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
         shown.insert(place + 1, "to", rows["high_s"].map(duration, na_action="ignore").astype("object").fillna("-"))
@@ -98,7 +99,7 @@ def _telling(rows: DataFrame) -> list[str]:
     for column in CELL:
         if column not in found and (rows.groupby(found, dropna=False)[column].nunique(dropna=False) > 1).any():
             found.append(column)
-    return [*found, *differing(rows, ["processes"])]
+    return [*found, *differing(rows, ["runs"])]
 
 
 def asked(shown: DataFrame) -> list[str]:

@@ -30,6 +30,8 @@ def script(seen: Mapping[str, Any], trusted: bool = False) -> str:
     source = Source()
     setup = _problem(seen["problem_target"], problem_options, seen["seed"], source)
     method = _function(seen["target"], source)
+    if "mesh" in parameters_of(method):
+        raise ReproduceError(f"{seen['target']} asks for a mesh of processes; scripts are written for one process")
     source.add("methods.ravel.ravel")
     if seen.get("attention"):
         source.add("harness.problems.attention.use_math")

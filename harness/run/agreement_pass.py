@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from harness.measure import ranks
 from harness.problems.binding import BoundMethod
 from harness.problems.method_source import module_of
 from harness.problems.modes import AUTOCAST
@@ -16,6 +17,7 @@ from harness.truth import agreement, sketch
 from harness.truth.explanation import explained
 from harness.truth.reference_process import Truth
 from harness.truth.results import plain, result_fault, result_tensors
+from harness.truth.shards import RowShard
 from harness.truth.side_effects import SideEffects
 
 
@@ -29,6 +31,7 @@ def agreement_pass(bound: BoundMethod, side_effects: SideEffects, truth: Truth) 
     job, problem = bound.job, bound.problem
     side_effects.remember(bound)
     result = plain(bound.call())
+    ranks.meet()  # so that it is known which rank did not end its call
     left_behind = side_effects.fault(bound)
     if left_behind is not None:
         yield left_behind
@@ -39,6 +42,8 @@ def agreement_pass(bound: BoundMethod, side_effects: SideEffects, truth: Truth) 
         return
     yield {"output_bytes": _output_bytes(result)}
     reference = truth.reference
+    if isinstance(result, RowShard) and reference.directions is None:  # every entry is compared, so that it is small
+        result = result.gathered()
     if job.mode == "autocast":
         reference = replace(reference, inner_of_float32=AUTOCAST)
     seen = agreement.compare(result, job.quantity, reference, truth.hessian)
@@ -56,4 +61,4 @@ def agreement_pass(bound: BoundMethod, side_effects: SideEffects, truth: Truth) 
 def _output_bytes(result: Any) -> int:
     """Bytes of all tensors of a result: of its blocks, or of an estimate and its standard error."""
     entries: Any = result if isinstance(result, tuple | list) else [result]
-    return sum(entry.numel() * entry.element_size() for entry in entries if isinstance(entry, Tensor))
+    return sum(entry.numel() * entry.element_size() for entry in entries if isinstance(entry, Tensor | RowShard))

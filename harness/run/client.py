@@ -16,11 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.job import Job
+from harness.job import PASSES, Job
 from harness.record import StorageError
-from harness.run import outcome, processes, written
+from harness.run import outcome, processes, several, written
 from harness.run.folders import require_room
 
+RANKED = (*PASSES, "peak")  # parts that all processes of a cell run together
 LIMITS_S = {"rates": 60.0, "identity": 60.0}  # time limits of requests that are no passes of a cell
 START_S = 300.0  # for the import of torch, which may lie on a slow network disk
 LATE_S = 2 * processes.END_S + 10.0  # after its time limit, a pass must have ended or the server does not work
@@ -28,8 +29,15 @@ CLOSE_S = 2 * processes.END_S
 LONGEST_ANSWER = 2**16  # bytes; the server's have some hundred
 
 # Types of the server's answer, and of what it adds where the pass has ended in time.
-ANSWER = {"number": int, "timed_out": bool, "left_running": int, "unkillable": bool, "changed": str}
-OF_ENDED = {"exit_code": int | None, "signal": int | None, "out_of_memory": bool}
+ANSWER = {
+    "number": int,
+    "timed_out": bool,
+    "behind": list,
+    "left_running": int,
+    "unkillable": bool,
+    "changed": str,
+}
+OF_ENDED = {"rank": int, "exit_code": int | None, "signal": int | None, "out_of_memory": bool}
 
 # Settings with which glibc keeps freed memory instead of returning it: no page faults on the next call.
 TUNED = {
@@ -108,35 +116,47 @@ class ServerProcess:
         answer, cannot end what it has started, or was changed by the pass, it is closed. Raises StorageError where the
         process could not write its files: with the folder as its filename, or with `truth`.
         """
-        result, log, limit_s = folder / f"{part}.json", folder / "log.txt", LIMITS_S.get(part, job.limit_s)
+        log, limit_s = folder / "log.txt", LIMITS_S.get(part, job.limit_s)
+        ranks = range(1, job.processes if part in RANKED else 1)
+        results = [folder / f"{part}.json", *(folder / f"{part}.rank{rank}.json" for rank in ranks)]
         place = folder.resolve()  # not the files: a method can have made links of them, which must not be followed
-        written.remove(result)
+        for result in results:
+            written.remove(result)
         self._asked += 1
+        place_of_store = contextlib.nullcontext()
+        if len(results) > 1:
+            place_of_store = tempfile.TemporaryDirectory(prefix="harness-ranks-", ignore_cleanup_errors=True)
         request = {
             "number": self._asked,
             "job": asdict(job),
             "part": part,
-            "result": str(place / result.name),
+            "results": [str(place / result.name) for result in results],
             "log": str(place / log.name),
             "truth": None if truth is None else str(truth),
             "limit_s": limit_s,
         }
-        with self._asking:
-            self._write(request)
+        with self._asking, place_of_store as meeting:
+            self._write(request | {"store": meeting and f"{meeting}/store"})
             answer = self._read(limit_s + LATE_S)
         if answer is not None and not _is_answer(answer, request["number"]):
             answer = None
         if answer is None or "ended" in answer or answer["unkillable"] or answer["changed"]:
             self.close()
         try:
-            seen = written.fields(result, job)
-            if "status" not in seen:
-                _check_written(part, seen, folder, truth)
-            return outcome.of_pass(part, limit_s, answer, seen, log)
+            of_ranks = [written.fields(result, job) for result in results]
+            for seen in of_ranks:
+                if "status" not in seen:
+                    _check_written(part, seen, folder, truth)
+            seen = of_ranks[0] if len(of_ranks) == 1 else several.together(of_ranks, answer)
+            return outcome.of_pass(part, limit_s, answer, seen, log, len(of_ranks))
         except written.TamperedError as error:
             return {"status": "crashed", "message": f"the file of the {part} pass's result was overwritten: {error}"}
         finally:
-            for left in (result, *folder.glob(f".{result.name}.*.tmp")):  # a process that was killed leaves the latter
+            # A process that was killed leaves a temporary file.
+            for left in (
+                *results,
+                *(temporary for result in results for temporary in folder.glob(f".{result.name}.*.tmp")),
+            ):
                 written.remove(left)
 
     def _write(self, request: Mapping[str, Any]) -> None:

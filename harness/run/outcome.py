@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.job import Job
 from harness.run import processes, written
+from harness.run.several import named
 from harness.truth.timed_results import FRESH_CALL
 
 Fields = dict[str, Any]  # of a record
@@ -18,10 +19,13 @@ STUCK = 30  # times the slowest sample: an unfinished call that has taken longer
 STUCK_S = 0.5  # if it has taken this at least: less may be a machine under load
 
 
-def of_pass(part: str, limit_s: float, answer: Mapping[str, Any] | None, seen: Mapping[str, Any], log: Path) -> Fields:
+def of_pass(
+    part: str, limit_s: float, answer: Mapping[str, Any] | None, seen: Mapping[str, Any], log: Path, ranks: int = 1
+) -> Fields:
     """The fields of a pass: those that it has written, with a status and a message where it did not end by itself.
 
-    `answer` is that of the server, or None where it did not answer. `log` is the file of what the pass has printed.
+    `answer` is that of the server, or None where it did not answer. `log` is the file of what the pass has printed, in
+    one process or in several `ranks`.
     `left_running` is a message, where there were such processes.
     """
     fields = dict(seen)
@@ -30,7 +34,7 @@ def of_pass(part: str, limit_s: float, answer: Mapping[str, Any] | None, seen: M
     if answer["changed"]:
         return fields | {"status": "crashed", "message": _changed(part, answer["changed"])}
     if "status" not in fields:
-        fields |= _cut_off(part, limit_s, answer, log)
+        fields |= _cut_off(part, limit_s, answer, log, ranks)
     if answer["left_running"]:
         fields["left_running"] = _left_running(part, answer["left_running"])
     return fields
@@ -45,24 +49,34 @@ def _changed(part: str, names: str) -> str:
     return f"{part} pass: the harness's server process was changed ({names}), by the method if not by a user"
 
 
-def _cut_off(part: str, limit_s: float, answer: Mapping[str, Any], log: Path) -> Fields:
+def _cut_off(part: str, limit_s: float, answer: Mapping[str, Any], log: Path, ranks: int) -> Fields:
     """The status and message of a pass whose process ended without a result."""
     if answer["timed_out"]:
         message = f"the {part} pass took longer than limit_s={limit_s:g}"
+        if ranks > 1:
+            message += f", {_waiting(answer['behind'], ranks)}"
         if answer["unkillable"]:
             message += ", and its process cannot be killed: it waits in the system, as for a driver, and is left behind"
         return {"status": "timeout", "message": message}
+    who = f"the {part} pass" if ranks == 1 else f"{named(answer['rank'], ranks)} of the {part} pass"
     last_line = written.last_line(log)
     last = f"; it last printed: {last_line[:300]}" if last_line else ""
     if answer["out_of_memory"]:
-        killed = f"the {part} pass was killed by the system (SIGKILL), since memory ran out"
+        killed = f"{who} was killed by the system (SIGKILL), since memory ran out"
         return {"status": "oom", "message": killed + last}
     how = f"exit status {answer['exit_code']}"
     if answer["signal"] is not None:
         how = f"signal {processes.signal_name(answer['signal'])}"
     if answer["signal"] == signal.SIGKILL:
         how += ", which the harness did not send"
-    return {"status": "crashed", "message": f"the {part} pass ended with {how}, without a result{last}"}
+    return {"status": "crashed", "message": f"{who} ended with {how}, without a result{last}"}
+
+
+def _waiting(behind: Sequence[int], ranks: int) -> str:
+    """For which ranks of a pass the others waited, as far as it is known."""
+    if not behind:
+        return "with no rank known to be behind the others"
+    return f"while {' and '.join(named(rank, ranks) for rank in behind)} had not come as far as the others"
 
 
 def _left_running(part: str, count: int) -> str:

@@ -99,10 +99,11 @@ def running(grace_s: float) -> int:
     return sum(state(pid) not in ("Z", "") for pid in descendants(os.getpid()))
 
 
-def end_all(child: int) -> bool:
-    """Kill and reap the group of a child and every descendant of this process; whether none is left after END_S."""
+def end_all(*children: int) -> bool:
+    """Kill and reap the groups of children and every descendant of this process; whether none is left after END_S."""
     deadline = time.monotonic() + END_S
-    _kill_group(child)
+    for child in children:
+        _kill_group(child)
     while not _reap():
         if time.monotonic() > deadline:
             return False

@@ -15,7 +15,7 @@ from harness.record import storing
 from harness.record.files import opened
 
 # Fields of a job on which the reference does not depend: it is the same for every method and round.
-NOT_OF_REFERENCE = ("problem", "method", "target", "method_options", "mode", "round", "passes")
+NOT_OF_REFERENCE = ("problem", "method", "target", "method_options", "mode", "processes", "round", "passes")
 
 Fields = dict[str, Any]  # of a record
 

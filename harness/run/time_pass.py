@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.measure import clock, environment
+from harness.measure import clock, environment, ranks
 from harness.measure.gpu import Monitor
 from harness.problems.binding import BoundMethod
 from harness.truth import caching
@@ -28,7 +28,7 @@ def time_pass(bound: BoundMethod, side_effects: SideEffects, began: float) -> Fi
     `began` is the start of the process by `time.perf_counter()`, from which the time limit counts. Two more fields are
     for the launcher: `timed` (`harness.truth.timed_results`), and `running`, which says whether the method or the
     harness itself runs after the samples (`harness.truth.caching`). Outside the clock the pass also looks for side
-    effects of the first call and of the others, and for results that were not computed.
+    effects of the first call and of the others, and for results that were not computed: these with one process only.
     """
     with tempfile.TemporaryDirectory() as compiled:  # so that the first call compiles, whatever was compiled before
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled
@@ -58,6 +58,8 @@ def _method_calls(bound: BoundMethod, side_effects: SideEffects, began: float) -
     yield side_effects.fault(bound) or {}
     timed = recorder.fields()
     yield {"timed": timed}
+    if ranks.count() > 1:  # the search for a cache decides by times that differ between ranks
+        return
     left_s = bound.job.limit_s - (time.perf_counter() - began)
     fault = yield from caching.fault(bound, samples.times_s, recorder.last, left_s)
     yield {"timed": {"fault": fault} | timed} | caching.HARNESS_RUNS

@@ -29,6 +29,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ import numpy
 import torch
 
 from harness.job import Job
-from harness.measure import busy, clock, counters, environment, memory, rates
+from harness.measure import busy, clock, communication, counters, environment, memory, ranks, rates
 from harness.measure.warning_log import WarningLog
 from harness.problems import Problem, ProblemError, attention, build, check, networks, split, subset, tensors_of
 from harness.problems.binding import BoundMethod, bind
@@ -49,6 +50,7 @@ from harness.run.agreement_pass import agreement_pass
 from harness.run.time_pass import time_pass
 from harness.truth import process_state, reference_process
 from harness.truth.operators import operators
+from harness.truth.results import ResultFault
 from harness.truth.side_effects import SideEffects
 
 # Modules that torch imports on the first call of a transform: 1 to 2 s that belong to no method.
@@ -75,8 +77,13 @@ def preload() -> None:
     gc.freeze()  # a collection in a child must not walk, and so copy, the half million objects of the server
 
 
-def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -> None:
-    """Run a pass of a cell or a further part; write its fields to `result`.
+def run(
+    job: dict[str, Any], part: str, result: str, truth: str | None = None, place: ranks.Place | None = None
+) -> bool:
+    """Run a pass of a cell or a further part; write its fields to `result`. Returns whether it ended well.
+
+    `place` is that of this process among those that run the pass together; None where it is alone. On GPUs rank r runs
+    on `cuda:r`.
 
     `truth` is the file that `reference` writes and that `agreement` reads. Known fields are written step by step, in
     case a call never returns. `status` is written last: at the end of the pass, or where a fault is found. Whatever is
@@ -88,7 +95,11 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
     warning_log = WarningLog()
     try:
         asked = Job.from_dict(job)
-        _device(asked.device)
+        if place is not None and asked.device != "cpu":
+            asked = replace(asked, device=f"cuda:{place.rank}")
+        device = _device(asked.device)
+        if place is not None:
+            ranks.join(place, device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         attention.use_math()
         seen |= environment.describe(asked.device, asked.code)
@@ -112,7 +123,9 @@ def run(job: dict[str, Any], part: str, result: str, truth: str | None = None) -
         seen |= _failure(error, part)
     if part == job["passes"][0]:
         seen |= warning_log.fields()
-    _write({"status": "ok"} | seen, result, process)
+    ended = {"status": "ok"} | seen
+    _write(ended, result, process)
+    return ended["status"] == "ok"
 
 
 def _write(seen: dict[str, Any], result: str, process: int) -> None:
@@ -131,6 +144,8 @@ def _failure(error: BaseException, part: str) -> dict[str, Any]:
         return {"status": error.status, "message": text(error), "traceback": trace(error)}
     if isinstance(error, ProblemError | DeviceError | MethodError):
         return {"status": "error", "message": text(error)}
+    if isinstance(error, ResultFault):
+        return {"status": "wrong", "message": text(error)}
     if isinstance(error, Unsupported):
         return {"status": "unsupported", "message": text(error)}
     status, message = explain(error)
@@ -172,6 +187,8 @@ def _measured(job: Job, part: str, truth: str | None, warning_log: WarningLog, b
     if first:
         yield _problem_hash(job)
     problem = _problem(job)
+    if ranks.count() > 1:
+        reference_process.require_same_in_all_ranks(problem)
     yield {"params": problem.theta.numel(), "whole_params": problem.whole, "samples": _length(problem.inputs)}
     if first:
         yield {
@@ -299,6 +316,8 @@ def _exact_pass(bound: BoundMethod, began: float) -> Fields:
     if not counters.jax_is_imported() and not counters.compilation():
         counted = counters.count(bound.call)
         yield counted
+    if ranks.count() > 1:
+        yield communication.measure(bound.call)
     if bound.device.type == "cuda":
         yield _gpu_busy(bound, counted.get("operations"), time.perf_counter() - began)
 
@@ -323,9 +342,11 @@ def _peak_pass(bound: BoundMethod) -> Fields:
     if counters.jax_is_imported():
         return
     yield memory.tensor_peak(bound.call, bound.device)
+    ranks.meet()  # so that it is known which rank did not end its call
 
 
 def _process_pass(bound: BoundMethod) -> Fields:
     memory.prepare_process_peak()
     _warm_up(bound)
     yield {"process_peak_bytes": memory.process_peak(bound.call)}
+    ranks.meet()

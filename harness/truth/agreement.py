@@ -13,6 +13,7 @@ from harness.truth import estimates
 from harness.truth.distances import BLOCK, block_distances, diagonal_distances, hvp_distances, matrix_distances
 from harness.truth.reference import Reference
 from harness.truth.results import is_estimate, plain, result_tensors
+from harness.truth.shards import RowShard
 
 # Largest relative Frobenius error that counts as right. It is ten to a thousand times the rounding errors seen
 # (float64 7e-16, float32 3e-7, float16 5e-4, bfloat16 4e-3) and far below the percents of a wrong rule.
@@ -99,12 +100,19 @@ def _tolerance(truth: Reference, dtype: torch.dtype) -> float:
     return max(limits) * truth.scale.slack_of(dtype)
 
 
-def _nonfinite(tensors: Sequence[Tensor]) -> int:
+def _nonfinite(tensors: Sequence[Tensor | RowShard]) -> int:
     """The number of entries that are NaN or infinite."""
-    return sum(int((~torch.isfinite(part)).sum()) for tensor in tensors for part in tensor.split(BLOCK))
+    return sum(
+        tensor.nonfinite()
+        if isinstance(tensor, RowShard)
+        else sum(int((~torch.isfinite(part)).sum()) for part in tensor.split(BLOCK))
+        for tensor in tensors
+    )
 
 
-def _obstacle(fields: Fields, reported: Sequence[Tensor], truth: Reference, dtype: torch.dtype) -> Fields | None:
+def _obstacle(
+    fields: Fields, reported: Sequence[Tensor | RowShard], truth: Reference, dtype: torch.dtype
+) -> Fields | None:
     """`status` and `message` where no distance can be judged; None where one can."""
     if fields["nonfinite"]:
         share = f"{fields['nonfinite']} of {sum(t.numel() for t in reported)} entries are NaN or infinite"
@@ -128,15 +136,15 @@ def _unjudged(truth: Reference, dtype: torch.dtype) -> str:
     return f"the loss computes in {_name(inner)} within, too coarse to judge a result by; use a finer precision there"
 
 
-def _beyond_float64(tensors: Sequence[Tensor], quantity: str, truth: Reference) -> Fields:
+def _beyond_float64(tensors: Sequence[Tensor | RowShard], quantity: str, truth: Reference) -> Fields:
     """`status` and `message` where the distance of a finite result is not finite: the reference's own may be."""
-    zeros = [torch.zeros_like(tensor) for tensor in tensors]
+    zeros = [part.zeros() if isinstance(part, RowShard) else torch.zeros_like(part) for part in tensors]
     if math.isfinite(_distances(zeros, quantity, truth)["relative_error"]):
         return {"status": "wrong", "message": "the squares of its errors are beyond the range of float64"}
     return {"status": "error", "message": "the reference in float64 is itself not finite at this point"}
 
 
-def _distances(tensors: Sequence[Tensor], quantity: str, truth: Reference) -> Fields:
+def _distances(tensors: Sequence[Any], quantity: str, truth: Reference) -> Fields:
     """The distances of a result of this quantity from the reference."""
     if quantity == "block_diagonal":
         return block_distances(tensors, truth)

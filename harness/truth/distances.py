@@ -14,32 +14,45 @@ import torch
 from torch import Tensor
 
 from harness.truth.reference import Reference
+from harness.truth.shards import RowShard
 
 BLOCK = 1024  # rows of a result converted to float64 at once
 
 Distances = dict[str, float]  # relative_error, worst_error and, for matrices, asymmetry
 
 
-def matrix_distances(found: Tensor, truth: Reference) -> Distances:
-    """The distances of a matrix (P, P)."""
+def matrix_distances(found: Tensor | RowShard, truth: Reference) -> Distances:
+    """The distances of a matrix (P, P). The asymmetry of one in shards is estimated from the directions."""
     size_of_zeros = truth.scale.sizes.get(found.dtype)
-    rows = found[truth.columns].to(torch.float64)  # (c, P); R is symmetric, so its columns are its rows
-    if truth.directions is None or truth.products is None:
-        relative = _relative(rows, truth.values.T, size_of_zeros)
+    columns = truth.values.T  # (c, P); R is symmetric, so its columns are its rows
+    if isinstance(found, RowShard):
+        assert truth.directions is not None
+        rows, products = found.select(truth.columns), found.times(truth.directions)
+        asymmetry = found.asymmetry(truth.directions)
     else:
-        products = [block.to(torch.float64) @ truth.directions for block in found.split(BLOCK)]
-        relative = _relative(torch.cat(products), truth.products, size_of_zeros)
-    errors, scales = (rows - truth.values.T).abs(), truth.values.T.abs().amax(1, keepdim=True)
+        rows, products, asymmetry = found[truth.columns].to(torch.float64), None, _asymmetry(found)
+        if truth.directions is not None:
+            products = torch.cat([block.to(torch.float64) @ truth.directions for block in found.split(BLOCK)])
+    if products is None or truth.products is None:
+        relative = _relative(rows, columns, size_of_zeros)
+    else:
+        relative = _relative(products, truth.products, size_of_zeros)
+    errors, scales = (rows - columns).abs(), columns.abs().amax(1, keepdim=True)
+    return {
+        "relative_error": relative,
+        "worst_error": _worst(errors, scales, size_of_zeros),
+        "asymmetry": asymmetry,
+    }
+
+
+def _asymmetry(found: Tensor) -> float:
+    """The norm of H - H^T over that of H."""
     uneven = sum(
         float((rows.to(torch.float64) - columns.T.to(torch.float64)).square().sum())
         for rows, columns in zip(found.split(BLOCK), found.split(BLOCK, dim=1), strict=True)
     )
     size = sum(float(block.to(torch.float64).square().sum()) for block in found.split(BLOCK))
-    return {
-        "relative_error": relative,
-        "worst_error": _worst(errors, scales, size_of_zeros),
-        "asymmetry": math.sqrt(uneven / size) if size else 0.0,
-    }
+    return math.sqrt(uneven / size) if size else 0.0
 
 
 def diagonal_distances(found: Tensor, truth: Reference) -> Distances:

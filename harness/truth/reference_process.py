@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.job import Job
+from harness.measure import ranks
 from harness.problems import Problem, ProblemError, tensors_of
 from harness.problems.binding import vectors_of
 from harness.truth.reference import Reference, reference
@@ -60,6 +61,21 @@ def require_same_point(truth: Truth, problem: Problem) -> None:
             f"the problem is another one each time that it is built (loss {truth.loss:.9g} and {value:.9g}), so that "
             "no two processes measure the same: draw everything from the builder's `seed`, or load saved weights and "
             "data"
+        )
+
+
+def require_same_in_all_ranks(problem: Problem) -> None:
+    """Raise ProblemError in a rank whose problem is not that of rank 0, which all of them have built."""
+    exact = problem.to("cpu", torch.float64)
+    theta = hashlib.sha256(exact.theta.numpy().tobytes()).hexdigest()
+    own = {"P": len(exact.theta), "theta": theta, "the data": _checksum(exact), "the loss": _loss(exact)}
+    first = ranks.of_all(own)[0]
+    differing = [name for name in own if own[name] != first[name] and own[name] == own[name]]
+    if differing:
+        raise ProblemError(
+            f"it has built another problem than rank 0: {', '.join(differing)} differ (P={own['P']} and {first['P']}, "
+            f"loss {own['the loss']:.9g} and {first['the loss']:.9g}); draw everything from the builder's `seed`, or "
+            "load saved weights and data"
         )
 
 

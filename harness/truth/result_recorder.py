@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from harness.measure import ranks
 from harness.problems.binding import BoundMethod
 from harness.truth import sketch
-from harness.truth.results import plain, result_fault, result_tensors
+from harness.truth.results import ResultFault, plain, result_fault, result_tensors
 
 STEADY = 0.01  # change of the number of a result, over the norm, up to which it is the same result
 
@@ -38,6 +39,8 @@ class ResultRecorder:
         if not self._checkable or self._fault is not None:
             return
         fault = self._read(result)
+        if fault is not None and ranks.count() > 1:
+            raise ResultFault(f"{self._bound.job.target} {fault}")  # the other ranks would wait for this one's numbers
         if fault is not None and self._calls == 1:
             self._checkable = False  # the agreement pass reports it
         elif fault is not None:

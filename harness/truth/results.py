@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import]
 
+from harness.truth.shards import RowShard, layout_fault, shard_fault, shard_of
+
+
+class ResultFault(RuntimeError):
+    """What one rank of several returned cannot be read: the cell ends."""
+
 
 class Estimate(NamedTuple):
     """A random estimate, its standard error (of the same shape), and the number of its independent probes."""
@@ -21,20 +27,22 @@ class Estimate(NamedTuple):
 def plain(result: Any) -> Any:
     """A result without Tensor subclasses, which may answer for themselves: tensors, a tuple of them or an Estimate.
 
-    A subclass's own data are taken. A subclass that computes by `__torch_dispatch__` has no data that can be trusted:
-    it stays as it is, and `result_fault` refuses it.
+    A subclass's own data are taken. Of a DTensor sharded by rows it is a `RowShard`, or its only shard. A subclass that
+    computes by `__torch_dispatch__` has no data that can be
+    trusted: it stays as it is, and `result_fault` refuses it.
     """
     if is_estimate(result):
         return Estimate(plain(result.value), plain(result.standard_error), result.probes)
     if type(result) in (tuple, list):
         return type(result)(map(plain, result))
+    result = shard_of(result)
     if not issubclass(type(result), Tensor) or _dispatches(result) or type(result) is Tensor:
         return result
     with torch._C.DisableTorchFunctionSubclass():
         return Tensor.as_subclass(result, Tensor)
 
 
-def result_tensors(result: Any) -> list[Tensor]:
+def result_tensors(result: Any) -> list[Any]:
     """The tensors of a plain result: the blocks of a block-diagonal, the value of an estimate, or the result itself."""
     if is_estimate(result):
         return [result.value]
@@ -48,6 +56,7 @@ def result_fault(
 
     - A matrix, a diagonal and products are tensors.
     - A block-diagonal is a tuple of tensors, one for each of `sizes`.
+    - A matrix may be a DTensor with placement Shard(0), over all ranks.
     - A random estimate has a `standard_error` of the same shape and its number of `probes`
       (`methods.hutchinson.Estimate`).
 
@@ -61,6 +70,8 @@ def result_fault(
     elif isinstance(stripped, Estimate):
         fault = _probes_fault(stripped)
         tensors, shapes = [stripped.value, stripped.standard_error], shapes * 2
+    elif isinstance(stripped, RowShard):
+        fault, tensors, shapes = shard_fault(stripped), [stripped.rows], [(len(stripped.rows), *shapes[0][1:])]
     else:
         fault, tensors = None, [stripped]
     if fault is not None:
@@ -104,6 +115,9 @@ def _tensor_fault(result: Any, shape: tuple[int, ...], quantity: str, theta: Ten
     name = type(result).__name__
     if not issubclass(type(result), Tensor):
         return f"returned {name}, not a tensor"
+    layout = layout_fault(result)
+    if layout is not None:
+        return layout
     if _dispatches(result):
         return f"returned a {name}, whose numbers its own __torch_dispatch__ makes up: return a plain torch.Tensor"
     if is_functorch_wrapped_tensor(result):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
 from torch.utils._pytree import tree_leaves, tree_map
 
 from methods import samples
@@ -31,8 +32,12 @@ class Batches:
         divisor: Divisor | None,
         examine: Callable[[Batch], None],
         progress: Progress | None,
+        group: ProcessGroup | None,
     ) -> None:
-        """Raises ValueError as `samples.batches`, and where there are no batches or none counts."""
+        """`group` are processes that have batches of their own, which all count together.
+
+        Raises ValueError as `samples.batches`, and where there are no batches or none counts, in any of the processes.
+        """
         self._given, self._device, self._progress = given, device, progress
         self._fingerprints: list[Any] = []
         self._divisors: list[float] = []
@@ -41,11 +46,14 @@ class Batches:
             self._fingerprints.append(_fingerprint(batch))
             self._divisors.append(1.0 if divisor is None else divisor(*moved))
             examine(moved)
-        if not self._fingerprints:
+        if not self._fingerprints and group is None:
             raise ValueError("there are no batches, or they were gone through before: nothing came from their iterator")
-        self._total = 1.0 if divisor is None else sum(self._divisors)
-        if not self._total:
-            raise ValueError("no target counts in any batch: all are ignored, or have the weight 0")
+        own = sum(self._divisors)
+        totals = [own] if group is None else _of_all(group, own, device)
+        if not all(totals):
+            which = "" if group is None else f" of process {totals.index(0.0)}"
+            raise ValueError(f"no target counts in any batch{which}: all are ignored, or have the weight 0")
+        self._total = 1.0 if divisor is None else sum(totals)
 
     def __iter__(self) -> Iterator[tuple[float, Batch]]:
         """Each batch and its weight, except those of weight 0."""
@@ -72,6 +80,14 @@ class Batches:
 
     def _moved(self, batch: Batch) -> Batch:
         return tree_map(lambda leaf: leaf.to(self._device) if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def _of_all(group: ProcessGroup, number: float, device: torch.device) -> list[float]:
+    """The numbers of the group's processes, in their order."""
+    own = torch.tensor(number, dtype=torch.float64, device=device)
+    numbers = [torch.empty_like(own) for _ in range(group.size())]
+    distributed.all_gather(numbers, own, group=group)
+    return [float(entry) for entry in numbers]
 
 
 def _fingerprint(batch: Batch) -> list[Any]:

@@ -12,6 +12,7 @@ from methods.factoring.certificate import Certificate
 from methods.factoring.network import Network
 from methods.factoring.plan import MIXED, Plan
 from methods.factoring.products import write
+from methods.factoring.shard import Rows
 from methods.factoring.shifts import Shifts, all_outputs, check
 from methods.factoring.uses import Use, uses_of
 
@@ -31,10 +32,8 @@ def check_hessian(network: Network, plan: Plan, certificate: Certificate, memory
     deque(_pairs(network, plan, certificate, memory, _planned_uses(network, plan)), maxlen=0)
 
 
-def write_hessian(
-    network: Network, plan: Plan, certificate: Certificate, out: Tensor, memory: float, add: bool
-) -> None:
-    """Write into `out` (P, P) the Hessian between the parameters that `plan` leaves to matrix products.
+def write_hessian(network: Network, plan: Plan, certificate: Certificate, rows: Rows, memory: float, add: bool) -> None:
+    """Write into `rows` those of the Hessian between the parameters that `plan` leaves to matrix products.
 
     With `add` it is added to what is there, the sum of such Hessians.
     The derivatives along shifts that are held at once take about `memory` bytes. Refused in the plan are parameters
@@ -44,10 +43,10 @@ def write_hessian(
     uses = _planned_uses(network, plan)
     tied = set() if add else {name for use in uses if use.tied for name in use.names}  # several pairs of calls add up
     for name in tied:
-        out[network.span[name]] = 0
-        out[:, network.span[name]] = 0
+        rows.of(network.span[name]).zero_()
+        rows.entries[:, network.span[name]] = 0
     for pair in _pairs(network, plan, certificate, memory, uses):
-        write(out, *pair, add or pair.use.tied or pair.other.tied)
+        write(rows, *pair, add or pair.use.tied or pair.other.tied)
 
 
 def _planned_uses(network: Network, plan: Plan) -> list[Use]:

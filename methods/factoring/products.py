@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from methods.factoring.contractions import Factors, at_once, cached, pieces
 from methods.factoring.numerics import slices
+from methods.factoring.shard import Rows
 from methods.factoring.uses import Part, Use
 
 # Where a layer's own block is symmetric in two outputs and in two inputs:
@@ -25,21 +27,23 @@ TILE = 16  # inputs that are computed at once
 PAIRS = 64  # pairs of outputs for which a product of features is formed once, even if some are mirror images
 
 
-def write(out: Tensor, use: Use, other: Use, first: int, curvature: Tensor, jacobian: Tensor | None, add: bool) -> None:
-    """Write into `out` (P, P) rows of one call's parameters against another's, and their mirror image.
+def write(rows: Rows, use: Use, other: Use, first: int, curvature: Tensor, jacobian: Tensor | None, add: bool) -> None:
+    """Write into `rows` those of one call's parameters against another's, and their mirror image.
 
-    The rows are those of some outputs i, from `first` on. `curvature` is M (i, S, N, T, p), `jacobian` J (i, S, N, T,
-    q). With `add` they are added to what is there.
+    The entries are those of some outputs i of the first call, from `first` on. `curvature` is M (i, S, N, T, p),
+    `jacobian` J (i, S, N, T, q). With `add` they are added to what is there.
     """
-    if other is use:  # each part with itself and those before it; the other pairs are mirror images
+    if not (rows.hold(use, *use.parts) and rows.hold(other, *other.parts)):
+        _write_shard(rows, use, other, first, curvature, jacobian, add)
+    elif other is use:  # each part with itself and those before it; the other pairs are mirror images
         for index, part in enumerate(use.parts):
-            _write_parts(out, use, use.parts[: index + 1], use, (part,), first, curvature, jacobian, add)
+            _write_parts(rows, use, use.parts[: index + 1], use, (part,), first, curvature, jacobian, add)
     else:
-        _write_parts(out, use, use.parts, other, other.parts, first, curvature, jacobian, add)
+        _write_parts(rows, use, use.parts, other, other.parts, first, curvature, jacobian, add)
 
 
 def _write_parts(
-    out: Tensor,
+    rows: Rows,
     use: Use,
     parts: Sequence[Part],
     other: Use,
@@ -49,11 +53,9 @@ def _write_parts(
     jacobian: Tensor | None,
     add: bool,
 ) -> None:
-    """As `write`, for some parts of the calls."""
-    symmetric = other is use and len(parts) == 1  # in i and p: only p from i on are computed
-    if symmetric and use.gradient.shape[1] == 1 and not parts[0].transposed:
-        block = _block(out, use, parts[0], use, parts[0])
-        _write_symmetric(block, first, curvature[:, 0, :, 0], parts[0].features[:, 0], add)
+    """As `write`, for some parts of calls whose rows are all there."""
+    if other is use and len(parts) == 1:
+        _write_own(rows, use, parts[0], slice(0, use.gradient.shape[2]), first, curvature, add)
         return
     factors = Factors(
         left=torch.cat([part.features for part in parts], dim=2),
@@ -63,15 +65,112 @@ def _write_parts(
         jacobian=jacobian if others[0].varies else None,
     )
     widths = [part.features.shape[2] for part in others]
-    for i, j, p, piece in pieces(factors, first if symmetric else None, out):
+    for i, j, p, piece in pieces(factors, None, rows.entries):
         which = slice(first + i.start, first + i.stop)
-        for x, inputs, rows in _overlaps(parts, j):
-            for y, entries in zip(others, piece[:, rows].split(widths, dim=3), strict=True):
-                _put(_block(out, use, x, other, y)[which, inputs, p], entries, add)
-                if symmetric or x is not y:
-                    mirrored = slice(max(p.start, which.stop), p.stop) if symmetric else p  # the others are computed
-                    image = entries[:, :, mirrored.start - p.start :].permute(2, 3, 0, 1)
-                    _put(_block(out, other, y, use, x)[mirrored, :, which, inputs], image, add)
+        for x, inputs, columns in _overlaps(parts, j):
+            for y, entries in zip(others, piece[:, columns].split(widths, dim=3), strict=True):
+                put(rows.tile(use, x, which, inputs, other, y, p), entries, add)
+                if x is not y:
+                    mirrored = rows.tile(other, y, p, slice(0, entries.shape[3]), use, x, which, inputs)
+                    put(mirrored, entries.permute(2, 3, 0, 1), add)
+
+
+def _write_own(rows: Rows, use: Use, part: Part, outputs: slice, first: int, curvature: Tensor, add: bool) -> None:
+    """Write a part's own block between these outputs, symmetric in i and p: only p from i on are computed.
+
+    The rows of the outputs are there. `curvature` M (i, S, N, S, p) is that of some of them, from `first` on.
+    """
+    inputs = slice(0, part.features.shape[2])
+    block = rows.tile(use, part, outputs, inputs, use, part, outputs)
+    curvature, first = curvature[..., outputs], first - outputs.start
+    if _symmetric_in_inputs(use, part):
+        _write_symmetric(block, first, curvature[:, 0, :, 0], part.features[:, 0], add)
+        return
+    factors = Factors(part.features, curvature, part.features, use.gradient[..., outputs], None)
+    for i, j, p, piece in pieces(factors, first, rows.entries):
+        which = slice(first + i.start, first + i.stop)
+        put(block[which, j, p], piece, add)
+        mirrored = slice(max(p.start, which.stop), p.stop)  # the others are computed
+        put(block[mirrored, :, which, j], piece[:, :, mirrored.start - p.start :].permute(2, 3, 0, 1), add)
+
+
+def _write_shard(
+    rows: Rows, use: Use, other: Use, first: int, curvature: Tensor, jacobian: Tensor | None, add: bool
+) -> None:
+    """As `write`, where only some rows of the calls' parameters are there; the others are not computed.
+
+    Entries whose row and whose mirror image are both there are computed once within a part, and where all rows of the
+    second part are there.
+    """
+    for x, y in itertools.product(use.parts, other.parts):
+        tiles = _Tiles(rows, use, x, other, y, first, curvature, jacobian if y.varies else None, add)
+        every = slice(0, other.gradient.shape[2])
+        if other is not use:
+            for p, q in rows.rectangles(other, y):
+                tiles.write_mirrored(p, q)
+        mirrored = other is not use and rows.hold(other, y) and not (use.tied or other.tied)
+        for outputs, j in rows.rectangles(use, x):
+            i = slice(max(outputs.start, first), min(outputs.stop, first + len(curvature)))
+            if i.start >= i.stop:
+                continue
+            if x is y and other is use and j == slice(0, x.features.shape[2]):
+                _write_own(rows, use, x, outputs, i.start, curvature[i.start - first : i.stop - first], add)
+                tiles.write(i, j, slice(0, outputs.start))
+                tiles.write(i, j, slice(outputs.stop, every.stop))
+            elif mirrored:
+                tiles.copy_mirrored(i, j, every)
+            else:
+                tiles.write(i, j, every)
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Parts of the block (i, j, p, q) of two parameters, and what they are computed from."""
+
+    rows: Rows
+    use: Use
+    x: Part
+    other: Use
+    y: Part
+    first: int  # of the outputs i of `curvature`
+    curvature: Tensor  # M (i, S, N, T, p)
+    jacobian: Tensor | None  # J (i, S, N, T, q)
+    add: bool
+
+    def write(self, i: slice, j: slice, p: slice) -> None:
+        """Write the entries of these outputs and inputs against those of other outputs p and all inputs q."""
+        if p.start >= p.stop:
+            return
+        place, q = self.rows.tile(self.use, self.x, i, j, self.other, self.y, p), slice(0, self.y.features.shape[2])
+        if self.x is self.y and self.use is self.other and j == q and _symmetric_in_inputs(self.use, self.x):
+            which = slice(i.start - self.first, i.stop - self.first)
+            _write_symmetric(place, None, self.curvature[which, 0, :, 0, p], self.x.features[:, 0], self.add)
+        else:
+            self._write(place, i, j, p, q)
+
+    def copy_mirrored(self, i: slice, j: slice, p: slice) -> None:
+        """Write the same entries, for all p, where the rows of p and q are written already."""
+        q = slice(0, self.y.features.shape[2])
+        image = self.rows.tile(self.other, self.y, p, q, self.use, self.x, i, j)
+        self.rows.tile(self.use, self.x, i, j, self.other, self.y).copy_(image.permute(2, 3, 0, 1))
+
+    def write_mirrored(self, p: slice, q: slice) -> None:
+        """Write the rows of p and q: the mirror image of their columns in the rows of all i and j."""
+        i, j = slice(self.first, self.first + len(self.curvature)), slice(0, self.x.features.shape[2])
+        place = self.rows.tile(self.other, self.y, p, q, self.use, self.x, i, j)
+        self._write(place.permute(2, 3, 0, 1), i, j, p, q)
+
+    def _write(self, place: Tensor, i: slice, j: slice, p: slice, q: slice) -> None:
+        which = slice(i.start - self.first, i.stop - self.first)
+        factors = Factors(
+            left=self.x.features[..., j],
+            curvature=self.curvature[which, ..., p],
+            right=self.y.features[..., q],
+            gradient=self.other.gradient[..., p],
+            jacobian=None if self.jacobian is None else self.jacobian[which, ..., q],
+        )
+        for a, b, c, piece in pieces(factors, None, self.rows.entries):
+            put(place[a, b, c], piece, self.add)
 
 
 class _Overlap(NamedTuple):
@@ -93,49 +192,46 @@ def _overlaps(parts: Sequence[Part], columns: slice) -> Iterator[_Overlap]:
             yield _Overlap(part, inputs, slice(start - columns.start, stop - columns.start))
 
 
-def _write_symmetric(block: Tensor, first: int, curvature: Tensor, features: Tensor, add: bool) -> None:
-    """Write sum_n M[i,n,p] a[n,j] a[n,q] into a layer's own block (i, j, p, q), symmetric in i, p and in j, q.
+def _symmetric_in_inputs(use: Use, part: Part) -> bool:
+    """Whether a part's own block is computed by `_write_symmetric`: that of a layer without positions."""
+    return use.gradient.shape[1] == 1 and not part.transposed
+
+
+def _write_symmetric(block: Tensor, first: int | None, curvature: Tensor, features: Tensor, add: bool) -> None:
+    """Write sum_n M[i,n,p] a[n,j] a[n,q] into a layer's own block (i, j, p, q), symmetric in j, q and, mostly, in i, p.
 
     `curvature` M (i, N, p) holds the outputs i from `first` on. The entries with p before i are mirror images, which
-    are already written. What is added is mirrored piece by piece, since other things may be there already.
+    are already written. What is added is mirrored piece by piece, since other things may be there already. Where
+    `first` is None, the outputs p are others than the i, and nothing is mirrored in them.
     """
-    outputs, width = block.shape[:2]
+    outputs, width = block.shape[2:]
     features = features.T.contiguous()  # (q, N)
     tile = min(-(-width // 4), TILE)
     rows, _ = at_once(max(-(-outputs // 8), min(-(-PAIRS // outputs), outputs)), outputs, 4 * tile**2, block)
     along = max(cached(block) // (max(rows * outputs, features.shape[1]) * tile), tile)
     for i in slices(0, len(curvature), rows):
-        start, stop = first + i.start, first + i.stop
-        left = curvature[i, :, start:].transpose(1, 2).flatten(0, 1)  # (i p, N)
+        start, stop = (first or 0) + i.start, (first or 0) + i.stop
+        p = slice(0 if first is None else start, outputs)
+        left = curvature[i, :, p].transpose(1, 2).flatten(0, 1)  # (i p, N)
         for j in slices(0, width, tile):
             for q in slices(j.start, width, along):
                 right = (features[j, None] * features[q]).flatten(0, 1)  # (j q, N)
-                piece = (left @ right.T).view(stop - start, outputs - start, j.stop - j.start, q.stop - q.start)
+                piece = (left @ right.T).view(stop - start, outputs - p.start, j.stop - j.start, q.stop - q.start)
                 rest = slice(max(j.stop, q.start), q.stop)  # the q beyond j, which are mirrored
                 beyond = piece[..., rest.start - q.start :]
-                _put(block[start:stop, j, start:, q], piece.permute(0, 2, 1, 3), add)
-                _put(block[start:stop, rest, start:, j], beyond.permute(0, 3, 1, 2), add)
-                if add:
+                put(block[start:stop, j, p, q], piece.permute(0, 2, 1, 3), add)
+                put(block[start:stop, rest, p, j], beyond.permute(0, 3, 1, 2), add)
+                if add and first is not None:
                     later = stop - start  # of the p
                     block[stop:, j, start:stop, q] += piece[:, later:].permute(1, 2, 0, 3)
                     block[stop:, rest, start:stop, j] += beyond[:, later:].permute(1, 3, 0, 2)
-        if not add:
+        if not add and first is not None:
             block[stop:, :, start:stop] = block[start:stop, :, stop:].permute(2, 1, 0, 3)
 
 
-def _put(place: Tensor, entries: Tensor, add: bool) -> None:
+def put(place: Tensor, entries: Tensor, add: bool) -> None:
+    """Write entries into a view of the same shape, or add them to what is there."""
     if add:
         place += entries
     else:
         place.copy_(entries)
-
-
-def _block(out: Tensor, use: Use, x: Part, other: Use, y: Part) -> Tensor:
-    """The block of two parameters, as a view (i, j, p, q) of `out`."""
-    outputs, inputs = use.gradient.shape[2], x.features.shape[2]
-    other_outputs, other_inputs = other.gradient.shape[2], y.features.shape[2]
-    down, along = out.stride()
-    rows = (down, down * outputs) if x.transposed else (down * inputs, down)
-    columns = (along, along * other_outputs) if y.transposed else (along * other_inputs, along)
-    start = out.storage_offset() + x.start * down + y.start * along
-    return out.as_strided((outputs, inputs, other_outputs, other_inputs), (*rows, *columns), start)

@@ -14,8 +14,13 @@ from methods.factoring.refusals import is_of_device
 ROWS = 64  # backward passes at once
 
 
-def rows_of(network: Network, names: Iterable[str], at_once: int = ROWS) -> Iterator[tuple[slice, Tensor]]:
-    """The rows (c, P) of the named parameters, `at_once` at a time, each chunk with its place in theta."""
+def rows_of(
+    network: Network, names: Iterable[str], at_once: int = ROWS, needed: slice | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """The rows (c, P) of the named parameters, `at_once` at a time, each chunk with its place in theta.
+
+    With `needed`, a span of theta, only those within it.
+    """
     wanted = set(names)
     if not wanted:
         return
@@ -24,8 +29,10 @@ def rows_of(network: Network, names: Iterable[str], at_once: int = ROWS) -> Iter
     for name, gradient in zip(network.params, gradients, strict=True):
         if name not in wanted:
             continue
-        start = network.span[name].start
-        for entries in slices(0, gradient.numel(), at_once):
+        start, first, last = network.span[name].start, 0, gradient.numel()
+        if needed is not None:
+            first, last = max(first, needed.start - start), min(last, needed.stop - start)
+        for entries in slices(first, last, at_once):
             units = one_hot(entries, gradient.numel(), gradient).view(-1, *gradient.shape)
             yield slice(start + entries.start, start + entries.stop), products_of(gradient, network, units)
 

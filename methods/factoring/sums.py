@@ -18,9 +18,10 @@ from methods.factoring.comparison import Comparison
 from methods.factoring.fallback import Fallback, check_rows_allowed
 from methods.factoring.hessian import write_hessian
 from methods.factoring.network import Network
-from methods.factoring.numerics import slices
 from methods.factoring.plan import planned
+from methods.factoring.products import put
 from methods.factoring.rows import ROWS, rows_of
+from methods.factoring.shard import Rows
 
 Criterion = Callable[..., Tensor] | None  # None: the model computes its own loss
 Batch = tuple[Criterion, Any, Any]  # criterion, inputs, targets
@@ -44,20 +45,26 @@ class Sum:
             result += Certificate(network).product(vector)
         return result
 
-    def write_rows(self, names: Iterable[str], out: Tensor, at_once: int = ROWS) -> None:
-        """Write the rows of the named parameters into `out` (P, P), and their mirror image."""
+    def write_rows(self, names: Iterable[str], rows: Rows, at_once: int = ROWS) -> None:
+        """Write into `rows` those of the named parameters, and the mirror image of the others' entries.
+
+        For a part of the matrix with other rows too, all rows of the named parameters are computed: the columns of the
+        other rows are their mirror image.
+        """
         names = list(names)
         if not names:
             return
-        spans = set[tuple[int, int]]()
+        seen = set[tuple[int, int]]()
         for network in self.networks():
-            for span, rows in rows_of(network, names, at_once):
-                place = span.start, span.stop
-                out[span] = out[span] + rows if place in spans else rows
-                spans.add(place)
-        for place in sorted(spans):
-            for span in slices(*place, ROWS):
-                out[:, span] = out[span].T.clone()
+            others = [rows.within(span) for name, span in network.span.items() if name not in names]
+            others = [span for span in others if span.start < span.stop]
+            needed = slice(0, len(network.theta)) if others else slice(rows.start, rows.stop)
+            for span, found in rows_of(network, names, at_once, needed):
+                place, own = (span.start, span.stop), rows.within(span)
+                put(rows.of(span), found[own.start - span.start : own.stop - span.start], place in seen)
+                for other in others:
+                    put(rows.of(other)[:, span], found[:, other].T, place in seen)
+                seen.add(place)
 
 
 class Written(NamedTuple):
@@ -68,17 +75,18 @@ class Written(NamedTuple):
     reasons: dict[str, str]  # why parameters take rows, which are not written
 
 
-def write_products(before: Written | None, network: Network, out: Tensor, memory: float, fallback: Fallback) -> Written:
-    """Write into `out` (P, P) the matrix products of a first batch, or add those of a further one to them."""
+def write_products(before: Written | None, network: Network, rows: Rows, memory: float, fallback: Fallback) -> Written:
+    """Write into `rows` the matrix products of a first batch, or add those of a further one to them."""
     earlier = {} if before is None else before.reasons
     certificate = Certificate(network)
     add = before is not None
     plan = planned(
-        network, certificate, lambda plan: write_hessian(network, plan, certificate, out, memory, add), earlier
+        network, certificate, lambda plan: write_hessian(network, plan, certificate, rows, memory, add), earlier
     )
     check_rows_allowed(plan, fallback, earlier)
     for name, penalty in plan.added().items():
-        out.diagonal()[network.span[name]] += penalty
+        own, span = rows.within(network.span[name]), network.span[name]
+        rows.diagonal(span).add_(penalty[own.start - span.start : own.stop - span.start])
     product, comparison = certificate.product(certificate.vector).double(), certificate.comparison
     if before is None:
         return Written(product, comparison, plan.reasons)

@@ -34,7 +34,7 @@ OF_A_TABLE = [
     "warning",
     "doubted",
     "contended",
-    "processes",
+    "runs",
     *(column for column, _ in NUMBERS.values()),
 ]
 # What the notes of a table say of a heading, or of a word behind a row.
@@ -102,7 +102,7 @@ def _measured(rows: DataFrame) -> dict[str, tuple[Series, str]]:
     for heading, (column, written) in NUMBERS.items():
         known = numpy.isfinite(rows[column].astype("float"))
         if heading in ("from", "to"):
-            known &= rows["processes"] > 1
+            known &= rows["runs"] > 1
         if known.any():
             texts = rows.loc[known, column].map(written)
             columns[heading] = (texts.reindex(rows.index, fill_value=NONE), number_column(texts))
