@@ -171,7 +171,7 @@ def test_few_columns_are_shown_at_first(parsed_of):
 def test_without_scripts_the_first_rows_are_there(parsed_of):
     parsed = parsed_of([cell(f"method{number}", 1 + number, times_s=[1.0 + number]) for number in range(60)])
     assert "The first 50 of 60 rows." in parsed.text
-    assert "table.csv and table.md" in parsed.text
+    assert "table.csv beside this page holds all rows" in parsed.text
     assert [tag for tag, _ in parsed.tags].count("tr") >= 50
     assert "method49" in parsed.text
     assert "The first" not in parsed_of([cell()]).text

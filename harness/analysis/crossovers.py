@@ -10,7 +10,7 @@ from pandas import DataFrame
 
 from harness.analysis.claims import claimed
 from harness.analysis.fits import problems
-from harness.analysis.ratios import OF_A_RATIO, Ratio, Times, ratio
+from harness.analysis.ratios import OF_A_RATIO, Ratio, Times, ratio, times_by
 from harness.analysis.table import Analysis
 from harness.record import plain
 
@@ -53,8 +53,8 @@ def _right_cells(rows: DataFrame) -> dict[str, dict[float, Times]]:
     """By method and P: the times of its cell, of which every process is right and took time."""
     right = rows["status"].eq("ok").groupby([rows["label"], rows["params"]]).transform("all")
     cells: dict[str, dict[float, Times]] = {}
-    for (label, _), cell in rows[right & (rows["median_s"] > 0)].groupby(["label", "params"]):
-        cells.setdefault(str(label), {})[float(cell["params"].iloc[0])] = Times(cell)
+    for (label, params), times in times_by(rows[right], ["label", "params"]).items():
+        cells.setdefault(str(label), {})[float(params)] = times
     return cells
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from harness.analysis.table import Analysis
@@ -29,6 +30,7 @@ def csv(analysis: Analysis) -> str:
     return rows.rename(columns=numbers).to_csv(index=False)
 
 
+@lru_cache(maxsize=2**12, typed=True)  # most texts of many records are equal
 def harmless(value: Any) -> Any:
     """A text in which control characters are escaped, after an apostrophe where it looks like a formula."""
     if not isinstance(value, str):
