@@ -94,7 +94,12 @@ class Analysis:
 
     def cells_of(self, rows: DataFrame, columns: Sequence[str]) -> DataFrame:
         """The benchmark cells that these rows are of, with these columns of a hundred."""
-        return self.cells[list(columns)][self.cells["cell"].isin(rows["cell"])]
+        return self.cells.loc[self._places.loc[rows["cell"].unique()].sort_values(), list(columns)]
+
+    @cached_property
+    def _places(self) -> Series:
+        """The place of each benchmark cell in `cells`, by its number."""
+        return Series(self.cells.index, self.cells["cell"])
 
 
 def _prepared(frame: DataFrame) -> DataFrame:
