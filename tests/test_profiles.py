@@ -3,7 +3,6 @@
 import math
 
 import numpy
-import pandas
 import pytest
 from scipy import stats
 

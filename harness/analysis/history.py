@@ -107,7 +107,7 @@ def _place(path: str) -> tuple[str | None, str | None]:
     cell, _, name = path.rpartition(os.sep)
     if name != "record.json":
         return None, None
-    folder = os.path.dirname(cell)
+    folder, _, _ = cell.rpartition(os.sep)
     run, _, side = folder.rpartition(os.sep)
     return (run or ".", side) if side in SIDES else (folder or ".", None)
 

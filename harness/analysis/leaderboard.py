@@ -19,7 +19,6 @@ from harness.analysis.ratios import Ratio
 from harness.analysis.table import Analysis, setting
 from harness.record import plain
 
-
 # Columns of a place's rows, with its settings, that a leader is made of.
 WITH_SETTINGS = ["family", "params", "label", "status", "median_s", "tensor_peak_bytes", "contended", "warning"]
 

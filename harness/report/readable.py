@@ -67,7 +67,9 @@ GROUPS = {
 def readable(analysis: Analysis) -> DataFrame:
     """One row of text a cell, over the processes that ran it; sorted by problem, P, quantity, dtype, device and time.
 
-    Whoever is given the table changes nothing in it. Columns: what was asked (with any other setting in which the rows differ), status, the measured numbers, where a
+    Whoever is given the table changes nothing in it.
+
+    Columns: what was asked (with any other setting in which the rows differ), status, the measured numbers, where a
     failure shows its status word for a number it has not, and the whole message on one line.
     """
     rows = analysis.cells.sort_values(["family", "params", "quantity", "dtype", "device", "median_s"], kind="stable")
