@@ -1,10 +1,10 @@
 """What many records and cells cost: `python -m tests.programs.scale [RECORDS]` (100,000 by default).
 
 Records are made from those of five committed baselines, each in five processes, at four sizes and on as many problems
-as it takes. Loading is measured from one file, from a file a record, and from the pack of these files that the first such
-loading has made. The report is measured at a tenth of the records, and at all of them from the pack, with its loading.
-Composing is measured with the cells of a sweep. Each task runs in a process of its own. Shown are its processor time, less that
-of a process with nothing to do, and its peak of resident memory.
+as it takes. Loading is measured from one file, from a file a record, and from the pack of these files that the first
+such loading has made. The report is measured at a tenth of the records, and at all of them from the pack, with its
+loading. Composing is measured with the cells of a sweep. Each task runs in a process of its own. Shown are its
+processor time, less that of a process with nothing to do, and its peak of resident memory.
 """
 
 from __future__ import annotations
