@@ -51,9 +51,12 @@ def crossovers(analysis: Analysis) -> list[Crossover]:
 
 def _right_cells(rows: DataFrame) -> dict[str, dict[float, Times]]:
     """By method and P: the times of its cell, of which every process is right and took time."""
-    right = rows["status"].eq("ok").groupby([rows["label"], rows["params"]]).transform("all")
+    failed = rows[rows["status"] != "ok"]
+    not_right = set(zip(failed["label"], failed["params"], strict=True))
     cells: dict[str, dict[float, Times]] = {}
-    for (label, params), times in times_by(rows[right], ["label", "params"]).items():
+    for (label, params), times in times_by(rows, ["label", "params"]).items():
+        if (label, params) in not_right:
+            continue
         cells.setdefault(str(label), {})[float(params)] = times
     return cells
 

@@ -78,7 +78,11 @@ def fit(rows: DataFrame, measure: str, problem: str = "", method: str = "") -> F
     sizes = numpy.unique(params[known])
     if len(sizes) < FEWEST:
         return None
-    x, y = numpy.log(sizes), numpy.log([numpy.median(values[known & (params == size)]) for size in sizes])
+    if len(sizes) == known.sum():
+        medians = values[known][numpy.argsort(params[known])]
+    else:
+        medians = numpy.array([numpy.median(values[known & (params == size)]) for size in sizes])
+    x, y = numpy.log(sizes), numpy.log(medians)
     away = x - x.mean()
     spread = float(away @ away)
     slope = float(away @ y) / spread

@@ -103,7 +103,7 @@ def _leader(
         beats_baseline=beats_baseline,
         contended=any(row["contended"] for row in rows if row["label"] in (label, second)),
         unsafe=any(isinstance(row["warning"], str) for row in own),
-        wrong=_wrong(place.rows),
+        wrong=_wrong(place.rows) if any(row["status"] in MEASURED_BUT_NOT_RIGHT for row in rows) else (),
     )
 
 
@@ -121,8 +121,6 @@ def _wrong(group: DataFrame) -> tuple[SilentlyWrong, ...]:
     """The methods of a place that are measured and not right, each with its largest error."""
     told = group[["label", "status", "relative_error", "tolerance"]]
     bad = told[told["status"].isin(MEASURED_BUT_NOT_RIGHT)]
-    if bad.empty:
-        return ()
     errors = bad["relative_error"].where(bad["relative_error"] > bad["tolerance"].fillna(0))
     worst = bad.assign(error=errors).sort_values("error", ascending=False).drop_duplicates("label")
     return tuple(
