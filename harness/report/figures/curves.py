@@ -27,7 +27,7 @@ NAMED = 25  # methods of a panel, up to which those in grey have their names
 NAME_LETTERS, NARROW_LETTERS = 34, 22  # of a line of a name, on a page and in a column
 NARROW_IN = 4.5
 MOST = 12  # panels of a figure; table.csv has the values of all
-FEW, MANY = 6, 100  # panels of a figure where there are more than MANY: most are left out in either case
+FEW, MANY = 4, 100  # panels of a figure where there are more than MANY: most are left out in either case
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from harness.report.leaderboard import UNDECIDED
 SCREEN_IN = 8.0  # width where none was asked for
 LINES = 36  # methods of all places that one file holds
 MOST = 12  # files; table.csv has all places
-FEW, MANY = 4, 100  # files where there are more than MANY places: most are left out in either case
+FEW, MANY = 2, 100  # files where there are more than MANY places: most are left out in either case
 LONGEST_SLUG = 80  # characters of a file's name
 CAPTION_PT = 8.0  # height of a line of the caption
 CAPTION_FROM_BELOW = 0.01  # of the figure's height

@@ -14,7 +14,7 @@ from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.style import Style
 
 MOST = 6  # figures, each of one panel's time and memory
-FEW, MANY = 2, 100  # figures where there are more than MANY panels: most are left out in either case
+FEW, MANY = 1, 100  # figures where there are more than MANY panels: most are left out in either case
 
 
 def most(panels: int) -> int:
