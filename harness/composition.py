@@ -3,7 +3,8 @@
 The cells of a sweep are combinations of the overrides on its axes, such as `problem=...` and `method=...`. What one
 override changes does mostly not depend on the others: then the configuration of a cell is put together from
 configurations that differ from the first cell's on one axis. Where that axis chooses files of a group, Hydra loads all
-of them in one composition, each under a key of its own.
+of them in one composition, each under a key of its own. Where it sets a key to integers, such as `seed=range(1000)`,
+Hydra composes the first and the last.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ class Compositions:
             changed_here = [self._changed([position], cell) for cell in _differing_at(position, cells)]
             if len(changed_here) > FEW:
                 self._known |= _of_files(self._compose, base, position, changed_here)
+                self._known |= _of_numbers(self._compose, base, position, changed_here)
             alone = [self._composed(overrides) for overrides in changed_here]
             if len(alone) > 1:
                 on_axis[position] = [found for found in alone if found is not None]
@@ -197,6 +199,26 @@ def _of_files(
         for overrides, key, name, options in zip(cells, keys, names, loaded, strict=True)
     }
     return found if repr(found[cells[0]].values) == repr(base.values) else {}
+
+
+def _of_numbers(
+    compose: Compose, base: Composition, position: int, cells: Sequence[tuple[str, ...]]
+) -> dict[tuple[str, ...], Composition]:
+    """The compositions of cells that differ in one override, the integer of a key; `base` is the first's.
+
+    Empty unless the last of them, composed in full, differs from the first in that value and nothing else.
+    """
+    key = cells[0][position].partition("=")[0]
+    numbers = [overrides[position].removeprefix(f"{key}=") for overrides in cells]
+    if key not in base.values or not all(re.fullmatch(r"0|-?[1-9][0-9]*", number) for number in numbers):
+        return {}
+    found = {
+        overrides: Composition({**base.values, key: int(number)}, base.choices, base.refers)
+        for overrides, number in zip(cells, numbers, strict=True)
+    }
+    composed = {cells[0]: base, cells[-1]: _alone(compose, cells[-1])}
+    is_so = all(alone is not None and not _difference(found[cell], alone) for cell, alone in composed.items())
+    return found if is_so else {}
 
 
 def _is_of(group: str, options: Any) -> bool:

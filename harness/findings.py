@@ -108,6 +108,9 @@ def _value(seen: Seen, name: str) -> Any:
     return ordered(seen[name]) if name in JSON and seen[name] else seen[name]
 
 
+JUDGED = ("status", "operators", "target", "method_options", "torch")  # the fields that `warning` looks at
+
+
 def warning(seen: Seen) -> str | None:
     """What is known against a result that looks right: the atlas has its method wrong under operators met here.
 

@@ -167,3 +167,17 @@ def test_cells_are_composed_by_themselves_where_what_is_verified_differs_in_a_ty
 
     monkeypatch.setattr(Compositions, "_put_together", wrong)
     assert Compositions(cells, compose)._parts is None
+
+
+def test_a_sweep_of_integers_composes_few_of_them(compose: Counting) -> None:
+    cells = [["problem=mlp", f"seed={number}"] for number in range(50)]
+    before = compose.calls
+    compositions = Compositions(cells, compose)
+    assert [plan_of(compositions.of(cell)).job.seed for cell in cells] == list(range(50))
+    assert compose.calls - before <= 6
+
+
+def test_integers_that_another_key_refers_to_are_composed_each(compose: Counting) -> None:
+    cells = [["problem=refers", f"seed={number}"] for number in range(9)]
+    compositions = Compositions(cells, compose)
+    assert [compositions.of(cell).values["problem"]["start"] for cell in cells] == list(range(9))

@@ -70,6 +70,7 @@ def test_a_scaling_figure_counts_the_panels_without_one(frame_of):  # noqa: F811
     (panel,) = scalable(panels(analysis))
     assert "Panels without such a figure: 34 (values: table.csv)." in caption_of(scaling(analysis, panel, of=40))
     assert "without such" not in caption_of(scaling(analysis, panel, of=6))
+    assert "figure: 999 (" in caption_of(scaling(analysis, panel, of=1000)), "of so many, one is drawn"
 
 
 def test_points_are_medians_with_what_failed_apart(frame_of):  # noqa: F811

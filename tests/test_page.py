@@ -29,6 +29,12 @@ HOSTILE = (
 VOID = {"meta", "link", "input", "img", "br"}
 
 
+def decoded(coded):
+    """The text of each row."""
+    assert set(coded["places"]) == set(range(len(coded["values"])))
+    return [coded["values"][place] for place in coded["places"]]
+
+
 class Parsed(html.parser.HTMLParser):
     """Tags with their attributes, the texts of scripts and styles, and all else that is read."""
 
@@ -59,7 +65,12 @@ class Parsed(html.parser.HTMLParser):
         def refuse(constant):
             raise AssertionError(f"{constant} is no JSON")
 
-        return json.loads(self.scripts[0], parse_constant=refuse)
+        data = json.loads(self.scripts[0], parse_constant=refuse)
+        for entry in data["columns"]:
+            assert len(entry["texts"]["values"]) == len(set(entry["texts"]["values"])), "each text once"
+            entry["texts"] = decoded(entry["texts"])
+        data["details"] = {name: decoded(coded) for name, coded in data["details"].items()}
+        return data
 
     def column(self, heading):
         return next(column for column in self.data()["columns"] if column["heading"] == heading)
@@ -155,6 +166,15 @@ def test_few_columns_are_shown_at_first(parsed_of):
     main = [column["heading"] for column in parsed.data()["columns"] if column["main"]]
     assert main == ["problem", "P", "method", "dtype", "status", "time ms", "peak MiB", "error", "message"]
     assert len(parsed.data()["columns"]) > len(main)
+
+
+def test_without_scripts_the_first_rows_are_there(parsed_of):
+    parsed = parsed_of([cell(f"method{number}", 1 + number, times_s=[1.0 + number]) for number in range(60)])
+    assert "The first 50 of 60 rows." in parsed.text
+    assert "table.csv beside this page holds all rows" in parsed.text
+    assert [tag for tag, _ in parsed.tags].count("tr") >= 50
+    assert "method49" in parsed.text
+    assert "The first" not in parsed_of([cell()]).text
 
 
 def test_a_long_message_is_whole(parsed_of):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy
 from pandas import DataFrame
 
-from harness.analysis.ratios import OF_A_RATIO, Ratio, Times, ratio
+from harness.analysis.ratios import OF_A_RATIO, Ratio, Times, ratio, times_by
 from harness.analysis.table import Analysis
 
 MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
@@ -68,17 +70,21 @@ def places(analysis: Analysis) -> tuple[Place, ...]:
     """The places, by family, quantity, settings and P; an unknown P is the last."""
     keys = ["family", "quantity", *analysis.settings, "params"]
     rows = analysis.rows[[*keys, *OF_A_PLACE]]  # of a hundred columns
-    return tuple(Place(own, contest(own)) for _, own in rows.groupby(keys, dropna=False))
+    groups = rows.groupby(keys, dropna=False)
+    number = groups.ngroup()
+    right = (rows["status"].eq("ok") & rows["median_s"].gt(0)).groupby([number, rows["label"]]).transform("all")
+    methods: dict[int, dict[str, Times]] = defaultdict(dict)
+    for (place, label), times in times_by(rows[right].assign(place=number), ["place", "label"]).items():
+        methods[place][str(label)] = times
+    return tuple(Place(own, contest(methods[place])) for place, (_, own) in enumerate(groups))
 
 
-def contest(rows: DataFrame) -> Contest | None:
-    """The contest of those methods that are timed and right in every process.
+def contest(methods: Mapping[str, Times]) -> Contest | None:
+    """The contest of these methods, which are timed and right in every process.
 
     The method with the least median leads, unless the next one is faster process by process. That happens after a
     drift, or where only one of the two has some of the processes.
     """
-    right = (rows["status"].eq("ok") & rows["median_s"].gt(0)).groupby(rows["label"]).transform("all")
-    methods = {str(label): Times(own) for label, own in rows[right].groupby("label")}
     order = sorted(methods, key=lambda label: methods[label].median_s)
     if not order:
         return None

@@ -10,7 +10,7 @@ from pandas import DataFrame
 
 from harness.analysis.claims import claimed
 from harness.analysis.fits import problems
-from harness.analysis.ratios import OF_A_RATIO, Ratio, Times, ratio
+from harness.analysis.ratios import OF_A_RATIO, Ratio, Times, ratio, times_by
 from harness.analysis.table import Analysis
 from harness.record import plain
 
@@ -51,10 +51,13 @@ def crossovers(analysis: Analysis) -> list[Crossover]:
 
 def _right_cells(rows: DataFrame) -> dict[str, dict[float, Times]]:
     """By method and P: the times of its cell, of which every process is right and took time."""
-    right = rows["status"].eq("ok").groupby([rows["label"], rows["params"]]).transform("all")
+    failed = rows[rows["status"] != "ok"]
+    not_right = set(zip(failed["label"], failed["params"], strict=True))
     cells: dict[str, dict[float, Times]] = {}
-    for (label, _), cell in rows[right & (rows["median_s"] > 0)].groupby(["label", "params"]):
-        cells.setdefault(str(label), {})[float(cell["params"].iloc[0])] = Times(cell)
+    for (label, params), times in times_by(rows, ["label", "params"]).items():
+        if (label, params) in not_right:
+            continue
+        cells.setdefault(str(label), {})[float(params)] = times
     return cells
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 from pandas import DataFrame
@@ -79,20 +78,27 @@ def fit(rows: DataFrame, measure: str, problem: str = "", method: str = "") -> F
     sizes = numpy.unique(params[known])
     if len(sizes) < FEWEST:
         return None
-    x, y = numpy.log(sizes), numpy.log([numpy.median(values[known & (params == size)]) for size in sizes])
-    line: Any = stats.linregress(x, y)
-    left = y - line.intercept - line.slope * x
-    residual, spread = math.sqrt(float(left @ left) / (len(x) - 2)), float(((x - x.mean()) ** 2).sum())
+    if len(sizes) == known.sum():
+        medians = values[known][numpy.argsort(params[known])]
+    else:
+        medians = numpy.array([numpy.median(values[known & (params == size)]) for size in sizes])
+    x, y = numpy.log(sizes), numpy.log(medians)
+    away = x - x.mean()
+    spread = float(away @ away)
+    slope = float(away @ y) / spread
+    intercept = float(y.mean() - slope * x.mean())
+    left = y - intercept - slope * x
+    residual = math.sqrt(float(left @ left) / (len(x) - 2))
     half = float(special.stdtrit(len(x) - 2, (1 + LEVEL) / 2)) * residual / math.sqrt(spread)
     return Fit(
         problem=problem,
         method=method,
         measure=measure,
         sizes=len(x),
-        exponent=line.slope,
-        low=line.slope - half,
-        high=line.slope + half,
-        intercept=line.intercept,
+        exponent=slope,
+        low=slope - half,
+        high=slope + half,
+        intercept=intercept,
         residual=residual,
         mean=float(x.mean()),
         spread=spread,

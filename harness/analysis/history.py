@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 
 import pandas
 from pandas import DataFrame, Series
@@ -42,7 +43,7 @@ def histories(analysis: Analysis) -> list[History]:
     Of a baseline file it is the records of one commit and day (UTC). Nights without a date are left out. A failure that
     does not know its environment is taken to have had that of its night, or of the night before.
     """
-    rows = _recurring(analysis.rows).sort_values(["date", "night", "started"], kind="stable")
+    rows = _recurring(analysis).sort_values(["date", "night", "started"], kind="stable")
     named = (*PROBLEM, *METHOD, "quantity")
     telling = [column for column in IDENTITY if column not in named and rows[column].nunique(dropna=False) > 1]
     return [_history(group, telling) for _, group in rows.groupby(IDENTITY, dropna=False)]
@@ -50,7 +51,7 @@ def histories(analysis: Analysis) -> list[History]:
 
 def kept(analysis: Analysis) -> DataFrame:
     """The records, in their order, that `histories` are made of."""
-    return analysis.frame.iloc[sorted(_recurring(analysis.rows).index)]
+    return analysis.frame.iloc[sorted(_recurring(analysis).index)]
 
 
 def successive(nights: DataFrame) -> Iterator[tuple[Series, Series]]:
@@ -73,9 +74,10 @@ def changes(before: Series, after: Series) -> list[str]:
     ]
 
 
-def _recurring(rows: DataFrame) -> DataFrame:
+@lru_cache(maxsize=1)
+def _recurring(analysis: Analysis) -> DataFrame:
     """The dated rows of cells that two nights or more have; none if no cell has FEWEST."""
-    rows = _dated(rows)
+    rows = _dated(analysis.rows)
     nights = rows.groupby(IDENTITY, dropna=False)["night"].transform("nunique")
     return rows[(nights > 1) & bool(nights.max() >= FEWEST)]
 
@@ -102,10 +104,12 @@ def _dated(rows: DataFrame) -> DataFrame:
 
 def _place(path: str) -> tuple[str | None, str | None]:
     """The run that a record.json is of, and its side where it has two; neither of a line of a baseline file."""
-    if Path(path).name != "record.json":
+    cell, _, name = path.rpartition(os.sep)
+    if name != "record.json":
         return None, None
-    folder = Path(path).parent.parent
-    return (str(folder.parent), folder.name) if folder.name in SIDES else (str(folder), None)
+    folder, _, _ = cell.rpartition(os.sep)
+    run, _, side = folder.rpartition(os.sep)
+    return (run or ".", side) if side in SIDES else (folder or ".", None)
 
 
 def _history(rows: DataFrame, telling: list[str]) -> History:

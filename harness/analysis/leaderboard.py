@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import pandas
 from pandas import DataFrame
@@ -15,6 +18,9 @@ from harness.analysis.emphasis import baseline_of
 from harness.analysis.ratios import Ratio
 from harness.analysis.table import Analysis, setting
 from harness.record import plain
+
+# Columns of a place's rows, with its settings, that a leader is made of.
+WITH_SETTINGS = ["family", "params", "label", "status", "median_s", "tensor_peak_bytes", "contended", "warning"]
 
 
 @dataclass(frozen=True)
@@ -79,39 +85,42 @@ def _leader(
     place: Place, contest: Contest, telling: list[str], baseline: str | None, won: bool, beats_baseline: bool
 ) -> Leader:
     """The leader of one place; `telling` are the columns that tell it from others."""
-    rows, label, second = place.rows, contest.leader, contest.second
-    own = rows[rows["label"] == label]
+    label, second = contest.leader, contest.second
+    rows: list[dict[Any, Any]] = place.rows[[*WITH_SETTINGS, *telling]].to_dict("records")
+    own = [row for row in rows if row["label"] == label]
     return Leader(
-        problem=plain(rows["family"].iloc[0]),
-        params=rows["params"].iloc[0],
-        settings=tuple(setting(name, rows[name].iloc[0]) for name in telling),
+        problem=plain(rows[0]["family"]),
+        params=rows[0]["params"],
+        settings=tuple(setting(name, rows[0][name]) for name in telling),
         method=plain(label),
-        time_s=own["median_s"].median(),
-        peak_bytes=own["tensor_peak_bytes"].median(),
+        time_s=_median(own, "median_s"),
+        peak_bytes=_median(own, "tensor_peak_bytes"),
         second=None if second is None else plain(second),
         lead=None if second is None else contest.leads[second],
         won=won,
-        baseline_status=_status(rows[rows["label"] == baseline]),
+        baseline_status=_status([row["status"] for row in rows if row["label"] == baseline]),
         over_baseline=contest.leads.get(str(baseline)),
         beats_baseline=beats_baseline,
-        contended=bool(rows.loc[rows["label"].isin((label, second)), "contended"].any()),
-        unsafe=bool(own["warning"].notna().any()),
-        wrong=_wrong(rows),
+        contended=any(row["contended"] for row in rows if row["label"] in (label, second)),
+        unsafe=any(isinstance(row["warning"], str) for row in own),
+        wrong=_wrong(place.rows) if any(row["status"] in MEASURED_BUT_NOT_RIGHT for row in rows) else (),
     )
 
 
-def _status(rows: DataFrame) -> str | None:
+def _median(rows: Sequence[Mapping[Any, Any]], column: str) -> float:
+    known = [row[column] for row in rows if not math.isnan(row[column])]
+    return statistics.median(known) if known else math.nan
+
+
+def _status(statuses: Sequence[str]) -> str | None:
     """The first status of a method's rows that is not ok, else ok; None without rows."""
-    statuses = rows["status"].sort_values(key=lambda status: status.eq("ok"), kind="stable")
-    return str(statuses.iloc[0]) if len(statuses) else None
+    return next((status for status in statuses if status != "ok"), "ok" if statuses else None)
 
 
 def _wrong(group: DataFrame) -> tuple[SilentlyWrong, ...]:
     """The methods of a place that are measured and not right, each with its largest error."""
     told = group[["label", "status", "relative_error", "tolerance"]]
     bad = told[told["status"].isin(MEASURED_BUT_NOT_RIGHT)]
-    if bad.empty:
-        return ()
     errors = bad["relative_error"].where(bad["relative_error"] > bad["tolerance"].fillna(0))
     worst = bad.assign(error=errors).sort_values("error", ascending=False).drop_duplicates("label")
     return tuple(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import statistics
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-from pandas import DataFrame
+from typing import Any
 
 from harness.analysis.claims import claimed
 from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, Place, places
@@ -128,8 +128,10 @@ def _by_size(ranking: Ranking) -> float:
 def _ranking(analysis: Analysis, place: Place, slower: Collection[str], baseline: str) -> Ranking:
     """The ranking of one place; `slower` are the labels that are claimed to be slower than its leader."""
     row, contest = place.rows.iloc[0], place.contest
-    cells = analysis.cells_of(place.rows, OF_AN_ENTRY)
-    timed = {str(label): _entry(str(label), own) for label, own in cells.groupby("label")}
+    by_label: dict[str, list[dict[Any, Any]]] = {}
+    for cell in analysis.cells_of(place.rows, OF_AN_ENTRY).to_dict("records"):
+        by_label.setdefault(str(cell["label"]), []).append(cell)
+    timed = {label: _entry(label, by_label[label]) for label in sorted(by_label)}
     best = None if contest is None else contest.leader
     best_s = math.nan if best is None else timed[best].median_s
     leads = {} if contest is None else contest.leads
@@ -153,24 +155,28 @@ def _ranking(analysis: Analysis, place: Place, slower: Collection[str], baseline
     )
 
 
-def _entry(label: str, cells: DataFrame) -> Entry:
+def _entry(label: str, cells: Sequence[Mapping[Any, Any]]) -> Entry:
     """One method's cells at one place (of several seeds, say) as one, which is ok if all of them are."""
-    statuses = list(cells["status"])
-    worst = cells.iloc[next((place for place, status in enumerate(statuses) if status != "ok"), 0)]
+    worst = next((cell for cell in cells if cell["status"] != "ok"), cells[0])
+
+    def over(statistic: Callable[[Sequence[float]], float], column: str) -> float:
+        known = [float(cell[column]) for cell in cells if not math.isnan(cell[column])]
+        return statistic(known) if known else math.nan
+
     has_result = worst["status"] in ("ok", *MEASURED_BUT_NOT_RIGHT)
     return Entry(
         method=plain(label),
         status=str(worst["status"]),
         reason="" if has_result else reason(worst),
-        median_s=float(cells["median_s"].median()),
-        low_s=float(cells["low_s"].min()),
-        high_s=float(cells["high_s"].max()),
-        peak_bytes=float(cells["tensor_peak_bytes"].max()),
-        error=float(cells["relative_error"].max()),
+        median_s=over(statistics.median, "median_s"),
+        low_s=over(min, "low_s"),
+        high_s=over(max, "high_s"),
+        peak_bytes=over(max, "tensor_peak_bytes"),
+        error=over(max, "relative_error"),
         over_best=math.nan,
         lead=None,
         slower=False,
-        contended=bool(cells["contended"].any()),
+        contended=any(cell["contended"] for cell in cells),
     )
 
 

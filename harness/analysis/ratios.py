@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy
 from numpy import ndarray
@@ -56,32 +58,45 @@ class Ratio:
 
 
 class Times:
-    """What a ratio takes of the processes of one cell: prepared rows whose times are above 0, summed up once."""
+    """What a ratio takes of the processes of one cell: their times, which are above 0, summed up once."""
 
-    def __init__(self, rows: DataFrame) -> None:
-        self._rows = rows
+    def __init__(self, medians_s: ndarray, seeds: ndarray, rounds: ndarray, samples: ndarray) -> None:
+        """All of shape (processes,); the last holds each one's `times_s`."""
+        self._medians_s = medians_s
+        self._processes = seeds, rounds
+        self._samples = samples
 
     @cached_property
     def median_s(self) -> float:
         """The median over the processes."""
-        return float(self._rows["median_s"].median())
+        return statistics.median(self._medians_s.tolist())
 
     @cached_property
     def by_process(self) -> dict[tuple[float, float], float]:
         """The median time (seconds) of the processes of each seed and round."""
         times: dict[tuple[float, float], list[float]] = {}
-        processes = zip(self._rows["seed"].fillna(UNKNOWN), self._rows["round"].fillna(UNKNOWN), strict=True)
-        for process, time in zip(processes, self._rows["median_s"], strict=True):
-            if time > 0:
-                times.setdefault(process, []).append(time)
+        for *process, time in zip(*self._processes, self._medians_s.tolist(), strict=True):
+            times.setdefault((process[0], process[1]), []).append(time)
         return {process: statistics.median(seen) for process, seen in times.items()}
 
     @cached_property
     def of_samples(self) -> tuple[float, float]:
         """The interval of the samples of all processes; NaN where there are fewer than two."""
-        lists = [times for times in self._rows["times_s"] if isinstance(times, list)]
+        lists = [times for times in self._samples if isinstance(times, list)]
         samples = Series([time for times in lists for time in times if time > 0])
         return interval(samples) if len(samples) > 1 else (math.nan, math.nan)
+
+
+def times_by(rows: DataFrame, columns: Sequence[str]) -> dict[Any, Times]:
+    """The times of each group of prepared rows that agree in these columns, by their values there.
+
+    Rows without a time are left out.
+    """
+    rows = rows[rows["median_s"] > 0]
+    seeds, rounds = (rows[name].fillna(UNKNOWN).to_numpy() for name in ("seed", "round"))
+    medians_s, samples = rows["median_s"].to_numpy(float), rows["times_s"].to_numpy(object)
+    groups = rows.groupby(list(columns)).indices
+    return {key: Times(medians_s[at], seeds[at], rounds[at], samples[at]) for key, at in groups.items()}
 
 
 def ratio(one: Times, other: Times) -> Ratio:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import pandas
-from pandas import Series
 
 from harness.analysis.coverage import NEEDS_A_NETWORK
 from harness.record import plain
@@ -15,7 +16,7 @@ OF_A_REASON = ["status", "message", "memory_limit_gb", "limit_s", "median_s"]  #
 EXCEPTION = re.compile(r"^(?:[\w.]*(?:Error|Exception|Unsupported)): ")
 
 
-def reason(cell: Series) -> str:
+def reason(cell: Mapping[Any, Any]) -> str:
     """Why this row of `Analysis.cells`, whose status is not ok, has no result: `out of memory (limit 12 GB)`."""
     message = "" if pandas.isna(cell["message"]) else plain(cell["message"])
     match cell["status"]:
@@ -30,7 +31,7 @@ def reason(cell: Series) -> str:
             return f"{status}: {_cause(message)}" if message else str(status)
 
 
-def _over_the_limit(cell: Series) -> str:
+def _over_the_limit(cell: Mapping[Any, Any]) -> str:
     limit = "over the time limit"
     if not pandas.isna(cell["limit_s"]):
         limit += f" of {cell['limit_s']:g} s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pandas import DataFrame
 
-from harness.analysis.ratios import Times, ratio
+from harness.analysis.ratios import ratio, times_by
 from harness.analysis.table import Analysis, setting
 from harness.record import plain
 from harness.record.identity import PROBLEM
@@ -26,14 +26,14 @@ def speedups(analysis: Analysis, baseline: str) -> DataFrame:
     right = rows.groupby([*cell, "label"], dropna=False)["status"].transform(lambda seen: seen.eq("ok").all())
     found = []
     for _, group in rows[right & (rows["median_s"] > 0)].groupby(cell, dropna=False):
-        base = group[group["label"] == baseline]
-        if base.empty:
+        times = times_by(group, ["label"])
+        if baseline not in times:
             continue
-        first, base_times = group.iloc[0], Times(base)
+        first, base_times = group.iloc[0], times.pop(baseline)
         settings = [setting(key, first[key]) for key in analysis.settings]
         problem = ", ".join([plain(first["family"]), plain(first["quantity"]), *settings])
-        for label, own in group[group["label"] != baseline].groupby("label"):
-            seen = ratio(Times(own), base_times)
+        for label, own in times.items():
+            seen = ratio(own, base_times)
             found.append(
                 {
                     "problem": problem,

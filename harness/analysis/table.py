@@ -96,7 +96,12 @@ class Analysis:
 
     def cells_of(self, rows: DataFrame, columns: Sequence[str]) -> DataFrame:
         """The benchmark cells that these rows are of, with these columns of a hundred."""
-        return self.cells[list(columns)][self.cells["cell"].isin(rows["cell"])]
+        return self.cells.loc[self._places.loc[rows["cell"].unique()].sort_values(), list(columns)]
+
+    @cached_property
+    def _places(self) -> Series:
+        """The place of each benchmark cell in `cells`, by its number."""
+        return Series(self.cells.index, self.cells["cell"])
 
 
 def _prepared(frame: DataFrame) -> DataFrame:
@@ -136,7 +141,7 @@ def _prepared(frame: DataFrame) -> DataFrame:
     rows["problem"] = rows["problem_name"].astype("object").fillna("?")
     rows["family"] = _told_apart(rows, _families(rows))
     rows["problem"] = _told_apart(rows, rows["problem"])
-    rows["warning"] = Series([findings.warning(seen) for seen in rows.to_dict("records")], dtype="object")
+    rows["warning"] = _warnings(rows)
     rows["doubted"] = rows["warnings"].fillna("").str.contains(DOUBT, case=False, regex=True)
     hvp = rows["quantity"] == "hvp"
     several = hvp & (rows.loc[hvp, "vectors"].nunique() > 1)
@@ -148,6 +153,15 @@ def _prepared(frame: DataFrame) -> DataFrame:
         rows[column] = rows[column].where(rows["status"] != "ok", filled(rows, column, ["cell", "commit"]))
     rows["commits"] = rows["commit"].where(rows["code"] == "own").groupby(rows["cell"]).transform("nunique")
     return rows
+
+
+def _warnings(rows: DataFrame) -> Series:
+    """What the atlas knows against each row, asked once for all rows that agree in what it judges by."""
+    judged = rows[list(findings.JUDGED)]
+    alike = judged.groupby(list(judged), dropna=False).ngroup()
+    distinct = judged[~alike.duplicated()]
+    found = map(findings.warning, distinct.to_dict("records"))
+    return alike.map(dict(zip(alike[distinct.index], found, strict=True))).astype("object")
 
 
 def _over_processes(rows: DataFrame) -> DataFrame:
@@ -199,11 +213,11 @@ def setting(column: str, value: Any) -> str:
 
 def differing_options(options: Series) -> Series:
     """Of each JSON object those entries in which they differ: `budget_s=0.5`; null where there is none."""
-    known = options.dropna()
-    texts = DataFrame([options_of(text) for text in known], index=known.index).fillna("null")
+    known = options.dropna().unique()
+    texts = DataFrame([options_of(text) for text in known], index=known).fillna("null")
     texts = texts.loc[:, texts.nunique() > 1]
     told = texts.apply(lambda row: " ".join(f"{key}={value}" for key, value in row.items()), axis=1)
-    return told.astype("object").reindex(options.index)
+    return options.astype("object").map(told.astype("object").to_dict())
 
 
 def _environment(rows: DataFrame) -> str:

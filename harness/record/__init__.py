@@ -12,7 +12,6 @@ from harness.record.files import (
     StorageError,
     content,
     read,
-    records,
     storable,
     storing,
     write,
@@ -21,6 +20,7 @@ from harness.record.files import (
     write_text,
 )
 from harness.record.frame import left_out, load, remarks
+from harness.record.places import records
 from harness.record.schema import (
     COUNTERS,
     DERIVED,

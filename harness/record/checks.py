@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.record.identity import JSON
@@ -52,11 +53,15 @@ def _record(value: Any) -> dict[str, Any]:
     if value.get("status") not in STATUSES:
         raise ValueError(f"its status is {value.get('status')!r:.60}; known are {', '.join(STATUSES)}")
     found = {}
-    for field, is_allowed in CHECKS:
-        held = value.get(field.name)
-        if held is not None and not is_allowed(held):
-            raise ValueError(f"{field.name} should be {_must(field)}, found {_shown(held)}")
-        found[field.name] = sys.intern(held) if isinstance(held, str) else held  # records share most of their texts
+    for name, is_allowed in _BY_NAME:
+        held = value.get(name)
+        if held is not None:
+            if not is_allowed(held):
+                field = next(field for field in FIELDS if field.name == name)
+                raise ValueError(f"{name} should be {_must(field)}, found {_shown(held)}")
+            if type(held) is str:
+                held = sys.intern(held)  # records share most of their texts
+        found[name] = held
     for name in JSON:
         if not _holds_options(found[name]):
             raise ValueError(f"{name} should be a JSON object as text, found {_shown(found[name])}")
@@ -64,6 +69,26 @@ def _record(value: Any) -> dict[str, Any]:
     if sketch is not None and len(sketch) != SKETCH:
         raise ValueError(f"sketch should be {SKETCH} numbers, found {len(sketch)}")
     return found
+
+
+def are_records(columns: Mapping[str, Any]) -> bool:
+    """Whether each row of these columns, a list for each field, is a record that `checked` would return."""
+    if not all(isinstance(values, list) for values in columns.values()):
+        return False
+    sketches = [sketch for sketch in columns["sketch"] if sketch is not None]
+    return (
+        all(_are_allowed(columns[field.name], field, is_allowed) for field, is_allowed in CHECKS)
+        and set(columns["schema_version"]) <= {*range(OLDEST, SCHEMA_VERSION + 1)}
+        and set(columns["status"]) <= {*STATUSES}
+        and all(_holds_options(text) for name in JSON for text in set(columns[name]))
+        and all(len(sketch) == SKETCH for sketch in sketches)
+    )
+
+
+def _are_allowed(values: Sequence[Any], field: Field, is_allowed: Callable[[Any], bool]) -> bool:
+    """Whether each value of a column is null or allowed; of texts, most of which are equal, each is looked at once."""
+    different = set(values) if field.type == "str" else values
+    return all(value is None or is_allowed(value) for value in different)
 
 
 def _check(field: Field) -> Callable[[Any], bool]:
@@ -76,12 +101,19 @@ def _check(field: Field) -> Callable[[Any], bool]:
     least, most = _ends(field)
 
     def is_number(value: Any) -> bool:
+        if type(value) is float and least <= value <= most:
+            return types is not int
         of_type = isinstance(value, types) and not isinstance(value, bool)
         return of_type and (least <= value <= most or (value == 0 and not _is_timed(field)))
 
-    if not field.type.startswith("list"):
-        return is_number
-    return lambda value: isinstance(value, list) and len(value) <= LONGEST and all(map(is_number, value))
+    def are_numbers(value: Any) -> bool:
+        if not isinstance(value, list) or len(value) > LONGEST:
+            return False
+        if value and {*map(type, value)} <= {int, float} and least <= min(value) and max(value) <= most:
+            return not math.isnan(sum(value))  # no comparison finds NaN
+        return all(map(is_number, value))
+
+    return are_numbers if field.type.startswith("list") else is_number
 
 
 def _is_timed(field: Field) -> bool:
@@ -95,6 +127,7 @@ def _ends(field: Field) -> tuple[float, float]:
 
 
 CHECKS = tuple((field, _check(field)) for field in FIELDS)  # with null a field may have any value that its check allows
+_BY_NAME = tuple((field.name, is_allowed) for field, is_allowed in CHECKS)
 
 
 def _must(field: Field) -> str:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from harness.record.checks import RecordError, plain
-from harness.record.files import contents, entries, unlinked
 from harness.record.identity import fields_of
 from harness.record.names import method_labels, problem_names
+from harness.record.places import contents, entries, unlinked
 from harness.record.schema import FIELDS, NAMES
 from harness.record.sources import SOURCE, superseded
 from harness.record.throttling import MOST, throttling
 
 if TYPE_CHECKING:
     import pandas
+
+_COLUMNS = (*NAMES, "path")
+_VALUES = itemgetter(*_COLUMNS)
 
 
 def load(*paths: str | Path) -> pandas.DataFrame:
@@ -34,23 +40,25 @@ def load(*paths: str | Path) -> pandas.DataFrame:
     import pandas
 
     places = [unlinked(Path(path)) for path in paths]
-    columns: dict[str, list[Any]] = {name: [] for name in (*NAMES, "path")}
+    rows: list[tuple[Any, ...]] = []
     known: set[Hashable] = set()
     copies: list[str] = []
     skipped: list[str] = []
-    for entry in entries(places):
-        if isinstance(entry, RecordError):
-            skipped.append(str(entry))
-        elif (content := contents(entry)) in known:
-            copies.append(entry["path"])
-        else:
-            known.add(content)
-            for name, values in columns.items():
-                values.append(entry[name])
+    with _garbage_kept():
+        for entry in entries(places):
+            if isinstance(entry, RecordError):
+                skipped.append(str(entry))
+            elif (content := contents(entry)) in known:
+                copies.append(entry["path"])
+            else:
+                known.add(content)
+                rows.append(_VALUES(entry))
     if not known:
         reasons = "; ".join(skipped[:3])
         raise RecordError(f"no record was found: {reasons}; a run folder holds <cell>/record.json files")
-    del known  # it takes as much memory as the columns
+    del known  # it takes as much memory as the rows
+    columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+    del rows
     replaced = superseded(
         dict(zip(SOURCE, values, strict=True)) for values in zip(*(columns[name] for name in SOURCE), strict=True)
     )
@@ -66,6 +74,18 @@ def load(*paths: str | Path) -> pandas.DataFrame:
     frame = _derive(frame).copy()  # in one piece: pandas warns where columns are added to a frame in a hundred pieces
     frame.attrs.update(asked=list(map(str, places)), skipped=skipped, copies=copies, superseded=sorted(replaced))
     return frame
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """In which Python looks for no garbage: records make none, and looking through 100,000 takes seconds."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def left_out(frame: pandas.DataFrame) -> list[str]:

@@ -66,14 +66,15 @@ def method_labels(frame: pandas.DataFrame) -> pandas.Series:
         if len(ends) > 1:
             labels[paths.index] = [f"{method} {ends[path]}" for path in paths]
     for _, rows in frame.groupby("method"):
-        found = [options(text) for text in rows["method_options"]]
+        texts = [text if isinstance(text, str) else None for text in rows["method_options"]]
+        found = {text: options(text) for text in dict.fromkeys(texts)}
         differing = [
             key
-            for key in dict.fromkeys(key for option in found for key in option)
-            if len({json.dumps(option.get(key), sort_keys=True) for option in found}) > 1
+            for key in dict.fromkeys(key for option in found.values() for key in option)
+            if len({json.dumps(option.get(key), sort_keys=True) for option in found.values()}) > 1
         ]
-        for index, option in zip(rows.index, found, strict=True):
-            labels[index] = " ".join([str(labels[index]), *(f"{key}={option.get(key)}" for key in differing)])
+        ends = {text: "".join(f" {key}={option.get(key)}" for key in differing) for text, option in found.items()}
+        labels[rows.index] = [f"{label}{ends[text]}" for label, text in zip(labels[rows.index], texts, strict=True)]
     return labels
 
 

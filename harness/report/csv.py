@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv as csv_of
+import io
 import re
+from functools import lru_cache
 from typing import Any
 
 from harness.analysis.table import Analysis
@@ -26,9 +29,15 @@ def csv(analysis: Analysis) -> str:
     texts = rows.select_dtypes(["object", "string"]).columns
     rows[texts] = rows[texts].map(harmless)
     numbers = {name: f"{name.removesuffix('_s').removesuffix('s')}_samples" for name in lists}
-    return rows.rename(columns=numbers).to_csv(index=False)
+    columns = [column.astype("object").where(column.notna(), "").tolist() for _, column in rows.items()]
+    text = io.StringIO()
+    writer = csv_of.writer(text, lineterminator="\n")  # pandas takes three times as long
+    writer.writerow([numbers.get(str(name), name) for name in rows])
+    writer.writerows(zip(*columns, strict=True))
+    return text.getvalue()
 
 
+@lru_cache(maxsize=2**12, typed=True)  # most texts of many records are equal
 def harmless(value: Any) -> Any:
     """A text in which control characters are escaped, after an apostrophe where it looks like a formula."""
     if not isinstance(value, str):

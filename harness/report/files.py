@@ -32,8 +32,7 @@ from harness.report.figures.fronts import time_against_memory
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.profile import performance_profile
 from harness.report.figures.ranking import ranking, sheets
-from harness.report.figures.scaling import MOST as MOST_SCALED
-from harness.report.figures.scaling import scalable, scaling
+from harness.report.figures.scaling import most, scalable, scaling
 from harness.report.figures.speedup import speedup_against_size
 from harness.report.figures.style import Style, styles
 from harness.report.figures.trend import figure as trend_figure
@@ -171,7 +170,7 @@ def _figures(
     sized = analysis.frame["tensor_peak_bytes"].notna().any()
     if timed:
         found = main_rankings(analysis, baseline)
-        drawn |= {name: ranking(shown, analysis, medium) for name, shown in sheets(found).items()}
+        drawn |= {name: ranking(shown, analysis, medium, len(found)) for name, shown in sheets(found).items()}
     every = panels(analysis)
     lines = [panel for panel in every if panel.sizes >= FEW_SIZES]
     if timed and lines:
@@ -183,10 +182,11 @@ def _figures(
     if timed and sized:
         drawn |= _by_dtype("time_against_memory", time_against_memory, every, analysis, looks, medium)
     if timed:
-        shown = scalable(lines)
-        names = _names("scaling", [panel.title for panel in shown[:MOST_SCALED]])
+        suited = scalable(lines)
+        shown = suited[: most(len(suited))]
+        names = _names("scaling", [panel.title for panel in shown])
         drawn |= {
-            name: scaling(analysis, panel, medium, looks, len(shown)) for name, panel in zip(names, shown, strict=False)
+            name: scaling(analysis, panel, medium, looks, len(suited)) for name, panel in zip(names, shown, strict=True)
         }
     if _problems(analysis) > 1:
         drawn["coverage"] = coverage(analysis, medium)

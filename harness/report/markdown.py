@@ -14,6 +14,7 @@ from harness.report.readable import NUMBERS, meanings, readable
 from harness.text import counted, escaped
 
 SHORT = 100  # characters of a message in a table
+MOST = 5000  # lines of the table: no viewer of Markdown shows so many
 
 
 def markdown(analysis: Analysis, baseline: str | None = None) -> str:
@@ -22,8 +23,9 @@ def markdown(analysis: Analysis, baseline: str | None = None) -> str:
     `baseline` is the label of the method that the leaders are compared with (`harness.analysis.leaderboard`).
     """
     shown = readable(analysis)
-    shown["message"] = shown["message"].map(shortened)
-    return f"""{_leaderboard(analysis, baseline)}{_table(shown, NUMBERS)}
+    lines = shown.head(MOST).assign(message=shown["message"].head(MOST).map(shortened))
+    rest = f"\n\nThe first {MOST} of {len(shown)} lines; table.csv has all." if len(shown) > MOST else ""
+    return f"""{_leaderboard(analysis, baseline)}{_table(lines, NUMBERS)}{rest}
 
 {escaped(analysis.environment)}; {counted(analysis.rows["status"])}.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pandas import DataFrame
 
 from harness.analysis.table import CELL, SETTINGS, Analysis, differing, differing_options
@@ -62,8 +64,11 @@ GROUPS = {
 HEADINGS = GROUPS | {"runs": "processes"}
 
 
+@lru_cache(maxsize=1)
 def readable(analysis: Analysis) -> DataFrame:
     """One row of text a cell, over the processes that ran it; sorted by problem, P, quantity, dtype, device and time.
+
+    Whoever is given the table changes nothing in it.
 
     Columns: what was asked (with any other setting in which the rows differ), status, the measured numbers, where a
     failure shows its status word for a number it has not, and the whole message on one line.
@@ -72,7 +77,7 @@ def readable(analysis: Analysis) -> DataFrame:
     rows = rows.assign(measure=differing_options(rows["measure"]))
     shown = DataFrame(index=rows.index)
     for column in _telling(rows):
-        shown[HEADINGS.get(column, column)] = rows[column].map(as_text)
+        shown[HEADINGS.get(column, column)] = rows[column].map(lru_cache(typed=True)(as_text))
     shown["status"] = rows["status"].where(rows["warning"].isna(), rows["status"] + UNSAFE)
     shown["status"] += rows["doubted"].map({True: WARNED, False: ""})
     gap = rows["status"].where(rows["status"] != "ok", "-")
@@ -89,7 +94,9 @@ def readable(analysis: Analysis) -> DataFrame:
     rows["throttled_by"] = rows["throttled_by"].map("the GPU throttled: {}".format, na_action="ignore")
     texts_of = ("warning", "warnings", "explained", "throttled_by", "message")
     said = (rows[name].astype("object").fillna("") for name in texts_of)
-    shown["message"] = [plain("; ".join(filter(None, texts))) for texts in zip(*said, strict=True)]
+    messages = list(zip(*said, strict=True))
+    printed = {texts: plain("; ".join(filter(None, texts))) for texts in set(messages)}
+    shown["message"] = [printed[texts] for texts in messages]
     return shown
 
 

@@ -43,8 +43,8 @@ def terminal(
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    shown = readable(analysis)
-    message = shown.pop("message")
+    every = readable(analysis)
+    shown, message = every.drop(columns="message"), every["message"]
     headings = columns_of(shown, columns) if columns else None
     if analysis.rows["label"].nunique() > 1:
         _print_leaderboard(analysis, baseline, console)

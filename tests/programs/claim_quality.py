@@ -19,6 +19,7 @@ from pandas import DataFrame
 
 from harness.analysis.claims import claimed
 from harness.analysis.contests import contest
+from harness.analysis.ratios import times_by
 
 PLACES = 12
 DRIFT, NOISE, HICCUP = 0.1, 0.03, 0.5  # of log time
@@ -63,7 +64,9 @@ def counted(
     old, new, leads = Count(), Count(), 0
     for _ in range(reports):
         true = [lead > 0 and number % 2 == 0 for number in range(PLACES)]
-        contests = [contest(place(random, methods, processes, lead * own, hiccups)) for own in true]
+        contests = [
+            contest(times_by(place(random, methods, processes, lead * own, hiccups), ["label"])) for own in true
+        ]
         found = [seen for seen in contests if seen is not None]
         right = [own and seen.leader == FASTER for own, seen in zip(true, found, strict=True)]
         alone = [next(iter(seen.leads.values())).order > 0 for seen in found]

@@ -1,9 +1,10 @@
 """What many records and cells cost: `python -m tests.programs.scale [RECORDS]` (100,000 by default).
 
 Records are made from those of five committed baselines, each in five processes, at four sizes and on as many problems
-as it takes. Loading is measured from one file and from a file a record, the report at a tenth of the records,
-and composing with the cells of a sweep. Each task runs in a process of its own. Shown are its processor time, less that
-of a process with nothing to do, and its peak of resident memory.
+as it takes. Loading is measured from one file, from a file a record, and from the pack of these files that the first
+such loading has made. The report is measured at a tenth of the records, and at all of them from the pack, with its
+loading. Composing is measured with the cells of a sweep. Each task runs in a process of its own. Shown are its
+processor time, less that of a process with nothing to do, and its peak of resident memory.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ TASKS = {
     "nothing": "",
     "load one file": "record.load('records.jsonl')",
     "load a file each": "record.load('run')",
-    "report of a tenth": "write(Analysis(record.load('tenth.jsonl')), Path('report'))",
+    "load their pack": "record.load('run')",
+    "report of a tenth": "write(Analysis(record.load('tenth.jsonl')), Path('tenth'))",
+    "report of all": "write(Analysis(record.load('run')), Path('report'))",
     "compose a sweep": "compose()",
 }
 IMPORTS = (

@@ -27,6 +27,7 @@ NAMED = 25  # methods of a panel, up to which those in grey have their names
 NAME_LETTERS, NARROW_LETTERS = 34, 22  # of a line of a name, on a page and in a column
 NARROW_IN = 4.5
 MOST = 12  # panels of a figure; table.csv has the values of all
+FEW, MANY = 4, 100  # panels of a figure where there are more than MANY: most are left out in either case
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,18 @@ def _against_size(
 ) -> Figure:
     shown = panels(analysis) if drawn is None else drawn
     note = " ".join([note, *left_out(shown)])
-    return figure(analysis, views(shown[:MOST], [measure]), note, medium, looks)
+    return figure(analysis, views(fitting(shown), [measure]), note, medium, looks)
+
+
+def fitting(shown: Sequence[Panel]) -> Sequence[Panel]:
+    """The panels that a figure has room for."""
+    return shown[: MOST if len(shown) <= MANY else FEW]
 
 
 def left_out(shown: Sequence[Panel]) -> list[str]:
     """A sentence on the panels for which a figure has no room, where there are any."""
-    return [f"Panels that are not drawn: {len(shown) - MOST} (values: table.csv)."] if len(shown) > MOST else []
+    missing = len(shown) - len(fitting(shown))
+    return [f"Panels that are not drawn: {missing} (values: table.csv)."] if missing else []
 
 
 def time_of(rows: DataFrame) -> Axis:

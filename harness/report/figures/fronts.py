@@ -18,7 +18,7 @@ from harness.analysis.fronts import WHOLE, front
 from harness.analysis.fronts import points as points_of
 from harness.analysis.table import Analysis
 from harness.report.figures.canvas import canvas, caption, drawing, empty, outer_labels, plain_numbers
-from harness.report.figures.curves import MEMORY, MOST, Axis, floor_of, left_out, letters_of, time_of
+from harness.report.figures.curves import MEMORY, Axis, fitting, floor_of, left_out, letters_of, time_of
 from harness.report.figures.labels import Label, attach, folded, settle, shortened
 from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.style import BAR, WORDS, Style, explained, rings, styles
@@ -47,7 +47,7 @@ def time_against_memory(
     """Median time of a call against peak tensor memory, and what no other method beats in both at the same P."""
     looks = looks or styles(analysis)
     shown = panels(analysis) if drawn is None else drawn
-    drawn = shown[:MOST]
+    drawn = fitting(shown)
     y = time_of(analysis.cells)
     rows = [_drawable(analysis.rows_of(panel.cells), y) for panel in drawn]
     found = [points_of(own) for own in rows]

@@ -22,6 +22,7 @@ from harness.report.leaderboard import UNDECIDED
 SCREEN_IN = 8.0  # width where none was asked for
 LINES = 36  # methods of all places that one file holds
 MOST = 12  # files; table.csv has all places
+FEW, MANY = 2, 100  # files where there are more than MANY places: most are left out in either case
 LONGEST_SLUG = 80  # characters of a file's name
 CAPTION_PT = 8.0  # height of a line of the caption
 CAPTION_FROM_BELOW = 0.01  # of the figure's height
@@ -30,15 +31,16 @@ time over that of the best right method, process by process. Peak: tensor memory
 relative distance from the reference."""
 
 
-def ranking(rankings: Sequence[Ranking], analysis: Analysis, medium: Medium = SCREEN) -> Figure:
-    """A panel for each ranking, one below the other."""
+def ranking(rankings: Sequence[Ranking], analysis: Analysis, medium: Medium = SCREEN, of: int = 1) -> Figure:
+    """A panel for each ranking, one below the other, out of so many places."""
     width_in = medium.width_in or SCREEN_IN
     width = width_in * 72 / medium.scale
     placed = columns(rankings, width, narrow_text=medium.width_in is not None)
     panels = [Panel(found, placed) for found in rankings]
     with matplotlib.rc_context(RC):
         figure = Figure((width_in, 1.0))
-        caption(figure, f"{_note(rankings)} {analysis.environment}.", medium)
+        lost = f" Places without such a figure: {of - most(of)} (values: table.csv)." if of > most(of) else ""
+        caption(figure, f"{_note(rankings)}{lost} {analysis.environment}.", medium)
         below = CAPTION_PT * (figure.get_supxlabel().count("\n") + 1) + 2 * MARGIN
         height = (sum(panel.height for panel in panels) + below) / (1 - CAPTION_FROM_BELOW)
         figure.set_size_inches(width_in, height * medium.scale / 72)
@@ -51,7 +53,7 @@ def ranking(rankings: Sequence[Ranking], analysis: Analysis, medium: Medium = SC
 
 
 def sheets(rankings: Sequence[Ranking]) -> dict[str, list[Ranking]]:
-    """File names, and the rankings of each: all in one `ranking` where they fit, else one a file, of MOST places.
+    """File names, and the rankings of each: all in one `ranking` where they fit, else one a file, of `most` places.
 
     A file is called `ranking_mlp_7960_float32`: by what its title says.
     """
@@ -60,7 +62,7 @@ def sheets(rankings: Sequence[Ranking]) -> dict[str, list[Ranking]]:
     if len(rankings) == 1 or sum(len(found.entries) for found in rankings) <= LINES:
         return {"ranking": list(rankings)}
     sheets: dict[str, list[Ranking]] = {}
-    for found in rankings[:MOST]:
+    for found in rankings[: most(len(rankings))]:
         name = slug = f"ranking_{_slug(found)}"
         number = 1
         while name in sheets:
@@ -68,6 +70,11 @@ def sheets(rankings: Sequence[Ranking]) -> dict[str, list[Ranking]]:
             name = f"{slug}_{number}"
         sheets[name] = [found]
     return sheets
+
+
+def most(places: int) -> int:
+    """How many of so many places have a file of their own."""
+    return min(places, MOST if places <= MANY else FEW)
 
 
 def _slug(ranking: Ranking) -> str:

@@ -14,6 +14,12 @@ from harness.report.figures.page_size import SCREEN, Medium
 from harness.report.figures.style import Style
 
 MOST = 6  # figures, each of one panel's time and memory
+FEW, MANY = 1, 100  # figures where there are more than MANY panels: most are left out in either case
+
+
+def most(panels: int) -> int:
+    """How many of so many `scalable` panels have a figure."""
+    return min(panels, MOST if panels <= MANY else FEW)
 
 
 def scalable(panels: Sequence[Panel]) -> list[Panel]:
@@ -31,6 +37,7 @@ def scaling(
 ) -> Figure:
     """Median time and peak of tensor memory of the methods of one panel, `of` so many, against P."""
     drawn = views([panel], [time_of(panel.cells), MEMORY])
-    lost = [f"Panels without such a figure: {of - MOST} (values: table.csv)."] if of > MOST else []
+    missing = of - most(of)
+    lost = [f"Panels without such a figure: {missing} (values: table.csv)."] if missing else []
     note = " ".join([f"{panel.title}. {TIME_NOTE} {MEMORY_NOTE}", *lost])
     return figure(analysis, drawn, note, medium, looks, shared=False)

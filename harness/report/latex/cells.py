@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain, count
+from dataclasses import replace
+from itertools import chain, count, islice
 
 import numpy
 import pandas
@@ -47,19 +48,28 @@ MEANINGS = {
     "warned": "warned: torch warned that the result may be wrong",
     "contended": "contended: another process wanted the processor, or the GPU throttled",
 }
+MOST = 100  # tables
 WORDS = summary.WORDS | {"error": "failed", "nonfinite": "not finite"}
 
 
 def cell_tables(analysis: Analysis) -> list[Table]:
-    """A table for each family, quantity and setting: the best time of each size in bold, failures in words."""
+    """A table for each family, quantity and setting: the best time of each size in bold, failures in words.
+
+    Of more than MOST, the notes of the last one say how many are left out.
+    """
     keys = ["family", "quantity", *differing(analysis.cells)]
     cells = analysis.cells[[*keys, *OF_A_TABLE]]
     tables: dict[str, Table] = {}  # by label
-    for values, group in cells.groupby(keys, dropna=False):
+    groups = cells.groupby(keys, dropna=False)
+    for values, group in islice(groups, MOST):
         names = [*map(plain, values[:2]), *map(setting, keys[2:], values[2:])]
         label = _unused(f"tab:{slug(*names)}", tables)
         tables[label] = _table(group, breakable(", ".join(names)), label, analysis.environment)
-    return list(tables.values())
+    found = list(tables.values())
+    if groups.ngroups > MOST:
+        rest = f"{found[-1].notes} {groups.ngroups - MOST} tables more are left out: table.csv has their values."
+        found[-1] = replace(found[-1], notes=rest)
+    return found
 
 
 def _unused(label: str, tables: dict[str, Table]) -> str:

@@ -3,7 +3,8 @@
 // A few methods are in colour, with their names at the right; the others are grey, and named where they are pointed at.
 {
   const CALM_MS = 100; // after the last keystroke: drawing thousands of marks takes longer than one
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const MARKS = 5000; // at most, that are drawn: a browser takes a fifth of a second for them
+  const data = (globalThis.report = JSON.parse(document.getElementById("data").textContent));
   const SHAPES = {
     o: "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z",
     s: "M-3.6-3.6H3.6V3.6H-3.6Z",
@@ -26,7 +27,9 @@
   const legend = document.getElementById("legend");
   const vertical = document.getElementById("vertical");
   const horizontal = document.getElementById("horizontal");
-  const status = data.columns.find((column) => column.heading === "status").texts;
+  const at = ({ values, places }, row) => values[places[row]];
+  const statuses = data.columns.find((column) => column.heading === "status").texts;
+  const isFine = (row) => at(statuses, row).startsWith("ok");
   const measured = data.columns.filter((column) => column.numbers);
   const upright = measured.filter((column) => !["P", "from ms", "to ms"].includes(column.heading));
   const flat = measured.filter((column) => ["P", "peak MiB"].includes(column.heading));
@@ -41,8 +44,8 @@
   }
 
   function told(row) {
-    const told = data.columns.filter((column) => column.heading !== "message" && column.texts[row].trim());
-    return told.map((column) => `${column.heading} ${column.texts[row].trim().slice(0, 80)}`).join(", ");
+    const told = data.columns.filter((column) => column.heading !== "message" && at(column.texts, row).trim());
+    return told.map((column) => `${column.heading} ${at(column.texts, row).trim().slice(0, 80)}`).join(", ");
   }
 
   // The style sheet has what follows from a method's colour, in light and in dark.
@@ -61,13 +64,26 @@
   const pointed = drawn("text", { class: "pointed-name" });
   const grid = drawn("g", { class: "grid" });
   const points = drawn("g");
-  const marks = Array.from({ length: data.rows }, (_, row) => {
-    const mark = tinted(drawn("path", { tabindex: -1, role: "img", "data-row": row }), data.looks[data.look[row]]);
-    mark.append(drawn("title", {}, told(row)));
-    return mark;
-  });
-  points.append(...marks);
+  const marks = new Map(); // row -> its mark, made when it is first drawn
   plot.append(grid, lines, names, points, pointed);
+
+  function markOf(row) {
+    if (!marks.has(row)) {
+      const mark = tinted(drawn("path", { tabindex: -1, role: "img", "data-row": row }), data.looks[data.look[row]]);
+      mark.append(drawn("title", {}, told(row)));
+      marks.set(row, mark);
+    }
+    return marks.get(row);
+  }
+
+  // The rows of every second series, or every third and so on, so that at most MARKS are drawn; of one long series likewise.
+  function thinned(rows) {
+    const step = Math.ceil(rows.length / MARKS);
+    if (step <= 1) return rows;
+    const places = new Map([...new Set(rows.map((row) => data.series[row]))].sort((a, b) => a - b).map((series, place) => [series, place]));
+    const few = rows.filter((row) => places.get(data.series[row]) % step === 0);
+    return few.length <= MARKS ? few : few.filter((_, place) => place % Math.ceil(few.length / MARKS) === 0);
+  }
 
   function grouped(rows, keyOf) {
     const groups = new Map();
@@ -138,9 +154,10 @@
 
   function draw() {
     const [x, y] = [measured[horizontal.value], measured[vertical.value]];
-    const placed = matching.filter((row) => x.numbers[row] !== null);
+    const known = matching.filter((row) => x.numbers[row] !== null);
+    const placed = thinned(known);
     const there = placed.filter((row) => y.numbers[row] !== null);
-    const without = placed.filter((row) => y.numbers[row] === null && status[row] !== "ok");
+    const without = placed.filter((row) => y.numbers[row] === null && at(statuses, row) !== "ok");
     const absent = grouped(without, (row) => x.numbers[row]);
     const strips = Math.max(0, ...[...absent.values()].map((rows) => rows.length));
     const top = 12 + STRIP * Math.min(strips, 12);
@@ -166,12 +183,18 @@
     for (const [at, rows] of absent) {
       rows.forEach((row, index) => visible.set(row, [across.place(at), top - 8 - STRIP * (index % 12)]));
     }
-    marks.forEach((mark, row) => {
+    if (marks.size > 2 * MARKS) marks.clear();
+    for (const row of visible.keys()) markOf(row);
+    const inOrder = [...marks.entries()].sort(([a], [b]) => a - b);
+    if (inOrder.length !== points.childElementCount || inOrder.some(([, mark], place) => points.children[place] !== mark)) {
+      points.replaceChildren(...inOrder.map(([, mark]) => mark));
+    }
+    inOrder.forEach(([row, mark]) => {
       const where = visible.get(row);
       mark.toggleAttribute("hidden", !where);
       if (!where) return;
       const missing = y.numbers[row] === null;
-      const suspect = !status[row].startsWith("ok");
+      const suspect = !isFine(row);
       const shape = SHAPES[data.looks[data.look[row]].marker] + (suspect ? CROSS : "");
       change(mark, "transform", `translate(${where.join()})`);
       change(mark, "d", missing ? MISSING : shape);
@@ -179,7 +202,7 @@
       mark.classList.toggle("suspect", suspect && !missing);
     });
     for (const mark of points.querySelectorAll("[tabindex='0']")) mark.setAttribute("tabindex", -1);
-    const first = marks.find((mark) => !mark.hasAttribute("hidden"));
+    const first = points.querySelector(":scope > :not([hidden])");
     if (first) first.setAttribute("tabindex", 0);
 
     const series = grouped(there, (row) => data.series[row]);
@@ -190,7 +213,7 @@
       return tinted(drawn("path", attributes), look);
     });
     lines.replaceChildren(...paths.filter((path) => path.matches(".other")), ...paths.filter((path) => path.matches(".method")));
-    for (const mark of marks) mark.classList.remove("chosen");
+    for (const mark of points.querySelectorAll(".chosen")) mark.classList.remove("chosen");
     pointed.textContent = "";
 
     const used = [...new Set([...visible.keys()].map((row) => data.look[row]))].sort((a, b) => a - b);
@@ -205,9 +228,10 @@
       return item;
     }));
     const grey = used.length - inColour.length;
-    const allRight = there.every((row) => status[row].startsWith("ok"));
+    const allRight = there.every(isFine);
     document.getElementById("axes").textContent =
       `${y.heading} against ${x.heading}, both logarithmic.` +
+      (placed.length < known.length ? ` Drawn are ${placed.length} of ${known.length} rows; filters bring the others.` : "") +
       (grey ? ` The other ${grey} methods are grey; point at one for its name.` : "") +
       (allRight ? "" : " A mark with a cross was measured and is not right.") +
       (absent.size ? " A small cross on top was not measured." : "");
@@ -216,7 +240,7 @@
   function tell(row) {
     values.textContent = told(row);
     for (const mark of points.querySelectorAll(".chosen")) mark.classList.remove("chosen");
-    marks[row].classList.add("chosen");
+    marks.get(row).classList.add("chosen");
     for (const path of lines.children) path.classList.toggle("pointed", Number(path.dataset.series) === data.series[row]);
     const [x, y] = visible.get(row);
     const leftwards = x > plot.parentNode.clientWidth / 2;
@@ -241,7 +265,7 @@
     const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!by) return;
     event.preventDefault();
-    const shown = marks.filter((mark) => !mark.hasAttribute("hidden"));
+    const shown = [...points.querySelectorAll(":scope > :not([hidden])")];
     const next = shown[(shown.indexOf(event.target) + by + shown.length) % shown.length];
     event.target.setAttribute("tabindex", -1);
     next.setAttribute("tabindex", 0);

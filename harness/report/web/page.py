@@ -2,6 +2,9 @@
 
 Opened from disk it asks for nothing else, and its content security policy forbids it to. Text of records reaches it in
 two ways only: through the template, which escapes, and as JSON, which its scripts put into text nodes.
+
+The JSON holds every row, and of a column each different text once: 100,000 rows differ in few of their texts. The
+scripts make the elements of a row when it is shown.
 """
 
 from __future__ import annotations
@@ -9,14 +12,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.colors import to_hex
-from pandas import DataFrame, Series
+from pandas import DataFrame, Series, factorize
 
 from harness.analysis.emphasis import baseline_of
 from harness.analysis.leaderboard import leaderboard
@@ -24,7 +27,7 @@ from harness.analysis.table import Analysis, differing
 from harness.record import FIELDS, plain
 from harness.report import leaderboard as board
 from harness.report.figures.style import Style, styles
-from harness.report.readable import GROUPS, MAIN, MEASURED, MIB, SOMETIMES, meanings, readable
+from harness.report.readable import GROUPS, MAIN, MEASURED, MIB, SOMETIMES, asked, meanings, readable
 from harness.report.summary import summary
 from harness.report.versions import sections
 from harness.text import counted, significant
@@ -35,6 +38,7 @@ SOURCES = {"P": "params", "from": "low_s", "to": "high_s"} | {
 }
 KEPT = ("problem", "method", "status", "message")  # columns that are shown even where all rows agree
 LEADERS = 40  # lines of the leaderboard
+FIRST = 50  # rows that are shown where no script runs
 LEADER_CLASSES = dict.fromkeys(board.NUMBERS, "number") | {
     "problem": "problem",
     "method": "best",
@@ -73,6 +77,7 @@ def page(
         summary=[*sections(analysis), *summary(analysis)],
         skipped=[plain(text) for text in skipped],
         data=_data(shown, rows, looks or styles(analysis, baseline)),
+        first=shown[[*asked(shown), *MAIN, "message"]].head(FIRST).to_dict("split"),
         figures={name: base64.b64encode(text.encode()).decode() for name, text in figures.items()},
         meanings=meanings(shown),
         style=Markup(style),
@@ -92,7 +97,7 @@ def _hashed(text: str) -> str:
 
 
 def _data(shown: DataFrame, rows: DataFrame, styled: Mapping[str, Style]) -> dict[str, Any]:
-    """What the scripts build on: columns, and what is folded into a row; lists have an entry a row."""
+    """What the scripts build on: columns, and what is folded into a row; `places` and lists have an entry a row."""
     headings = list(map(str, shown.columns))
     groups = [heading for heading in headings if heading not in (*KEPT, *SOURCES)]
     same = {heading: shown[heading].iloc[0] for heading in groups if shown[heading].nunique() == 1}
@@ -101,14 +106,15 @@ def _data(shown: DataFrame, rows: DataFrame, styled: Mapping[str, Style]) -> dic
         field.name: _texts(rows[field.name], field.type) for field in FIELDS if _is_detail(field.name, field.type)
     }
     details["record"] = _texts(rows["path"], "str")
-    details = {name: texts for name, texts in details.items() if any(text is not None for text in texts)}
-    common = {name: texts[0] for name, texts in details.items() if len(set(texts)) == 1}
+    details = {name: texts for name, texts in details.items() if any(text is not None for text in texts["values"])}
+    common = {name: texts["values"][0] for name, texts in details.items() if len(set(texts["values"])) == 1}
     looks = {label: look for label, look in styled.items() if look.emphasised and label in set(rows["label"])}
     others = [label for label in dict.fromkeys(rows["label"]) if label not in looks]
+    look_of = {label: place for place, label in enumerate([*looks, *others])}
     series = rows.groupby(["family", "label", "quantity", "seed", *differing(rows)], dropna=False).ngroup()
     return {
         "rows": len(rows),
-        "columns": [column for column in columns if column["numbers"] is None or any(column["texts"])],
+        "columns": [column for column in columns if column["numbers"] is None or any(column["texts"]["values"])],
         "same": same,
         "details": {name: texts for name, texts in details.items() if name not in common},
         "common": common,
@@ -116,7 +122,7 @@ def _data(shown: DataFrame, rows: DataFrame, styled: Mapping[str, Style]) -> dic
             *(_look(plain(label), to_hex(look.colour), look.marker, look.dashes) for label, look in looks.items()),
             *(_look(plain(label), None, "o", ()) for label in others),
         ],
-        "look": [[*looks, *others].index(label) for label in rows["label"]],
+        "look": [look_of[label] for label in rows["label"]],
         "series": series.tolist(),
     }
 
@@ -133,7 +139,7 @@ def _column(heading: str, shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
     Times are all in ms, to compare at a glance. The columns that are not `main` are hidden at first.
     """
     if heading not in SOURCES:
-        return {"heading": heading, "texts": list(shown[heading]), "numbers": None, "main": heading != "processes"}
+        return {"heading": heading, "texts": _coded(shown[heading]), "numbers": None, "main": heading != "processes"}
     numbers = rows[SOURCES[heading]].astype("float")
     in_ms = SOURCES[heading].endswith("_s")
     if in_ms:
@@ -149,7 +155,7 @@ def _column(heading: str, shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
         ]
     return {
         "heading": f"{heading} ms" if in_ms else heading,
-        "texts": texts,
+        "texts": _coded(texts),
         "numbers": [number if math.isfinite(number) else None for number in numbers],
         "main": heading in (*MAIN, "P"),
     }
@@ -171,7 +177,16 @@ def _is_detail(name: str, kind: str) -> bool:
     return not kind.startswith("list") and name not in in_table and name != "traceback"
 
 
-def _texts(values: Series, kind: str) -> list[str | None]:
-    """Values of a record's field as text, null where there is none."""
+def _texts(values: Series, kind: str) -> dict[str, Any]:
+    """Values of a record's field as text, null where there is none, in the form of `_coded`."""
     written = {"int": lambda value: f"{value:.0f}", "float": lambda value: f"{value:.6g}"}.get(kind, plain)
-    return [written(value) if known else None for value, known in zip(values, values.notna(), strict=True)]
+    places, different = factorize(values)
+    texts = [*map(written, different), *([None] if (places < 0).any() else [])]
+    return {"values": texts, "places": [place if place >= 0 else len(different) for place in places.tolist()]}
+
+
+def _coded(texts: Iterable[str]) -> dict[str, Any]:
+    """`values`: each different text once; `places`: for each row, where its text is among them."""
+    places: dict[str, int] = {}
+    of_rows = [places.setdefault(text, len(places)) for text in texts]
+    return {"values": list(places), "places": of_rows}

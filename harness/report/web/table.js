@@ -1,9 +1,11 @@
 "use strict";
 // The table: rows are made once each, when first shown; sorting and filtering only choose which are in the document.
+// They look at each different text of a column once: `values` holds these, and `places` which of them each row has.
 {
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const data = globalThis.report;
   const { columns, details, common } = data;
   const STEP = 100; // rows shown at once, and more on request: layout of thousands takes longer than a keystroke
+  const PRINTED = 5000; // rows on paper; table.csv has all
   const SHORT = 120; // characters of a message in its cell; the whole is in the row's details
   const WHERE = ["torch", "cpu", "gpu"]; // what a search finds besides the columns
   const body = document.querySelector("#rows tbody");
@@ -15,7 +17,7 @@
   const every = Array.from({ length: data.rows }, (_, row) => row);
   const shared = [...Object.values(data.same), ...WHERE.map((name) => common[name] ?? "")].join("\n").toLowerCase();
   const own = [...columns.map((column) => column.texts), ...WHERE.map((name) => details[name]).filter(Boolean)];
-  const haystacks = every.map((row) => own.map((texts) => texts[row] ?? "").join("\n").toLowerCase());
+  const at = ({ values, places }, row) => values[places[row]];
   const made = new Map(); // row -> its <tr>
   const unfolded = new Map(); // row -> the <tr> of its details
   let order = every;
@@ -45,7 +47,7 @@
   }
 
   function filled(column, row) {
-    const text = column.texts[row];
+    const text = at(column.texts, row);
     if (column.heading === "message") {
       return element("td", { class: "message" }, text.length > SHORT ? text.slice(0, SHORT - 1) + "…" : text);
     }
@@ -58,7 +60,7 @@
 
   function rowOf(row) {
     if (!made.has(row)) {
-      const label = `Details of ${named("method").texts[row]} on ${named("problem").texts[row]}`;
+      const label = `Details of ${at(named("method").texts, row)} on ${at(named("problem").texts, row)}`;
       const button = element("button", { type: "button", class: "fold", "aria-expanded": "false", "aria-label": label });
       button.addEventListener("click", () => {
         if (unfolded.has(row)) fold(row);
@@ -72,10 +74,10 @@
   }
 
   function unfold(row, shared = Object.entries(common)) {
-    const own = Object.entries(details).map(([name, texts]) => [name, texts[row]]);
+    const own = Object.entries(details).map(([name, texts]) => [name, at(texts, row)]);
     const known = own.filter(([, text]) => text !== null);
     const inside = element("td", { colspan: columns.length + 1 });
-    const message = named("message").texts[row];
+    const message = at(named("message").texts, row);
     if (message) inside.append(element("p", {}, message));
     inside.append(element("dl", {}, ...entries(known)));
     if (shared.length) inside.append(element("dl", { class: "common" }, ...entries(shared)));
@@ -96,19 +98,36 @@
     more.hidden = shown.length === matching.length;
   }
 
+  // Which of a column's texts a condition holds for; null where for none.
+  function having({ values, places }, condition) {
+    const has = values.map(condition);
+    return has.includes(true) ? { places, has } : null;
+  }
+
   function filter() {
     const words = search.value.toLowerCase().split(/\s+/).filter((word) => !shared.includes(word));
-    const chosen = selects.filter((select) => select.value !== "").map((select) => [named(select.dataset.column).texts, select.value]);
-    matching = order.filter(
-      (row) => words.every((word) => haystacks[row].includes(word)) && chosen.every(([texts, value]) => texts[row] === value),
-    );
+    const chosen = selects.filter((select) => select.value !== "");
+    const conditions = [
+      ...words.map((word) => own.map((texts) => having(texts, (text) => text !== null && text.toLowerCase().includes(word)))),
+      ...chosen.map((select) => [having(named(select.dataset.column).texts, (text) => text === select.value)]),
+    ].map((columns) => columns.filter(Boolean));
+    matching = order.filter((row) => conditions.every((columns) => columns.some(({ places, has }) => has[places[row]])));
     limit = STEP;
     show();
     document.dispatchEvent(new CustomEvent("rows", { detail: matching }));
   }
 
   function compare({ numbers, texts }, sign) {
-    if (!numbers) return (a, b) => sign * collator.compare(texts[a], texts[b]) || a - b;
+    if (!numbers) {
+      const { values, places } = texts;
+      const sorted = [...values.keys()].sort((a, b) => collator.compare(values[a], values[b]));
+      const ranks = [];
+      sorted.forEach((place, rank) => {
+        const equal = rank > 0 && collator.compare(values[sorted[rank - 1]], values[place]) === 0;
+        ranks[place] = equal ? ranks[sorted[rank - 1]] : rank;
+      });
+      return (a, b) => sign * (ranks[places[a]] - ranks[places[b]]) || a - b;
+    }
     // What was not measured comes last in either direction.
     return (a, b) => (numbers[a] === null) - (numbers[b] === null) || sign * (numbers[a] - numbers[b]) || a - b;
   }
@@ -132,7 +151,7 @@
     head.append(header);
   }
   for (const select of selects) {
-    const values = [...new Set(named(select.dataset.column).texts)].sort(collator.compare);
+    const values = [...named(select.dataset.column).texts.values].sort(collator.compare);
     select.append(element("option", { value: "" }, "all"), ...values.map((value) => element("option", { value }, value)));
     select.addEventListener("change", filter);
   }
@@ -151,18 +170,21 @@
     columnsButton.textContent = all ? "Fewer columns" : "More columns";
   });
 
-  // Paper cannot be unfolded: all matching rows are printed, with their details; afterwards all is as it was.
+  // Paper cannot be unfolded: the matching rows are printed, with their details; afterwards all is as it was.
   let undo = null;
   addEventListener("beforeprint", () => {
     if (undo) return;
     const closed = [...document.querySelectorAll("details:not([open])")];
-    const folded = matching.filter((row) => !unfolded.has(row));
-    const before = limit;
+    const folded = matching.slice(0, PRINTED).filter((row) => !unfolded.has(row));
+    const [before, same] = [limit, document.getElementById("same")];
+    const said = same.textContent;
+    if (matching.length > PRINTED) same.textContent += ` Here are the first ${PRINTED} of ${matching.length} rows; table.csv has all.`;
     for (const details of closed) details.open = true;
     for (const row of folded) unfold(row, []);
-    limit = Infinity;
+    limit = PRINTED;
     show();
     undo = () => {
+      same.textContent = said;
       for (const details of closed) details.open = false;
       folded.forEach(fold);
       limit = before;
