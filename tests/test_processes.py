@@ -215,6 +215,14 @@ def test_fields_of_ranks_are_put_together() -> None:
     assert (seen["sampling_cpu_s"], seen["sampling_wall_s"]) == (0.5, 1.0)
 
 
+def test_what_a_rank_lacks_is_known_of_none() -> None:
+    """The time ran out before the second rank had counted."""
+    one = {"status": "ok", "params": 20, "tensor_peak_bytes": 5, "operations": 213, "flops": 9504, "worked_s": 1.0}
+    other = {"params": 20, "tensor_peak_bytes": 7}
+    seen = several.together([one, other], {"timed_out": True, "behind": [1]})
+    assert seen == {"params": 20, "tensor_peak_bytes": 7, "ranks_tensor_peak_bytes": [5.0, 7.0]}
+
+
 def test_the_rank_that_ended_first_gives_the_reason() -> None:
     one = {"status": "error", "message": "Connection closed by peer"}
     other = {"status": "oom", "message": "no memory", "traceback": "there"}
@@ -264,6 +272,14 @@ def test_efficiency_is_derived_from_the_times_of_one_and_of_several_processes(tm
 
 def test_one_process_has_no_scaling(tmp_path: Path) -> None:
     assert report.markdown(records(tmp_path, [(1, 100, 1.0, 800), (1, 200, 0.6, 440)])) is None
+
+
+@pytest.mark.parametrize(("count", "waited_s", "contended"), [(1, 0.0, True), (2, 0.0, False), (2, 0.6, True)])
+def test_a_rank_that_waits_for_another_is_not_contended(tmp_path: Path, count, waited_s, contended) -> None:
+    fields = JOB.fields() | {"processes": count, "status": "ok", "params": 4, "times_s": [1.0], "first_s": 1.0}
+    fields |= {"sampling_wall_s": 1.0, "sampling_cpu_s": 0.4, "sampling_waiting_s": waited_s}
+    record.write(fields, tmp_path / "record.json")
+    assert record.load(tmp_path)["contended"].tolist() == [contended]
 
 
 def test_an_older_record_has_one_process(tmp_path: Path) -> None:

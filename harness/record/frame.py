@@ -134,7 +134,8 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     frame["gemm_equivalents"] = frame["median_s"] / gemms
     frame["write_multiples"] = frame["median_s"] / (frame["output_bytes"] / frame["write_bytes_per_s"])
     on_cpu = frame["device"] == "cpu"
-    starved = on_cpu & (frame["sampling_cpu_s"] < 0.9 * frame["sampling_wall_s"])
+    alone = frame["processes"] == 1  # one of several may wait for the others in the method's own collectives
+    starved = on_cpu & alone & (frame["sampling_cpu_s"] < 0.9 * frame["sampling_wall_s"])
     waiting = (frame["sampling_waiting_s"] / frame["sampling_wall_s"]).fillna(frame["cpu_pressure"])
     power, heat = (frame[f"{cause}_throttled_s"] / frame["gpu_watched_s"] for cause in ("power", "heat"))
     found = list(map(throttling, frame["throttle_reasons"], power, heat))

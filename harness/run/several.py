@@ -44,12 +44,13 @@ def named(rank: int, count: int) -> str:
 
 
 def _together(seen: Sequence[Fields]) -> Fields:
-    fields = dict(seen[0])
+    fields = _without(seen[0], (*LARGEST, *SUMMED))
     for name in (*LARGEST, *SUMMED):
         known = [own[name] for own in seen if own.get(name) is not None]
-        if len(known) == len(seen):
-            fields[name] = max(known) if name in LARGEST else sum(known)
-        if len(known) == len(seen) and name in LISTED:
+        if len(known) < len(seen):  # the number of some ranks would pass for that of all
+            continue
+        fields[name] = max(known) if name in LARGEST else sum(known)
+        if name in LISTED:
             fields[LISTED[name]] = [float(value) for value in known]
     sampled = [own for own in seen if own.get("sampling_wall_s") and own.get("sampling_cpu_s") is not None]
     if sampled:  # the rank that got the least of its processor
