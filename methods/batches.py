@@ -21,7 +21,7 @@ These functions take:
   pass over the batches.
 - `out`: a tensor for a result that is one tensor, which may be a memory-mapped file; it is returned.
 - `group`: a group of processes (torch.distributed), each of which gives batches of its own; every process gets the sum
-  over the batches of all. A process needs a batch with a target that counts.
+  over the batches of all. An error in one of them is raised in all.
 - further options, which the method is given.
 
 Results are added up in the method's dtype, but at least in float32; `out` has that dtype. At most two batches are in
@@ -39,19 +39,21 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.utils._pytree import tree_map_only
 
 from methods import calls
 from methods.batching import additivity
-from methods.batching.divisors import Weights, divisor_of, name_of, require_same_shape
+from methods.batching.divisors import Divisor, Weights, divisor_of, name_of, require_same_shape
 from methods.batching.gradients import Criterion
+from methods.batching.group import objects, of_all
 from methods.batching.passes import Batches, Progress
+from methods.batching.total import Total
 from methods.ravel import leaves_of, ravel
 from methods.samples import Batch, Source
 
@@ -137,7 +139,7 @@ def summed(
             require_same_shape(model, criterion, batch)
 
     passes = Batches(batches, theta.device, divisor, examine, progress, group)
-    additivity.check(model, criterion, passes.all(), divisor, every=weights is not None)
+    _require_additive(model, criterion, passes, divisor, weights is not None, group)
     if over_batches is not None:
         return over_batches(model, _WeighedBatches(criterion, passes), **options)
 
@@ -148,12 +150,46 @@ def summed(
         given |= batch._asdict()
         return function(**{name: given[name] for name in asked}, **options)
 
-    total = _Total(out)
-    for weight, batch in passes:
-        total.add(weight, quantity(batch))
-    if group is not None:
-        total.reduce(group)
+    total = Total(out)
+
+    def add_own() -> float:
+        for weight, batch in passes:
+            total.add(weight, quantity(batch))
+        return 0.0
+
+    if group is None:
+        add_own()
+    else:
+        of_all(group, theta.device, add_own)
+        total.reduce(group, theta.device, all(passes.totals))
     return total.value()
+
+
+def _require_additive(
+    model: nn.Module,
+    criterion: Criterion,
+    passes: Batches,
+    divisor: Divisor | None,
+    every: bool,
+    group: ProcessGroup | None,
+) -> None:
+    """Raise NotImplementedError where the loss is no weighted sum over batches.
+
+    Where no process of a group can compare anything, since each has one sample, they give each other a batch.
+    """
+
+    def check(batches: Iterable[Batch]) -> bool:
+        return additivity.check(model, criterion, batches, divisor, every)
+
+    if group is None:
+        check(passes.all())
+        return
+    device = leaves_of(model)[0].device
+    if not any(of_all(group, device, lambda: check(passes.all()))):
+        own = next(passes.counting(), None)
+        others = objects(group, tree_map_only(Tensor, Tensor.cpu, own))
+        several = [tree_map_only(Tensor, lambda leaf: leaf.to(device), batch) for batch in others if batch is not None]
+        of_all(group, device, lambda: check(several))
 
 
 def _over_batches(function: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -189,51 +225,6 @@ class _WeighedBatches:
 
 def _times(weight: float, criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda outputs, targets: weight * criterion(outputs, targets)
-
-
-class _Total:
-    """The weighted sum of results, tensors or tuples of tensors. A tensor is added up in `out`, if given."""
-
-    def __init__(self, out: Tensor | None) -> None:
-        self._out = out
-        self._sums: list[Tensor] = []
-
-    def add(self, weight: float, result: Any) -> None:
-        """Add a result.
-
-        Raises NotImplementedError for what is no tensor or tuple of tensors, such as an estimate, and ValueError where
-        the sum cannot be held in `out`.
-        """
-        parts = (result,) if isinstance(result, Tensor) else result
-        if type(parts) is not tuple or not all(isinstance(part, Tensor) for part in parts):
-            raise NotImplementedError(f"results of type {type(result).__name__} cannot be added up over batches")
-        if not self._sums:
-            self._single, self._dtypes = parts is not result, [part.dtype for part in parts]
-            self._sums = self._zeros(parts)
-        for total, part in zip(self._sums, parts, strict=True):
-            total.add_(part, alpha=weight)
-
-    def _zeros(self, parts: tuple[Tensor, ...]) -> list[Tensor]:
-        wanted = [(part.shape, torch.promote_types(part.dtype, torch.float32), part.device) for part in parts]
-        if self._out is None:
-            return [torch.zeros_like(part, dtype=dtype) for part, (_, dtype, _) in zip(parts, wanted, strict=True)]
-        if wanted != [(self._out.shape, self._out.dtype, self._out.device)]:
-            shown = ", ".join(f"{tuple(shape)} {dtype} {device}" for shape, dtype, device in wanted)
-            found = f"{tuple(self._out.shape)} {self._out.dtype} {self._out.device}"
-            raise ValueError(f"out is {found}; the sum over batches is {shown}")
-        return [self._out.zero_()]
-
-    def reduce(self, group: ProcessGroup) -> None:
-        """Add the sums of the group's other processes."""
-        for total in self._sums:
-            distributed.all_reduce(total, group=group)
-
-    def value(self) -> Tensor | tuple[Tensor, ...]:
-        """The sum: `out`, or in the dtype of the results."""
-        if self._out is not None:
-            return self._out
-        found = tuple(total.to(dtype) for total, dtype in zip(self._sums, self._dtypes, strict=True))
-        return found[0] if self._single else found
 
 
 def _function(method: ModuleType, quantity: str) -> Callable[..., Any]:

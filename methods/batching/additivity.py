@@ -38,8 +38,10 @@ class _Part(NamedTuple):
 
 def check(
     model: nn.Module, criterion: Criterion, batches: Iterable[Batch], divisor: Divisor | None, every: bool
-) -> None:
+) -> bool:
     """Raise NotImplementedError where the loss of some samples is not the weighted sum of the losses of two parts.
+
+    Returns whether anything could be compared.
 
     Two comparisons are made for each batch that counts (`divisor`), or only the first one that is possible, unless
     `every` is set:
@@ -54,6 +56,7 @@ def check(
     """
     comparison = _Comparison(model, criterion, divisor)
     before: _Part | None = None
+    compared = False
     for batch in batches:
         if not _all_count([batch], divisor):
             continue
@@ -66,9 +69,11 @@ def check(
         joined = None if before is None else _joined(before.batch, parts[0].batch)
         if before is not None and joined is not None and _all_count([joined], divisor):
             comparison.require_sum(comparison.part(joined), [before, parts[0]])
-        if not every and (split is not None or joined is not None):
-            return
+        compared |= split is not None or joined is not None
+        if compared and not every:
+            break
         before = parts[0]._replace(batch=tree_map_only(Tensor, Tensor.clone, parts[0].batch))  # no views of the batch
+    return compared
 
 
 def _all_count(parts: Iterable[Batch], divisor: Divisor | None) -> bool:

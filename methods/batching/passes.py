@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.utils._pytree import tree_leaves, tree_map
 
 from methods import samples
 from methods.batching.divisors import Divisor
+from methods.batching.group import of_all
 from methods.samples import Batch, Source
 
 Progress = Callable[[int, int], None]  # (batches that are done, all batches)
@@ -36,24 +37,28 @@ class Batches:
     ) -> None:
         """`group` are processes that have batches of their own, which all count together.
 
-        Raises ValueError as `samples.batches`, and where there are no batches or none counts, in any of the processes.
+        Raises ValueError as `samples.batches`, and where a process has no batches, or none counts in any process.
         """
         self._given, self._device, self._progress = given, device, progress
         self._fingerprints: list[Any] = []
         self._divisors: list[float] = []
-        for batch in samples.batches(given):
-            moved = self._moved(batch)
-            self._fingerprints.append(_fingerprint(batch))
-            self._divisors.append(1.0 if divisor is None else divisor(*moved))
-            examine(moved)
-        if not self._fingerprints and group is None:
-            raise ValueError("there are no batches, or they were gone through before: nothing came from their iterator")
-        own = sum(self._divisors)
-        totals = [own] if group is None else _of_all(group, own, device)
-        if not all(totals):
-            which = "" if group is None else f" of process {totals.index(0.0)}"
-            raise ValueError(f"no target counts in any batch{which}: all are ignored, or have the weight 0")
-        self._total = 1.0 if divisor is None else sum(totals)
+
+        def first_pass() -> float:
+            for batch in samples.batches(given):
+                moved = self._moved(batch)
+                self._fingerprints.append(_fingerprint(batch))
+                self._divisors.append(1.0 if divisor is None else divisor(*moved))
+                examine(moved)
+            if not self._fingerprints:
+                raise ValueError(
+                    "there are no batches, or they were gone through before: nothing came from their iterator"
+                )
+            return sum(self._divisors)
+
+        self.totals = [first_pass()] if group is None else of_all(group, device, first_pass)  # of each process
+        if not any(self.totals):
+            raise ValueError("no target counts in any batch: all are ignored, or have the weight 0")
+        self._total = 1.0 if divisor is None else sum(self.totals)
 
     def __iter__(self) -> Iterator[tuple[float, Batch]]:
         """Each batch and its weight, except those of weight 0."""
@@ -63,6 +68,10 @@ class Batches:
                 yield self._divisors[index] / self._total, batch
             if self._progress is not None:
                 self._progress(index + 1, count)
+
+    def counting(self) -> Iterator[Batch]:
+        """Each batch whose weight is not 0."""
+        return (batch for batch, divisor in zip(self.all(), self._divisors, strict=True) if divisor)
 
     def all(self) -> Iterator[Batch]:
         """Each batch, whether it counts or not."""
@@ -80,14 +89,6 @@ class Batches:
 
     def _moved(self, batch: Batch) -> Batch:
         return tree_map(lambda leaf: leaf.to(self._device) if isinstance(leaf, Tensor) else leaf, batch)
-
-
-def _of_all(group: ProcessGroup, number: float, device: torch.device) -> list[float]:
-    """The numbers of the group's processes, in their order."""
-    own = torch.tensor(number, dtype=torch.float64, device=device)
-    numbers = [torch.empty_like(own) for _ in range(group.size())]
-    distributed.all_gather(numbers, own, group=group)
-    return [float(entry) for entry in numbers]
 
 
 def _fingerprint(batch: Batch) -> list[Any]:

@@ -13,7 +13,7 @@ from methods import factored
 from methods.factoring.fallback import Fallback
 from methods.factoring.sums import Batch, Criterion
 from methods.ravel import ravel
-from methods.sharded.layout import assembled, rows_of
+from methods.sharded.layout import assembled, require_same_parameters, rows_of
 
 
 def hessian(
@@ -28,9 +28,10 @@ def hessian(
 ) -> DTensor:
     """Hessian (P, P) of `criterion(model(inputs), targets)`, sharded by rows; all else as in `methods.factored`.
 
-    A process computes the matrix products of its rows; nothing is communicated. All work but that is done by every
-    process: the derivatives along shifts, and the backward passes of parameters that take rows. Entries whose row and
-    whose mirror image belong to different processes are computed by both. Every process checks its own rows.
+    A process computes the matrix products of its rows. All other work is done by every process: the derivatives along
+    shifts, and the backward passes of parameters that take rows. Entries whose row and whose mirror image belong to
+    different processes are computed by both. Every process checks its own rows. Only two numbers are communicated, by
+    which parameters are compared. Raises ValueError where they are not the same in all processes.
     """
     return hessian_over_batches(model, [(criterion, inputs, targets)], mesh, memory_mb=memory_mb, fallback=fallback)
 
@@ -43,6 +44,8 @@ def hessian_over_batches(
     memory_mb: float | None = None,
     fallback: Fallback = "rows",
 ) -> DTensor:
-    """The same of the sum over `batches`, as in `methods.factored.hessian_over_batches`."""
-    rows = rows_of(mesh, len(ravel(model)[0]))
+    """Hessian (P, P) of the sum over `batches`, as in `methods.factored.hessian_over_batches`."""
+    theta, _ = ravel(model)
+    rows = rows_of(mesh, len(theta))
+    require_same_parameters(theta, mesh)
     return assembled(factored.hessian_rows(model, batches, rows, memory_mb=memory_mb, fallback=fallback), mesh)

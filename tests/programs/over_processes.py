@@ -3,7 +3,8 @@
 python -m tests.programs.over_processes
 
 They are forked before torch has threads. Each prints `right` at the end. P is odd, and of a network
-of one parameter one process has no rows.
+of one parameter one process has no rows. What is wrong in one process must be an error in both, within the group's
+timeout.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 import torch
@@ -57,7 +60,8 @@ def _forked(rank: int, store: str) -> bool:
 
 def check(rank: int, store: torch.distributed.Store) -> None:
     """Raise AssertionError where a result of this process is not that of one process."""
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=PROCESSES)
+    timeout = timedelta(seconds=30)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=PROCESSES, timeout=timeout)
     mesh = init_device_mesh("cpu", (PROCESSES,))
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
@@ -73,6 +77,9 @@ def check(rank: int, store: torch.distributed.Store) -> None:
         inputs[:, 1:2].sigmoid(),
     )
     _check_own_batches(mesh, model, criterion, inputs, targets)
+    _check_samples_that_mix(mesh, inputs)
+    _check_errors(mesh, model, criterion, inputs, targets)
+    _check_other_parameters(mesh, inputs, targets)
     print("right", flush=True)
     torch.distributed.destroy_process_group()
 
@@ -112,18 +119,64 @@ def _check_layout(name: str, matrix: DTensor, true: Tensor, mesh: DeviceMesh) ->
 def _check_own_batches(
     mesh: DeviceMesh, model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tensor
 ) -> None:
-    """Every process has batches of its own, of different sizes; the second one has nothing that counts."""
+    """Every process has batches of its own, of different sizes; at first the second one has nothing that counts."""
     ends = {0: [0, 1, 9], 1: [9, 10]}[mesh.get_local_rank()]
     own = [(inputs[start:stop], targets[start:stop]) for start, stop in itertools.pairwise(ends)]
     group = mesh.get_group()
-    with pytest.raises(ValueError, match="of process 1"):
-        batches.diagonal(factored, model, criterion, own, group=group)
-    counting = targets.clone()
-    counting[9] = 2
-    own = [(inputs[start:stop], counting[start:stop]) for start, stop in itertools.pairwise(ends)]
-    found = batches.diagonal(vmap_hvp, model, criterion, own, group=group)
-    true = factored.diagonal(model, criterion, inputs, counting)
-    assert (found - true).norm() < 1e-12 * true.norm()
+    for given in (targets, targets.clamp(min=0)):
+        own = [(inputs[start:stop], given[start:stop]) for start, stop in itertools.pairwise(ends)]
+        found = batches.diagonal(vmap_hvp, model, criterion, own, group=group)
+        true = factored.diagonal(model, criterion, inputs, given)
+        assert (found - true).norm() < 1e-12 * true.norm()
+
+
+class Centred(nn.Module):
+    """A layer of which each sample sees the mean of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x - x.mean(0) / 2)
+
+
+def _check_samples_that_mix(mesh: DeviceMesh, inputs: Tensor) -> None:
+    """Of two samples each process has one, in which alone nothing can be compared; of three the second has two."""
+    model, vectors = Centred(), torch.randn(15, 1)
+    for count in (2, 3, 4):
+        with pytest.raises((NotImplementedError, RuntimeError), match="cannot be split into batches"):
+            data_parallel.hvp(model, nn.CrossEntropyLoss(), inputs[:count], torch.arange(count) % 3, vectors, mesh)
+
+
+def _check_errors(mesh: DeviceMesh, model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    """The batches of process 1 are of another width, and then its method raises."""
+    rank, group = mesh.get_local_rank(), mesh.get_group()
+    with pytest.raises(RuntimeError, match="mat1 and mat2" if rank else "process 1 of 2 raised RuntimeError: mat1"):
+        batches.diagonal(vmap_hvp, model, criterion, [(inputs[:, : 4 - rank], targets)], group=group)
+
+    def raising(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+        if rank == 1:
+            raise KeyError("one")
+        return theta
+
+    with pytest.raises(KeyError if rank else RuntimeError, match="one"):
+        batches.summed(raising, model, criterion, [(inputs, targets)], group=group)
+
+
+def _check_other_parameters(mesh: DeviceMesh, inputs: Tensor, targets: Tensor) -> None:
+    """The processes draw their weights from different seeds."""
+    torch.manual_seed(mesh.get_local_rank())
+    model, criterion = nn.Linear(4, 3), nn.CrossEntropyLoss()
+    theta, _ = ravel(model)
+    calls: list[Callable[[], object]] = [
+        lambda: sharded_factored.hessian(model, criterion, inputs, targets, mesh),
+        lambda: sharded_vmap_hvp.hessian(torch.linalg.norm, theta, mesh),
+        lambda: data_parallel.hvp(model, criterion, inputs, targets, torch.ones(15, 1), mesh),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"process 1 has other parameters than process 0"):
+            call()
 
 
 if __name__ == "__main__":
