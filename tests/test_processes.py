@@ -28,6 +28,7 @@ from tests import sharded_faults
 from tests.conftest import JOB
 
 FAULTS = "tests.sharded_faults"
+COMPARED = 16  # bytes that a process gives away so that parameters are compared
 PROBES = dataclasses.replace(JOB.measure, full_up_to=10)
 
 
@@ -47,7 +48,7 @@ def test_a_cell_in_three_processes_of_which_each_has_rows(run) -> None:
     assert seen["sketch"] == pytest.approx(one["sketch"], rel=1e-12)
     assert len(seen["ranks_tensor_peak_bytes"]) == len(seen["ranks_process_peak_bytes"]) == 3
     assert seen["tensor_peak_bytes"] == max(seen["ranks_tensor_peak_bytes"]) < one["tensor_peak_bytes"]
-    assert (seen["communicated_bytes"], seen["communication_s"]) == (0, 0.0)
+    assert seen["communicated_bytes"] == 3 * COMPARED
     assert one["communicated_bytes"] is None
     assert one["flops"] < seen["flops"] < 1.2 * one["flops"]  # what a product has in common is computed three times
     assert len(seen["times_s"]) >= 2
@@ -66,9 +67,22 @@ def test_a_matrix_that_is_not_gathered_is_compared_by_rows_and_products(run) -> 
 def test_what_a_method_communicates_is_counted(run) -> None:
     seen = run(target="methods.sharded.data_parallel.hvp", quantity="hvp", processes=2, passes=("exact", "agreement"))
     assert seen["status"] == "ok"
-    sums, counts = 2 * 8 * 20 * 2, 2 * 8  # of two ranks: the products (P, k) with k = 2, and the number of samples
-    assert seen["communicated_bytes"] == sums + counts
+    products, questions = 8 * 20 * 2, 3 * 16  # (P, k) with k = 2; what the processes ask each other has two numbers
+    assert seen["communicated_bytes"] == 2 * (products + questions + COMPARED)
     assert seen["communication_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("times_one", 2 * 8 * 10 * 20), ("sent", 8 * 100), ("broadcast", 8 * 100), ("late_after", 0)]
+)
+def test_what_any_method_communicates_is_counted_once(run, name: str, size: int) -> None:
+    """The time of collectives does not include that in which a process waits for the other before its call."""
+    seen = run(target=f"tests.communicating.{name}", processes=2, passes=("exact",))
+    one = run(target="methods.sharded.vmap_hvp.hessian", passes=("exact",))
+    assert (seen["status"], seen["communicated_bytes"]) == ("ok", size + 2 * COMPARED), seen["message"]
+    assert 0 < seen["communication_s"] < 0.25
+    of_local_rows = 2 * 20**3 * 2 if name == "times_one" else 0
+    assert seen["flops"] < 1.2 * one["flops"] + of_local_rows
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,25 +11,39 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 
-class _Counter(TorchDispatchMode):
+class LocalMode(TorchDispatchMode, abc.ABC):
+    """Sees the operators that this process runs: of an operator on a DTensor those that this one calls in turn.
+
+    A mode is asked before a tensor's class, which gets its turn where the mode returns NotImplemented: so does torch's
+    CommDebugMode.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        tensor = sys.modules.get("torch.distributed.tensor")  # whoever has a DTensor has imported it
+        if tensor is not None and any(issubclass(kind, tensor.DTensor) for kind in types):
+            return NotImplemented
+        result = func(*args, **(kwargs or {}))
+        self.see(func, args, kwargs or {}, result)
+        return result
+
+    @abc.abstractmethod
+    def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Take notice of an operator that was run."""
+
+
+class _Counter(LocalMode):
     """Counts the ATen operators that reach the dispatcher's lowest level, views included, and their FLOPs."""
 
     operations = 0
     flops = 0
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
         self.operations += 1
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=result)
-        return result
+            self.flops += formula(*args, **kwargs, out_val=result)
 
 
 def count(call: Callable[[], Any]) -> dict[str, int]:

@@ -315,11 +315,12 @@ def _exact_pass(bound: BoundMethod, began: float) -> Fields:
     counted: dict[str, int] = {}
     if not counters.jax_is_imported() and not counters.compilation():
         counted = counters.count(bound.call)
+        ranks.meet()  # so that it is known which rank did not end its call
         yield counted
     if ranks.count() > 1:
         yield communication.measure(bound.call)
     if bound.device.type == "cuda":
-        yield _gpu_busy(bound, counted.get("operations"), time.perf_counter() - began)
+        yield _gpu_busy(bound, counted.get("operations"), ranks.slowest(time.perf_counter() - began))
 
 
 def _gpu_busy(bound: BoundMethod, operations: int | None, spent_s: float) -> dict[str, Any]:
