@@ -257,10 +257,11 @@ def test_a_rank_that_the_system_killed_for_its_memory_is_named(tmp_path: Path) -
 
 
 def records(folder: Path, cells) -> Analysis:
-    """Records of cells (processes, P, seconds, bytes)."""
-    for number, (count, params, time_s, size) in enumerate(cells):
+    """Records of cells (processes, P, seconds, bytes, other fields)."""
+    for number, (count, params, time_s, size, *others) in enumerate(cells):
+        changes = others[0] if others else {}
         fields = JOB.fields() | {"processes": count, "params": params, "times_s": [time_s], "first_s": time_s}
-        fields |= {"status": "ok", "tensor_peak_bytes": size, "problem_options": f'{{"width": {params}}}'}
+        fields |= {"status": "ok", "tensor_peak_bytes": size, "problem_options": f'{{"width": {params}}}'} | changes
         path = folder / str(number) / "record.json"
         path.parent.mkdir()
         record.write(fields, path)
@@ -282,6 +283,35 @@ def test_efficiency_is_derived_from_the_times_of_one_and_of_several_processes(tm
     assert text is not None
     assert "Strong scaling" in text
     assert "| 0.55" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [
+        ({}, ["weak"]),
+        ({"problem_options": '{"width": 200, "batch": 8}'}, []),
+        ({"problem_options": '{"width": "wide"}'}, []),
+        ({"quantity": "hvp", "vectors": 2}, []),
+    ],
+)
+def test_weak_scaling_is_of_matrices_of_problems_that_differ_in_size_alone(tmp_path: Path, changes, kinds) -> None:
+    quantity = {name: changes[name] for name in ("quantity", "vectors") if name in changes}
+    analysis = records(tmp_path, [(1, 100, 1.0, 800, quantity), (4, 200, 1.25, 900, changes)])
+    assert list(efficiency(analysis)["kind"]) == kinds
+
+
+def test_an_efficiency_from_a_contended_time_is_marked(tmp_path: Path) -> None:
+    contended = {"sampling_wall_s": 1.0, "sampling_cpu_s": 0.4, "sampling_waiting_s": 0.6}
+    text = report.markdown(records(tmp_path, [(1, 100, 1.0, 800, contended), (2, 100, 0.5, 400)]))
+    assert text is not None
+    assert "1.00 *" in text.replace("\\", "")
+    assert report.CONTENTION in text
+
+
+def test_more_threads_than_cores_are_reported(two) -> None:
+    threads = len(os.sched_getaffinity(0)) // 2 + 1
+    seen = two(passes=("agreement",), threads=threads)
+    assert f"2 processes with threads={threads} each share" in seen["warnings"]
 
 
 def test_one_process_has_no_scaling(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Strong and weak scaling: how time and memory of a method change with the processes that compute one result.
 
 - Strong: the problem stays. With times t(1) and t(K) of one and of K processes, the efficiency is t(1) / (K t(K)).
-- Weak: P grows with K such that each process has as many entries of the matrix, P^2 / K. The efficiency is t(1) / t(K).
+- Weak, of a matrix: one numeric option of the problem changes, its size, such that each process has as many entries,
+  P^2 / K. The efficiency is t(1) / t(K).
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ from pandas import DataFrame, Series
 
 from harness.analysis.table import Analysis, setting
 from harness.record import plain
+from harness.record.checks import options
 from harness.record.identity import PROBLEM
 
 ALIKE = 0.05  # relative difference of P^2 / K up to which weak scaling compares two cells
-COLUMNS = ("kind", "problem", "label", "params", "ranks", "median_s", "efficiency", "peak_bytes", "peak_share")
+MATRICES = ("hessian", "ggn")  # quantities with P^2 entries
+SHOWN = ("params", "ranks", "median_s")
+COLUMNS = ("kind", "problem", "label", *SHOWN, "efficiency", "contended", "peak_bytes", "peak_share")
 
 
 def efficiency(analysis: Analysis) -> DataFrame:
     """A row for each right cell of several processes that has one of a single process to compare with; maybe none.
 
     Columns: `kind` (strong or weak), problem (with quantity and settings), label, params, ranks (K), median_s,
-    efficiency, and, of strong scaling, peak_bytes of the largest rank and its share of that of one process.
+    efficiency, whether a time was `contended`, and, of strong scaling, peak_bytes of the largest rank and its share of
+    that of one process.
     """
     cells = analysis.cells[analysis.cells["median_s"] > 0]
     cells = cells[(cells["status"] == "ok") & cells["params"].notna()]
@@ -31,8 +36,8 @@ def efficiency(analysis: Analysis) -> DataFrame:
     found = []
     for values, group in cells.groupby(keys, dropna=False):
         family, quantity, *others, label = values
-        told = [plain(family), plain(quantity), *map(setting, settings, others)]
-        of_group = {"problem": ", ".join(told), "label": label}
+        names = [plain(family), plain(quantity), *map(setting, settings, others)]
+        of_group = {"problem": ", ".join(names), "label": label}
         found += [of_group | row for row in (*_strong(group), *_weak(group))]
     rows = DataFrame(found, columns=list(COLUMNS))
     return rows.sort_values(["kind", "problem", "label", "params", "ranks"], ignore_index=True)
@@ -43,7 +48,7 @@ def _strong(group: DataFrame) -> Iterator[dict[str, object]]:
         alone = same[same["ranks"] == 1]
         for _, cell in same[same["ranks"] > 1].iterrows() if len(alone) else ():
             one = alone.iloc[0]
-            yield _told("strong", cell) | {
+            yield _row("strong", one, cell) | {
                 "efficiency": one["median_s"] / (cell["ranks"] * cell["median_s"]),
                 "peak_bytes": cell["tensor_peak_bytes"],
                 "peak_share": cell["tensor_peak_bytes"] / one["tensor_peak_bytes"],
@@ -51,13 +56,24 @@ def _strong(group: DataFrame) -> Iterator[dict[str, object]]:
 
 
 def _weak(group: DataFrame) -> Iterator[dict[str, object]]:
-    alone = group[group["ranks"] == 1]
-    for _, cell in group[group["ranks"] > 1].iterrows():
-        entries = cell["params"] ** 2 / cell["ranks"]
-        off = (alone["params"] ** 2 / entries - 1).abs()
-        if (off <= ALIKE).any():
-            yield _told("weak", cell) | {"efficiency": alone.loc[off.idxmin(), "median_s"] / cell["median_s"]}
+    matrices = group[group["quantity"].str.split().str[0].isin(MATRICES)]
+    alone = matrices[matrices["ranks"] == 1]
+    for _, cell in matrices[matrices["ranks"] > 1].iterrows():
+        sizes = [one for _, one in alone.iterrows() if _differ_in_size(one, cell)]
+        off = [abs(one["params"] ** 2 / (cell["params"] ** 2 / cell["ranks"]) - 1) for one in sizes]
+        if off and min(off) <= ALIKE:
+            one = sizes[off.index(min(off))]
+            yield _row("weak", one, cell) | {"efficiency": one["median_s"] / cell["median_s"]}
 
 
-def _told(kind: str, cell: Series) -> dict[str, object]:
-    return {"kind": kind, **{name: cell[name] for name in ("params", "ranks", "median_s")}}
+def _differ_in_size(one: Series, other: Series) -> bool:
+    """Whether the problems of two cells differ in a single option, and that is a number in both."""
+    first, second = options(one["problem_options"]), options(other["problem_options"])
+    differing = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    values = [given.get(name) for name in differing for given in (first, second)]
+    return len(differing) == 1 and all(isinstance(value, int | float) for value in values)
+
+
+def _row(kind: str, one: Series, cell: Series) -> dict[str, object]:
+    contended = bool(one["contended"] or cell["contended"])
+    return {"kind": kind, **{name: cell[name] for name in SHOWN}, "contended": contended}

@@ -7,15 +7,16 @@ from pandas import DataFrame
 from harness.analysis.efficiency import efficiency
 from harness.analysis.table import Analysis
 from harness.record import plain
-from harness.report.readable import MIB
+from harness.report.readable import CONTENDED, MIB
 from harness.text import duration, escaped, significant
 
 MEANINGS = {
     "strong": "Strong scaling: the same problem. Efficiency: the time of one process over K times that of K. Peak: "
     "tensor memory of the largest process, above its start; share: over that of one process.",
-    "weak": "Weak scaling: P grows such that each process has as many entries, P^2 / K. Efficiency: the time of one "
-    "process over that of K.",
+    "weak": "Weak scaling: the problem grows in one option such that each process has as many entries, P^2 / K. "
+    "Efficiency: the time of one process over that of K.",
 }
+CONTENTION = "An efficiency with * is of a time that was measured under contention, as by more threads than cores."
 
 
 def markdown(analysis: Analysis) -> str | None:
@@ -27,6 +28,8 @@ def markdown(analysis: Analysis) -> str | None:
     for kind, rows in found.groupby("kind", sort=True):
         table = _texts(rows).map(escaped).to_markdown(index=False, disable_numparse=True)
         parts += [f"## {str(kind).capitalize()} scaling", MEANINGS[str(kind)], table]
+    if found["contended"].any():
+        parts.append(CONTENTION)
     return "\n\n".join([*parts, f"{escaped(analysis.environment)}.\n"])
 
 
@@ -38,7 +41,7 @@ def _texts(rows: DataFrame) -> DataFrame:
             "method": rows["label"].map(plain),
             "processes": rows["ranks"].map("{:.0f}".format),
             "time": rows["median_s"].map(duration),
-            "efficiency": rows["efficiency"].map("{:.2f}".format),
+            "efficiency": rows["efficiency"].map("{:.2f}".format) + rows["contended"].map({True: CONTENDED, False: ""}),
         }
     )
     if rows["peak_bytes"].notna().any():

@@ -186,6 +186,7 @@ def _measured(job: Job, part: str, truth: str | None, warning_log: WarningLog, b
     first = part == job.passes[0]  # the first pass reports what is the same in every pass
     if first:
         yield _problem_hash(job)
+        _warn_of_shared_cores(job)
     problem = _problem(job)
     if ranks.count() > 1:
         reference_process.require_same_in_all_ranks(problem)
@@ -220,6 +221,13 @@ def _bound(job: Job, problem: Problem, first: bool, run_pass: Callable[[BoundMet
         yield compiled
         if _compiles(job):
             _warn_of_what_is_not_compiled(compiled)
+
+
+def _warn_of_shared_cores(job: Job) -> None:
+    cores = environment.machine()["cores"]
+    if job.processes > 1 and job.device == "cpu" and job.processes * job.threads > cores:
+        text = f"{job.processes} processes with threads={job.threads} each share {cores} cores, which makes them slower"
+        warnings.warn(text, stacklevel=1)
 
 
 def _warn_of_what_is_not_compiled(compiled: Mapping[str, int]) -> None:
@@ -320,13 +328,15 @@ def _exact_pass(bound: BoundMethod, began: float) -> Fields:
     if ranks.count() > 1:
         yield communication.measure(bound.call)
     if bound.device.type == "cuda":
-        yield _gpu_busy(bound, counted.get("operations"), ranks.slowest(time.perf_counter() - began))
+        operations, spent_s = ranks.slowest(counted.get("operations", 0)), ranks.slowest(time.perf_counter() - began)
+        yield _gpu_busy(bound, int(operations), spent_s)
 
 
-def _gpu_busy(bound: BoundMethod, operations: int | None, spent_s: float) -> dict[str, Any]:
+def _gpu_busy(bound: BoundMethod, operations: int, spent_s: float) -> dict[str, Any]:
     """The field `gpu_busy_s`, or `gpu_busy_missing`: a failure here is no failure of the method.
 
-    `spent_s` is how much of the pass's time limit is spent.
+    `operations` of a call are 0 where they are not known; `spent_s` is how much of the pass's time limit is spent. Both
+    are the largest of all ranks, so that all trace the call or none does.
     """
     if bound.job.limit_s - spent_s < ROOM * spent_s:
         return {"gpu_busy_missing": "the time limit leaves too little room to trace the call"}
