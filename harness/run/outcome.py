@@ -25,8 +25,7 @@ def of_pass(
     """The fields of a pass: those that it has written, with a status and a message where it did not end by itself.
 
     `answer` is that of the server, or None where it did not answer. `log` is the file of what the pass has printed, in
-    one process or in several `ranks`.
-    `left_running` is a message, where there were such processes.
+    one process or in several `ranks`. `left_running` is a message, where there were such processes.
     """
     fields = dict(seen)
     if answer is None or "ended" in answer:

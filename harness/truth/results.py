@@ -28,8 +28,7 @@ def plain(result: Any) -> Any:
     """A result without Tensor subclasses, which may answer for themselves: tensors, a tuple of them or an Estimate.
 
     A subclass's own data are taken. Of a DTensor sharded by rows it is a `RowShard`, or its only shard. A subclass that
-    computes by `__torch_dispatch__` has no data that can be
-    trusted: it stays as it is, and `result_fault` refuses it.
+    computes by `__torch_dispatch__` has no data that can be trusted: it stays as it is, and `result_fault` refuses it.
     """
     if is_estimate(result):
         return Estimate(plain(result.value), plain(result.standard_error), result.probes)
