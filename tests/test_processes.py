@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,9 +26,10 @@ from harness.report import efficiency as report
 from harness.run import outcome, processes, several
 from harness.run.launcher import Launcher, LaunchError
 from harness.truth.results import plain, result_fault
-from tests import communicating, sharded_faults
+from tests import sharded_faults
 from tests.conftest import JOB
 
+ROOT = Path(__file__).parent.parent
 FAULTS = "tests.sharded_faults"
 COMPARED = 16  # bytes that a process gives away so that parameters are compared
 PROBES = dataclasses.replace(JOB.measure, full_up_to=10)
@@ -329,3 +332,19 @@ def test_a_rank_that_waits_for_another_is_not_contended(tmp_path: Path, count, w
 def test_an_older_record_has_one_process(tmp_path: Path) -> None:
     analysis = records(tmp_path, [(None, 100, 1.0, 800), (2, 100, 0.5, 400)])
     assert list(efficiency(analysis)["efficiency"]) == [1.0]
+
+
+def test_faults_are_all_tried() -> None:
+    names = {name for name, value in vars(sharded_faults).items() if callable(value) and value.__module__ == FAULTS}
+    marks = [mark for test in globals().values() for mark in getattr(test, "pytestmark", []) if mark.args]
+    of_faults = [mark.args[1] for mark in marks if {"name", "builder"} & set(mark.args[0])]
+    tried = {value for entries in of_faults for entry in entries for value in getattr(entry, "values", entry)}
+    assert names - tried == {"right", "wrong_in_one"}  # which have tests of their own
+
+
+@pytest.mark.slow
+def test_the_program_of_the_page_runs() -> None:
+    program = [sys.executable, "-m", "tests.programs.processes", "--width=24", "--batch=16"]
+    found = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, timeout=180, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "killed: after" in found.stdout
