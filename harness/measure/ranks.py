@@ -9,8 +9,6 @@ wait, and gets no numbers of the harness.
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,9 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch._C._distributed_c10d import FileStore
-
-LONGEST = timedelta(days=1)  # that a rank waits: the harness ends a pass at its time limit
 
 
 @dataclass(frozen=True)
@@ -46,15 +41,10 @@ class _Joined:
 _joined: _Joined | None = None
 
 
-def join(place: Place, device: torch.device) -> None:
-    """Find the other ranks, and make torch.distributed's default group, for the method, on this device and the CPU."""
+def join(place: Place, longest: timedelta) -> None:
+    """Make the harness's own group, in which a rank waits for others so long, of torch.distributed's default group."""
     global _joined
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
-    store = FileStore(place.store, place.count)
-    own = {"store": store, "rank": place.rank, "world_size": place.count, "timeout": LONGEST}
-    distributed.init_process_group(backend, **own)
-    _joined = _Joined(place, distributed.new_group(backend="gloo", timeout=LONGEST))
+    _joined = _Joined(place, distributed.new_group(backend="gloo", timeout=longest))
 
 
 def number() -> int:

@@ -35,11 +35,12 @@ from typing import Any
 
 import numpy
 import torch
+from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 
 from harness.job import Job
 from harness.measure import busy, clock, communication, counters, environment, memory, ranks, rates
 from harness.measure.warning_log import WarningLog
-from harness.problems import Problem, ProblemError, attention, build, check, networks, split, subset, tensors_of
+from harness.problems import Problem, ProblemError, attention, build, check, mesh, networks, split, subset, tensors_of
 from harness.problems.binding import BoundMethod, bind
 from harness.problems.errors import CodeError, place
 from harness.problems.method_source import MethodError, Unsupported, parameter_names, provenance
@@ -99,7 +100,8 @@ def run(
             asked = replace(asked, device=f"cuda:{place.rank}")
         device = _device(asked.device)
         if place is not None:
-            ranks.join(place, device)
+            mesh.join(device, FileStore(place.store, place.count), place.rank, place.count)
+            ranks.join(place, mesh.LONGEST)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         attention.use_math()
         seen |= environment.describe(asked.device, asked.code)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from harness.truth import estimates
-from harness.truth.distances import BLOCK, block_distances, diagonal_distances, hvp_distances, matrix_distances
+from harness.truth.distances import block_distances, diagonal_distances, hvp_distances, matrix_distances
 from harness.truth.reference import Reference
 from harness.truth.results import is_estimate, plain, result_tensors
-from harness.truth.shards import RowShard
+from harness.truth.shards import BLOCK, RowShard
 
 # Largest relative Frobenius error that counts as right. It is ten to a thousand times the rounding errors seen
 # (float64 7e-16, float32 3e-7, float16 5e-4, bfloat16 4e-3) and far below the percents of a wrong rule.

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.truth.reference import Reference
-from harness.truth.shards import RowShard
-
-BLOCK = 1024  # rows of a result converted to float64 at once
+from harness.truth.shards import BLOCK, RowShard
 
 Distances = dict[str, float]  # relative_error, worst_error and, for matrices, asymmetry
 

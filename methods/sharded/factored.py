@@ -13,7 +13,7 @@ from methods import factored
 from methods.factoring.fallback import Fallback
 from methods.factoring.sums import Batch, Criterion
 from methods.ravel import ravel
-from methods.sharded.layout import assembled, require_same_parameters, rows_of
+from methods.sharded.layout import assembled, own_rows, require_same_parameters
 
 
 def hessian(
@@ -46,6 +46,6 @@ def hessian_over_batches(
 ) -> DTensor:
     """Hessian (P, P) of the sum over `batches`, as in `methods.factored.hessian_over_batches`."""
     theta, _ = ravel(model)
-    rows = rows_of(mesh, len(theta))
+    rows = own_rows(mesh, len(theta))
     require_same_parameters(theta, mesh)
     return assembled(factored.hessian_rows(model, batches, rows, memory_mb=memory_mb, fallback=fallback), mesh)

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor, Shard
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an entry
 
 
-def rows_of(mesh: DeviceMesh, params: int) -> slice:
+def own_rows(mesh: DeviceMesh, params: int) -> slice:
     """The rows of this process, of `params` (P) in all.
 
     They are split as by torch.chunk: each process has ceil(P / K) of them, until there are none left. So the last ones
@@ -25,7 +25,7 @@ def rows_of(mesh: DeviceMesh, params: int) -> slice:
 
 
 def assembled(rows: Tensor, mesh: DeviceMesh) -> DTensor:
-    """The matrix (P, P) of which each process has the `rows` (c, P) of `rows_of`; nothing is communicated."""
+    """The matrix (P, P) of which each process has the `rows` (c, P) of `own_rows`; nothing is communicated."""
     size = rows.shape[1]
     shape = torch.Size([size, size])
     return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=shape, stride=(size, 1))

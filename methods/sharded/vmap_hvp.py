@@ -7,7 +7,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from methods import vmap_hvp
-from methods.sharded.layout import assembled, require_same_parameters, rows_of
+from methods.sharded.layout import assembled, own_rows, require_same_parameters
 
 
 def hessian(
@@ -24,7 +24,7 @@ def hessian(
     A process computes its rows, with no work twice. `loss` and `theta` must be the same in all of them. Only two
     numbers are communicated, by which `theta` is compared. Raises ValueError where it differs.
     """
-    rows = rows_of(mesh, theta.numel())
+    rows = own_rows(mesh, theta.numel())
     require_same_parameters(theta, mesh)
     options = composition, chunk_size, memory_budget_mb, compile
     return assembled(vmap_hvp.hessian_rows(loss, theta, rows, *options), mesh)

@@ -36,7 +36,7 @@ from harness.run.launcher import Launcher
 from methods import factored, vmap_hvp
 from methods.sharded import factored as sharded_factored
 from methods.sharded import vmap_hvp as sharded_vmap_hvp
-from methods.sharded.layout import rows_of
+from methods.sharded.layout import own_rows
 from tests.conftest import JOB
 
 ROWS = ("vmap_hvp", "factored")
@@ -95,7 +95,7 @@ def split(width: int, batch: int) -> None:
     shifts_s = processor_s(lambda: factored.explain(problem.model, *one))
     print(f"factored: {whole_s:.3f} s for the whole matrix, of which {shifts_s:.3f} s are done by every rank")
     for count in (2, 4):
-        parts = [rows_of(_Mesh(rank, count), params) for rank in range(count)]  # type: ignore[arg-type]
+        parts = [own_rows(_Mesh(rank, count), params) for rank in range(count)]  # type: ignore[arg-type]
         times = [processor_s(lambda rows=rows: factored.hessian_rows(problem.model, [one], rows)) for rows in parts]
         shown = ", ".join(f"{each:.3f}" for each in times)
         uneven = max(times) * count / sum(times)
@@ -103,7 +103,7 @@ def split(width: int, batch: int) -> None:
 
 
 class _Mesh:
-    """What `rows_of` asks a mesh for."""
+    """What `own_rows` asks a mesh for."""
 
     ndim = 1
 
