@@ -223,7 +223,7 @@ def test_growth_crossovers_what_fits_and_speed_ups_are_tables(tmp_path):
         document([speedup_table(speedups(Analysis(frame), "a_b"), Analysis(frame), "a_b")])
     )
     assert caption.startswith(r"Times as fast as a\_b: mlp, hessian. ")
-    assert (label, head[1:]) == ("tab:speedups-mlp", ["method", "times as fast", "from", "to", "processes"])
+    assert (label, head[1:]) == ("tab:speedups-mlp", ["method", "times as fast", "from", "to", "rounds"])
     assert [row[0] for row in rows][:3] == ["100", "", r"\midrule 200"]
     assert bold(rows)[:2] == [[], ["10000"]]
 

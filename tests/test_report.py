@@ -270,7 +270,7 @@ def test_table_is_sorted_by_time_within_a_size(frame_of):
 def test_rounds_are_one_row_and_threads_are_told_apart_in_tables(frame_of):
     rounds = [cell(round=number, times_s=[float(number)] * 3) for number in (1, 2, 3)]
     shown = readable(Analysis(frame_of([*rounds, cell(threads=2, times_s=[7.0])])))
-    columns = ["threads", "processes", "time", "from", "to"]
+    columns = ["threads", "rounds", "time", "from", "to"]
     assert shown[columns].values.tolist() == [["1", "3", "2 s", "1 s", "3 s"], ["2", "1", "7 s", "7 s", "7 s"]]
 
 

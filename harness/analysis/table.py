@@ -208,7 +208,8 @@ def differing(rows: DataFrame, settings: Sequence[str] = tuple(SETTINGS)) -> lis
 def setting(column: str, value: Any) -> str:
     """One setting's value as text: some speak for themselves, others need their name."""
     text = as_text(value)
-    return text if column in ("dtype", "device", "machine") or text.startswith(COMMIT) else f"{column} {text}"
+    name = "processes" if column == "ranks" else column
+    return text if column in ("dtype", "device", "machine") or text.startswith(COMMIT) else f"{name} {text}"
 
 
 def differing_options(options: Series) -> Series:

@@ -130,7 +130,7 @@ def _crossed(found: list[Crossover]) -> DataFrame:
                 "P": f"{crossover.params:.0f}",
                 "from": f"{crossover.low:.0f}",
                 "to": f"{crossover.high:.0f}",
-                "processes": str(crossover.processes),
+                "rounds": str(crossover.processes),
             }
             for crossover in found
         ]

@@ -61,7 +61,8 @@ GROUPS = {
     "device": "device",
     "dtype": "dtype",
 }
-HEADINGS = GROUPS | {"runs": "processes"}
+# `rounds` are repetitions of a cell, and `processes` those that compute one result together, as in a record.
+HEADINGS = GROUPS | {"runs": "rounds", "ranks": "processes"}
 
 
 @lru_cache(maxsize=1)
@@ -133,7 +134,7 @@ def columns_of(shown: DataFrame, columns: str) -> list[str]:
 
 def meanings(shown: DataFrame) -> str:
     """What the headings and marks of a `readable` table mean."""
-    intervals = "from, to: 95 % interval of the time's median over processes, below six their range. "
+    intervals = "from, to: 95 % interval of the time's median over rounds, below six their range. "
     intervals = intervals if "from" in shown else ""
     sometimes = "".join(f"; {heading}: {meaning}" for heading, _, _, meaning in SOMETIMES if heading in shown)
     warned = shown["status"].str.endswith(WARNED).any()

@@ -62,6 +62,6 @@ def _texts(found: DataFrame, written: Callable[[float], str]) -> DataFrame:
             "times as fast": numbers("speedup"),
             "from": numbers("low"),
             "to": numbers("high"),
-            "processes": found["processes"].map(str),
+            "rounds": found["processes"].map(str),
         }
     )

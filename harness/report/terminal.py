@@ -93,7 +93,7 @@ def _print_leaderboard(analysis: Analysis, baseline: str | None, console: Consol
 
 def _print_rows(shown: DataFrame, headings: list[str] | None, console: Console) -> None:
     """The table; with the default columns, a section for each value of what differs and has no column."""
-    telling = [heading for heading in asked(shown) if heading != "processes"]
+    telling = [heading for heading in asked(shown) if heading != "rounds"]
     differing = [heading for heading in telling if shown[heading].loc[shown[heading] != "?"].nunique() > 1]
     name = "problem" if "problem" in differing and "method" not in differing else "method"
     columns = headings or [*(["P"] if "P" in differing else []), name, *MAIN]

@@ -139,7 +139,7 @@ def _column(heading: str, shown: DataFrame, rows: DataFrame) -> dict[str, Any]:
     Times are all in ms, to compare at a glance. The columns that are not `main` are hidden at first.
     """
     if heading not in SOURCES:
-        return {"heading": heading, "texts": _coded(shown[heading]), "numbers": None, "main": heading != "processes"}
+        return {"heading": heading, "texts": _coded(shown[heading]), "numbers": None, "main": heading != "rounds"}
     numbers = rows[SOURCES[heading]].astype("float")
     in_ms = SOURCES[heading].endswith("_s")
     if in_ms:
