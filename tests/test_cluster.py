@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import record
+from harness import program, record
 from harness.cluster import ended, packs, scheduler, waiting
 from harness.cluster.job import _run
 from harness.cluster.options import Needs, Slurm
@@ -287,6 +287,10 @@ def test_a_job_that_is_queued_again_goes_on_and_gives_up_a_cell_that_ends_it_eac
     assert [seen[name]["attempt"] for name in ("a0", "b0")] == [2, 1]
 
 
+def records(run: Path) -> list[Path]:
+    return [*run.glob("**/record.json")]
+
+
 class Pretended:
     """A cluster that runs each job at once. Its jobs end in given states, by the method that runs then."""
 
@@ -350,6 +354,46 @@ def test_jobs_that_end_by_chance_are_submitted_again_without_what_is_done(eight,
         [["a 3 0", "b 3 0"]],
     ]
     assert [*itertools.chain(*cluster.arrays[2:])] == [["b 2 0", "a 0 0", "b 0 0"], ["b 1 0"]]
+
+
+@pytest.mark.parametrize(("state", "tries"), [("OUT_OF_MEMORY", 1), ("TIMEOUT", 2), ("NODE_FAIL", 3)])
+def test_a_record_without_its_line_in_the_journal_counts(eight, tmp_path: Path, monkeypatch, state, tries) -> None:
+    cluster = Pretended(monkeypatch, b=[state] * tries)
+    run = cluster._run
+
+    def ends_late(file: Path) -> State:
+        seen = run(file)
+        if len(cluster.arrays) == tries:
+            one = eight[1].job
+            record.write(one.fields() | CODE | {"status": "ok", "attempt": 1}, tmp_path / one.key / "record.json")
+        return seen
+
+    monkeypatch.setattr(cluster, "_run", ends_late)
+    waiting.run(eight[:2], ASKED, tmp_path, resumes=True, cancels=False)
+    assert [one["status"] for one in record.records(tmp_path)] == ["ok", "ok"]
+
+
+def test_a_job_whose_time_is_over_asks_for_the_record_before_it_writes_one(
+    in_a_job, sweep, tmp_path: Path, monkeypatch
+) -> None:
+    in_a_job()
+    file = tmp_path / "run" / "slurm" / "001" / "3.json"
+    packs.write(Pack(sweep[:1]), file)
+    monkeypatch.setattr("harness.cluster.job._end_in_time", lambda left_s: lambda: bool(records(tmp_path)))
+    end = Journal.end
+
+    def interrupted(self, at, path) -> None:
+        monkeypatch.setattr(Journal, "end", end)
+        raise program.Interrupted
+
+    monkeypatch.setattr(Journal, "end", interrupted)
+    with pytest.raises(program.Interrupted):
+        _run(file)
+    (path,) = records(tmp_path)
+    assert record.read(path)["status"] == "ok"
+    journal = Journal(file)
+    journal.follow()
+    assert journal.records == {0: path}
 
 
 def test_a_cell_that_ends_its_job_each_time_is_crashed_and_the_others_are_measured(

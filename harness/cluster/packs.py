@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def read(file: Path) -> Pack:
 class Journal:
     """What the job of a pack has done: a line as each cell begins, and one as it is recorded.
 
-    Only the job writes it. A line is appended at once, so that others on the same file system can follow it.
+    Only the job writes it. A line is on the disk at once, so that others on the same file system can follow it.
     """
 
     def __init__(self, pack: Path) -> None:
@@ -126,4 +127,6 @@ class Journal:
             is_torn = stream.tell() > self._read
             stream.write((b"\n" if is_torn else b"") + json.dumps(entry).encode() + b"\n")
             self._read = stream.tell()
+            stream.flush()
+            os.fsync(stream.fileno())
         self._take(entry)

@@ -162,8 +162,9 @@ class _Following:
         """What is to be submitted again of a job that has ended, after recording the cell that ended it, if one did."""
         cut_off, attempts = task.journal.cut_off, task.attempts
         found = None
-        if cut_off in task.left:
-            cell = task.pack.cells[cut_off]
+        cell = task.pack.cells[cut_off] if cut_off in task.left else None
+        # The job may have ended after the cell's record was written, and before its line in the journal.
+        if cell is not None and not self._is_finished(identity(cell)):
             found = ended.verdict(state, task.number, scheduler.killed_for_memory(task.log), task.is_alone, attempts)
             if found is not None:
                 fields = self._source(cell) | {"slurm_job": task.number, "attempt": attempts}
