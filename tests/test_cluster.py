@@ -122,9 +122,12 @@ def test_a_journal_is_followed_line_by_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "memory", "alone", "attempt", "status"),
     [
-        (State("OUT_OF_MEMORY", "0:125"), None, False, 1, "oom"),
-        (State("FAILED", "0:9"), "slurmstepd: error: Exceeded job memory limit", False, 1, "oom"),
-        (State("CANCELLED"), "slurmstepd: error: Exceeded job memory limit", False, 1, "oom"),
+        (State("OUT_OF_MEMORY", "0:125"), None, True, 1, "oom"),
+        (State("OUT_OF_MEMORY", "0:125"), "slurmstepd: error: Detected 1 oom_kill event", False, 1, None),
+        (State("FAILED", "0:9"), "slurmstepd: error: Exceeded job memory limit", True, 1, "oom"),
+        (State("FAILED", "0:9"), "slurmstepd: error: Exceeded job memory limit", False, 1, None),
+        (State("CANCELLED"), "slurmstepd: error: Exceeded job memory limit", True, 1, "oom"),
+        (State("DEADLINE"), None, True, 1, None),
         (State("TIMEOUT", "0:15"), None, True, 1, "timeout"),
         (State("TIMEOUT", "0:15"), None, False, 1, None),
         (State("PREEMPTED", "0:15"), None, True, 2, None),
@@ -299,6 +302,7 @@ class Pretended:
         self.arrays: list[list[list[str]]] = []  # of each: the names of the cells of each pack
         self.known: dict[str, State] = {}
         self.cancelled: set[str] = set()
+        self.prints = ""  # of each job
         for name, value in {
             "check": lambda asked, needs: None,
             "submit": self.submit,
@@ -314,7 +318,9 @@ class Pretended:
     def submit(self, run, files, parameters, folder) -> list[str]:
         number = len(self.arrays)
         self.arrays.append([[one.name for one in packs.read(file).cells] for file in files])
+        folder.mkdir()
         for place, file in enumerate(files):
+            (folder / f"{number}_{place}_0_log.err").write_text(self.prints)
             self.known[f"{number}_{place}"] = self._run(file)
         return [f"{number}_{place}" for place in range(len(files))]
 
@@ -356,7 +362,7 @@ def test_jobs_that_end_by_chance_are_submitted_again_without_what_is_done(eight,
     assert [*itertools.chain(*cluster.arrays[2:])] == [["b 2 0", "a 0 0", "b 0 0"], ["b 1 0"]]
 
 
-@pytest.mark.parametrize(("state", "tries"), [("OUT_OF_MEMORY", 1), ("TIMEOUT", 2), ("NODE_FAIL", 3)])
+@pytest.mark.parametrize(("state", "tries"), [("OUT_OF_MEMORY", 2), ("TIMEOUT", 2), ("NODE_FAIL", 3)])
 def test_a_record_without_its_line_in_the_journal_counts(eight, tmp_path: Path, monkeypatch, state, tries) -> None:
     cluster = Pretended(monkeypatch, b=[state] * tries)
     run = cluster._run
@@ -408,20 +414,24 @@ def test_a_cell_that_ends_its_job_each_time_is_crashed_and_the_others_are_measur
     assert lost["method_hash"] == CODE["method_hash"], "so that resume knows it"
 
 
-@pytest.mark.parametrize(("state", "status"), [("OUT_OF_MEMORY", "oom"), ("TIMEOUT", "ok")])
-def test_a_cell_that_its_job_had_no_room_for_does_not_keep_the_others(
-    eight, tmp_path: Path, monkeypatch, state, status
+@pytest.mark.parametrize("state", ["OUT_OF_MEMORY", "TIMEOUT"])
+def test_a_cell_that_ends_a_job_with_other_cells_is_run_first_in_another(
+    eight, tmp_path: Path, monkeypatch, state
 ) -> None:
     cluster = Pretended(monkeypatch, b=[state])
     waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
-    assert statuses(tmp_path) == {"a2": "ok", "b2": status, "a0": "ok", "b0": "ok"}
+    assert statuses(tmp_path) == {"a2": "ok", "b2": "ok", "a0": "ok", "b0": "ok"}
     assert len(cluster.arrays) == 2
 
 
-def test_a_cell_without_time_in_a_job_of_its_own_is_a_timeout(eight, tmp_path: Path, monkeypatch) -> None:
-    Pretended(monkeypatch, b=["TIMEOUT"] * 2)
+@pytest.mark.parametrize(("state", "status"), [("OUT_OF_MEMORY", "oom"), ("TIMEOUT", "timeout")])
+def test_a_cell_for_which_a_job_of_its_own_does_not_do_is_recorded_so(
+    eight, tmp_path: Path, monkeypatch, state, status
+) -> None:
+    cluster = Pretended(monkeypatch, b=[state] * 2)
     waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
-    assert statuses(tmp_path) == {"a2": "ok", "b2": "timeout", "a0": "ok", "b0": "ok"}
+    assert statuses(tmp_path) == {"a2": "ok", "b2": status, "a0": "ok", "b0": "ok"}
+    assert len(cluster.arrays) == 3
 
 
 @pytest.mark.parametrize("ends", [["CANCELLED"], ["FAILED"] * 4])
@@ -435,6 +445,15 @@ def test_jobs_that_were_cancelled_or_never_begin_a_cell_are_not_submitted_for_ev
     cluster.ends = {}
     waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)  # as with resume
     assert set(statuses(tmp_path).values()) == {"ok"}
+
+
+def test_a_job_that_slurm_cancels_for_its_memory_was_not_cancelled_by_a_user(
+    eight, tmp_path: Path, monkeypatch
+) -> None:
+    cluster = Pretended(monkeypatch, b=["CANCELLED"] * 2)
+    cluster.prints = "slurmstepd: error: Job 1 exceeded memory limit (2 > 1), being killed\n"
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    assert statuses(tmp_path) == {"a2": "ok", "b2": "oom", "a0": "ok", "b0": "ok"}
 
 
 def test_resume_waits_for_what_is_queued_and_submits_what_is_lost(eight, tmp_path: Path, monkeypatch) -> None:

@@ -20,16 +20,19 @@ TRIES = 3  # jobs that may end while the same cell runs
 def verdict(state: State, job: str, memory: str | None, alone: bool, attempt: int) -> tuple[str, str] | None:
     """The status and message of the cell that ran when a job ended; None where it is to run again.
 
-    `memory` are Slurm's words where it ended the job for its memory. `alone` says whether no other cell had a part of
-    the job's time, `attempt` how many jobs have ended while the cell ran, this one included.
+    `memory` are Slurm's words where it ended the job for its memory. `alone` says whether the job has run no other
+    cell, `attempt` how many jobs have ended while the cell ran, this one included.
+
+    A job's time and memory are a cell's own only where it ran alone: with cgroups Slurm has the state and the words of
+    memory for a job in which a process of any cell was killed, though that cell may be recorded.
     """
-    if memory is not None or state.name == "OUT_OF_MEMORY":
+    if alone and (memory is not None or state.name == "OUT_OF_MEMORY"):
         words = f"{state}{'' if memory is None else f': {memory}'}"
         return "oom", (
             f"Slurm ended job {job} for its memory while the cell ran ({words}); raise launcher.memory_gb, or set "
             "memory_limit_gb, which ends the cell alone"
         )
-    if state.name in ("TIMEOUT", "DEADLINE") and alone:
+    if alone and state.name == "TIMEOUT":
         return out_of_time(job, str(state))
     if attempt >= TRIES and state.name != "CANCELLED":  # by a user, through no fault of the cell
         return lost(attempt, f"the last, {job}, with {state}")

@@ -161,16 +161,19 @@ class _Following:
     def _settled(self, task: Task, state: State, resumes: bool) -> Pack | None:
         """What is to be submitted again of a job that has ended, after recording the cell that ended it, if one did."""
         cut_off, attempts = task.journal.cut_off, task.attempts
+        memory = scheduler.killed_for_memory(task.log)
+        # Some clusters cancel a job over its limit. An oom_kill may be of an earlier cell of a job that a user cancels.
+        cancelled = state.name == "CANCELLED" and "limit" not in (memory or "")
         found = None
         cell = task.pack.cells[cut_off] if cut_off in task.left else None
         # The job may have ended after the cell's record was written, and before its line in the journal.
         if cell is not None and not self._is_finished(identity(cell)):
-            found = ended.verdict(state, task.number, scheduler.killed_for_memory(task.log), task.is_alone, attempts)
+            found = ended.verdict(state, task.number, memory, task.is_alone, attempts)
             if found is not None:
                 fields = self._source(cell) | {"slurm_job": task.number, "attempt": attempts}
                 self._finish(identity(cell), ended.store(cell, self._output, *found, fields))
         left = [at for at in task.left if identity(task.pack.cells[at]) not in self._found]
-        stops = found is None and (state.name == "CANCELLED" or attempts >= ended.TRIES)
+        stops = found is None and (cancelled or attempts >= ended.TRIES)
         if left and stops and not resumes:
             self._stopped.append(f"job {task.number} ended: {state}, its errors are in {task.log}")
         if not left or (stops and not resumes):
