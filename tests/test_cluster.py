@@ -51,7 +51,7 @@ def programs(tmp_path: Path, monkeypatch) -> Callable[..., None]:
     place = tmp_path / "bin"
     place.mkdir()
     monkeypatch.setenv("PATH", str(place))
-    scheduler._has_accounting.cache_clear()
+    scheduler._say_once.cache_clear()
 
     def make(status: int = 0, **printed: str) -> None:
         for name, text in printed.items():
@@ -209,11 +209,50 @@ def test_states_come_from_the_queue_and_for_ended_jobs_from_the_accounting(progr
         "UNKNOWN",
     ]
     assert [state.ended for state in scheduler.states(names).values()] == [False, False, True, True, True]
+    programs(sacct="slurmdbd: Connection refused\n", status=1)
+    with pytest.raises(scheduler.SchedulerError, match="Connection refused"):
+        scheduler.states(names)
     programs(sacct="Slurm accounting storage is disabled\n", status=1)
-    scheduler._has_accounting.cache_clear()
     assert str(scheduler.states(names)["12_2"]) == "FAILED (JobLaunchFailure)"
     assert scheduler.states(names)["12_3"] == State("UNKNOWN")
     assert capsys.readouterr().err.count("no accounting (sacct: Slurm accounting storage is disabled)") == 1
+
+
+def test_tasks_that_never_began_are_one_line_of_the_accounting(programs) -> None:
+    programs(squeue="", sacct="7_0|FAILED|1:0\n7_[1-3,5%2]|CANCELLED by 0|0:0\n7_4|RUNNING|0:0\n8|COMPLETED|0:0\n")
+    seen = scheduler.states([*(f"7_{task}" for task in range(6)), "8"])
+    cancelled = dict.fromkeys(("7_1", "7_2", "7_3", "7_5"), State("CANCELLED", "0:0"))
+    assert seen == cancelled | {
+        "7_0": State("FAILED", "1:0"),
+        "7_4": State("UNKNOWN"),  # it is not in the queue
+        "8": State("COMPLETED", "0:0"),
+    }
+    assert scheduler.numbers("x") == ["7_0", "7_1", "7_2", "7_3", "7_4", "7_5", "8"]
+
+
+def test_a_users_variables_do_not_change_what_slurms_programs_print(programs, monkeypatch) -> None:
+    for name in ("SQUEUE_FORMAT", "SACCT_FORMAT", "SINFO_ALL", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS"):
+        monkeypatch.setenv(name, "of a user")
+    programs(squeue="")
+    Path(os.environ["PATH"], "squeue").write_text("#!/bin/sh\n/usr/bin/env\n")
+    seen = dict(line.split("=", 1) for line in scheduler.asked("squeue").splitlines() if "=" in line)
+    assert [name for name, value in seen.items() if value == "of a user"] == ["SLURM_CLUSTERS"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"job_name": "x"}, {"array": "1-2"}, {"output": "x"}, {"constraint": ["a"]}, {1: "x"}, "constraint"]
+)
+def test_options_of_sbatch_that_the_harness_sets_are_refused(options) -> None:
+    keys = dataclasses.asdict(ASKED)
+    with pytest.raises(ConfigError, match=r"launcher.sbatch=.* without job-name, array, output, error"):
+        Slurm.from_config(keys | {"sbatch": options})
+
+
+def test_parameters_of_a_job() -> None:
+    assert asked(memory_gb=1e-6).parameters(NEEDS)["mem"] == "1M", "0 would be all"
+    assert asked(memory_gb=1.5).parameters(NEEDS)["mem"] == "1430M"
+    further = {"constraint": "a100", "requeue": False, "nice": None, "priority": 0}
+    assert asked(sbatch=further).parameters(NEEDS)["additional_parameters"] == {"constraint": "a100", "priority": 0}
 
 
 @pytest.fixture
@@ -303,6 +342,7 @@ class Pretended:
         self.known: dict[str, State] = {}
         self.cancelled: set[str] = set()
         self.prints = ""  # of each job
+        self.refusals: list[str] = []  # of sbatch
         for name, value in {
             "check": lambda asked, needs: None,
             "submit": self.submit,
@@ -316,6 +356,8 @@ class Pretended:
         monkeypatch.setattr(waiting, "Launcher", Noting)
 
     def submit(self, run, files, parameters, folder) -> list[str]:
+        if self.refusals:
+            raise scheduler.SchedulerError(self.refusals.pop(0))
         number = len(self.arrays)
         self.arrays.append([[one.name for one in packs.read(file).cells] for file in files])
         folder.mkdir()
@@ -503,6 +545,91 @@ def test_jobs_of_a_comparison_end_with_what_submitted_them(eight, tmp_path: Path
     with pytest.raises(_Killed):
         waiting.run(eight[:2], ASKED, tmp_path, resumes=True, cancels=True)
     assert cluster.cancelled == {"0_0"}
+
+
+def test_jobs_of_a_comparison_end_though_the_signal_comes_between_two_arrays(
+    sweep, tmp_path: Path, monkeypatch
+) -> None:
+    cluster = Pretended(monkeypatch, b=["PENDING"] * 2)
+    monkeypatch.setattr(scheduler, "numbers", lambda name: ["1_0", "1_1"] if name.endswith("-002") else [])
+    submit = cluster.submit
+
+    def interrupted(*arguments) -> list[str]:
+        seen = submit(*arguments)
+        if len(cluster.arrays) == 2:
+            raise _Killed
+        return seen
+
+    monkeypatch.setattr(scheduler, "submit", interrupted)
+    with pytest.raises(_Killed):
+        waiting.run(sweep, ASKED, tmp_path, resumes=True, cancels=True)
+    assert cluster.cancelled == {"0_0", "0_1", "1_0", "1_1"}
+
+
+def test_what_sbatch_refuses_is_submitted_later_while_there_are_jobs(
+    sweep, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    cluster = Pretended(monkeypatch, b=["PENDING"])
+    submit = cluster.submit
+
+    def full(*arguments) -> list[str]:
+        cluster.refusals = ["sbatch refuses: QOSMaxSubmitJobPerUserLimit"] * (len(cluster.arrays) == 1)
+        return submit(*arguments)
+
+    looks = iter(range(10))
+
+    def look(seconds: float) -> None:
+        if next(looks) == 2:
+            monkeypatch.setattr(scheduler, "submit", submit)
+            cluster.known["0_0"] = State("NODE_FAIL")
+
+    monkeypatch.setattr(scheduler, "submit", full)
+    monkeypatch.setattr("time.sleep", look)
+    waiting.run(sweep, ASKED, tmp_path, resumes=True, cancels=False)
+    assert {one["status"] for one in record.records(tmp_path)} == {"ok"}
+    assert capsys.readouterr().err.count("QOSMaxSubmitJobPerUserLimit; trying again") == 1
+    assert all((folder / "ids.json").exists() for folder in (tmp_path / "slurm").glob("[0-9]*"))
+
+
+def test_what_sbatch_refuses_at_once_is_one_line(eight, tmp_path: Path, monkeypatch) -> None:
+    Pretended(monkeypatch).refusals = ["sbatch refuses: Invalid account"]
+    with pytest.raises(ConfigError, match=f"sbatch refuses: Invalid account; go on with resume={tmp_path}"):
+        waiting.run(eight, ASKED, tmp_path, resumes=True, cancels=False)
+
+
+def test_a_job_of_which_slurm_knows_nothing_for_some_time_is_lost(eight, tmp_path: Path, monkeypatch) -> None:
+    cluster = Pretended(monkeypatch, b=["UNKNOWN"])
+    looks = []
+    monkeypatch.setattr("time.sleep", looks.append)
+    waiting.run(eight[:2], ASKED, tmp_path, resumes=True, cancels=False)
+    assert statuses(tmp_path) == {"a2": "ok", "b2": "ok"}
+    assert (len(cluster.arrays), len(looks)) == (2, waiting.LOOKS + 1)
+
+
+def test_a_spoiled_pack_is_named_in_a_line(eight, tmp_path: Path, monkeypatch) -> None:
+    cluster = Pretended(monkeypatch, b=["PENDING"])
+    monkeypatch.setattr("time.sleep", _killed)
+    with pytest.raises(_Killed):
+        waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    pack = tmp_path / "slurm" / "001" / "0.json"
+    pack.write_text("{")
+    with pytest.raises(ConfigError, match=f"{pack} is no pack .* delete it"):
+        waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    pack.unlink()
+    cluster.ends = {}
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    assert len(record.records(tmp_path)) == 4
+
+
+def test_the_latest_array_of_more_than_999_is_the_one_with_the_largest_number(
+    eight, tmp_path: Path, monkeypatch
+) -> None:
+    for array in ("999", "1000"):
+        packs.write(Pack(eight[:1]), tmp_path / "slurm" / array / "0.json")
+        record.write_json({"jobs": [f"{array}_0"]}, tmp_path / "slurm" / array / "ids.json")
+    (task,) = Submissions(tmp_path, ASKED).latest({packs.identity(eight[0])})
+    assert task.number == "1000_0"
 
 
 def test_a_new_run_does_not_take_the_records_of_another(eight, tmp_path: Path, monkeypatch) -> None:

@@ -71,7 +71,9 @@ def read(file: Path) -> Pack:
         cells = [Measured(cell["name"], Job.from_dict(cell["job"]), cell["folder"]) for cell in held["cells"]]
         return Pack(cells, held["attempt"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise record.RecordError(f"{file} is no pack of cells: {error}") from error
+        raise record.RecordError(
+            f"{file} is no pack of cells ({error}); delete it, and its cells are submitted again"
+        ) from error
 
 
 class Journal:

@@ -51,9 +51,9 @@ class Place:
     def fields(self, job: Job, seen: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a record that say where it was measured, for the fields `seen` of a job's cell.
 
-        Of a crashed cell it waits whether Slurm is ending the job: the signal may have come to the cell first.
+        Of a cell that failed it waits whether Slurm is ending the job: the signal may have come to the cell first.
         """
-        if seen["status"] == "crashed":
+        if seen["status"] in ("crashed", "error", "oom"):
             time.sleep(ENDING_S)
         before = self._is_shared
         self.look()

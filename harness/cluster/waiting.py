@@ -18,7 +18,7 @@ from harness import program, record
 from harness.cluster import ended, scheduler
 from harness.cluster.options import Slurm
 from harness.cluster.packs import Pack, identity
-from harness.cluster.scheduler import SchedulerError, State
+from harness.cluster.scheduler import UNKNOWN, SchedulerError, State
 from harness.cluster.submissions import Submissions, Task
 from harness.compare.baseline import Measured
 from harness.config import ConfigError
@@ -27,6 +27,7 @@ from harness.run.launcher import Launcher
 from harness.run.progress import Progress
 
 SOON_S, LATE_S = 0.5, 10.0  # between two looks at the jobs: a tenth of the time since the first, within these
+LOOKS = 5  # one after another, after which a job of which Slurm does not know is lost: the accounting may be late
 SHOWN = 3  # jobs that are named
 SOURCE = ("method_hash", "problem_hash", "packages", "torch")  # of a record, whatever machine it is of
 
@@ -51,7 +52,7 @@ def run(cells: Sequence[Measured], slurm: Slurm, output: Path, resumes: bool, ca
         try:
             with Progress(len(cells)) as progress, Launcher() as launcher:
                 return _Following(cells, Submissions(output, slurm), output, progress, launcher).run(cancels)
-        except SchedulerError as error:
+        except (SchedulerError, record.RecordError) as error:
             raise ConfigError(f"{error}; go on with resume={output}") from error
 
 
@@ -81,14 +82,16 @@ class _Following:
         """Submit what is missing, wait for all jobs, and return the files of the records."""
         began = time.monotonic()
         try:
-            self._submit(*self._missing())
+            self._submissions.add(*self._missing())
+            self._submit()
             while self._tasks:
                 self._advise(cancels)
                 time.sleep(min(LATE_S, max(SOON_S, 0.1 * (time.monotonic() - began))))
                 self._look()
-        finally:
+        except BaseException:
             if cancels:
-                scheduler.cancel([task.number for task in self._tasks])
+                scheduler.cancel(self._submissions.numbers())
+            raise
         if self._stopped:
             more = f" and {len(self._stopped) - SHOWN} more" if len(self._stopped) > SHOWN else ""
             raise ConfigError(
@@ -134,8 +137,19 @@ class _Following:
             if (name := identity(task.pack.cells[at])) in task.own:
                 self._finish(name, path)
 
-    def _submit(self, fresh: Sequence[Measured], again: Sequence[Pack]) -> None:
-        self._tasks += self._submissions.add(fresh, again)
+    def _submit(self) -> str:
+        """Submit what is to be submitted; why sbatch refuses it, which another look may change, or nothing.
+
+        Raises SchedulerError where it refuses and no job is left to wait for.
+        """
+        try:
+            for task in self._submissions.submit():
+                self._tasks.append(task)
+        except SchedulerError as error:
+            if not self._tasks:
+                raise
+            return f"; {error}; trying again"
+        return ""
 
     def _look(self) -> None:
         """See what the jobs have done, and what has ended."""
@@ -150,13 +164,15 @@ class _Following:
             state = states[task.number]
             if state.name != "PENDING":
                 self._collect(task)
-            if not state.ended:
+            task.unseen = task.unseen + 1 if state.name == UNKNOWN else 0
+            if not state.ended or 0 < task.unseen < LOOKS:
                 going.append(task)
             elif (left := self._settled(task, state, resumes=False)) is not None:
                 again.append(left)
         self._tasks = going
-        self._show(_summary([states[task.number] for task in going]))
-        self._submit([], again)
+        self._submissions.add([], again)
+        summary = _summary([states[task.number] for task in going])
+        self._show(f"{summary}{self._submit()}")
 
     def _settled(self, task: Task, state: State, resumes: bool) -> Pack | None:
         """What is to be submitted again of a job that has ended, after recording the cell that ended it, if one did."""
