@@ -93,8 +93,9 @@ def test_a_contest_larger_than_a_pack_is_not_split_nor_are_baseline_and_candidat
 
 def test_a_pack_is_read_as_it_was_written(sweep, tmp_path: Path) -> None:
     file = tmp_path / "0.json"
-    packs.write(Pack(sweep, attempt=2), file)
-    assert packs.read(file) == Pack(sweep, attempt=2)
+    pack = Pack(sweep, attempt=2, failed_starts=1, node="n1")
+    packs.write(pack, file)
+    assert packs.read(file) == pack
     file.write_text('{"cells": [{}]}')
     with pytest.raises(record.RecordError, match="is no pack"):
         packs.read(file)
@@ -339,6 +340,7 @@ class Pretended:
     def __init__(self, monkeypatch, **ends: list[str]) -> None:
         self.ends = ends
         self.arrays: list[list[list[str]]] = []  # of each: the names of the cells of each pack
+        self.nodes: list[str | None] = []  # that were asked for, of each array
         self.known: dict[str, State] = {}
         self.cancelled: set[str] = set()
         self.prints = ""  # of each job
@@ -359,6 +361,7 @@ class Pretended:
         if self.refusals:
             raise scheduler.SchedulerError(self.refusals.pop(0))
         number = len(self.arrays)
+        self.nodes.append(parameters["additional_parameters"].get("nodelist"))
         self.arrays.append([[one.name for one in packs.read(file).cells] for file in files])
         folder.mkdir()
         for place, file in enumerate(files):
@@ -377,7 +380,7 @@ class Pretended:
                 record.write_json(json.loads(json.dumps(dataclasses.asdict(one.job))), packs_file)
                 return State(self.ends[one.job.method].pop(0))
             path = journal.run / one.job.key / "record.json"
-            record.write(one.job.fields() | CODE | {"status": "ok", "attempt": 1}, path)
+            record.write(one.job.fields() | CODE | {"status": "ok", "attempt": 1, "node": "n1"}, path)
             journal.end(at, path)
         return State("COMPLETED", "0:0")
 
@@ -454,6 +457,26 @@ def test_a_cell_that_ends_its_job_each_time_is_crashed_and_the_others_are_measur
     (lost,) = (one for one in record.records(tmp_path) if one["status"] == "crashed")
     assert (lost["attempt"], lost["slurm_job"]) == (3, "2_0")
     assert lost["method_hash"] == CODE["method_hash"], "so that resume knows it"
+
+
+@pytest.mark.parametrize(
+    ("states", "nodes"),
+    [(["TIMEOUT"], [None, "n1"]), (["PREEMPTED", "FAILED"], [None, "n1", "n1"]), (["NODE_FAIL"], [None, None])],
+)
+def test_the_rest_of_a_pack_is_measured_on_the_node_of_its_first_cells(
+    eight, tmp_path: Path, monkeypatch, states, nodes
+) -> None:
+    cluster = Pretended(monkeypatch, b=states)
+    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    assert cluster.nodes == nodes
+
+
+def test_jobs_that_do_not_start_are_not_counted_as_ended_while_a_cell_ran(eight, tmp_path: Path, monkeypatch) -> None:
+    cluster = Pretended(monkeypatch, before=["FAILED"] * 2, a=["FAILED"] * 2)
+    paths = waiting.run(eight[:1], ASKED, tmp_path, resumes=True, cancels=False)
+    assert [record.read(path)["status"] for path in paths] == ["ok"]
+    assert len(cluster.arrays) == 5
+    assert packs.read(tmp_path / "slurm" / "005" / "0.json").attempt == 3
 
 
 @pytest.mark.parametrize("state", ["OUT_OF_MEMORY", "TIMEOUT"])

@@ -41,7 +41,7 @@ def _run(file: Path) -> int:
         source = launcher.source(first.job)
         try:
             for at in left:
-                place.attempt = 1 + journal.begun.count(at) + (pack.attempt - 1 if at == 0 else 0)
+                place.attempt = packs.attempt(pack, journal, at)
                 _run_cell(pack.cells[at], at, journal, place, launcher)
         except program.Interrupted:
             if is_over() and journal.begun[earlier:] == [left[0]] and journal.cut_off == left[0]:

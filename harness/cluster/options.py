@@ -63,11 +63,11 @@ class Slurm:
             gpus=gpus if self.gpus is None else self.gpus,
         )
 
-    def parameters(self, needs: Needs) -> dict[str, Any]:
-        """The parameters of submitit's SlurmExecutor for an array of jobs."""
+    def parameters(self, needs: Needs, node: str | None = None) -> dict[str, Any]:
+        """The parameters of submitit's SlurmExecutor for an array of jobs, all on one node if it is given."""
         # In units of 2**20 bytes. Slurm takes 0 for all memory of the node.
         memory = None if self.memory_gb is None else f"{max(1, int(self.memory_gb * 1e9 / 2**20))}M"
-        further = {"requeue": True} | self.sbatch
+        further = {"requeue": True} | self.sbatch | ({} if node is None else {"nodelist": node})
         optional = {
             "partition": self.partition,
             "account": self.account,

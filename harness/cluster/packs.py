@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class Pack:
 
     cells: Sequence[Measured]
     attempt: int = 1  # of the first cell: one more than the jobs that have ended while it ran
+    failed_starts: int = 0  # jobs of these cells that have ended before one began
+    node: str | None = None  # where other cells were measured with which these are compared; null for any
 
 
 def identity(cell: Measured) -> str:
@@ -49,19 +52,15 @@ def packed(cells: Iterable[Measured], asked: Slurm) -> dict[Needs, list[Pack]]:
             packs.append([])
         packs[-1].extend(own)
     return {
-        needs: [Pack([cell for _, cell in sorted(pack, key=_place)]) for pack in packs]
+        needs: [Pack([cell for _, cell in sorted(pack, key=itemgetter(0))]) for pack in packs]
         for needs, packs in filled.items()
     }
-
-
-def _place(placed: tuple[int, Measured]) -> int:
-    return placed[0]
 
 
 def write(pack: Pack, file: Path) -> None:
     """Write a pack; raises StorageError."""
     cells = [{"name": cell.name, "folder": cell.folder, "job": asdict(cell.job)} for cell in pack.cells]
-    record.write_json({"attempt": pack.attempt, "cells": cells}, file)
+    record.write_json(vars(pack) | {"cells": cells}, file)
 
 
 def read(file: Path) -> Pack:
@@ -69,11 +68,16 @@ def read(file: Path) -> Pack:
     try:
         held = json.loads(record.content(file))
         cells = [Measured(cell["name"], Job.from_dict(cell["job"]), cell["folder"]) for cell in held["cells"]]
-        return Pack(cells, held["attempt"])
+        return Pack(**held | {"cells": cells})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise record.RecordError(
             f"{file} is no pack of cells ({error}); delete it, and its cells are submitted again"
         ) from error
+
+
+def attempt(pack: Pack, journal: Journal, at: int) -> int:
+    """The number of the next attempt at a cell of a pack: one more than the jobs that have ended while it ran."""
+    return journal.begun.count(at) + (pack.attempt if at == 0 else 1)
 
 
 class Journal:

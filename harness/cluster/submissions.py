@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -13,9 +14,11 @@ from harness import record
 from harness.cluster import job, packs, scheduler
 from harness.cluster.options import Needs, Slurm
 from harness.cluster.packs import Journal, Pack, identity
-from harness.cluster.scheduler import SchedulerError
+from harness.cluster.scheduler import UNKNOWN, SchedulerError, State
 from harness.compare.baseline import Measured
 from harness.run.folders import make
+
+NOT_THERE = ("NODE_FAIL", "BOOT_FAIL", "CANCELLED", UNKNOWN)  # states after which another node may run the rest
 
 
 class Task:
@@ -34,13 +37,23 @@ class Task:
         self.journal.follow()
         self.own &= {*wanted} - {identity(self.pack.cells[at]) for at in self.journal.records}
 
+    def attempt(self, at: int) -> int:
+        """`packs.attempt` of a cell of the pack."""
+        return packs.attempt(self.pack, self.journal, at)
+
+    def node(self, state: State) -> str | None:
+        """The node on which the rest of the pack belongs, since the job has ended there in this state; None for any."""
+        if state.name in NOT_THERE:
+            return None
+        for path in reversed(self.journal.records.values()):
+            with contextlib.suppress(record.RecordError):
+                return record.read(path)["node"]
+        return self.pack.node
+
     @property
-    def attempts(self) -> int:
-        """How many jobs, with this one, have ended while the next cell ran, or before it began."""
-        at = self.journal.cut_off
-        if at is None:
-            return 0 if self.journal.records else self.pack.attempt
-        return self.journal.begun.count(at) + (self.pack.attempt - 1 if at == 0 else 0)
+    def failed_starts(self) -> int:
+        """How many jobs of the pack, with this one, have ended before a cell began."""
+        return 0 if self.journal.begun else self.pack.failed_starts + 1
 
     @property
     def is_alone(self) -> bool:
@@ -61,7 +74,7 @@ class Submissions:
         self._folder = run.resolve() / "slurm"
         self._slurm = slurm
         self._name = f"harness-{hashlib.sha256(str(self._folder).encode()).hexdigest()[:10]}"
-        self._queue: dict[Needs, list[Pack]] = {}  # what is to be submitted
+        self._queue: dict[tuple[Needs, str | None], list[Pack]] = {}  # what is to be submitted, by needs and node
 
     def latest(self, wanted: Collection[str]) -> list[Task]:
         """The latest job of each of these cells (see `packs.identity`) that was submitted. Raises RecordError."""
@@ -99,28 +112,28 @@ class Submissions:
     def add(self, cells: Sequence[Measured], again: Sequence[Pack]) -> None:
         """Have `submit` submit cells that were never submitted, and packs."""
         for needs, own in packs.packed(cells, self._slurm).items():
-            self._queue.setdefault(needs, []).extend(own)
+            self._queue.setdefault((needs, None), []).extend(own)
         for pack in again:
-            self._queue.setdefault(self._slurm.needs(pack.cells[0].job), []).append(pack)
+            self._queue.setdefault((self._slurm.needs(pack.cells[0].job), pack.node), []).append(pack)
 
     def submit(self) -> Iterator[Task]:
         """Submit what was added; the jobs of each array once it is submitted.
 
         Raises SchedulerError where sbatch refuses an array; that and what comes after it stay to be submitted.
         """
-        for needs, own in self._queue.items():
+        for (needs, node), own in self._queue.items():
             while own:
-                tasks = [*self._submit(needs, own[: scheduler.largest_array()])]
+                tasks = [*self._submit(needs, node, own[: scheduler.largest_array()])]
                 del own[: len(tasks)]
                 yield from tasks
 
-    def _submit(self, needs: Needs, own: Sequence[Pack]) -> Iterator[Task]:
+    def _submit(self, needs: Needs, node: str | None, own: Sequence[Pack]) -> Iterator[Task]:
         """Submit packs as one array."""
         folder = next(folder for folder in self._names() if make(folder))
         files = [folder / f"{number}.json" for number in range(len(own))]
         for pack, file in zip(own, files, strict=True):
             packs.write(pack, file)
-        parameters = self._slurm.parameters(needs) | {"job_name": f"{self._name}-{folder.name}"}
+        parameters = self._slurm.parameters(needs, node) | {"job_name": f"{self._name}-{folder.name}"}
         try:
             numbers = scheduler.submit(job.run, files, parameters, folder / "submitit")
         except SchedulerError:

@@ -176,25 +176,35 @@ class _Following:
 
     def _settled(self, task: Task, state: State, resumes: bool) -> Pack | None:
         """What is to be submitted again of a job that has ended, after recording the cell that ended it, if one did."""
-        cut_off, attempts = task.journal.cut_off, task.attempts
         memory = scheduler.killed_for_memory(task.log)
+        is_recorded = self._record_cut_off(task, state, memory)
+        left = [at for at in task.left if identity(task.pack.cells[at]) not in self._found]
+        if not left:
+            return None
+        cells = [task.pack.cells[at] for at in left]
         # Some clusters cancel a job over its limit. An oom_kill may be of an earlier cell of a job that a user cancels.
         cancelled = state.name == "CANCELLED" and "limit" not in (memory or "")
-        found = None
-        cell = task.pack.cells[cut_off] if cut_off in task.left else None
+        if is_recorded or not (cancelled or task.failed_starts >= ended.TRIES):
+            return Pack(cells, task.attempt(left[0]), task.failed_starts, task.node(state))
+        if resumes:
+            return Pack(cells)
+        self._stopped.append(f"job {task.number} ended: {state}, its errors are in {task.log}")
+        return None
+
+    def _record_cut_off(self, task: Task, state: State, memory: str | None) -> bool:
+        """Record the cell that ran when a job ended, if that says what became of the cell; whether it does."""
+        at = task.journal.cut_off
+        if at is None or at not in task.left:
+            return False
+        cell, attempts = task.pack.cells[at], task.attempt(at) - 1
         # The job may have ended after the cell's record was written, and before its line in the journal.
-        if cell is not None and not self._is_finished(identity(cell)):
-            found = ended.verdict(state, task.number, memory, task.is_alone, attempts)
-            if found is not None:
-                fields = self._source(cell) | {"slurm_job": task.number, "attempt": attempts}
-                self._finish(identity(cell), ended.store(cell, self._output, *found, fields))
-        left = [at for at in task.left if identity(task.pack.cells[at]) not in self._found]
-        stops = found is None and (cancelled or attempts >= ended.TRIES)
-        if left and stops and not resumes:
-            self._stopped.append(f"job {task.number} ended: {state}, its errors are in {task.log}")
-        if not left or (stops and not resumes):
-            return None
-        return Pack([task.pack.cells[at] for at in left], 1 if stops or found is not None else attempts + 1)
+        if self._is_finished(identity(cell)):
+            return False
+        found = ended.verdict(state, task.number, memory, task.is_alone, attempts)
+        if found is not None:
+            fields = self._source(cell) | {"slurm_job": task.number, "attempt": attempts}
+            self._finish(identity(cell), ended.store(cell, self._output, *found, fields))
+        return found is not None
 
     def _source(self, cell: Measured) -> dict[str, Any]:
         """The fields that identify the code of a cell; this machine may have no GPU."""
