@@ -704,3 +704,6 @@ def test_times_of_two_nodes_do_not_compare_and_a_report_says_so(tmp_path: Path) 
     assert record.remarks(frame) == ["measured on several nodes, so that their times do not compare: mlp"]
     frame = record.load(stored(tmp_path / "apart", [cell(node="n1"), cell(node="n2", seed=1)]))
     assert record.remarks(frame) == []
+    sizes = [cell(node=f"n{size}", problem_options=f'{{"width": {size}}}') for size in (1, 2, 3)]
+    (remark,) = record.remarks(record.load(stored(tmp_path / "sizes", sizes)))
+    assert remark == "sizes measured on several nodes, so that growth with P compares the nodes too: mlp"
