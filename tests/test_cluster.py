@@ -24,7 +24,7 @@ from tests.test_compare import cell, judged
 from tests.test_compare import folder as stored
 from tests.test_resume import CODE, Noting
 
-ASKED = Slurm(
+OPTIONS = Slurm(
     partition=None,
     account=None,
     qos=None,
@@ -41,8 +41,8 @@ NEEDS = Needs(cpus=1, gpus=0)
 SINFO = "ci|2|8000|(null)|1:00:00\nlong|64|256000+|gpu:a100:4(S:0-1),gpu:h100:4|infinite\n"
 
 
-def asked(**changes) -> Slurm:
-    return dataclasses.replace(ASKED, **changes)
+def options(**changes) -> Slurm:
+    return dataclasses.replace(OPTIONS, **changes)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def sweep(job) -> list[Measured]:
 
 
 def test_what_is_compared_is_in_one_pack_in_its_order(sweep) -> None:
-    found = packs.packed(sweep, asked(pack=13))
+    found = packs.packed(sweep, options(pack=13))
     assert found.keys() == {NEEDS, Needs(cpus=1, gpus=2)}
     sizes = {needs: [len(pack.cells) for pack in own] for needs, own in found.items()}
     assert sizes == {NEEDS: [12, 6], Needs(cpus=1, gpus=2): [6]}
@@ -88,7 +88,7 @@ def test_what_is_compared_is_in_one_pack_in_its_order(sweep) -> None:
 
 def test_a_contest_larger_than_a_pack_is_not_split_nor_are_baseline_and_candidate(job) -> None:
     both = [Measured(str(code), job(code=code, round=number), "") for number in range(5) for code in (None, "/x")]
-    assert [len(pack.cells) for pack in packs.packed(both, asked(pack=3))[NEEDS]] == [10]
+    assert [len(pack.cells) for pack in packs.packed(both, options(pack=3))[NEEDS]] == [10]
 
 
 def test_a_pack_is_read_as_it_was_written(sweep, tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_time_limits_of_slurm() -> None:
 def test_what_no_node_has_is_refused_in_a_line(programs, changes, needs, words) -> None:
     pytest.importorskip("submitit")
     programs(sinfo=SINFO, sbatch="", srun="")
-    scheduler.check(asked(), {NEEDS})
+    scheduler.check(options(), {NEEDS})
     with pytest.raises(ConfigError, match=words) as refused:
-        scheduler.check(asked(**changes), {needs})
+        scheduler.check(options(**changes), {needs})
     assert "\n" not in str(refused.value)
 
 
@@ -188,14 +188,14 @@ def test_a_machine_without_slurm_or_submitit_is_named(programs, monkeypatch) -> 
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "submitit", None)
         with pytest.raises(ConfigError, match=r"pip install '\.\[slurm\]'"):
-            scheduler.check(asked(), {NEEDS})
+            scheduler.check(options(), {NEEDS})
     pytest.importorskip("submitit")
     with pytest.raises(ConfigError, match="sbatch is not found"):
-        scheduler.check(asked(), {NEEDS})
+        scheduler.check(options(), {NEEDS})
     programs(sbatch="", srun="")
     programs(sinfo="slurm_load_partitions: Unable to contact slurm controller\n", status=1)
     with pytest.raises(ConfigError, match="Unable to contact slurm controller"):
-        scheduler.check(asked(), {NEEDS})
+        scheduler.check(options(), {NEEDS})
 
 
 def test_states_come_from_the_queue_and_for_ended_jobs_from_the_accounting(programs, capsys) -> None:
@@ -236,7 +236,7 @@ def test_a_users_variables_do_not_change_what_slurms_programs_print(programs, mo
         monkeypatch.setenv(name, "of a user")
     programs(squeue="")
     Path(os.environ["PATH"], "squeue").write_text("#!/bin/sh\n/usr/bin/env\n")
-    seen = dict(line.split("=", 1) for line in scheduler.asked("squeue").splitlines() if "=" in line)
+    seen = dict(line.split("=", 1) for line in scheduler.output_of("squeue").splitlines() if "=" in line)
     assert [name for name, value in seen.items() if value == "of a user"] == ["SLURM_CLUSTERS"]
 
 
@@ -244,27 +244,30 @@ def test_a_users_variables_do_not_change_what_slurms_programs_print(programs, mo
     "options", [{"job_name": "x"}, {"array": "1-2"}, {"output": "x"}, {"constraint": ["a"]}, {1: "x"}, "constraint"]
 )
 def test_options_of_sbatch_that_the_harness_sets_are_refused(options) -> None:
-    keys = dataclasses.asdict(ASKED)
+    keys = dataclasses.asdict(OPTIONS)
     with pytest.raises(ConfigError, match=r"launcher.sbatch=.* without job-name, array, output, error"):
         Slurm.from_config(keys | {"sbatch": options})
 
 
 def test_parameters_of_a_job() -> None:
-    assert asked(memory_gb=1e-6).parameters(NEEDS)["mem"] == "1M", "0 would be all"
-    assert asked(memory_gb=1.5).parameters(NEEDS)["mem"] == "1430M"
+    assert options(memory_gb=1e-6).parameters(NEEDS)["mem"] == "1M", "0 would be all"
+    assert options(memory_gb=1.5).parameters(NEEDS)["mem"] == "1430M"
     further = {"constraint": "a100", "requeue": False, "nice": None, "priority": 0}
-    assert asked(sbatch=further).parameters(NEEDS)["additional_parameters"] == {"constraint": "a100", "priority": 0}
+    assert options(sbatch=further).parameters(NEEDS)["additional_parameters"] == {"constraint": "a100", "priority": 0}
 
 
 @pytest.fixture
 def in_a_job(programs, monkeypatch) -> Callable[..., None]:
     """Make this process one of job 12_3 on a node with these other jobs."""
 
-    def set_up(*others: str) -> None:
+    def set_up(*others: str, shares: str = "NO") -> None:
         env = {"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURMD_NODENAME": "n1"}
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        programs(scontrol="JobId=15 EndTime=Unknown X=1\n", squeue="".join(f"{job}\n" for job in ("15", *others)))
+        programs(
+            scontrol=f"JobId=15 EndTime=Unknown OverSubscribe={shares} X=1\n",
+            squeue="".join(f"{job}\n" for job in ("15", *others)),
+        )
         monkeypatch.setattr("harness.cluster.job.Launcher", lambda where: _InAJob(where))
 
     return set_up
@@ -299,6 +302,18 @@ def test_a_neighbour_that_has_left_meanwhile_counts(in_a_job, job, monkeypatch) 
     in_a_job()
     seen = [place.fields(job(), {"status": "ok"})["co_scheduled"] for _ in range(2)]
     assert seen == [True, False], "of the cell that began beside it, and of the next"
+
+
+@pytest.mark.parametrize(("shares", "known"), [("NO", False), ("OK", None)])
+def test_a_cell_after_a_look_may_have_a_neighbour_unless_the_job_has_its_node_for_itself(
+    in_a_job, job, monkeypatch, shares, known
+) -> None:
+    in_a_job(shares=shares)
+    place = Place()
+    place.look()
+    assert place.fields(job(), {"status": "ok"})["co_scheduled"] is known
+    monkeypatch.setattr("harness.cluster.place.LOOK_S", 0.0)
+    assert place.fields(job(), {"status": "ok"})["co_scheduled"] is False
 
 
 def test_fewer_cores_than_threads_are_as_bad_as_another_job(in_a_job, job) -> None:
@@ -346,7 +361,7 @@ class Pretended:
         self.prints = ""  # of each job
         self.refusals: list[str] = []  # of sbatch
         for name, value in {
-            "check": lambda asked, needs: None,
+            "check": lambda slurm, needs: None,
             "submit": self.submit,
             "largest_array": lambda: 2,
             "states": lambda numbers: {number: self.known.get(number, State("UNKNOWN")) for number in numbers},
@@ -397,7 +412,7 @@ def statuses(run: Path) -> dict[str, str]:
 
 def test_jobs_that_end_by_chance_are_submitted_again_without_what_is_done(eight, tmp_path: Path, monkeypatch) -> None:
     cluster = Pretended(monkeypatch, b=["NODE_FAIL", "PREEMPTED"])
-    paths = waiting.run(eight, ASKED, tmp_path, resumes=True, cancels=False)
+    paths = waiting.run(eight, OPTIONS, tmp_path, resumes=True, cancels=False)
     assert [record.read(path)["seed"] for path in paths] == [one.job.seed for one in eight]
     assert statuses(tmp_path) == {f"{method}{seed}": "ok" for method in "ab" for seed in range(4)}
     assert cluster.arrays[:2] == [
@@ -420,7 +435,7 @@ def test_a_record_without_its_line_in_the_journal_counts(eight, tmp_path: Path, 
         return seen
 
     monkeypatch.setattr(cluster, "_run", ends_late)
-    waiting.run(eight[:2], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:2], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert [one["status"] for one in record.records(tmp_path)] == ["ok", "ok"]
 
 
@@ -451,7 +466,7 @@ def test_a_cell_that_ends_its_job_each_time_is_crashed_and_the_others_are_measur
     eight, tmp_path: Path, monkeypatch
 ) -> None:
     cluster = Pretended(monkeypatch, b=["NODE_FAIL"] * 3)
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert statuses(tmp_path) == {"a2": "ok", "b2": "crashed", "a0": "ok", "b0": "ok"}
     assert len(cluster.arrays) == 4
     (lost,) = (one for one in record.records(tmp_path) if one["status"] == "crashed")
@@ -467,13 +482,13 @@ def test_the_rest_of_a_pack_is_measured_on_the_node_of_its_first_cells(
     eight, tmp_path: Path, monkeypatch, states, nodes
 ) -> None:
     cluster = Pretended(monkeypatch, b=states)
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert cluster.nodes == nodes
 
 
 def test_jobs_that_do_not_start_are_not_counted_as_ended_while_a_cell_ran(eight, tmp_path: Path, monkeypatch) -> None:
     cluster = Pretended(monkeypatch, before=["FAILED"] * 2, a=["FAILED"] * 2)
-    paths = waiting.run(eight[:1], ASKED, tmp_path, resumes=True, cancels=False)
+    paths = waiting.run(eight[:1], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert [record.read(path)["status"] for path in paths] == ["ok"]
     assert len(cluster.arrays) == 5
     assert packs.read(tmp_path / "slurm" / "005" / "0.json").attempt == 3
@@ -484,7 +499,7 @@ def test_a_cell_that_ends_a_job_with_other_cells_is_run_first_in_another(
     eight, tmp_path: Path, monkeypatch, state
 ) -> None:
     cluster = Pretended(monkeypatch, b=[state])
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert statuses(tmp_path) == {"a2": "ok", "b2": "ok", "a0": "ok", "b0": "ok"}
     assert len(cluster.arrays) == 2
 
@@ -494,7 +509,7 @@ def test_a_cell_for_which_a_job_of_its_own_does_not_do_is_recorded_so(
     eight, tmp_path: Path, monkeypatch, state, status
 ) -> None:
     cluster = Pretended(monkeypatch, b=[state] * 2)
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert statuses(tmp_path) == {"a2": "ok", "b2": status, "a0": "ok", "b0": "ok"}
     assert len(cluster.arrays) == 3
 
@@ -505,10 +520,10 @@ def test_jobs_that_were_cancelled_or_never_begin_a_cell_are_not_submitted_for_ev
 ) -> None:
     cluster = Pretended(monkeypatch, before=list(ends))
     with pytest.raises(ConfigError, match=f"4 cells have no record: job .* ended: {ends[0]}.*resume={tmp_path}"):
-        waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+        waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert len(cluster.arrays) == min(len(ends), ended.TRIES)
     cluster.ends = {}
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)  # as with resume
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)  # as with resume
     assert set(statuses(tmp_path).values()) == {"ok"}
 
 
@@ -517,7 +532,7 @@ def test_a_job_that_slurm_cancels_for_its_memory_was_not_cancelled_by_a_user(
 ) -> None:
     cluster = Pretended(monkeypatch, b=["CANCELLED"] * 2)
     cluster.prints = "slurmstepd: error: Job 1 exceeded memory limit (2 > 1), being killed\n"
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert statuses(tmp_path) == {"a2": "ok", "b2": "oom", "a0": "ok", "b0": "ok"}
 
 
@@ -525,14 +540,14 @@ def test_resume_waits_for_what_is_queued_and_submits_what_is_lost(eight, tmp_pat
     cluster = Pretended(monkeypatch, b=["PENDING", "NODE_FAIL"])
     monkeypatch.setattr("time.sleep", _killed)
     with pytest.raises(_Killed):
-        waiting.run(eight[:6], ASKED, tmp_path, resumes=True, cancels=False)
+        waiting.run(eight[:6], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert len(cluster.arrays) == 2
     monkeypatch.setattr("time.sleep", lambda seconds: cluster.known.update({"0_0": State("COMPLETED")}))
-    waiting.run(eight[:6], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:6], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert [*itertools.chain(*cluster.arrays[2:])] == [["b 3 0"], ["b 2 0", "a 0 0", "b 0 0"]]
     assert set(statuses(tmp_path).values()) == {"ok"}
     count = len(cluster.arrays)
-    waiting.run(eight[:6], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:6], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert len(cluster.arrays) == count, "all is done"
 
 
@@ -540,7 +555,7 @@ def test_what_is_recorded_while_resume_looks_is_not_submitted_again(eight, tmp_p
     cluster = Pretended(monkeypatch, b=["RUNNING"])
     monkeypatch.setattr("time.sleep", _killed)
     with pytest.raises(_Killed):
-        waiting.run(eight[:4], ASKED, tmp_path, resumes=False, cancels=False)
+        waiting.run(eight[:4], OPTIONS, tmp_path, resumes=False, cancels=False)
     latest = Submissions.latest
 
     def late(self, wanted):
@@ -549,7 +564,7 @@ def test_what_is_recorded_while_resume_looks_is_not_submitted_again(eight, tmp_p
 
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setattr(Submissions, "latest", late)
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert len(cluster.arrays) == 1
     assert set(statuses(tmp_path).values()) == {"ok"}
 
@@ -566,7 +581,7 @@ def test_jobs_of_a_comparison_end_with_what_submitted_them(eight, tmp_path: Path
     cluster = Pretended(monkeypatch, b=["PENDING"])
     monkeypatch.setattr("time.sleep", _killed)
     with pytest.raises(_Killed):
-        waiting.run(eight[:2], ASKED, tmp_path, resumes=True, cancels=True)
+        waiting.run(eight[:2], OPTIONS, tmp_path, resumes=True, cancels=True)
     assert cluster.cancelled == {"0_0"}
 
 
@@ -585,7 +600,7 @@ def test_jobs_of_a_comparison_end_though_the_signal_comes_between_two_arrays(
 
     monkeypatch.setattr(scheduler, "submit", interrupted)
     with pytest.raises(_Killed):
-        waiting.run(sweep, ASKED, tmp_path, resumes=True, cancels=True)
+        waiting.run(sweep, OPTIONS, tmp_path, resumes=True, cancels=True)
     assert cluster.cancelled == {"0_0", "0_1", "1_0", "1_1"}
 
 
@@ -608,7 +623,7 @@ def test_what_sbatch_refuses_is_submitted_later_while_there_are_jobs(
 
     monkeypatch.setattr(scheduler, "submit", full)
     monkeypatch.setattr("time.sleep", look)
-    waiting.run(sweep, ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(sweep, OPTIONS, tmp_path, resumes=True, cancels=False)
     assert {one["status"] for one in record.records(tmp_path)} == {"ok"}
     assert capsys.readouterr().err.count("QOSMaxSubmitJobPerUserLimit; trying again") == 1
     assert all((folder / "ids.json").exists() for folder in (tmp_path / "slurm").glob("[0-9]*"))
@@ -617,14 +632,14 @@ def test_what_sbatch_refuses_is_submitted_later_while_there_are_jobs(
 def test_what_sbatch_refuses_at_once_is_one_line(eight, tmp_path: Path, monkeypatch) -> None:
     Pretended(monkeypatch).refusals = ["sbatch refuses: Invalid account"]
     with pytest.raises(ConfigError, match=f"sbatch refuses: Invalid account; go on with resume={tmp_path}"):
-        waiting.run(eight, ASKED, tmp_path, resumes=True, cancels=False)
+        waiting.run(eight, OPTIONS, tmp_path, resumes=True, cancels=False)
 
 
 def test_a_job_of_which_slurm_knows_nothing_for_some_time_is_lost(eight, tmp_path: Path, monkeypatch) -> None:
     cluster = Pretended(monkeypatch, b=["UNKNOWN"])
     looks = []
     monkeypatch.setattr("time.sleep", looks.append)
-    waiting.run(eight[:2], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:2], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert statuses(tmp_path) == {"a2": "ok", "b2": "ok"}
     assert (len(cluster.arrays), len(looks)) == (2, waiting.LOOKS + 1)
 
@@ -633,15 +648,15 @@ def test_a_spoiled_pack_is_named_in_a_line(eight, tmp_path: Path, monkeypatch) -
     cluster = Pretended(monkeypatch, b=["PENDING"])
     monkeypatch.setattr("time.sleep", _killed)
     with pytest.raises(_Killed):
-        waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+        waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     pack = tmp_path / "slurm" / "001" / "0.json"
     pack.write_text("{")
     with pytest.raises(ConfigError, match=f"{pack} is no pack .* delete it"):
-        waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+        waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     pack.unlink()
     cluster.ends = {}
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert len(record.records(tmp_path)) == 4
 
 
@@ -651,24 +666,24 @@ def test_the_latest_array_of_more_than_999_is_the_one_with_the_largest_number(
     for array in ("999", "1000"):
         packs.write(Pack(eight[:1]), tmp_path / "slurm" / array / "0.json")
         record.write_json({"jobs": [f"{array}_0"]}, tmp_path / "slurm" / array / "ids.json")
-    (task,) = Submissions(tmp_path, ASKED).latest({packs.identity(eight[0])})
+    (task,) = Submissions(tmp_path, OPTIONS).latest({packs.identity(eight[0])})
     assert task.number == "1000_0"
 
 
 def test_a_new_run_does_not_take_the_records_of_another(eight, tmp_path: Path, monkeypatch) -> None:
     Pretended(monkeypatch)
-    waiting.run(eight[:2], ASKED, tmp_path / "run", resumes=False, cancels=False)
+    waiting.run(eight[:2], OPTIONS, tmp_path / "run", resumes=False, cancels=False)
     record.write_json({}, tmp_path / "run" / "cell" / "job.json")
     with pytest.raises(ConfigError, match="holds a run already; go on with it by resume="):
-        waiting.run(eight[:2], ASKED, tmp_path / "run", resumes=False, cancels=False)
+        waiting.run(eight[:2], OPTIONS, tmp_path / "run", resumes=False, cancels=False)
 
 
 def test_cells_of_changed_code_are_submitted_again(eight, tmp_path: Path, monkeypatch) -> None:
     cluster = Pretended(monkeypatch)
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     monkeypatch.setitem(CODE, "method_hash", "another")
     monkeypatch.setattr(waiting, "Launcher", lambda: Noting(method_hash="another"))
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert [len(array) for array in cluster.arrays] == [1, 1]
 
 
@@ -677,11 +692,11 @@ def test_of_changed_code_and_lost_jobs_each_cell_is_submitted_once(eight, tmp_pa
     waits = State("PENDING")
     monkeypatch.setattr("time.sleep", lambda seconds: _killed(seconds) if waits in cluster.known.values() else None)
     with pytest.raises(_Killed):
-        waiting.run(eight[:4], ASKED, tmp_path, resumes=False, cancels=False)
+        waiting.run(eight[:4], OPTIONS, tmp_path, resumes=False, cancels=False)
     cluster.known["1_0"] = State("NODE_FAIL")
     monkeypatch.setitem(CODE, "method_hash", "another")
     monkeypatch.setattr(waiting, "Launcher", lambda: Noting(method_hash="another"))
-    waiting.run(eight[:4], ASKED, tmp_path, resumes=True, cancels=False)
+    waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert sorted(itertools.chain(*itertools.chain(*cluster.arrays[2:]))) == ["a 0 0", "a 2 0", "b 0 0", "b 2 0"]
 
 

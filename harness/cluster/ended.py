@@ -1,4 +1,4 @@
-"""Cells that ended with their job: what is recorded of them, or that they run again."""
+"""Decides of cells that ended with their job what is recorded, or whether they run again."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def store(cell: Measured, run: Path, status: str, message: str, fields: Mapping[
     output = run / cell.folder
     begun = [folder for folder in folders_of(output, cell.job.key) if not (folder / "record.json").exists()]
     folder = begun[-1] if begun else claim(output, cell.job.key)
-    asked = folder / "job.json"
-    began = datetime.fromtimestamp(asked.stat().st_mtime if asked.exists() else folder.stat().st_mtime, UTC)
-    if not asked.exists():
-        record.write_json(json.loads(json.dumps(asdict(cell.job))), asked)
+    job = folder / "job.json"
+    began = datetime.fromtimestamp(job.stat().st_mtime if job.exists() else folder.stat().st_mtime, UTC)
+    if not job.exists():
+        record.write_json(json.loads(json.dumps(asdict(cell.job))), job)
     found = {"status": status, "message": message, "started": began.isoformat(timespec="seconds"), "look": 0}
     record.write(cell.job.fields() | {"attempt": 1} | dict(fields) | found, folder / "record.json")
     return folder / "record.json"

@@ -48,7 +48,7 @@ def _run(file: Path) -> int:
                 path = launcher.finished(first.job, journal.run / first.folder)  # the signal came before its line
                 if path is None:
                     verdict = ended.out_of_time(place.job, "its time was over")
-                    fields = source | place.fields(first.job, {"status": "timeout"})
+                    fields = source | place.fields(first.job, {"status": verdict[0]})
                     path = ended.store(first, journal.run, *verdict, fields)
                 journal.end(left[0], path)
             raise
@@ -59,7 +59,7 @@ def _run_cell(cell: Measured, at: int, journal: packs.Journal, place: Place, lau
     """Run a cell and note its record, unless too many jobs have ended while it ran."""
     if place.attempt > ended.TRIES:
         verdict = ended.lost(place.attempt - 1, f"the last, {place.job}, to be queued again")
-        fields = launcher.source(cell.job) | place.fields(cell.job, {"status": "lost"})
+        fields = launcher.source(cell.job) | place.fields(cell.job, {"status": verdict[0]})
         path = ended.store(cell, journal.run, *verdict, fields | {"attempt": place.attempt - 1})
     else:
         journal.begin(at)

@@ -35,20 +35,20 @@ def identity(cell: Measured) -> str:
     return f"{cell.folder}/{cell.job.key}"
 
 
-def packed(cells: Iterable[Measured], asked: Slurm) -> dict[Needs, list[Pack]]:
+def packed(cells: Iterable[Measured], slurm: Slurm) -> dict[Needs, list[Pack]]:
     """The cells in packs, by what a job must have to run them.
 
     Cells that are compared with each other are in one pack, in the order given, so that interleaved rounds stay so.
-    A pack takes further cells until it has `asked.pack`.
+    A pack takes further cells until it has `slurm.pack`.
     """
     contests: dict[tuple[Needs, str], list[tuple[int, Measured]]] = {}
     for place, cell in enumerate(cells):
-        contest = asked.needs(cell.job), cell.job.text_without(COMPARED)
+        contest = slurm.needs(cell.job), cell.job.text_without(COMPARED)
         contests.setdefault(contest, []).append((place, cell))
     filled: dict[Needs, list[list[tuple[int, Measured]]]] = {}
     for (needs, _), own in contests.items():
         packs = filled.setdefault(needs, [[]])
-        if packs[-1] and len(packs[-1]) + len(own) > asked.pack:
+        if packs[-1] and len(packs[-1]) + len(own) > slurm.pack:
             packs.append([])
         packs[-1].extend(own)
     return {

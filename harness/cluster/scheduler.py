@@ -52,7 +52,7 @@ class State:
         return f"{self.name} ({self.detail})" if self.detail not in ("", "None", "0:0") else self.name
 
 
-def asked(*command: str) -> str:
+def output_of(*command: str) -> str:
     """What one of Slurm's programs prints; raises SchedulerError where it fails."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(OPTIONS)}
     env["SLURM_BITSTR_LEN"] = "0"  # the tasks of an array are shown in full
@@ -111,7 +111,7 @@ class _Node:
 def _nodes() -> list[_Node]:
     """The kinds of nodes of the cluster; raises ConfigError where Slurm does not answer."""
     try:
-        lines = asked("sinfo", "-h", "-e", "-o", "%R|%c|%m|%G|%l").splitlines()
+        lines = output_of("sinfo", "-h", "-e", "-o", "%R|%c|%m|%G|%l").splitlines()
     except SchedulerError as error:
         raise ConfigError(f"launcher=slurm: {error}") from error
     found = []
@@ -158,13 +158,13 @@ def submit(run: Callable[[str], None], packs: Sequence[Path], parameters: Mappin
 @cache
 def largest_array() -> int:
     """How many jobs an array may have."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", asked("scontrol", "show", "config"))
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", output_of("scontrol", "show", "config"))
     return max(1, int(found[1]) - 1) if found else 1000
 
 
 def numbers(name: str) -> list[str]:
     """The numbers of the jobs of this name that are in the queue or the accounting, in order."""
-    found = {*asked("squeue", "-h", "-r", "-a", "-t", "all", "-n", name, "-o", "%i").split()}
+    found = {*output_of("squeue", "-h", "-r", "-a", "-t", "all", "-n", name, "-o", "%i").split()}
     found |= {job for job, _ in _accounted(["--name", name, "-S", "now-30days"])}
     return sorted((number for number in found if number.isdigit() or re.fullmatch(r"\d+_\d+", number)), key=_in_order)
 
@@ -177,7 +177,7 @@ def states(numbers: Collection[str]) -> dict[str, State]:
     """What Slurm says of some jobs; raises SchedulerError where it does not answer."""
     arrays = sorted({number.partition("_")[0] for number in numbers})
     found: dict[str, State] = {}
-    for line in asked("squeue", "-h", "-r", "-a", "-t", "all", "-o", "%i|%T|%r", *_of_jobs(arrays)).splitlines():
+    for line in output_of("squeue", "-h", "-r", "-a", "-t", "all", "-o", "%i|%T|%r", *_of_jobs(arrays)).splitlines():
         number, name, reason = line.split("|", 2)
         found[number] = State(name, reason)
     gone = [number for number in numbers if number not in found or found[number].ended]
@@ -196,7 +196,7 @@ def _of_jobs(arrays: Sequence[str]) -> list[str]:
 def _accounted(which: Sequence[str]) -> list[tuple[str, State]]:
     """The jobs in the accounting, with their states; none on a cluster without accounting, of which a line says so."""
     try:
-        lines = asked("sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", *which).splitlines()
+        lines = output_of("sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", *which).splitlines()
     except SchedulerError as error:
         if "disabled" not in str(error):
             raise
@@ -229,7 +229,7 @@ def _say_once(text: str) -> None:
 def cancel(numbers: Collection[str]) -> None:
     """End jobs, queued and running ones. What has ended already stays so."""
     if numbers:
-        asked("scancel", "--quiet", *sorted({number.partition("_")[0] for number in numbers}))
+        output_of("scancel", "--quiet", *sorted({number.partition("_")[0] for number in numbers}))
 
 
 def killed_for_memory(log: Path) -> str | None:

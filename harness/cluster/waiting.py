@@ -215,7 +215,7 @@ class _Following:
         """Count a cell's record, once."""
         if name not in self._found:
             self._found[name] = path
-            self._progress.end(self._cells[name].name, _status(path))
+            self._progress.end_recorded(self._cells[name].name, path)
 
     def _show(self, text: str) -> None:
         """Show what the jobs do, if it has changed."""
@@ -240,10 +240,3 @@ def _summary(states: Sequence[State]) -> str:
     reasons = sorted({state.detail for state in states if state.name == "PENDING"} - {"None", ""})
     waiting = f" ({', '.join(reasons)})" if reasons else ""
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) + waiting
-
-
-def _status(path: Path) -> str:
-    try:
-        return record.read(path)["status"]
-    except record.RecordError:
-        return "record lost"
