@@ -1,5 +1,6 @@
 """Packs, journals, verdicts on ended jobs and the following of jobs, with a cluster that is only pretended."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -633,6 +634,17 @@ def test_what_sbatch_refuses_at_once_is_one_line(eight, tmp_path: Path, monkeypa
     Pretended(monkeypatch).refusals = ["sbatch refuses: Invalid account"]
     with pytest.raises(ConfigError, match=f"sbatch refuses: Invalid account; go on with resume={tmp_path}"):
         waiting.run(eight, OPTIONS, tmp_path, resumes=True, cancels=False)
+
+
+@pytest.mark.parametrize("times", [waiting.LOOKS - 1, waiting.LOOKS])
+def test_sbatch_may_fail_for_a_moment_though_no_job_is_left(eight, tmp_path: Path, monkeypatch, times) -> None:
+    cluster = Pretended(monkeypatch, b=["NODE_FAIL"])
+    refusals = ["sbatch refuses: Socket timed out"] * times
+    monkeypatch.setattr("time.sleep", lambda seconds: setattr(cluster, "refusals", refusals))
+    fails = contextlib.nullcontext() if times < waiting.LOOKS else pytest.raises(ConfigError, match="Socket timed out")
+    with fails:
+        waiting.run(eight[:2], OPTIONS, tmp_path, resumes=True, cancels=False)
+    assert statuses(tmp_path) == {"a2": "ok"} | ({"b2": "ok"} if times < waiting.LOOKS else {})
 
 
 def test_a_job_of_which_slurm_knows_nothing_for_some_time_is_lost(eight, tmp_path: Path, monkeypatch) -> None:

@@ -76,6 +76,7 @@ class _Following:
         self._found: dict[str, Path] = {}  # the records of cells, by `identity`
         self._stopped: list[str] = []  # why jobs are not submitted again
         self._tasks: list[Task] = []
+        self._refused = 0  # times one after another that sbatch has refused
         self._shown = ""
 
     def run(self, cancels: bool) -> list[Path]:
@@ -83,8 +84,8 @@ class _Following:
         began = time.monotonic()
         try:
             self._submissions.add(*self._missing())
-            self._submit()
-            while self._tasks:
+            self._submit(patience=1)
+            while self._tasks or self._refused:
                 self._advise(cancels)
                 time.sleep(min(LATE_S, max(SOON_S, 0.1 * (time.monotonic() - began))))
                 self._look()
@@ -137,24 +138,27 @@ class _Following:
             if (name := identity(task.pack.cells[at])) in task.own:
                 self._finish(name, path)
 
-    def _submit(self) -> str:
-        """Submit what is to be submitted; why sbatch refuses it, which another look may change, or nothing.
+    def _submit(self, patience: int) -> str:
+        """Submit what is to be submitted; why sbatch refuses it, or nothing.
 
-        Raises SchedulerError where it refuses and no job is left to wait for.
+        It is tried again with the next look. Raises SchedulerError where no job is left to wait for, and sbatch has
+        refused so many times one after another.
         """
         try:
             for task in self._submissions.submit():
                 self._tasks.append(task)
         except SchedulerError as error:
-            if not self._tasks:
+            self._refused += 1
+            if not self._tasks and self._refused >= patience:
                 raise
             return f"; {error}; trying again"
+        self._refused = 0
         return ""
 
     def _look(self) -> None:
         """See what the jobs have done, and what has ended."""
         try:
-            states = scheduler.states([task.number for task in self._tasks])
+            states = scheduler.states([task.number for task in self._tasks]) if self._tasks else {}
         except SchedulerError as error:
             self._show(f"{error}; asking again")  # the controller may be busy, and the jobs run without it
             return
@@ -172,7 +176,7 @@ class _Following:
         self._tasks = going
         self._submissions.add([], again)
         summary = _summary([states[task.number] for task in going])
-        self._show(f"{summary}{self._submit()}")
+        self._show(f"{summary}{self._submit(LOOKS)}".removeprefix("; "))
 
     def _settled(self, task: Task, state: State, resumes: bool) -> Pack | None:
         """What is to be submitted again of a job that has ended, after recording the cell that ended it, if one did."""
