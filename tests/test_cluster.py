@@ -201,6 +201,8 @@ def test_a_machine_without_slurm_or_submitit_is_named(programs, monkeypatch) -> 
 
 def test_states_come_from_the_queue_and_for_ended_jobs_from_the_accounting(programs, capsys) -> None:
     programs(squeue="12_0|RUNNING|None\n12_1|PENDING|Resources\n12_2|FAILED|JobLaunchFailure\n")
+    assert str(scheduler.states(["12_2"])["12_2"]) == "FAILED (JobLaunchFailure)"
+    assert "no accounting (sacct cannot be run" in capsys.readouterr().err
     programs(sacct="12_2|CANCELLED by 0|0:9\n12_3|TIMEOUT|0:15\n12_0|COMPLETED|0:0\n")
     names = [f"12_{number}" for number in range(5)]
     assert list(map(str, scheduler.states(names).values())) == [
@@ -315,6 +317,15 @@ def test_a_cell_after_a_look_may_have_a_neighbour_unless_the_job_has_its_node_fo
     assert place.fields(job(), {"status": "ok"})["co_scheduled"] is known
     monkeypatch.setattr("harness.cluster.place.LOOK_S", 0.0)
     assert place.fields(job(), {"status": "ok"})["co_scheduled"] is False
+
+
+@pytest.mark.parametrize(("status", "waits"), [("ok", 0), ("wrong", 0), ("crashed", 1), ("error", 1), ("oom", 1)])
+def test_a_cell_that_failed_waits_for_the_signal_that_ends_its_job(in_a_job, job, monkeypatch, status, waits) -> None:
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    in_a_job()
+    Place().fields(job(), {"status": status})
+    assert len(slept) == waits
 
 
 def test_fewer_cores_than_threads_are_as_bad_as_another_job(in_a_job, job) -> None:
