@@ -55,7 +55,7 @@ def lost(jobs: int, last: str) -> tuple[str, str]:
 def store(cell: Measured, run: Path, status: str, message: str, fields: Mapping[str, Any]) -> Path:
     """Record a cell that ended with its job, with further fields, in the folder where it began; the record's file."""
     output = run / cell.folder
-    begun = [folder for folder in folders_of(output, cell.job.key) if not (folder / "record.json").exists()]
+    begun = [folder for folder in folders_of(output, cell.job.key) if not _is_final(folder / "record.json")]
     folder = begun[-1] if begun else claim(output, cell.job.key)
     job = folder / "job.json"
     began = datetime.fromtimestamp(job.stat().st_mtime if job.exists() else folder.stat().st_mtime, UTC)
@@ -64,3 +64,12 @@ def store(cell: Measured, run: Path, status: str, message: str, fields: Mapping[
     found = {"status": status, "message": message, "started": began.isoformat(timespec="seconds"), "look": 0}
     record.write(cell.job.fields() | {"attempt": 1} | dict(fields) | found, folder / "record.json")
     return folder / "record.json"
+
+
+def _is_final(path: Path) -> bool:
+    """Whether there is a record that does not only say that the first run of a cell, which is run twice, crashed."""
+    try:
+        seen = record.read(path)
+    except record.RecordError:
+        return path.exists()
+    return (seen["status"], seen["attempt"]) != ("crashed", 1)
