@@ -262,6 +262,16 @@ def test_efficiency_is_derived_from_the_times_of_one_and_of_several_processes(tm
     assert "| 0.55" in text
 
 
+def test_an_efficiency_across_nodes_is_marked(tmp_path: Path) -> None:
+    analysis = records(tmp_path, [(1, 100, 1.0, 800), (2, 100, 0.625, 440)])
+    assert not efficiency(analysis)["apart"].any()
+    analysis.frame["node"] = ["n1", "n2"]
+    text = report.markdown(Analysis(analysis.frame))
+    assert text is not None
+    assert "| 0.80\\* " in text
+    assert "different nodes" in text
+
+
 def test_one_process_has_no_scaling(tmp_path: Path) -> None:
     assert report.markdown(records(tmp_path, [(1, 100, 1.0, 800), (1, 200, 0.6, 440)])) is None
 

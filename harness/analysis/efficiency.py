@@ -15,14 +15,15 @@ from harness.record import plain
 from harness.record.identity import PROBLEM
 
 ALIKE = 0.05  # relative difference of P^2 / K up to which weak scaling compares two cells
-COLUMNS = ("kind", "problem", "label", "params", "ranks", "median_s", "efficiency", "peak_bytes", "peak_share")
+COLUMNS = ("kind", "problem", "label", "params", "ranks", "median_s", "efficiency", "apart", "peak_bytes", "peak_share")
 
 
 def efficiency(analysis: Analysis) -> DataFrame:
     """A row for each right cell of several processes that has one of a single process to compare with; maybe none.
 
     Columns: `kind` (strong or weak), problem (with quantity and settings), label, params, ranks (K), median_s,
-    efficiency, and, of strong scaling, peak_bytes of the largest rank and its share of that of one process.
+    efficiency, apart (whether the two cells ran on different nodes of a cluster), and, of strong scaling, peak_bytes of
+    the largest rank and its share of that of one process.
     """
     cells = analysis.cells[analysis.cells["median_s"] > 0]
     cells = cells[(cells["status"] == "ok") & cells["params"].notna()]
@@ -43,7 +44,7 @@ def _strong(group: DataFrame) -> Iterator[dict[str, object]]:
         alone = same[same["ranks"] == 1]
         for _, cell in same[same["ranks"] > 1].iterrows() if len(alone) else ():
             one = alone.iloc[0]
-            yield _told("strong", cell) | {
+            yield _row("strong", cell, one) | {
                 "efficiency": one["median_s"] / (cell["ranks"] * cell["median_s"]),
                 "peak_bytes": cell["tensor_peak_bytes"],
                 "peak_share": cell["tensor_peak_bytes"] / one["tensor_peak_bytes"],
@@ -56,8 +57,10 @@ def _weak(group: DataFrame) -> Iterator[dict[str, object]]:
         entries = cell["params"] ** 2 / cell["ranks"]
         off = (alone["params"] ** 2 / entries - 1).abs()
         if (off <= ALIKE).any():
-            yield _told("weak", cell) | {"efficiency": alone.loc[off.idxmin(), "median_s"] / cell["median_s"]}
+            one = alone.loc[off.idxmin()]
+            yield _row("weak", cell, one) | {"efficiency": one["median_s"] / cell["median_s"]}
 
 
-def _told(kind: str, cell: Series) -> dict[str, object]:
-    return {"kind": kind, **{name: cell[name] for name in ("params", "ranks", "median_s")}}
+def _row(kind: str, cell: Series, one: Series) -> dict[str, object]:
+    nodes = {node for node in (cell["node"], one["node"]) if isinstance(node, str)}
+    return {"kind": kind, "apart": len(nodes) > 1, **{name: cell[name] for name in ("params", "ranks", "median_s")}}

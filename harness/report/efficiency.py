@@ -16,6 +16,7 @@ MEANINGS = {
     "weak": "Weak scaling: P grows such that each process has as many entries, P^2 / K. Efficiency: the time of one "
     "process over that of K.",
 }
+APART = "*"  # after an efficiency
 
 
 def markdown(analysis: Analysis) -> str | None:
@@ -27,6 +28,8 @@ def markdown(analysis: Analysis) -> str | None:
     for kind, rows in found.groupby("kind", sort=True):
         table = _texts(rows).map(escaped).to_markdown(index=False, disable_numparse=True)
         parts += [f"## {str(kind).capitalize()} scaling", MEANINGS[str(kind)], table]
+        if rows["apart"].any():
+            parts.append(escaped(f"{APART} The two were timed on different nodes of a cluster."))
     return "\n\n".join([*parts, f"{escaped(analysis.environment)}.\n"])
 
 
@@ -38,7 +41,7 @@ def _texts(rows: DataFrame) -> DataFrame:
             "method": rows["label"].map(plain),
             "processes": rows["ranks"].map("{:.0f}".format),
             "time": rows["median_s"].map(duration),
-            "efficiency": rows["efficiency"].map("{:.2f}".format),
+            "efficiency": rows["efficiency"].map("{:.2f}".format) + rows["apart"].map({True: APART, False: ""}),
         }
     )
     if rows["peak_bytes"].notna().any():
