@@ -172,7 +172,7 @@ def test_time_limits_of_slurm() -> None:
         ({}, Needs(cpus=65, gpus=0), "launcher.cpus: jobs of 65 cores .* the cluster allows 64 cores"),
         ({"partition": "ci"}, Needs(cpus=1, gpus=1), "launcher.gpus: jobs of 1 GPUs .* partition ci allows 0 GPUs"),
         ({}, Needs(cpus=1, gpus=9), "the cluster allows 8 GPUs"),
-        ({"partition": "ci", "memory_gb": 9}, NEEDS, "launcher.memory_gb: jobs of 9 GB .* allows 8.389 GB"),
+        ({"partition": "ci", "memory_gb": 9}, NEEDS, "launcher.memory_gb: jobs of 9 GB .* allows 8.388 GB"),
         ({"partition": "ci", "time_min": 61}, NEEDS, "launcher.time_min: jobs of 61 minutes .* allows 60 minutes"),
     ],
 )
@@ -549,7 +549,7 @@ def test_jobs_that_were_cancelled_or_never_begin_a_cell_are_not_submitted_for_ev
     eight, tmp_path: Path, monkeypatch, ends
 ) -> None:
     cluster = Pretended(monkeypatch, before=list(ends))
-    with pytest.raises(ConfigError, match=f"4 cells have no record: job .* ended: {ends[0]}.*resume={tmp_path}"):
+    with pytest.raises(ConfigError, match=f"cells without a record: 4; job .* ended: {ends[0]}.*resume={tmp_path}"):
         waiting.run(eight[:4], OPTIONS, tmp_path, resumes=True, cancels=False)
     assert len(cluster.arrays) == min(len(ends), ended.TRIES)
     cluster.ends = {}

@@ -44,7 +44,7 @@ class Slurm:
     pack: Annotated[int, whole(1)]  # cells of a job, at least
     at_once: Annotated[int, whole(1)]  # jobs of an array that run at once
     exclusive: Annotated[bool, FLAG]  # whole nodes
-    sbatch: Annotated[dict[str, Any], OPTIONS]  # further options of sbatch
+    sbatch: Annotated[dict[str, Any] | None, or_null(OPTIONS, "none")]  # further options of sbatch
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any] | None) -> Slurm | None:
@@ -67,7 +67,9 @@ class Slurm:
         """The parameters of submitit's SlurmExecutor for an array of jobs, all on one node if it is given."""
         # In units of 2**20 bytes. Slurm takes 0 for all memory of the node.
         memory = None if self.memory_gb is None else f"{max(1, int(self.memory_gb * 1e9 / 2**20))}M"
-        further = {"requeue": True} | self.sbatch | ({} if node is None else {"nodelist": node})
+        further: dict[str, Any] = {"requeue": True, **(self.sbatch or {})}
+        if node is not None:
+            further["nodelist"] = node
         optional = {
             "partition": self.partition,
             "account": self.account,

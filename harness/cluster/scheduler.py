@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 import shutil
@@ -62,7 +63,7 @@ def output_of(*command: str) -> str:
         raise SchedulerError(f"{command[0]} cannot be run: {error}") from error
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
-        raise SchedulerError(f"{command[0]}: {last}")
+        raise SchedulerError(f"{command[0]}: {last.removeprefix(f'{command[0]}: ')}")
     return done.stdout
 
 
@@ -93,7 +94,8 @@ def check(slurm: Slurm, needs: Collection[Needs]) -> None:
         if wanted > has:
             where = "the cluster" if slurm.partition is None else f"partition {slurm.partition}"
             raise ConfigError(
-                f"launcher.{key}: jobs of {wanted:g} {unit} were asked for, and {where} allows {has:.4g} {unit} at most"
+                f"launcher.{key}: jobs of {wanted:g} {unit} were asked for, and {where} allows "
+                f"{math.floor(1000 * has) / 1000:g} {unit} at most"
             )
 
 
@@ -113,7 +115,10 @@ def _nodes() -> list[_Node]:
     try:
         lines = output_of("sinfo", "-h", "-e", "-o", "%R|%c|%m|%G|%l").splitlines()
     except SchedulerError as error:
-        raise ConfigError(f"launcher=slurm: {error}") from error
+        raise ConfigError(
+            f"launcher=slurm: {error}; does `sinfo` work in this shell? It needs a configuration (SLURM_CONF) and a "
+            "controller (slurmctld)"
+        ) from error
     found = []
     for line in lines:
         partition, cores, memory_mb, resources, limit = line.split("|")

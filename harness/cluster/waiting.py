@@ -89,14 +89,16 @@ class _Following:
                 self._advise(cancels)
                 time.sleep(min(LATE_S, max(SOON_S, 0.1 * (time.monotonic() - began))))
                 self._look()
-        except BaseException:
+        except BaseException as error:
             if cancels:
                 scheduler.cancel(self._submissions.numbers())
+            if isinstance(error, SchedulerError | record.RecordError | record.StorageError):
+                raise ConfigError(f"{error}; {self._how_to_go_on(cancels)}") from error
             raise
         if self._stopped:
             more = f" and {len(self._stopped) - SHOWN} more" if len(self._stopped) > SHOWN else ""
             raise ConfigError(
-                f"{len({*self._order} - self._found.keys())} cells have no record: "
+                f"cells without a record: {len({*self._order} - self._found.keys())}; "
                 f"{'; '.join(self._stopped[:SHOWN])}{more}; go on with resume={self._output}"
             )
         return [self._found[name] for name in self._order]
@@ -231,11 +233,13 @@ class _Following:
 
     def _advise(self, cancels: bool) -> None:
         if not cancels:
-            jobs = " ".join(sorted({task.number.partition("_")[0] for task in self._tasks}))
-            program.advise(
-                f"harness: interrupted; its jobs go on. Follow them with resume={self._output}, or end them with "
-                f"scancel {jobs}"
-            )
+            program.advise(f"harness: interrupted; {self._how_to_go_on(cancels)}")
+
+    def _how_to_go_on(self, cancels: bool) -> str:
+        jobs = sorted({task.number.partition("_")[0] for task in self._tasks})
+        if cancels or not jobs:
+            return f"go on with resume={self._output}"
+        return f"its jobs go on. Follow them with resume={self._output}, or end them with scancel {' '.join(jobs)}"
 
 
 def _summary(states: Sequence[State]) -> str:
