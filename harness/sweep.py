@@ -130,7 +130,7 @@ def _run_all(
 
         def finish(measured: Measured, path: Path) -> None:
             paths.append(path)
-            progress.end(measured.name, _status(path))
+            progress.end_recorded(measured.name, path)
 
         for measured, path in zip(runs, pool.map(run_one, runs), strict=True):
             if path is None:
@@ -146,13 +146,6 @@ def _run_all(
             with pool.launcher() as launcher:
                 _confirm(comparison, output, launcher)
     return paths
-
-
-def _status(path: Path) -> str:
-    try:
-        return record.read(path)["status"]
-    except record.RecordError:
-        return "record lost"
 
 
 def lost(paths: Sequence[Path]) -> list[Path]:

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods.chunks import output
 from methods.factoring.certificate import Certificate, FallbackWarning
 from methods.factoring.diagonal import write_diagonal
 from methods.factoring.fallback import Fallback, check_fallback, check_rows_allowed, report_failed
@@ -87,15 +88,12 @@ def hessian_over_batches(
 ) -> Tensor:
     """Hessian (P, P) of the sum over `batches` of `criterion(model(inputs), targets)`; all else as in `hessian`.
 
-    A batch is (criterion, inputs, targets). One of them is in memory at a time, and one matrix (P, P). The batches are
+    A batch is (criterion, inputs, targets). Two of them are in memory at most, and one matrix (P, P). The batches are
     gone through again where parameters take rows, and must then be the same. The check is one of the whole sum. Raises
     ValueError where there are no batches. `methods.batches.hessian` makes them from a data set and a mean.
     """
     theta, _ = ravel(model)
-    size = len(theta)
-    if out is None:
-        out = theta.new_empty(size, size)
-    _check_out(out, theta.expand(size, size))
+    out = output(theta, out)
     _write(model, batches, Rows(out, 0), memory_mb, fallback)
     return out
 
@@ -274,12 +272,6 @@ def _blocks_product(
         for name in by_rows:
             of_rows[network.span[name]] = whole[network.span[name]]
     return sum(of_blocks, of_rows)
-
-
-def _check_out(out: Tensor, like: Tensor) -> None:
-    if (out.shape, out.dtype, out.device) != (like.shape, like.dtype, like.device):
-        found = f"{tuple(out.shape)} {out.dtype} {out.device}"
-        raise ValueError(f"out is {found}; the Hessian is {tuple(like.shape)} {like.dtype} {like.device}")
 
 
 def _check_vectors(vectors: Tensor, theta: Tensor) -> None:

@@ -248,7 +248,7 @@ def test_out_is_written_in_place_and_may_be_a_file(tmp_path) -> None:
 def test_an_out_that_does_not_fit_is_refused(out) -> None:
     problem = networks.mlp(inputs=2, width=4, outputs=3, batch=6)
     assert len(problem.theta) == 27
-    with pytest.raises(ValueError, match=r"the Hessian is \(27, 27\) torch.float64 cpu"):
+    with pytest.raises(ValueError, match=r"the matrix is \(27, 27\) torch.float64 cpu"):
         of(problem, out=out)
 
 

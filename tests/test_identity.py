@@ -42,6 +42,7 @@ OTHERS = {
     "device": "cuda",
     "dtype": "float32",
     "threads": 2,
+    "processes": 2,
     "mode": "autocast",
     "allocator": "tuned",
     "seed": 2**60 + 1,
@@ -83,7 +84,7 @@ def test_what_makes_a_cell_is_what_it_was():
     assert set(identity.CELL) == {
         *("problem", "problem_target", "problem_options", "method", "target", "method_options", "quantity", "vectors"),
         *("subset", "device", "dtype", "threads", "mode", "allocator", "seed", "memory_limit_gb", "limit_s", "measure"),
-        *("interpreter", "code", "torch", "packages", "machine"),
+        *("interpreter", "code", "processes", "torch", "packages", "machine"),
     }
     assert set(identity.MACHINE) == {"cpu", "cores", "gpu", "driver", "governor", "platform", "node"}
     assert set(identity.JSON) == {"problem_options", "method_options", "measure"}

@@ -252,3 +252,22 @@ def test_a_report_prepares_its_records_once(frame_of, tmp_path, monkeypatch):  #
 def test_a_baseline_that_no_record_has_is_refused(frame_of):  # noqa: F811
     with pytest.raises(ValueError, match="baseline c is no method of these records; they have a, b"):
         leaderboard(Analysis(frame_of([cell("a"), cell("b")])), "c")
+
+
+def test_times_of_two_nodes_of_a_cluster_make_no_ratio(frame_of, tmp_path):  # noqa: F811
+    """Eight processes each, 1.2 times as fast; the node alone may be the reason."""
+    times = [0.01 + 0.0001 * number for number in range(8)]
+    slower = [1.2 * seconds for seconds in times]
+    frame = frame_of([*timed("func_hessian", *times, node="n1"), *timed("rows", *slower, node="n2")])
+    leader = leader_of(frame)
+    assert (leader.won, leader.lead.processes, math.isnan(leader.lead.value)) == (False, 0, True)
+    line = text_of(frame)
+    assert (line["over the next"], line["95 % interval"]) == ("on several nodes: rows", "-")
+    assert "on several nodes: their times do not compare" in board.notes(leaderboard(Analysis(frame)), None)
+    write(Analysis(frame), tmp_path / "report")
+    with pytest.raises(ValueError, match="on no node, where another method is"):
+        write(Analysis(frame), tmp_path / "over", baseline="func_hessian")
+    shared = timed("rows", *slower[:4], node="n1", seed=1) + timed("func_hessian", *times[:4], node="n1", seed=1)
+    lead = leader_of(frame_of([*timed("func_hessian", *times, node="n1"), *timed("rows", *slower, node="n2"), *shared]))
+    assert (lead.lead.processes, lead.lead.value) == (4, pytest.approx(1.2)), "those of one node alone"
+    assert lead.won

@@ -303,12 +303,22 @@ def test_weak_scaling_is_of_matrices_of_problems_that_differ_in_size_alone(tmp_p
     assert list(efficiency(analysis)["kind"]) == kinds
 
 
-def test_an_efficiency_from_a_contended_time_is_marked(tmp_path: Path) -> None:
+def test_an_efficiency_across_nodes_is_marked(tmp_path: Path) -> None:
+    analysis = records(tmp_path, [(1, 100, 1.0, 800), (2, 100, 0.625, 440)])
+    assert not efficiency(analysis)["apart"].any()
+    analysis.frame["node"] = ["n1", "n2"]
+    text = report.markdown(Analysis(analysis.frame))
+    assert text is not None
+    assert "| 0.80\\* " in text
+    assert "different nodes" in text
+
+
+def test_a_contended_time_of_an_efficiency_is_marked(tmp_path: Path) -> None:
     contended = {"sampling_wall_s": 1.0, "sampling_cpu_s": 0.4, "sampling_waiting_s": 0.6}
     text = report.markdown(records(tmp_path, [(1, 100, 1.0, 800, contended), (2, 100, 0.5, 400)]))
     assert text is not None
-    assert "1.00 *" in text.replace("\\", "")
-    assert report.CONTENTION in text
+    assert "500 ms *" in text.replace("\\", "")
+    assert "under contention" in text
 
 
 def test_more_threads_than_cores_are_reported(two) -> None:

@@ -80,7 +80,9 @@ def test_an_interval_holds_the_planted_ratio_as_often_as_it_says(processes, cove
         drift = generator.lognormal(sigma=0.5, size=processes)  # slows both ways of a round
         rounds, nothing = numpy.arange(processes), numpy.full(processes, None)
         times = [
-            ratios.Times(time * drift * generator.lognormal(sigma=0.05, size=processes), 0 * rounds, rounds, nothing)
+            ratios.Times(
+                time * drift * generator.lognormal(sigma=0.05, size=processes), 0 * rounds, rounds, nothing, nothing
+            )
             for time in (0.01, 0.04)
         ]
         seen = ratios.ratio(*times)
@@ -136,3 +138,13 @@ def test_the_tables_tell_the_same_numbers(tmp_path) -> None:
     assert document([table]).count(r"\bfseries 4.00") == 1
     with pytest.raises(ValueError, match="in no cell"):
         speedups(Analysis(loaded(tmp_path / "alone", cells("base", [1.0]))), "base")
+
+
+def test_a_profile_compares_times_of_one_node_of_a_cluster(tmp_path) -> None:
+    records = [
+        cell(method, 8, seed=seed, times_s=[seconds], node=node)
+        for seed, node in enumerate(("n1", "n2"))
+        for method, seconds in (("a", 1.0), ("b", 2.0))
+    ]
+    frame = loaded(tmp_path / "a", [*records, cell("a", 9, times_s=[1.0], node="n1"), cell("b", 9, node="n2")])
+    assert times_over_best(Analysis(frame)).isna().sum().to_dict() == {"a": 1, "b": 1}

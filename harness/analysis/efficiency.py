@@ -19,15 +19,15 @@ from harness.record.identity import PROBLEM
 ALIKE = 0.05  # relative difference of P^2 / K up to which weak scaling compares two cells
 MATRICES = ("hessian", "ggn")  # quantities with P^2 entries
 SHOWN = ("params", "ranks", "median_s")
-COLUMNS = ("kind", "problem", "label", *SHOWN, "efficiency", "contended", "peak_bytes", "peak_share")
+COLUMNS = ("kind", "problem", "label", *SHOWN, "efficiency", "apart", "contended", "peak_bytes", "peak_share")
 
 
 def efficiency(analysis: Analysis) -> DataFrame:
     """A row for each right cell of several processes that has one of a single process to compare with; maybe none.
 
     Columns: `kind` (strong or weak), problem (with quantity and settings), label, params, ranks (K), median_s,
-    efficiency, whether a time was `contended`, and, of strong scaling, peak_bytes of the largest rank and its share of
-    that of one process.
+    efficiency, apart (whether the two cells ran on different nodes of a cluster), contended (whether either was), and,
+    of strong scaling, peak_bytes of the largest rank and its share of that of one process.
     """
     cells = analysis.cells[analysis.cells["median_s"] > 0]
     cells = cells[(cells["status"] == "ok") & cells["params"].notna()]
@@ -48,7 +48,7 @@ def _strong(group: DataFrame) -> Iterator[dict[str, object]]:
         alone = same[same["ranks"] == 1]
         for _, cell in same[same["ranks"] > 1].iterrows() if len(alone) else ():
             one = alone.iloc[0]
-            yield _row("strong", one, cell) | {
+            yield _row("strong", cell, one) | {
                 "efficiency": one["median_s"] / (cell["ranks"] * cell["median_s"]),
                 "peak_bytes": cell["tensor_peak_bytes"],
                 "peak_share": cell["tensor_peak_bytes"] / one["tensor_peak_bytes"],
@@ -63,7 +63,7 @@ def _weak(group: DataFrame) -> Iterator[dict[str, object]]:
         off = [abs(one["params"] ** 2 / (cell["params"] ** 2 / cell["ranks"]) - 1) for one in sizes]
         if off and min(off) <= ALIKE:
             one = sizes[off.index(min(off))]
-            yield _row("weak", one, cell) | {"efficiency": one["median_s"] / cell["median_s"]}
+            yield _row("weak", cell, one) | {"efficiency": one["median_s"] / cell["median_s"]}
 
 
 def _differ_in_size(one: Series, other: Series) -> bool:
@@ -74,6 +74,7 @@ def _differ_in_size(one: Series, other: Series) -> bool:
     return len(differing) == 1 and all(isinstance(value, int | float) for value in values)
 
 
-def _row(kind: str, one: Series, cell: Series) -> dict[str, object]:
-    contended = bool(one["contended"] or cell["contended"])
-    return {"kind": kind, **{name: cell[name] for name in SHOWN}, "contended": contended}
+def _row(kind: str, cell: Series, one: Series) -> dict[str, object]:
+    nodes = {node for node in (cell["node"], one["node"]) if isinstance(node, str)}
+    marks = {"apart": len(nodes) > 1, "contended": bool(one["contended"] or cell["contended"])}
+    return {"kind": kind, **marks, **{name: cell[name] for name in SHOWN}}

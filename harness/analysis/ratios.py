@@ -1,4 +1,4 @@
-"""How many times as fast one method is as another, with an interval, from processes of the same seed and round."""
+"""How many times as fast one method is as another, with an interval, from processes of one seed, round and node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENOUGH = 6  # processes from which on the order of their ratios alone gives an i
 EQUAL = 1.005  # ratio below which two times are the same to three digits
 ALONE = 1.1  # ratio below which one process a cell decides nothing: two processes of one cell often differ so much
 UNKNOWN = -1  # a seed or round that an old record lacks
-OF_A_RATIO = ["seed", "round", "median_s", "times_s"]  # columns that a ratio is made of
+OF_A_RATIO = ["seed", "round", "node", "median_s", "times_s"]  # columns that a ratio is made of
 # How an interval was found, the surest first.
 ORDER_STATISTICS = "order statistics of the processes' ratios"
 STUDENT = "Student's t on the processes' log ratios"
@@ -30,10 +30,11 @@ SAMPLES = "samples within one process"
 class Ratio:
     """The median of the ratios of paired processes and its 95 % interval; NaN where nothing tells one."""
 
-    value: float
+    value: float  # NaN where the processes ran on different nodes of a cluster: their times do not compare
     low: float
     high: float
-    processes: int  # paired; 1: the interval is of the samples within one process, which differ less than processes do
+    # Paired. 1: the interval is of the samples within one process, which differ less than processes do. 0: no ratio.
+    processes: int
     by: str  # how the interval was found: ORDER_STATISTICS, STUDENT or SAMPLES
     p: float  # two-sided, of a ratio of 1; NaN for one process, which does not show how much processes differ
 
@@ -60,11 +61,12 @@ class Ratio:
 class Times:
     """What a ratio takes of the processes of one cell: their times, which are above 0, summed up once."""
 
-    def __init__(self, medians_s: ndarray, seeds: ndarray, rounds: ndarray, samples: ndarray) -> None:
-        """All of shape (processes,); the last holds each one's `times_s`."""
+    def __init__(self, medians_s: ndarray, seeds: ndarray, rounds: ndarray, nodes: ndarray, samples: ndarray) -> None:
+        """All of shape (processes,); the last two hold each one's node, as text, and its `times_s`."""
         self._medians_s = medians_s
-        self._processes = seeds, rounds
+        self._processes = seeds, rounds, nodes
         self._samples = samples
+        self.nodes = {*nodes.tolist()}
 
     @cached_property
     def median_s(self) -> float:
@@ -72,11 +74,11 @@ class Times:
         return statistics.median(self._medians_s.tolist())
 
     @cached_property
-    def by_process(self) -> dict[tuple[float, float], float]:
-        """The median time (seconds) of the processes of each seed and round."""
-        times: dict[tuple[float, float], list[float]] = {}
-        for *process, time in zip(*self._processes, self._medians_s.tolist(), strict=True):
-            times.setdefault((process[0], process[1]), []).append(time)
+    def by_process(self) -> dict[tuple[float, float, str], float]:
+        """The median time (seconds) of the processes of each seed, round and node."""
+        times: dict[tuple[float, float, str], list[float]] = {}
+        for seed, number, node, time in zip(*self._processes, self._medians_s.tolist(), strict=True):
+            times.setdefault((seed, number, node), []).append(time)
         return {process: statistics.median(seen) for process, seen in times.items()}
 
     @cached_property
@@ -94,20 +96,23 @@ def times_by(rows: DataFrame, columns: Sequence[str]) -> dict[Any, Times]:
     """
     rows = rows[rows["median_s"] > 0]
     seeds, rounds = (rows[name].fillna(UNKNOWN).to_numpy() for name in ("seed", "round"))
+    nodes = rows["node"].astype("object").fillna("").to_numpy()  # of records that are of no cluster: one node
     medians_s, samples = rows["median_s"].to_numpy(float), rows["times_s"].to_numpy(object)
     groups = rows.groupby(list(columns)).indices
-    return {key: Times(medians_s[at], seeds[at], rounds[at], samples[at]) for key, at in groups.items()}
+    return {key: Times(medians_s[at], seeds[at], rounds[at], nodes[at], samples[at]) for key, at in groups.items()}
 
 
 def ratio(one: Times, other: Times) -> Ratio:
     """How many times as fast `one` is as `other`.
 
-    Processes of one seed and round ran beside each other, so that what slows the machine slows both. The interval is
-    that between order statistics (`intervals.interval`), below ENOUGH processes Student's t on the ratios' logarithms.
-    For one process it is the ratio of the ends of the two samples' own intervals.
+    Processes of one seed, round and node ran beside each other, so that what slows the machine slows both. The interval
+    is that between order statistics (`intervals.interval`), below ENOUGH processes Student's t on the ratios'
+    logarithms. For one process it is the ratio of the ends of the two samples' own intervals.
     """
     faster, slower = one.by_process, other.by_process
     pairs = numpy.array([slower[process] / faster[process] for process in faster if process in slower], dtype=float)
+    if len(pairs) < 2 and len(one.nodes | other.nodes) > 1:
+        return Ratio(math.nan, math.nan, math.nan, 0, SAMPLES, math.nan)
     if len(pairs) < 2:
         (fast, slow), (least, most) = one.of_samples, other.of_samples
         return Ratio(other.median_s / one.median_s, least / slow, most / fast, 1, SAMPLES, math.nan)

@@ -14,8 +14,8 @@ def speedups(analysis: Analysis, baseline: str) -> DataFrame:
     """How many times as fast as `baseline` each other method is in every cell in which both are right.
 
     Columns: `problem` (with quantity and settings), params, label, speedup, low, high (NaN where there is no
-    interval), processes, and `by`: how the interval was found (`harness.analysis.ratios`). Raises ValueError for a
-    baseline that no record has, or that is right in no cell in which another method is.
+    interval), processes, and `by`: how the interval was found (`harness.analysis.ratios`). Times of different nodes of
+    a cluster make no row. Raises ValueError for a baseline that no record has, or without a row.
     """
     rows = analysis.rows
     labels = sorted(set(rows["label"]))
@@ -34,6 +34,8 @@ def speedups(analysis: Analysis, baseline: str) -> DataFrame:
         problem = ", ".join([plain(first["family"]), plain(first["quantity"]), *settings])
         for label, own in times.items():
             seen = ratio(own, base_times)
+            if seen.processes == 0:
+                continue
             found.append(
                 {
                     "problem": problem,
@@ -47,5 +49,7 @@ def speedups(analysis: Analysis, baseline: str) -> DataFrame:
                 }
             )
     if not found:
-        raise ValueError(f"baseline {baseline} is right and timed in no cell where another method is; take another")
+        raise ValueError(
+            f"baseline {baseline} is right and timed in no cell, and on no node, where another method is; take another"
+        )
     return DataFrame(found).sort_values(["problem", "params", "label"], ignore_index=True)

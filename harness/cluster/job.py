@@ -36,19 +36,22 @@ def _run(file: Path) -> int:
     if not left or is_over():
         return 0
     place.look()
-    first = pack.cells[left[0]].job
-    try:
-        with Launcher(place.fields) as launcher:
-            source = launcher.source(first)
+    first, earlier = pack.cells[left[0]], len(journal.begun)
+    with Launcher(place.fields) as launcher:
+        source = launcher.source(first.job)
+        try:
             for at in left:
-                place.attempt = 1 + journal.begun.count(at) + (pack.attempt - 1 if at == 0 else 0)
+                place.attempt = packs.attempt(pack, journal, at)
                 _run_cell(pack.cells[at], at, journal, place, launcher)
-    except program.Interrupted:
-        if is_over() and journal.cut_off == left[0]:
-            verdict = ended.out_of_time(place.job, "its time was over")
-            fields = source | place.fields(first, {"status": "timeout"})
-            journal.end(left[0], ended.store(pack.cells[left[0]], journal.run, *verdict, fields))
-        raise
+        except program.Interrupted:
+            if is_over() and journal.begun[earlier:] == [left[0]] and journal.cut_off == left[0]:
+                path = launcher.finished(first.job, journal.run / first.folder)  # the signal came before its line
+                if path is None:
+                    verdict = ended.out_of_time(place.job, "its time was over")
+                    fields = source | place.fields(first.job, {"status": verdict[0]})
+                    path = ended.store(first, journal.run, *verdict, fields)
+                journal.end(left[0], path)
+            raise
     return 0
 
 
@@ -56,7 +59,7 @@ def _run_cell(cell: Measured, at: int, journal: packs.Journal, place: Place, lau
     """Run a cell and note its record, unless too many jobs have ended while it ran."""
     if place.attempt > ended.TRIES:
         verdict = ended.lost(place.attempt - 1, f"the last, {place.job}, to be queued again")
-        fields = launcher.source(cell.job) | place.fields(cell.job, {"status": "lost"})
+        fields = launcher.source(cell.job) | place.fields(cell.job, {"status": verdict[0]})
         path = ended.store(cell, journal.run, *verdict, fields | {"attempt": place.attempt - 1})
     else:
         journal.begin(at)

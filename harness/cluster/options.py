@@ -11,9 +11,20 @@ from harness.job import Job
 
 NAME = or_null(text("a name"), "the cluster's default")
 FLAG = Check(lambda value: isinstance(value, bool), "must be true or false")
+OURS = ("job-name", "array", "output", "error")  # options of sbatch
+
+
+def _are_options(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and name.replace("_", "-") not in OURS and isinstance(option, str | int | float | None)
+        for name, option in value.items()
+    )
+
+
 OPTIONS = Check(
-    lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value),
-    "must be options of sbatch with their values, such as {constraint: a100}",
+    _are_options,
+    "must be options of sbatch with their values, such as {constraint: a100}, without "
+    f"{', '.join(OURS)}, which the harness sets itself",
 )
 
 
@@ -33,7 +44,7 @@ class Slurm:
     pack: Annotated[int, whole(1)]  # cells of a job, at least
     at_once: Annotated[int, whole(1)]  # jobs of an array that run at once
     exclusive: Annotated[bool, FLAG]  # whole nodes
-    sbatch: Annotated[dict[str, Any], OPTIONS]  # further options of sbatch
+    sbatch: Annotated[dict[str, Any] | None, or_null(OPTIONS, "none")]  # further options of sbatch
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any] | None) -> Slurm | None:
@@ -52,9 +63,13 @@ class Slurm:
             gpus=gpus if self.gpus is None else self.gpus,
         )
 
-    def parameters(self, needs: Needs) -> dict[str, Any]:
-        """The parameters of submitit's SlurmExecutor for an array of jobs."""
-        memory = None if self.memory_gb is None else f"{int(self.memory_gb * 1e9 / 2**20)}M"  # of 2**20 bytes
+    def parameters(self, needs: Needs, node: str | None = None) -> dict[str, Any]:
+        """The parameters of submitit's SlurmExecutor for an array of jobs, all on one node if it is given."""
+        # In units of 2**20 bytes. Slurm takes 0 for all memory of the node.
+        memory = None if self.memory_gb is None else f"{max(1, int(self.memory_gb * 1e9 / 2**20))}M"
+        further: dict[str, Any] = {"requeue": True, **(self.sbatch or {})}
+        if node is not None:
+            further["nodelist"] = node
         optional = {
             "partition": self.partition,
             "account": self.account,
@@ -68,7 +83,9 @@ class Slurm:
             "cpus_per_task": needs.cpus,
             "array_parallelism": self.at_once,
             "use_srun": False,  # a step of its own would be given fewer cores than the job has
-            "additional_parameters": {"requeue": True} | self.sbatch,
+            "additional_parameters": {
+                name: value for name, value in further.items() if value is not None and value is not False
+            },
         }
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ class Pack:
 
     cells: Sequence[Measured]
     attempt: int = 1  # of the first cell: one more than the jobs that have ended while it ran
+    failed_starts: int = 0  # jobs of these cells that have ended before one began
+    node: str | None = None  # where other cells were measured with which these are compared; null for any
 
 
 def identity(cell: Measured) -> str:
@@ -31,36 +35,32 @@ def identity(cell: Measured) -> str:
     return f"{cell.folder}/{cell.job.key}"
 
 
-def packed(cells: Iterable[Measured], asked: Slurm) -> dict[Needs, list[Pack]]:
+def packed(cells: Iterable[Measured], slurm: Slurm) -> dict[Needs, list[Pack]]:
     """The cells in packs, by what a job must have to run them.
 
     Cells that are compared with each other are in one pack, in the order given, so that interleaved rounds stay so.
-    A pack takes further cells until it has `asked.pack`.
+    A pack takes further cells until it has `slurm.pack`.
     """
     contests: dict[tuple[Needs, str], list[tuple[int, Measured]]] = {}
     for place, cell in enumerate(cells):
-        contest = asked.needs(cell.job), cell.job.text_without(COMPARED)
+        contest = slurm.needs(cell.job), cell.job.text_without(COMPARED)
         contests.setdefault(contest, []).append((place, cell))
     filled: dict[Needs, list[list[tuple[int, Measured]]]] = {}
     for (needs, _), own in contests.items():
         packs = filled.setdefault(needs, [[]])
-        if packs[-1] and len(packs[-1]) + len(own) > asked.pack:
+        if packs[-1] and len(packs[-1]) + len(own) > slurm.pack:
             packs.append([])
         packs[-1].extend(own)
     return {
-        needs: [Pack([cell for _, cell in sorted(pack, key=_place)]) for pack in packs]
+        needs: [Pack([cell for _, cell in sorted(pack, key=itemgetter(0))]) for pack in packs]
         for needs, packs in filled.items()
     }
-
-
-def _place(placed: tuple[int, Measured]) -> int:
-    return placed[0]
 
 
 def write(pack: Pack, file: Path) -> None:
     """Write a pack; raises StorageError."""
     cells = [{"name": cell.name, "folder": cell.folder, "job": asdict(cell.job)} for cell in pack.cells]
-    record.write_json({"attempt": pack.attempt, "cells": cells}, file)
+    record.write_json(vars(pack) | {"cells": cells}, file)
 
 
 def read(file: Path) -> Pack:
@@ -68,15 +68,22 @@ def read(file: Path) -> Pack:
     try:
         held = json.loads(record.content(file))
         cells = [Measured(cell["name"], Job.from_dict(cell["job"]), cell["folder"]) for cell in held["cells"]]
-        return Pack(cells, held["attempt"])
+        return Pack(**held | {"cells": cells})
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise record.RecordError(f"{file} is no pack of cells: {error}") from error
+        raise record.RecordError(
+            f"{file} is no pack of cells ({error}); delete it, and its cells are submitted again"
+        ) from error
+
+
+def attempt(pack: Pack, journal: Journal, at: int) -> int:
+    """The number of the next attempt at a cell of a pack: one more than the jobs that have ended while it ran."""
+    return journal.begun.count(at) + (pack.attempt if at == 0 else 1)
 
 
 class Journal:
     """What the job of a pack has done: a line as each cell begins, and one as it is recorded.
 
-    Only the job writes it. A line is appended at once, so that others on the same file system can follow it.
+    Only the job writes it. A line is on the disk at once, so that others on the same file system can follow it.
     """
 
     def __init__(self, pack: Path) -> None:
@@ -126,4 +133,6 @@ class Journal:
             is_torn = stream.tell() > self._read
             stream.write((b"\n" if is_torn else b"") + json.dumps(entry).encode() + b"\n")
             self._read = stream.tell()
+            stream.flush()
+            os.fsync(stream.fileno())
         self._take(entry)

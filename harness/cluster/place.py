@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from harness.cluster.scheduler import SchedulerError, asked
+from harness.cluster.scheduler import SchedulerError, output_of
 from harness.job import Job
 
 LOOK_S = 10.0  # between two looks for other jobs: the controller serves the whole cluster
@@ -24,15 +24,16 @@ class Place:
         self.job = _job_id(os.environ)
         self.node = os.environ.get("SLURMD_NODENAME")
         self.attempt = 1  # of the cell that runs
+        self._shown = _shown()
+        self._is_whole = "OverSubscribe=NO" in self._shown.split()  # whether the job has its nodes for itself
         self._is_shared: bool | None = None  # by the last look; None where Slurm does not answer
         self._looked = -LOOK_S
 
     def left_s(self) -> float | None:
         """Seconds until a cell must end, so that its record can still be written; None where this is not known."""
         try:
-            told = asked("scontrol", "-o", "show", "job", os.environ["SLURM_JOB_ID"])
-            end = datetime.fromisoformat(re.findall(r"EndTime=(\S+)", told)[0])
-        except (SchedulerError, KeyError, IndexError, ValueError):
+            end = datetime.fromisoformat(re.findall(r"EndTime=(\S+)", self._shown)[0])
+        except (IndexError, ValueError):
             return None
         return end.timestamp() - time.time() - MARGIN_S
 
@@ -42,7 +43,7 @@ class Place:
             return
         self._looked = time.monotonic()
         try:
-            running = asked("squeue", "-h", "-a", "-w", str(self.node), "-t", "RUNNING", "-o", "%A").split()
+            running = output_of("squeue", "-h", "-a", "-w", str(self.node), "-t", "RUNNING", "-o", "%A").split()
         except SchedulerError:
             self._is_shared = None
             return
@@ -51,13 +52,15 @@ class Place:
     def fields(self, job: Job, seen: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a record that say where it was measured, for the fields `seen` of a job's cell.
 
-        Of a crashed cell it waits whether Slurm is ending the job: the signal may have come to the cell first.
+        Of a cell that failed it waits whether Slurm is ending the job: the signal may have come to the cell first.
         """
-        if seen["status"] == "crashed":
+        if seen["status"] in ("crashed", "error", "oom"):
             time.sleep(ENDING_S)
-        before = self._is_shared
+        before, looked = self._is_shared, self._looked
         self.look()
         shared = before or self._is_shared  # where the cell began, or where it ended
+        if not shared and not self._is_whole and self._looked == looked:
+            shared = None  # a job may have begun since the last look
         remarks = ["another job ran on this node meanwhile"] if shared else []
         cores = len(os.sched_getaffinity(0))
         needed = job.threads * job.processes
@@ -70,6 +73,14 @@ class Place:
         if self.attempt > 1:
             found["attempt"] = self.attempt
         return found
+
+
+def _shown() -> str:
+    """What Slurm shows of this job; nothing where it does not answer."""
+    try:
+        return output_of("scontrol", "-o", "show", "job", os.environ["SLURM_JOB_ID"])
+    except (SchedulerError, KeyError):
+        return ""
 
 
 def _job_id(env: Mapping[str, str]) -> str:

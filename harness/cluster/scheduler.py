@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 import shutil
@@ -25,9 +26,10 @@ from harness.config import ConfigError
 LIMIT_S = 60.0  # of one of Slurm's programs
 ENDED = {
     *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL"),
-    *("DEADLINE", "REVOKED"),
+    "DEADLINE",
 }
-UNKNOWN = "UNKNOWN"  # the state of a job that neither the queue nor the accounting knows
+UNKNOWN = "UNKNOWN"  # the state of a job that is not in the queue, and has not ended in the accounting
+OPTIONS = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SLURM_TIME_FORMAT")  # a user's, of what Slurm's programs print
 OF_MEMORY = re.compile(r"(?i)slurmstepd.*(memory limit|oom.?kill|out of memory).*")
 
 
@@ -51,16 +53,17 @@ class State:
         return f"{self.name} ({self.detail})" if self.detail not in ("", "None", "0:0") else self.name
 
 
-def asked(*command: str) -> str:
+def output_of(*command: str) -> str:
     """What one of Slurm's programs prints; raises SchedulerError where it fails."""
-    env = {name: value for name, value in os.environ.items() if name != "SLURM_TIME_FORMAT"}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(OPTIONS)}
+    env["SLURM_BITSTR_LEN"] = "0"  # the tasks of an array are shown in full
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=env, errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SchedulerError(f"{command[0]} cannot be run: {error}") from error
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
-        raise SchedulerError(f"{command[0]}: {last}")
+        raise SchedulerError(f"{command[0]}: {last.removeprefix(f'{command[0]}: ')}")
     return done.stdout
 
 
@@ -91,7 +94,8 @@ def check(slurm: Slurm, needs: Collection[Needs]) -> None:
         if wanted > has:
             where = "the cluster" if slurm.partition is None else f"partition {slurm.partition}"
             raise ConfigError(
-                f"launcher.{key}: jobs of {wanted:g} {unit} were asked for, and {where} allows {has:.4g} {unit} at most"
+                f"launcher.{key}: jobs of {wanted:g} {unit} were asked for, and {where} allows "
+                f"{math.floor(1000 * has) / 1000:g} {unit} at most"
             )
 
 
@@ -109,9 +113,12 @@ class _Node:
 def _nodes() -> list[_Node]:
     """The kinds of nodes of the cluster; raises ConfigError where Slurm does not answer."""
     try:
-        lines = asked("sinfo", "-h", "-e", "-o", "%R|%c|%m|%G|%l").splitlines()
+        lines = output_of("sinfo", "-h", "-e", "-o", "%R|%c|%m|%G|%l").splitlines()
     except SchedulerError as error:
-        raise ConfigError(f"launcher=slurm: {error}") from error
+        raise ConfigError(
+            f"launcher=slurm: {error}; does `sinfo` work in this shell? It needs a configuration (SLURM_CONF) and a "
+            "controller (slurmctld)"
+        ) from error
     found = []
     for line in lines:
         partition, cores, memory_mb, resources, limit = line.split("|")
@@ -156,13 +163,13 @@ def submit(run: Callable[[str], None], packs: Sequence[Path], parameters: Mappin
 @cache
 def largest_array() -> int:
     """How many jobs an array may have."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", asked("scontrol", "show", "config"))
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", output_of("scontrol", "show", "config"))
     return max(1, int(found[1]) - 1) if found else 1000
 
 
 def numbers(name: str) -> list[str]:
     """The numbers of the jobs of this name that are in the queue or the accounting, in order."""
-    found = {*asked("squeue", "-h", "-r", "-a", "-t", "all", "-n", name, "-o", "%i").split()}
+    found = {*output_of("squeue", "-h", "-r", "-a", "-t", "all", "-n", name, "-o", "%i").split()}
     found |= {job for job, _ in _accounted(["--name", name, "-S", "now-30days"])}
     return sorted((number for number in found if number.isdigit() or re.fullmatch(r"\d+_\d+", number)), key=_in_order)
 
@@ -175,13 +182,14 @@ def states(numbers: Collection[str]) -> dict[str, State]:
     """What Slurm says of some jobs; raises SchedulerError where it does not answer."""
     arrays = sorted({number.partition("_")[0] for number in numbers})
     found: dict[str, State] = {}
-    for line in asked("squeue", "-h", "-r", "-a", "-t", "all", "-o", "%i|%T|%r", *_of_jobs(arrays)).splitlines():
+    for line in output_of("squeue", "-h", "-r", "-a", "-t", "all", "-o", "%i|%T|%r", *_of_jobs(arrays)).splitlines():
         number, name, reason = line.split("|", 2)
         found[number] = State(name, reason)
     gone = [number for number in numbers if number not in found or found[number].ended]
     if gone:
         arrays = sorted({number.partition("_")[0] for number in gone})
-        found |= {number: state for number, state in _accounted(["-j", ",".join(arrays)]) if number in gone}
+        accounted = _accounted(["-j", ",".join(arrays)])
+        found |= {number: state for number, state in accounted if number in gone and state.ended}
     return {number: found.get(number, State(UNKNOWN)) for number in numbers}
 
 
@@ -192,32 +200,41 @@ def _of_jobs(arrays: Sequence[str]) -> list[str]:
 
 def _accounted(which: Sequence[str]) -> list[tuple[str, State]]:
     """The jobs in the accounting, with their states; none on a cluster without accounting, of which a line says so."""
-    if not _has_accounting():
+    try:
+        lines = output_of("sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", *which).splitlines()
+    except SchedulerError as error:
+        if "disabled" not in str(error) and shutil.which("sacct") is not None:
+            raise  # the database may be busy
+        _say_once(
+            f"harness: this cluster has no accounting ({error}): a job's end is read from squeue, which forgets it "
+            "after minutes"
+        )
         return []
-    lines = asked("sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", *which).splitlines()
     return [
-        (number, State(name.partition(" ")[0], status)) for number, name, status in (line.split("|") for line in lines)
+        (number, State(name.partition(" ")[0], status))
+        for shown, name, status in (line.split("|") for line in lines)
+        for number in _expanded(shown)
     ]
 
 
+def _expanded(shown: str) -> list[str]:
+    """The numbers of the jobs in a line of sacct: `7_[1-3,5%2]` are tasks of an array that have not begun."""
+    array, _, tasks = shown.partition("_[")
+    if not tasks:
+        return [shown]
+    ends = [part.partition("-") for part in tasks.rstrip("]").partition("%")[0].split(",")]
+    return [f"{array}_{task}" for first, _, last in ends for task in range(int(first), int(last or first) + 1)]
+
+
 @cache
-def _has_accounting() -> bool:
-    try:
-        asked("sacct", "-n", "-X", "-o", "JobID")
-    except SchedulerError as error:
-        print(
-            f"harness: this cluster has no accounting ({error}): a job's end is read from squeue, which forgets it "
-            "after minutes",
-            file=sys.stderr,
-        )
-        return False
-    return True
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def cancel(numbers: Collection[str]) -> None:
-    """End jobs, queued and running ones."""
+    """End jobs, queued and running ones. What has ended already stays so."""
     if numbers:
-        asked("scancel", *sorted({number.partition("_")[0] for number in numbers}))
+        output_of("scancel", "--quiet", *sorted({number.partition("_")[0] for number in numbers}))
 
 
 def killed_for_memory(log: Path) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -12,8 +14,11 @@ from harness import record
 from harness.cluster import job, packs, scheduler
 from harness.cluster.options import Needs, Slurm
 from harness.cluster.packs import Journal, Pack, identity
+from harness.cluster.scheduler import UNKNOWN, SchedulerError, State
 from harness.compare.baseline import Measured
 from harness.run.folders import make
+
+NOT_THERE = ("NODE_FAIL", "BOOT_FAIL", "CANCELLED", UNKNOWN)  # states after which another node may run the rest
 
 
 class Task:
@@ -23,6 +28,7 @@ class Task:
         self.number = number
         self.pack = pack
         self.own = set(map(identity, pack.cells))
+        self.unseen = 0  # times one after another that Slurm did not know of the job
         self.journal = Journal(file)
         self.log = file.parent / "submitit" / f"{number}_0_log.err"  # what the job prints to its standard error
 
@@ -31,13 +37,23 @@ class Task:
         self.journal.follow()
         self.own &= {*wanted} - {identity(self.pack.cells[at]) for at in self.journal.records}
 
+    def attempt(self, at: int) -> int:
+        """`packs.attempt` of a cell of the pack."""
+        return packs.attempt(self.pack, self.journal, at)
+
+    def node(self, state: State) -> str | None:
+        """The node on which the rest of the pack belongs, since the job has ended there in this state; None for any."""
+        if state.name in NOT_THERE:
+            return None
+        for path in reversed(self.journal.records.values()):
+            with contextlib.suppress(record.RecordError):
+                return record.read(path)["node"]
+        return self.pack.node
+
     @property
-    def attempts(self) -> int:
-        """How many jobs, with this one, have ended while the next cell ran, or before it began."""
-        at = self.journal.cut_off
-        if at is None:
-            return 0 if self.journal.records else self.pack.attempt
-        return self.journal.begun.count(at) + (self.pack.attempt - 1 if at == 0 else 0)
+    def failed_starts(self) -> int:
+        """How many jobs of the pack, with this one, have ended before a cell began."""
+        return 0 if self.journal.begun else self.pack.failed_starts + 1
 
     @property
     def is_alone(self) -> bool:
@@ -58,12 +74,13 @@ class Submissions:
         self._folder = run.resolve() / "slurm"
         self._slurm = slurm
         self._name = f"harness-{hashlib.sha256(str(self._folder).encode()).hexdigest()[:10]}"
+        self._queue: dict[tuple[Needs, str | None], list[Pack]] = {}  # what is to be submitted, by needs and node
 
     def latest(self, wanted: Collection[str]) -> list[Task]:
         """The latest job of each of these cells (see `packs.identity`) that was submitted. Raises RecordError."""
         found: list[Task] = []
         open_cells = {*wanted}
-        for folder in sorted(self._folder.glob("[0-9]*"), reverse=True):
+        for folder in reversed(self._arrays()):
             numbers = self._numbers(folder)
             for file in folder.glob("[0-9]*.json"):
                 number = numbers.get(int(file.stem))
@@ -75,6 +92,15 @@ class Submissions:
                 found += [task] if task.own else []
         return found
 
+    def numbers(self) -> list[str]:
+        """The numbers of all jobs of the run, also of those whose submission was interrupted."""
+        return [number for folder in self._arrays() for number in self._numbers(folder).values()]
+
+    def _arrays(self) -> list[Path]:
+        """The folders of the arrays, in their order."""
+        folders = (folder for folder in self._folder.glob("[0-9]*") if folder.name.isdecimal())
+        return sorted(folders, key=lambda folder: int(folder.name))
+
     def _numbers(self, folder: Path) -> dict[int, str]:
         """The job of each pack of an array, by the pack's number."""
         try:
@@ -83,26 +109,36 @@ class Submissions:
             known = scheduler.numbers(f"{self._name}-{folder.name}")
         return {int(number.partition("_")[2] or 0): number for number in known}
 
-    def add(self, cells: Sequence[Measured], again: Sequence[Pack]) -> list[Task]:
-        """Submit cells that were never submitted, and packs; raises SchedulerError where sbatch refuses."""
-        wanted = packs.packed(cells, self._slurm)
+    def add(self, cells: Sequence[Measured], again: Sequence[Pack]) -> None:
+        """Have `submit` submit cells that were never submitted, and packs."""
+        for needs, own in packs.packed(cells, self._slurm).items():
+            self._queue.setdefault((needs, None), []).extend(own)
         for pack in again:
-            wanted.setdefault(self._slurm.needs(pack.cells[0].job), []).append(pack)
-        tasks: list[Task] = []
-        for needs, own in wanted.items():
-            most = scheduler.largest_array()
-            for first in range(0, len(own), most):
-                tasks += self._submit(needs, own[first : first + most])
-        return tasks
+            self._queue.setdefault((self._slurm.needs(pack.cells[0].job), pack.node), []).append(pack)
 
-    def _submit(self, needs: Needs, own: Sequence[Pack]) -> Iterator[Task]:
+    def submit(self) -> Iterator[Task]:
+        """Submit what was added; the jobs of each array once it is submitted.
+
+        Raises SchedulerError where sbatch refuses an array; that and what comes after it stay to be submitted.
+        """
+        for (needs, node), own in self._queue.items():
+            while own:
+                tasks = [*self._submit(needs, node, own[: scheduler.largest_array()])]
+                del own[: len(tasks)]
+                yield from tasks
+
+    def _submit(self, needs: Needs, node: str | None, own: Sequence[Pack]) -> Iterator[Task]:
         """Submit packs as one array."""
         folder = next(folder for folder in self._names() if make(folder))
         files = [folder / f"{number}.json" for number in range(len(own))]
         for pack, file in zip(own, files, strict=True):
             packs.write(pack, file)
-        parameters = self._slurm.parameters(needs) | {"job_name": f"{self._name}-{folder.name}"}
-        numbers = scheduler.submit(job.run, files, parameters, folder / "submitit")
+        parameters = self._slurm.parameters(needs, node) | {"job_name": f"{self._name}-{folder.name}"}
+        try:
+            numbers = scheduler.submit(job.run, files, parameters, folder / "submitit")
+        except SchedulerError:
+            shutil.rmtree(folder, ignore_errors=True)  # a job that was submitted none the less finds no pack
+            raise
         record.write_json({"jobs": numbers}, folder / "ids.json")
         return map(Task, numbers, files, own)
 

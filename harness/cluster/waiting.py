@@ -18,7 +18,7 @@ from harness import program, record
 from harness.cluster import ended, scheduler
 from harness.cluster.options import Slurm
 from harness.cluster.packs import Pack, identity
-from harness.cluster.scheduler import SchedulerError, State
+from harness.cluster.scheduler import UNKNOWN, SchedulerError, State
 from harness.cluster.submissions import Submissions, Task
 from harness.compare.baseline import Measured
 from harness.config import ConfigError
@@ -27,6 +27,7 @@ from harness.run.launcher import Launcher
 from harness.run.progress import Progress
 
 SOON_S, LATE_S = 0.5, 10.0  # between two looks at the jobs: a tenth of the time since the first, within these
+LOOKS = 5  # one after another, after which a job of which Slurm does not know is lost: the accounting may be late
 SHOWN = 3  # jobs that are named
 SOURCE = ("method_hash", "problem_hash", "packages", "torch")  # of a record, whatever machine it is of
 
@@ -51,7 +52,7 @@ def run(cells: Sequence[Measured], slurm: Slurm, output: Path, resumes: bool, ca
         try:
             with Progress(len(cells)) as progress, Launcher() as launcher:
                 return _Following(cells, Submissions(output, slurm), output, progress, launcher).run(cancels)
-        except SchedulerError as error:
+        except (SchedulerError, record.RecordError) as error:
             raise ConfigError(f"{error}; go on with resume={output}") from error
 
 
@@ -75,24 +76,29 @@ class _Following:
         self._found: dict[str, Path] = {}  # the records of cells, by `identity`
         self._stopped: list[str] = []  # why jobs are not submitted again
         self._tasks: list[Task] = []
+        self._refused = 0  # times one after another that sbatch has refused
         self._shown = ""
 
     def run(self, cancels: bool) -> list[Path]:
         """Submit what is missing, wait for all jobs, and return the files of the records."""
         began = time.monotonic()
         try:
-            self._submit(*self._missing())
-            while self._tasks:
+            self._submissions.add(*self._missing())
+            self._submit(patience=1)
+            while self._tasks or self._refused:
                 self._advise(cancels)
                 time.sleep(min(LATE_S, max(SOON_S, 0.1 * (time.monotonic() - began))))
                 self._look()
-        finally:
+        except BaseException as error:
             if cancels:
-                scheduler.cancel([task.number for task in self._tasks])
+                scheduler.cancel(self._submissions.numbers())
+            if isinstance(error, SchedulerError | record.RecordError | record.StorageError):
+                raise ConfigError(f"{error}; {self._how_to_go_on(cancels)}") from error
+            raise
         if self._stopped:
             more = f" and {len(self._stopped) - SHOWN} more" if len(self._stopped) > SHOWN else ""
             raise ConfigError(
-                f"{len({*self._order} - self._found.keys())} cells have no record: "
+                f"cells without a record: {len({*self._order} - self._found.keys())}; "
                 f"{'; '.join(self._stopped[:SHOWN])}{more}; go on with resume={self._output}"
             )
         return [self._found[name] for name in self._order]
@@ -134,13 +140,27 @@ class _Following:
             if (name := identity(task.pack.cells[at])) in task.own:
                 self._finish(name, path)
 
-    def _submit(self, fresh: Sequence[Measured], again: Sequence[Pack]) -> None:
-        self._tasks += self._submissions.add(fresh, again)
+    def _submit(self, patience: int) -> str:
+        """Submit what is to be submitted; why sbatch refuses it, or nothing.
+
+        It is tried again with the next look. Raises SchedulerError where no job is left to wait for, and sbatch has
+        refused so many times one after another.
+        """
+        try:
+            for task in self._submissions.submit():
+                self._tasks.append(task)
+        except SchedulerError as error:
+            self._refused += 1
+            if not self._tasks and self._refused >= patience:
+                raise
+            return f"; {error}; trying again"
+        self._refused = 0
+        return ""
 
     def _look(self) -> None:
         """See what the jobs have done, and what has ended."""
         try:
-            states = scheduler.states([task.number for task in self._tasks])
+            states = scheduler.states([task.number for task in self._tasks]) if self._tasks else {}
         except SchedulerError as error:
             self._show(f"{error}; asking again")  # the controller may be busy, and the jobs run without it
             return
@@ -150,31 +170,47 @@ class _Following:
             state = states[task.number]
             if state.name != "PENDING":
                 self._collect(task)
-            if not state.ended:
+            task.unseen = task.unseen + 1 if state.name == UNKNOWN else 0
+            if not state.ended or 0 < task.unseen < LOOKS:
                 going.append(task)
             elif (left := self._settled(task, state, resumes=False)) is not None:
                 again.append(left)
         self._tasks = going
-        self._show(_summary([states[task.number] for task in going]))
-        self._submit([], again)
+        self._submissions.add([], again)
+        summary = _summary([states[task.number] for task in going])
+        self._show(f"{summary}{self._submit(LOOKS)}".removeprefix("; "))
 
     def _settled(self, task: Task, state: State, resumes: bool) -> Pack | None:
         """What is to be submitted again of a job that has ended, after recording the cell that ended it, if one did."""
-        cut_off, attempts = task.journal.cut_off, task.attempts
-        found = None
-        if cut_off in task.left:
-            cell = task.pack.cells[cut_off]
-            found = ended.verdict(state, task.number, scheduler.killed_for_memory(task.log), task.is_alone, attempts)
-            if found is not None:
-                fields = self._source(cell) | {"slurm_job": task.number, "attempt": attempts}
-                self._finish(identity(cell), ended.store(cell, self._output, *found, fields))
+        memory = scheduler.killed_for_memory(task.log)
+        is_recorded = self._record_cut_off(task, state, memory)
         left = [at for at in task.left if identity(task.pack.cells[at]) not in self._found]
-        stops = found is None and (state.name == "CANCELLED" or attempts >= ended.TRIES)
-        if left and stops and not resumes:
-            self._stopped.append(f"job {task.number} ended: {state}, its errors are in {task.log}")
-        if not left or (stops and not resumes):
+        if not left:
             return None
-        return Pack([task.pack.cells[at] for at in left], 1 if stops or found is not None else attempts + 1)
+        cells = [task.pack.cells[at] for at in left]
+        # Some clusters cancel a job over its limit. An oom_kill may be of an earlier cell of a job that a user cancels.
+        cancelled = state.name == "CANCELLED" and "limit" not in (memory or "")
+        if is_recorded or not (cancelled or task.failed_starts >= ended.TRIES):
+            return Pack(cells, task.attempt(left[0]), task.failed_starts, task.node(state))
+        if resumes:
+            return Pack(cells)
+        self._stopped.append(f"job {task.number} ended: {state}, its errors are in {task.log}")
+        return None
+
+    def _record_cut_off(self, task: Task, state: State, memory: str | None) -> bool:
+        """Record the cell that ran when a job ended, if that says what became of the cell; whether it does."""
+        at = task.journal.cut_off
+        if at is None or at not in task.left:
+            return False
+        cell, attempts = task.pack.cells[at], task.attempt(at) - 1
+        # The job may have ended after the cell's record was written, and before its line in the journal.
+        if self._is_finished(identity(cell)):
+            return False
+        found = ended.verdict(state, task.number, memory, task.is_alone, attempts)
+        if found is not None:
+            fields = self._source(cell) | {"slurm_job": task.number, "attempt": attempts}
+            self._finish(identity(cell), ended.store(cell, self._output, *found, fields))
+        return found is not None
 
     def _source(self, cell: Measured) -> dict[str, Any]:
         """The fields that identify the code of a cell; this machine may have no GPU."""
@@ -185,7 +221,7 @@ class _Following:
         """Count a cell's record, once."""
         if name not in self._found:
             self._found[name] = path
-            self._progress.end(self._cells[name].name, _status(path))
+            self._progress.end_recorded(self._cells[name].name, path)
 
     def _show(self, text: str) -> None:
         """Show what the jobs do, if it has changed."""
@@ -197,11 +233,13 @@ class _Following:
 
     def _advise(self, cancels: bool) -> None:
         if not cancels:
-            jobs = " ".join(sorted({task.number.partition("_")[0] for task in self._tasks}))
-            program.advise(
-                f"harness: interrupted; its jobs go on. Follow them with resume={self._output}, or end them with "
-                f"scancel {jobs}"
-            )
+            program.advise(f"harness: interrupted; {self._how_to_go_on(cancels)}")
+
+    def _how_to_go_on(self, cancels: bool) -> str:
+        jobs = sorted({task.number.partition("_")[0] for task in self._tasks})
+        if cancels or not jobs:
+            return f"go on with resume={self._output}"
+        return f"its jobs go on. Follow them with resume={self._output}, or end them with scancel {' '.join(jobs)}"
 
 
 def _summary(states: Sequence[State]) -> str:
@@ -210,10 +248,3 @@ def _summary(states: Sequence[State]) -> str:
     reasons = sorted({state.detail for state in states if state.name == "PENDING"} - {"None", ""})
     waiting = f" ({', '.join(reasons)})" if reasons else ""
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) + waiting
-
-
-def _status(path: Path) -> str:
-    try:
-        return record.read(path)["status"]
-    except record.RecordError:
-        return "record lost"

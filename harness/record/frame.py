@@ -103,16 +103,26 @@ def remarks(frame: pandas.DataFrame) -> list[str]:
 
 
 def _on_several_nodes(frame: pandas.DataFrame) -> list[str]:
-    """A sentence where times of one problem, in one setting, were taken on several nodes of a cluster."""
+    """Sentences where times that are shown together were taken on several nodes of a cluster: of a problem, a curve."""
     timed = frame[frame["node"].notna() & frame["median_s"].notna()]
     if timed["node"].nunique() < 2:
         return []
-    nodes = timed.groupby(list(fields_of("problem", "setting")), dropna=False)["node"].nunique()
-    names = sorted({plain(name) for name in nodes[nodes > 1].reset_index()["problem"]})
-    if not names:
-        return []
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [f"measured on several nodes, so that their times do not compare: {', '.join(names[:3])}{more}"]
+    known: set[str] = set()
+    found = []
+    for columns, sentence in (
+        (fields_of("problem", "setting"), "measured on several nodes, so that their times do not compare"),
+        (
+            ("problem_target", *fields_of("setting")),
+            "sizes measured on several nodes, so that growth with P compares the nodes too",
+        ),
+    ):
+        apart = timed.groupby(list(columns), dropna=False)["node"].transform("nunique") > 1
+        names = sorted({plain(name) for name in timed.loc[apart, "problem"]} - known)
+        if names:
+            known |= {*names}
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            found.append(f"{sentence}: {', '.join(names[:3])}{more}")
+    return found
 
 
 def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:

@@ -16,7 +16,8 @@ MEANINGS = {
     "weak": "Weak scaling: the problem grows in one option such that each process has as many entries, P^2 / K. "
     "Efficiency: the time of one process over that of K.",
 }
-CONTENTION = "An efficiency with * is of a time that was measured under contention, as by more threads than cores."
+APART = "*"  # after an efficiency
+CONTENTION = "A time with *: this or that of one process was measured under contention, as by more threads than cores."
 
 
 def markdown(analysis: Analysis) -> str | None:
@@ -28,8 +29,10 @@ def markdown(analysis: Analysis) -> str | None:
     for kind, rows in found.groupby("kind", sort=True):
         table = _texts(rows).map(escaped).to_markdown(index=False, disable_numparse=True)
         parts += [f"## {str(kind).capitalize()} scaling", MEANINGS[str(kind)], table]
+        if rows["apart"].any():
+            parts.append(escaped(f"{APART} An efficiency with it: the two were timed on different nodes of a cluster."))
     if found["contended"].any():
-        parts.append(CONTENTION)
+        parts.append(escaped(CONTENTION))
     return "\n\n".join([*parts, f"{escaped(analysis.environment)}.\n"])
 
 
@@ -40,8 +43,8 @@ def _texts(rows: DataFrame) -> DataFrame:
             "P": rows["params"].map("{:.0f}".format),
             "method": rows["label"].map(plain),
             "processes": rows["ranks"].map("{:.0f}".format),
-            "time": rows["median_s"].map(duration),
-            "efficiency": rows["efficiency"].map("{:.2f}".format) + rows["contended"].map({True: CONTENDED, False: ""}),
+            "time": rows["median_s"].map(duration) + rows["contended"].map({True: CONTENDED, False: ""}),
+            "efficiency": rows["efficiency"].map("{:.2f}".format) + rows["apart"].map({True: APART, False: ""}),
         }
     )
     if rows["peak_bytes"].notna().any():

@@ -111,9 +111,9 @@ def _exponents(found: list[Fit]) -> DataFrame:
                 "method": fit.method,
                 "measure": fit.measure,
                 "sizes": str(fit.sizes),
-                "exponent": f"{fit.exponent:.2f}",
-                "from": f"{fit.low:.2f}",
-                "to": f"{fit.high:.2f}",
+                "exponent": f"{fit.exponent:z.2f}",
+                "from": f"{fit.low:z.2f}",
+                "to": f"{fit.high:z.2f}",
             }
             for fit in found
         ]

@@ -19,6 +19,7 @@ UNDECIDED = "~"  # before a ratio that is no claim
 UNSAFE = " (unsafe)"  # behind a method
 NUMBERS = {"P", "time", "peak MiB"}
 INTERVAL = "95 % interval"
+APART = "on several nodes"  # of a cluster, instead of a ratio
 OVER_BASELINE = "over baseline"
 
 
@@ -51,7 +52,10 @@ def table(leaders: Sequence[Leader], baseline: str | None, most_wrong: int | Non
 def notes(leaders: Sequence[Leader], baseline: str | None) -> str:
     """What the marks of the table mean, as far as it has them, in one line."""
     parts = ["over: how many times as fast", *([f"baseline: {plain(baseline)}"] if baseline is not None else [])]
-    parts += _claims([leader for leader in leaders if leader.lead is not None])
+    parts += _claims([leader for leader in leaders if leader.lead is not None and leader.lead.processes])
+    ratios = [ratio for leader in leaders for ratio in (leader.lead, leader.over_baseline) if ratio is not None]
+    if any(ratio.processes == 0 for ratio in ratios):
+        parts.append(f"{APART}: their times do not compare")
     if any(leader.contended for leader in leaders):
         parts.append("* one of the two measured under contention, or while the GPU throttled")
     if any(leader.unsafe for leader in leaders):
@@ -87,11 +91,13 @@ def _over_baseline(leader: Leader, baseline: str) -> str:
 def _over_next(leader: Leader) -> str:
     if leader.lead is None:
         return "no other is right"
-    return f"{_times(leader.lead, leader.won)} {leader.second}"
+    return f"{_times(leader.lead, leader.won)}{'' if leader.lead.processes else ':'} {leader.second}"
 
 
 def _times(seen: Ratio, claimed: bool) -> str:
-    """`3.1×`; with a mark before it where it is no claim."""
+    """`3.1×`; with a mark before it where it is no claim, and words where there is no ratio."""
+    if seen.processes == 0:
+        return APART
     return f"{'' if claimed else UNDECIDED}{significant(seen.value)}×"
 
 
@@ -100,7 +106,7 @@ def _interval(lead: Ratio | None) -> str:
     if lead is None:
         return "-"
     if math.isnan(lead.low):
-        return "- (1 process)"
+        return "- (1 process)" if lead.processes else "-"
     source = "samples of 1 process" if lead.by == SAMPLES else f"{lead.processes} processes"
     return f"{significant(lead.low)} to {significant(lead.high)} ({source})"
 

@@ -16,7 +16,7 @@ from harness.report.latex.text import digits, tex
 from harness.text import escaped, significant
 
 MEDIAN = """Times as fast: the median over processes of the ratio of the baseline's time to the method's, paired by \
-seed and round, with its 95 % interval"""
+seed, round and node, with its 95 % interval"""
 ONE_BY_ONE = "Each interval is of one ratio alone: of those of equally fast methods, 5 % are expected to leave out 1"
 
 

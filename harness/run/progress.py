@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import rich.progress
 from rich.console import Console
+
+from harness import record
 
 
 class Progress:
@@ -47,3 +50,11 @@ class Progress:
             left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
             line = f"{self._done}/{self._total} {name}: {status}, about {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
+
+    def end_recorded(self, name: str, path: Path) -> None:
+        """Count a finished cell, with the status in the file of its record."""
+        try:
+            status = record.read(path)["status"]
+        except record.RecordError:
+            status = "record lost"
+        self.end(name, status)

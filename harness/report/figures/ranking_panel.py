@@ -239,7 +239,7 @@ def _compared(entry: Entry) -> str:
     if entry.failed:
         return f"{entry.method}: {entry.reason}"
     if math.isnan(entry.over_best):
-        return f"{entry.method} was not timed"
+        return f"{entry.method} was {'not timed' if entry.lead is None else 'timed on another node'}"
     longer = f"{short(entry.over_best)} times as long"
     if entry.undecided and entry.lead is not None and entry.lead.processes == 1:
         return f"{entry.method} took {longer} in a single process"
