@@ -48,9 +48,10 @@ def place(random: Generator, methods: int, processes: int, lead: float, hiccups:
     if hiccups:
         logs += random.exponential(HICCUP, logs.shape) * (random.random(logs.shape) < 0.1)
     logs[:, 0] -= numpy.log1p(lead)
+    same = {"seed": 0, "node": None, "status": "ok"}
     return DataFrame(
         [
-            {"label": f"m{method}", "seed": 0, "round": number, "status": "ok", "median_s": time, "times_s": [time]}
+            {**same, "label": f"m{method}", "round": number, "median_s": time, "times_s": [time]}
             for number, times in enumerate(numpy.exp(logs))
             for method, time in enumerate(times)
         ]
