@@ -33,8 +33,9 @@ def efficiency(analysis: Analysis) -> DataFrame:
     cells = cells[(cells["status"] == "ok") & cells["params"].notna()]
     settings = [name for name in analysis.settings if name != "ranks"]
     keys = ["family", "quantity", *settings, "label"]
+    several = set(cells["label"][cells["ranks"] > 1])  # most methods have no cells of several processes
     found = []
-    for values, group in cells.groupby(keys, dropna=False):
+    for values, group in cells[cells["label"].isin(several)].groupby(keys, dropna=False):
         family, quantity, *others, label = values
         names = [plain(family), plain(quantity), *map(setting, settings, others)]
         of_group = {"problem": ", ".join(names), "label": label}
