@@ -190,11 +190,10 @@ def _check_finished(
 
 def _spans(description: Description, stop: int) -> dict[str, slice]:
     """The rows before `stop` of each parameter that has some."""
-    ends = list(itertools.accumulate(math.prod(part["shape"]) for part in description.parameters))
-    starts = [0, *ends]
+    bounds = itertools.accumulate((math.prod(part["shape"]) for part in description.parameters), initial=0)
     return {
         part["name"]: slice(start, min(end, stop))
-        for part, start, end in zip(description.parameters, starts, ends, strict=False)
+        for part, (start, end) in zip(description.parameters, itertools.pairwise(bounds), strict=True)
         if start < min(end, stop)
     }
 
