@@ -31,17 +31,36 @@ ALLOCATORS = ("default", "tuned")
 MODES = ("autocast", "compiled", "deterministic")
 PASSES = ("time", "exact", "process", "agreement")
 TRUTHS = ("autograd", "differences")
-QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
-# What a method may ask for by name: of every problem, of a network, of quantity=hvp, the mesh of processes.
+QUANTITIES = (
+    "hessian",
+    "diagonal",
+    "block_diagonal",
+    "hvp",
+    "ggn",
+    "eigenvalues",
+    "trace",
+    "spectrum",
+    "ihvp",
+)
+VARIABLES = ("parameters", "inputs")
+# What a method may ask for by name: of every problem, of a network, of a loss of each sample, of some quantities (the
+# vectors of hvp and ihvp, the number k of eigenvalues, the damping of ihvp), and the mesh of processes.
 PROBLEM_ARGUMENTS = ("loss", "theta", "sizes")
 NETWORK_ARGUMENTS = ("model", "criterion", "inputs", "targets")
-METHOD_ARGUMENTS = (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS, "vectors", "mesh")
+SAMPLE_ARGUMENTS = ("sample_loss", "points", "samples")
+QUANTITY_ARGUMENTS = ("vectors", "k", "damping")
+METHOD_ARGUMENTS = (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS, *SAMPLE_ARGUMENTS, *QUANTITY_ARGUMENTS, "mesh")
 OVER_BATCHES = "methods.batches.summed"  # the function that calls a method on each batch
 
+FLAG = Check(lambda value: isinstance(value, bool), "must be true or false")
 AT_LEAST_0 = number("a number of at least 0", lambda value: value >= 0)
 DEVICE = Check(
     lambda value: re.fullmatch(r"cpu|cuda(:\d+)?", str(value)) is not None,
     "is not known; choose cpu, cuda or cuda:N",
+)
+PATTERNS = Check(
+    lambda value: isinstance(value, list) and bool(value) and all(isinstance(entry, str) and entry for entry in value),
+    "must be a pattern of parameters' names, such as 'fc.*', or a list of patterns",
 )
 FOLDER = text("the path of a folder, whose modules are to come before all others", lambda path: Path(path).is_dir())
 
@@ -104,6 +123,11 @@ class Job:
     code: Annotated[str | None, or_null(FOLDER, "none")] = None  # such as another version of methods
     mode: Annotated[str | None, or_null(one_of(MODES), "torch as it is")] = None  # in which torch runs the method
     processes: Annotated[int, whole(1)] = 1  # that compute one result together
+    parameters: Annotated[tuple[str, ...] | None, or_null(PATTERNS, "all parameters")] = None  # patterns of their names
+    wrt: Annotated[str, one_of(VARIABLES)] = "parameters"  # the variables that the derivatives are taken in
+    per_sample: Annotated[bool, FLAG] = False  # each sample's own; always so for wrt=inputs
+    k: Annotated[int, whole(1)] = 10  # eigenvalues of the largest magnitude
+    damping: Annotated[float, AT_LEAST_0] = 0.01  # of ihvp, and of the Newton step of an approximation
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], problem: str, method: str) -> Job:
@@ -111,7 +135,8 @@ class Job:
 
         Raises ConfigError naming the key, the value found and what it may be.
         """
-        values = checked(cls, config)
+        patterns = config.get("parameters")
+        values = checked(cls, {**config, "parameters": [patterns] if isinstance(patterns, str) else patterns})
         if values["mode"] == "autocast" and values["dtype"] != "float32":
             raise ConfigError(
                 f"mode=autocast dtype={values['dtype']}: autocast changes float32 only; set dtype=float32"
@@ -122,6 +147,9 @@ class Job:
                 "set device=cuda, which gives them cuda:0, cuda:1 and so on"
             )
         values["limit_s"] = float(values["limit_s"])
+        values["damping"] = float(values["damping"])
+        values["per_sample"] |= values["wrt"] == "inputs"
+        values["parameters"] = values["parameters"] and tuple(values["parameters"])
         values["passes"] = tuple(entry for entry in PASSES if entry in values["passes"])
         problem_options, problem_target = _target(config, "problem", problem)
         for key in STATED:
@@ -142,7 +170,13 @@ class Job:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
         """The job that `asdict` gave."""
-        return cls(**{**values, "passes": tuple(values["passes"]), "measure": Measure(**values["measure"])})
+        patterns = values.get("parameters")
+        typed = {
+            "passes": tuple(values["passes"]),
+            "measure": Measure(**values["measure"]),
+            "parameters": None if patterns is None else tuple(patterns),
+        }
+        return cls(**{**values, **typed})
 
     @property
     def stop_gradient(self) -> bool | None:
@@ -188,7 +222,8 @@ class Job:
         """The job as the record stores it."""
         values = asdict(self)
         nested = {key: json.dumps(values[key]) for key in JSON}
-        return values | nested | {"passes": ", ".join(self.passes)}
+        patterns = None if self.parameters is None else ", ".join(self.parameters)
+        return values | nested | {"passes": ", ".join(self.passes), "parameters": patterns}
 
 
 def _target(config: Mapping[str, Any], group: str, name: str) -> tuple[dict[str, Any], str]:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
 from methods.chunks import batched, slices
-
-
-class Estimate(NamedTuple):
-    """A random estimate with its standard error."""
-
-    value: Tensor  # (P,)
-    standard_error: Tensor  # (P,), of each entry, from the spread over the probes
-    probes: int  # number of independent random vectors
+from methods.estimates import Estimate
 
 
 def diagonal(

@@ -12,7 +12,7 @@ from harness.problems import from_function, from_network, functions, networks
 from harness.truth import agreement, distances, results
 from harness.truth.reference import reference
 from methods.create_graph_rows import hessian
-from methods.hutchinson import Estimate
+from methods.estimates import Estimate
 from tests.conftest import JOB
 from tests.oracles import central_differences, distance, jacobian_by_differences
 

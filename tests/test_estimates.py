@@ -6,7 +6,7 @@ import torch
 from harness.problems import from_function, functions, networks
 from harness.truth import results
 from methods import hutchinson
-from methods.hutchinson import Estimate
+from methods.estimates import Estimate
 from tests.judging import FULL, PROBED, by_autograd, judge
 
 NETWORK = networks.mlp(inputs=4, width=6, outputs=3, batch=16)

@@ -39,6 +39,11 @@ OTHERS = {
     "quantity": "ggn",
     "vectors": 3,
     "subset": 2,
+    "wrt": "inputs",
+    "per_sample": True,
+    "parameters": ("a.*",),
+    "k": 3,
+    "damping": 1.0,
     "device": "cuda",
     "dtype": "float32",
     "threads": 2,
@@ -85,6 +90,7 @@ def test_what_makes_a_cell_is_what_it_was():
         *("problem", "problem_target", "problem_options", "method", "target", "method_options", "quantity", "vectors"),
         *("subset", "device", "dtype", "threads", "mode", "allocator", "seed", "memory_limit_gb", "limit_s", "measure"),
         *("interpreter", "code", "processes", "torch", "packages", "machine"),
+        *("wrt", "per_sample", "parameters", "k", "damping"),
     }
     assert set(identity.MACHINE) == {"cpu", "cores", "gpu", "driver", "governor", "platform", "node"}
     assert set(identity.JSON) == {"problem_options", "method_options", "measure"}

@@ -8,7 +8,7 @@ from torch.masked import masked_tensor
 
 from harness.problems import from_function, networks
 from harness.truth import results
-from methods.hutchinson import Estimate
+from methods.estimates import Estimate
 from tests.judging import PROBED, by_autograd, judge
 
 NETWORK = networks.mlp(inputs=3, width=4, outputs=2, batch=8)

@@ -17,7 +17,7 @@ from harness.truth.result_recorder import ResultRecorder
 from harness.truth.results import result_tensors
 from harness.truth.sketch import bilinear
 from harness.truth.timed_results import verdict
-from methods.hutchinson import Estimate
+from methods.estimates import Estimate
 from tests.conftest import JOB
 
 NETWORK = networks.mlp(inputs=3, width=4, outputs=2, batch=8)

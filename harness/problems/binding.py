@@ -37,8 +37,8 @@ class BoundMethod:
 
 
 def vectors_of(job: Job, theta: Tensor) -> Tensor | None:
-    """The vectors (P, k) of an hvp, standard normal, of the same dtype and device as theta; else None."""
-    if job.quantity != "hvp":
+    """The vectors (P, k) of an hvp or ihvp, standard normal, of the same dtype and device as theta; else None."""
+    if job.quantity not in ("hvp", "ihvp"):
         return None
     generator = torch.Generator().manual_seed(job.seed + 1)
     return torch.randn(theta.numel(), job.vectors, generator=generator, dtype=torch.float64).to(theta)
@@ -56,6 +56,7 @@ def bind(job: Job, problem: Problem) -> BoundMethod:
     parameters = inspect.signature(function).parameters
     _require_processes(job, parameters)
     offered = {name: getattr(problem, name) for name in (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS)} | {"vectors": vectors}
+    offered |= {"k": job.k, "damping": job.damping}
     if "mesh" in parameters:
         offered["mesh"] = mesh_of(problem.theta.device)
     arguments = {name: offered[name] for name in parameters if name in offered}
@@ -101,7 +102,8 @@ def _require_arguments(job: Job, problem: Problem, arguments: Mapping[str, Any])
     absent = [
         name
         for name, value in arguments.items()
-        if name not in (*PROBLEM_ARGUMENTS, "mesh") and (value is None if name == "vectors" else not has_network)
+        if name not in (*PROBLEM_ARGUMENTS, "k", "damping", "mesh")
+        and (value is None if name == "vectors" else not has_network)
     ]
     if absent:
         raise Unsupported(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas
 
 _COLUMNS = (*NAMES, "path")
+# What a record of an older schema, which lacks the field, was measured with.
+OLDER = {"processes": 1, "wrt": "parameters", "per_sample": False, "k": 10, "damping": 0.01}
 _VALUES = itemgetter(*_COLUMNS)
 
 
@@ -70,7 +72,8 @@ def load(*paths: str | Path) -> pandas.DataFrame:
             frame[field.name] = pandas.to_numeric(frame[field.name])
         elif field.type == "float":
             frame[field.name] = frame[field.name].astype("float")
-    frame["processes"] = frame["processes"].fillna(1)  # records of an older schema
+    for name, value in OLDER.items():
+        frame[name] = frame[name].fillna(value)
     frame = _derive(frame).copy()  # in one piece: pandas warns where columns are added to a frame in a hundred pieces
     frame.attrs.update(asked=list(map(str, places)), skipped=skipped, copies=copies, superseded=sorted(replaced))
     return frame

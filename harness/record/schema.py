@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 OLDEST = 2  # schema that is still read: later ones added fields, and 8 dropped two
 
 SKETCH = 32  # entries of a sketch
@@ -63,8 +63,23 @@ FIELDS = (
     Field("method", "str", "", "row of conf/method", part="method"),
     Field("method_options", "str", "JSON", "every option the method was called with", part="method"),
     Field("target", "str", "dotted path", "the function that was measured", part="method"),
-    Field("quantity", "str", "", "hessian, diagonal, block_diagonal, hvp or ggn", part="setting"),
-    Field("vectors", "int", "count", "k, the vectors of an hvp", part="setting"),
+    Field(
+        "quantity",
+        "str",
+        "",
+        "hessian, diagonal, block_diagonal, hvp, ggn, eigenvalues, trace, spectrum or ihvp",
+        part="setting",
+    ),
+    Field("vectors", "int", "count", "vectors of an hvp or ihvp", part="setting"),
+    Field("k", "int", "count", "eigenvalues of the largest magnitude, of quantity=eigenvalues", part="setting"),
+    Field(
+        "damping", "float", "", "added to the diagonal, of ihvp and of an approximation's Newton step", part="setting"
+    ),
+    Field("wrt", "str", "", "parameters or inputs: the variables of the derivatives", part="setting"),
+    Field("per_sample", "bool", "", "whether each sample has derivatives of its own", part="setting"),
+    Field(
+        "parameters", "str", "", "patterns of the names of the parameters that were taken; null for all", part="setting"
+    ),
     Field("subset", "int", "count", "parameters that were taken, the others being fixed; null for all", part="setting"),
     Field("device", "str", "", "cpu, cuda or cuda:N", part="setting"),
     Field("dtype", "str", "", "float64, float32, float16 or bfloat16", part="setting"),
@@ -219,6 +234,25 @@ FIELDS = (
     Field("tolerance", "float", "relative", "largest relative_error that is ok at this dtype and reference"),
     Field("estimate_probes", "int", "count", "independent probes of a random estimate; null for an exact method"),
     Field("standard_error", "float", "relative", "norm of a random estimate's standard errors over the true norm"),
+    Field("products", "int", "count", "Hessian-vector products, or gradients in their place, that the method spent"),
+    Field("stated_error", "float", "relative", "what a result states of its own error, over the true norm"),
+    Field(
+        "covered",
+        "bool",
+        "",
+        "whether the truth is within what a result states of its error: for a random estimate its 95 % interval",
+    ),
+    Field(
+        "approximation",
+        "bool",
+        "",
+        "whether the result is an approximation of the quantity; its error is then no fault",
+    ),
+    Field("cosine", "float", "", "of an approximation with the true matrix, in the Frobenius inner product"),
+    Field(
+        "newton_error", "float", "relative", "distance of the damped Newton step by an approximation from the true one"
+    ),
+    Field("logdet_error", "float", "", "log det of a damped approximation minus that of the damped true matrix, by P"),
     Field("hessian_distance", "float", "relative", "Frobenius distance of a GGN from the Hessian over that one's norm"),
     Field(
         "sketch", "list[float]", "", "32 random linear functions of the result, the same for all results of its shape"

@@ -57,7 +57,7 @@ def result_fault(
     - A block-diagonal is a tuple of tensors, one for each of `sizes`.
     - A matrix may be a DTensor with placement Shard(0), over all ranks.
     - A random estimate has a `standard_error` of the same shape and its number of `probes`
-      (`methods.hutchinson.Estimate`).
+      (`methods.estimates.Estimate`).
 
     That a result requires grad is no fault of its values, which are judged.
     """
