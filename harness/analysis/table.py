@@ -32,6 +32,11 @@ SETTINGS = {
     "code": None,
 }
 
+# What a result has that states its error.
+STATING = ("standard_error", "stated_error", "products", "estimate_probes")
+# Settings that belong to some quantities only.
+ASKED_OF = {"vectors": ("hvp", "ihvp"), "k": ("eigenvalues",), "damping": ("ihvp",)}
+SIZED_BY = ("subset", "parameters", "wrt")  # what P depends on beside the problem
 PLAIN = "null"  # the mode of torch as it is
 COMMIT = "commit "  # before the commit of a folder `code`
 
@@ -70,6 +75,11 @@ class Analysis:
     def rows(self) -> DataFrame:
         """A row a record: the frame with its gaps filled, and names fit to group and show (see `_prepared`)."""
         return _prepared(self.frame)
+
+    @cached_property
+    def ranked(self) -> DataFrame:
+        """The rows whose times compare: not those of estimates and approximations, which are of any accuracy."""
+        return self.rows[self.rows["ranked"]]
 
     @cached_property
     def cells(self) -> DataFrame:
@@ -112,7 +122,8 @@ def _prepared(frame: DataFrame) -> DataFrame:
     what is measured ONCE from the other processes of the cell. `problem` is the problem's name, `family` that of the
     builder which it shares with other named problems (`mlp` of `mlp_500` and `mlp_2000`); these and `quantity` get what
     tells their rows apart other than by size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). JSON has its
-    keys in order. `machine` is the GPU, or else the CPU with its cores, `mode` PLAIN for torch as it is, `memory_limit`
+    keys in order. `ranked` is whether the method's results are exact: they neither state an error nor approximate by
+    design. `machine` is the GPU, or else the CPU with its cores, `mode` PLAIN for torch as it is, `memory_limit`
     the limit as text, `ranks` how many processes computed one result, `code` own, or of a folder of that name
     `commit 1a2b3c4d` or its path. `warning` is what the atlas knows against the row, `doubted` whether it was warned
     that its result may be wrong, `cell` the number of its cell, `commits` how many commits of the harness itself ran
@@ -134,7 +145,7 @@ def _prepared(frame: DataFrame) -> DataFrame:
         rows[column] = rows[column].map({text: identity.ordered(text) for text in rows[column].dropna().unique()})
     rows["problem_target"] = filled(rows, "problem_target", ["problem"])
     rows["target"] = filled(rows, "target", ["method", "quantity"])
-    rows["params"] = filled(rows, "params", [*identity.PROBLEM, "subset"])
+    rows["params"] = filled(rows, "params", [*identity.PROBLEM, *SIZED_BY])
     rows["torch"] = filled(rows, "torch", ["interpreter"])
     rows["packages"] = filled(rows, "packages", ["method", "interpreter"])
     rows["machine"] = filled(rows, "machine", ["device"])
@@ -143,16 +154,34 @@ def _prepared(frame: DataFrame) -> DataFrame:
     rows["problem"] = _told_apart(rows, rows["problem"])
     rows["warning"] = _warnings(rows)
     rows["doubted"] = rows["warnings"].fillna("").str.contains(DOUBT, case=False, regex=True)
-    hvp = rows["quantity"] == "hvp"
-    several = hvp & (rows.loc[hvp, "vectors"].nunique() > 1)
-    for column, telling in (("vectors", several), ("subset", rows["subset"].notna())):
-        told = rows.loc[telling, column].map(f" {column}={{:.0f}}".format)
-        rows.loc[telling, "quantity"] += told.astype("object")
+    rows["ranked"] = _ranked(rows)
+    rows["quantity"] += _asked_of_the_quantity(rows)
     rows["cell"] = rows.groupby(CELL, dropna=False).ngroup()
     for column in ONCE:
         rows[column] = rows[column].where(rows["status"] != "ok", filled(rows, column, ["cell", "commit"]))
     rows["commits"] = rows["commit"].where(rows["code"] == "own").groupby(rows["cell"]).transform("nunique")
     return rows
+
+
+def _ranked(rows: DataFrame) -> Series:
+    """Whether each row's method has results that neither state an error nor are approximations."""
+    inexact = rows[list(STATING)].notna().any(axis=1) | rows["approximation"].eq(True)
+    return ~inexact.groupby([rows[name] for name in ("method", "quantity", "target")], dropna=False).transform("any")
+
+
+def _asked_of_the_quantity(rows: DataFrame) -> Series:
+    """What was asked of each row's quantity beside its name, where that tells it apart: ` vectors=8 subset=64`."""
+    told = Series("", rows.index, dtype="object")
+    for column, quantities in ASKED_OF.items():
+        values = rows[column].where(rows["quantity"].isin(quantities))
+        differs = values.groupby(rows["quantity"]).transform("nunique") > 1
+        told += values.where(differs).map(f" {column}={{:g}}".format, na_action="ignore").astype("object").fillna("")
+    inputs = rows["wrt"] == "inputs"
+    told += inputs.map({True: " wrt=inputs", False: ""})
+    told += (rows["per_sample"].eq(True) & ~inputs).map({True: " per_sample=true", False: ""})
+    for column, written in (("parameters", " parameters={}"), ("subset", " subset={:.0f}")):
+        told += rows[column].map(written.format, na_action="ignore").astype("object").fillna("")
+    return told
 
 
 def _warnings(rows: DataFrame) -> Series:
@@ -268,20 +297,21 @@ def _told_apart(rows: DataFrame, names: Series) -> Series:
     """The names with the options of the problem that differ among rows of one name, other than in size.
 
     An option is one of size if its values are numbers and no two of them give the same P, among rows of the same
-    subset. Where P is unknown, the options of size are shown too.
+    variables (SIZED_BY). Where P is unknown, the options of size are shown too.
     """
-    every = rows[["problem_options", "subset", "params"]].assign(name=names)
+    variables = rows.groupby(list(SIZED_BY), dropna=False).ngroup()
+    every = rows[["problem_options", "params"]].assign(variables=variables, name=names)
     alike = every.groupby(list(every), dropna=False).ngroup()
     distinct = every[~alike.duplicated()]
     shown = distinct["name"].copy()
     for _, group in distinct.groupby("name"):
         texts = DataFrame([options_of(text) for text in group["problem_options"]], index=group.index)
         texts = texts[group["problem_options"].notna()].fillna("null")
-        subset, params = (group.loc[texts.index, column].fillna(0) for column in ("subset", "params"))
+        variables, params = (group.loc[texts.index, column].fillna(0) for column in ("variables", "params"))
         for key in texts.columns[texts.nunique() > 1]:
             numbers = texts[key].str.fullmatch(r"-?[\d.e+-]+").all()
-            several = texts[key].groupby([subset, params]).transform("nunique").mask(params == 0, 0) > 1
-            telling = several.groupby(subset).transform("any") | (not numbers) | (params == 0)
+            several = texts[key].groupby([variables, params]).transform("nunique").mask(params == 0, 0) > 1
+            telling = several.groupby(variables).transform("any") | (not numbers) | (params == 0)
             values = f" {key}=" + texts[key].str.strip('"')
             shown.loc[texts.index] += values.where(telling, "")
     return alike.map(dict(zip(alike[distinct.index], shown, strict=True))).astype("object")
