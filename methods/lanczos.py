@@ -9,7 +9,7 @@ from torch import Tensor
 
 from methods.estimates import Bounded
 from methods.products import Products
-from methods.ritz import check_budget, check_count, random_vector, wanted
+from methods.ritz import bounded, check_budget, check_count, random_vector, rounding, wanted
 
 
 def eigenvalues(
@@ -44,7 +44,7 @@ def eigenvalues(
     products = Products(loss, theta, hvp)
     generator = torch.Generator().manual_seed(seed)
     epsilon = torch.finfo(theta.dtype).eps
-    rounding = epsilon * params**0.5  # of a product, relative to the largest magnitude
+    least = max(tolerance, rounding(params, theta.dtype))
     basis = theta.new_zeros(width + 1, params)  # orthonormal rows
     projected = theta.new_zeros(width, width)  # the Hessian in that basis
     basis[0] = _orthonormal(random_vector(theta, generator), basis[:0])
@@ -64,14 +64,9 @@ def eigenvalues(
                 basis[done] = _orthonormal(rest, basis[:done])
         values, rotation = torch.linalg.eigh(projected[:done, :done])
         errors = (coupling * rotation[-1]).abs()
-        largest = values.abs().max()
-        chosen = wanted(values, k)
-        if (
-            done == params
-            or products.count >= most_products
-            or bool((errors[chosen] <= max(tolerance, rounding) * largest).all())
-        ):
-            return Bounded(values[chosen], errors[chosen] + rounding * largest, products.count)
+        converged = bool((errors[wanted(values, k)] <= least * values.abs().max()).all())
+        if converged or done == params or products.count >= most_products:
+            return bounded(values, errors, k, params, products.count)
         kept = _kept(values, k, (width - k - 1) // 2)
         last = basis[done].clone()
         done = len(kept)

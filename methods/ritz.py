@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,17 +11,31 @@ from methods.estimates import Bounded
 
 
 def rayleigh_ritz(basis: Tensor, images: Tensor, k: int, products: int) -> Bounded:
-    """The Rayleigh-Ritz approximations to the eigenvalues of H, in the order of `wanted`, with their residual norms.
+    """The Rayleigh-Ritz approximations to the k eigenvalues of H of largest magnitude, and to its lowest one.
 
     `basis` (P, m) has orthonormal columns Q, and `images` (P, m) is H Q. `products` is the number that was spent.
-    There is an eigenvalue of H within each residual norm, but not necessarily the one that was wanted.
+    There is an eigenvalue of H within each error, but not necessarily the one that was wanted.
 
     Parlett, "The Symmetric Eigenvalue Problem", 1998, chapter 11.
     """
     values, rotation = torch.linalg.eigh(basis.T @ images)
     residuals = (images @ rotation - (basis @ rotation) * values).norm(dim=0)
+    return bounded(values, residuals, k, len(basis), products)
+
+
+def bounded(values: Tensor, residuals: Tensor, k: int, params: int, products: int) -> Bounded:
+    """The k values of largest magnitude out of `values` (m,), then the lowest one, with their errors.
+
+    An error is the residual norm of a unit vector, and what `rounding` adds, of `params` entries.
+    """
     chosen = wanted(values, k)
-    return Bounded(values[chosen], residuals[chosen], products)
+    errors = residuals[chosen] + rounding(params, values.dtype) * values.abs().max()
+    return Bounded(values[chosen], errors, products)
+
+
+def rounding(params: int, dtype: torch.dtype) -> float:
+    """The rounding error that is expected of a product with a matrix (P, P), relative to its largest magnitude."""
+    return torch.finfo(dtype).eps * math.sqrt(params)
 
 
 def wanted(values: Tensor, k: int) -> Tensor:

@@ -69,7 +69,13 @@ RESERVED = {
 # Modules of methods/ that hold no method, but what a problem and a method must agree on.
 SHARED = {"calls", "ravel", "samples"}
 # Modules of methods/peers that import another package than the one they are named for.
-PEERS = {"aten_to_jax": "jax"}
+PEERS = {
+    "aten_to_jax": "jax",
+    "hessian_eigenthings_estimates": "hessian_eigenthings",
+    "scipy_eigsh": "scipy",
+    "scipy_krylov": "scipy",
+    "scipy_operators": "scipy",
+}
 
 
 def imported(path: Path) -> set[str]:
