@@ -40,7 +40,19 @@ from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUs
 from harness.job import Job
 from harness.measure import busy, clock, communication, counters, environment, memory, ranks, rates
 from harness.measure.warning_log import WarningLog
-from harness.problems import Problem, ProblemError, attention, build, check, mesh, networks, split, subset, tensors_of
+from harness.problems import (
+    Problem,
+    ProblemError,
+    attention,
+    build,
+    check,
+    chosen,
+    mesh,
+    networks,
+    split,
+    subset,
+    tensors_of,
+)
 from harness.problems.binding import BoundMethod, bind
 from harness.problems.errors import CodeError, place
 from harness.problems.method_source import MethodError, Unsupported, parameter_names, provenance
@@ -266,6 +278,8 @@ def _problem(job: Job) -> Problem:
     if job.memory_limit_gb is not None:
         memory.limit(job.memory_limit_gb, device)
     problem = build(job.problem_target, _builder_options(job)).to(device, getattr(torch, job.dtype))
+    if job.parameters is not None:
+        problem = chosen(problem, job.parameters)
     check(problem)
     if job.batches is not None:
         problem = split(problem, job.batches, job.batch_weights)
