@@ -22,8 +22,8 @@ def speedups(analysis: Analysis, baseline: str) -> DataFrame:
     labels = sorted(set(rows["label"]))
     if baseline in set(analysis.rows["label"]) - set(labels):
         raise ValueError(
-            f"baseline {baseline} is an estimate or an approximation, whose times compare with none; take an exact "
-            f"method: {', '.join(labels)}"
+            f"baseline {baseline} estimates, so that its times compare with none; take an exact method: "
+            f"{', '.join(labels)}"
         )
     if baseline not in labels:
         raise ValueError(f"baseline {baseline} is no method of these records; they have {', '.join(labels)}")

@@ -78,7 +78,7 @@ class Analysis:
 
     @cached_property
     def ranked(self) -> DataFrame:
-        """The rows whose times compare: not those of estimates and approximations, which are of any accuracy."""
+        """The rows whose times compare: not those of estimates, which may be of any accuracy."""
         return self.rows[self.rows["ranked"]]
 
     @cached_property
@@ -122,8 +122,8 @@ def _prepared(frame: DataFrame) -> DataFrame:
     what is measured ONCE from the other processes of the cell. `problem` is the problem's name, `family` that of the
     builder which it shares with other named problems (`mlp` of `mlp_500` and `mlp_2000`); these and `quantity` get what
     tells their rows apart other than by size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). JSON has its
-    keys in order. `ranked` is whether the method's results are exact: they neither state an error nor approximate by
-    design. `machine` is the GPU, or else the CPU with its cores, `mode` PLAIN for torch as it is, `memory_limit`
+    keys in order. `ranked` is false of a method whose results state an error: estimates, whose times do not compare.
+    `machine` is the GPU, or else the CPU with its cores, `mode` PLAIN for torch as it is, `memory_limit`
     the limit as text, `ranks` how many processes computed one result, `code` own, or of a folder of that name
     `commit 1a2b3c4d` or its path. `warning` is what the atlas knows against the row, `doubted` whether it was warned
     that its result may be wrong, `cell` the number of its cell, `commits` how many commits of the harness itself ran
@@ -164,9 +164,9 @@ def _prepared(frame: DataFrame) -> DataFrame:
 
 
 def _ranked(rows: DataFrame) -> Series:
-    """Whether each row's method has results that neither state an error nor are approximations."""
-    inexact = rows[list(STATING)].notna().any(axis=1) | rows["approximation"].eq(True)
-    return ~inexact.groupby([rows[name] for name in ("method", "quantity", "target")], dropna=False).transform("any")
+    """Whether each row's method has no results that state their error."""
+    stating = rows[list(STATING)].notna().any(axis=1)
+    return ~stating.groupby([rows[name] for name in ("method", "quantity", "target")], dropna=False).transform("any")
 
 
 def _asked_of_the_quantity(rows: DataFrame) -> Series:

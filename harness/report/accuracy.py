@@ -47,7 +47,7 @@ def tables(found: Sequence[Accuracy], analysis: Analysis) -> list[Table]:
 def unranked(analysis: Analysis) -> str | None:
     """Which methods no leaderboard ranks, in a sentence; None where all are ranked."""
     names = set(analysis.rows.loc[~analysis.rows["ranked"], "method"].dropna().map(plain))
-    return f"Not ranked by time, since they estimate or approximate: {listed(names)}." if names else None
+    return f"Not ranked by time, since they estimate: {listed(names)}." if names else None
 
 
 def _texts(accuracy: Accuracy) -> DataFrame:
