@@ -24,11 +24,11 @@ def spectrum(
     products: int = 256,
     seed: int = 0,
 ) -> Spectrum:
-    """The spectral density of the Hessian by runs of `fast_lanczos`, of 32 steps each, or of fewer so that there
-    are eight, on `products` in all.
+    """The spectral density of the Hessian by `fast_lanczos`, on `products` in all.
 
-    It does not orthogonalise again, so that a run may count an eigenvalue twice, and fails where a Krylov space has
-    fewer dimensions than steps. The moments' standard errors are those of the mean over runs.
+    Its runs have 32 steps each, or fewer so that there are eight. It does not orthogonalise again, so that a run may
+    count an eigenvalue twice, and fails where a Krylov space has fewer dimensions than steps. The moments' standard
+    errors are those of the mean over runs.
 
     Raises ValueError for fewer than 16 products; NotImplementedError for a loss that is no module.
     """

@@ -67,11 +67,10 @@ def trace(
 def spectrum(
     model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, products: int = 128, seed: int = 0
 ) -> Spectrum:
-    """The spectral density of the Hessian by `spectral_density`, in runs of 32 steps each, or of fewer so that there are eight, on
-    `products` in all.
+    """The spectral density of the Hessian by `spectral_density`, on `products` in all.
 
-    It orthogonalises in full. The moments' standard errors are those of the mean over runs. Raises
-    ValueError for fewer than 16 products.
+    Its runs have 32 steps each, or fewer so that there are eight, and orthogonalise in full. The moments' standard
+    errors are those of the mean over runs. Raises ValueError for fewer than 16 products.
     """
     operator = HessianOperator(model, [(inputs, targets)], supervised_loss(criterion))
     runs, steps = runs_and_steps(products, operator.size, STEPS)
