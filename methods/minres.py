@@ -35,6 +35,7 @@ def ihvp(
     Paige and Saunders, "Solution of sparse indefinite systems of linear equations", 1975.
     """
     check_budget(most_products, 1, tolerance)
+    negligible = 10 * torch.finfo(theta.dtype).eps  # relative to the size of T
 
     def solve(matrix: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
         norm = vector.norm()
@@ -47,7 +48,7 @@ def ihvp(
         cos_before = cosine = torch.ones_like(norm)
         sin_before = sine = torch.zeros_like(norm)
         second, first = torch.zeros_like(vector), torch.zeros_like(vector)
-        residual = norm
+        residual, size = norm, torch.zeros_like(norm)
         for _ in range(most_products):
             image = matrix(current) - beta * before
             alpha = current @ image
@@ -58,14 +59,15 @@ def ihvp(
             inner = cosine * cos_before * beta + sine * alpha
             corner = cosine * alpha - sine * cos_before * beta
             diagonal = torch.hypot(corner, beta_next)
-            if diagonal == 0:
+            size = torch.maximum(size, alpha.abs() + beta_next)
+            if diagonal <= negligible * size:
                 break  # the matrix is singular in this Krylov space, and the residual is the least
             second, first = first, (current - inner * first - outer * second) / diagonal
             cos_before, sin_before = cosine, sine
             cosine, sine = corner / diagonal, beta_next / diagonal
             solution = solution + cosine * residual * first
             residual = -sine * residual
-            if residual.abs() <= tolerance * norm or beta_next == 0:
+            if residual.abs() <= tolerance * norm or beta_next <= negligible * size:
                 break
             before, current, beta = current, image / beta_next, beta_next
         return solution

@@ -75,6 +75,7 @@ PEERS = {
     "curvlinops_hessian": "curvlinops",
     "curvlinops_inverses": "curvlinops",
     "curvlinops_operators": "curvlinops",
+    "curvlinops_spectra": "curvlinops",
     "curvlinops_traces": "curvlinops",
     "hessian_eigenthings_estimates": "hessian_eigenthings",
     "laplace_approximations": "laplace",
