@@ -51,7 +51,7 @@ def survey(jobs: Sequence[Job], output: Path, memory_gb: float | None = None, pr
         attention=problem.get("attention"),
         memory_gb=memory_gb,
         precision=precision,
-        unchecked=trial.unchecked,
+        unchecked=trial.truth.missing,
     )
 
 

@@ -16,6 +16,7 @@ from harness.advise.advice import COARSE, ESTIMATE, SLOWER, Advice
 from harness.advise.budgets import budgets, is_below
 from harness.advise.expectation import FEWEST, expected, sizes
 from harness.advise.room import OF_THE_WHOLE
+from harness.advise.whole_truth import WholeTruth
 from harness.job import METHOD_ARGUMENTS, Job
 from harness.reproduce.source import ReproduceError, parameters
 from harness.run.launcher import Launcher
@@ -43,13 +44,13 @@ class Trial:
         has_reference: bool,
         precision: float | None = None,
     ) -> None:
+        self.truth = WholeTruth(launcher, output / "problem")
         self._launcher = launcher
         self._output = output
         self._params = params
         self._memory_gb = memory_gb
         self._has_reference = has_reference  # in few parameters
         self._precision = precision  # relative error that an estimate may state
-        self._untrue: str | None = None  # why there is no truth in all parameters; empty where there is one
         self._best: dict[int, tuple[float, str]] = {}  # number of parameters -> least time, method
         self._cost_s: dict[str, float] = {}  # of the check in few parameters
 
@@ -172,18 +173,6 @@ class Trial:
             return replace(refused, status=COARSE, message=message)
         return advice
 
-    @property
-    def unchecked(self) -> str | None:
-        """Why no result could be compared with the truth in all parameters; None where it could, or was not tried."""
-        return self._untrue or None
-
-    def _has_truth(self, job: Job) -> bool:
-        """Whether there is a truth in all parameters, which is looked for once."""
-        if self._untrue is None:
-            seen = self._launcher.reference(replace(job, passes=("agreement",)), self._output / "problem")
-            self._untrue = "" if seen["status"] == "ok" else seen["message"]
-        return not self._untrue
-
     def checked_whole(self, advice: Advice) -> Advice:
         """The advice after a check in all parameters, where time and memory allow it; else, or at a timeout, as it is.
 
@@ -192,7 +181,7 @@ class Trial:
         job = advice.job
         if advice.time_s is None or advice.time_s > job.limit_s or not room.fits(job, advice.peak_bytes):
             return advice
-        if job.quantity in OF_THE_WHOLE and not self._has_truth(job):
+        if job.quantity in OF_THE_WHOLE and not self.truth.known(job):
             return advice
         seen = self._run(job, self._params, "agreement", job.limit_s)
         return advice if seen["status"] == "timeout" else _judged(advice, seen, self._params)

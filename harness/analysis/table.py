@@ -12,6 +12,7 @@ from pandas import DataFrame, Series
 
 from harness import findings
 from harness.analysis.intervals import interval
+from harness.analysis.quantities import asked_of_quantity, ranked
 from harness.record import identity, plain
 from harness.record.names import filled
 from harness.text import as_text
@@ -32,10 +33,6 @@ SETTINGS = {
     "code": None,
 }
 
-# What a result has that states its error.
-STATING = ("standard_error", "stated_error", "products", "estimate_probes")
-# Settings that belong to some quantities only.
-ASKED_OF = {"vectors": ("hvp", "ihvp"), "k": ("eigenvalues",), "damping": ("ihvp",)}
 SIZED_BY = ("subset", "parameters", "wrt")  # what P depends on beside the problem
 PLAIN = "null"  # the mode of torch as it is
 COMMIT = "commit "  # before the commit of a folder `code`
@@ -154,34 +151,13 @@ def _prepared(frame: DataFrame) -> DataFrame:
     rows["problem"] = _told_apart(rows, rows["problem"])
     rows["warning"] = _warnings(rows)
     rows["doubted"] = rows["warnings"].fillna("").str.contains(DOUBT, case=False, regex=True)
-    rows["ranked"] = _ranked(rows)
-    rows["quantity"] += _asked_of_the_quantity(rows)
+    rows["ranked"] = ranked(rows)
+    rows["quantity"] += asked_of_quantity(rows)
     rows["cell"] = rows.groupby(CELL, dropna=False).ngroup()
     for column in ONCE:
         rows[column] = rows[column].where(rows["status"] != "ok", filled(rows, column, ["cell", "commit"]))
     rows["commits"] = rows["commit"].where(rows["code"] == "own").groupby(rows["cell"]).transform("nunique")
     return rows
-
-
-def _ranked(rows: DataFrame) -> Series:
-    """Whether each row's method has no results that state their error."""
-    stating = rows[list(STATING)].notna().any(axis=1)
-    return ~stating.groupby([rows[name] for name in ("method", "quantity", "target")], dropna=False).transform("any")
-
-
-def _asked_of_the_quantity(rows: DataFrame) -> Series:
-    """What was asked of each row's quantity beside its name, where that tells it apart: ` vectors=8 subset=64`."""
-    told = Series("", rows.index, dtype="object")
-    for column, quantities in ASKED_OF.items():
-        values = rows[column].where(rows["quantity"].isin(quantities))
-        differs = values.groupby(rows["quantity"]).transform("nunique") > 1
-        told += values.where(differs).map(f" {column}={{:g}}".format, na_action="ignore").astype("object").fillna("")
-    inputs = rows["wrt"] == "inputs"
-    told += inputs.map({True: " wrt=inputs", False: ""})
-    told += (rows["per_sample"].eq(True) & ~inputs).map({True: " per_sample=true", False: ""})
-    for column, written in (("parameters", " parameters={}"), ("subset", " subset={:.0f}")):
-        told += rows[column].map(written.format, na_action="ignore").astype("object").fillna("")
-    return told
 
 
 def _warnings(rows: DataFrame) -> Series:
