@@ -115,8 +115,8 @@ def cells():
                 continue  # hundreds of products each; they have tests of their own
             if row == "finite_differences" and quantity != "hvp" and problem.theta.numel() > 100:
                 continue  # four gradients a parameter
-            if row.endswith(("_compiled", "_linearize")) and quantity in DERIVED:
-                continue  # seconds each, for the Hessian or diagonal that they are of
+            if row.startswith("vmap_hvp_") and quantity in DERIVED:
+                continue  # those of vmap_hvp, of a Hessian or diagonal that is tested itself
             function, options = bound(row, quantity)
             known = {"vectors", "k", "damping", *options, *offered(problem)}
             if function is not None and required(function) <= known:
