@@ -86,7 +86,7 @@ for name in ("mlp_layernorm", "transformer", "bert"):
 # What a peer says it has no rule for.
 REFUSES = {("backpack", name) for name in ("mlp", "mlp_layernorm", "transformer", "bert")}
 CRASHES = {("vmap_hvp_linearize", "mlp_regression")}
-# Rows that take products until they converge, or as many as they are told. Inverse products are of a convex problem.
+# Rows that take products until they converge, or as many as an option says. Inverse products are of a convex problem.
 ITERATIVE = {
     row for row in ROWS if "most_products" in ROWS[row] or ("products" in ROWS[row] and ".peers." in TARGETS[row])
 }
