@@ -50,7 +50,7 @@ def eigenvalues(
     basis[0] = _orthonormal(random_vector(theta, generator), basis[:0])
     done = 0
     while True:
-        while done < width and products.count < most_products:
+        while done < width and (done < k or products.count < most_products):
             image = products.one(basis[done])
             done += 1
             overlaps, rest = _orthogonalised(image, basis[:done])

@@ -32,23 +32,9 @@ def test_the_truth_is_that_of_the_matrix(tmp_path) -> None:
 
 
 def test_the_program_on_a_small_network(tmp_path) -> None:
-    sizes = [
-        "--image",
-        "12",
-        "--channels",
-        "1",
-        "2",
-        "--widths",
-        "4",
-        "4",
-        "--batch",
-        "8",
-        "--k",
-        "2",
-        "--damping",
-        "4",
-    ]
-    program = [sys.executable, "-m", "tests.programs.lenet5_spectrum", "--folder", str(tmp_path), *sizes]
+    sizes = {"image": "12", "channels": "1 2", "widths": "4 4", "batch": "8", "k": "2", "damping": "4"}
+    options = [word for name, value in sizes.items() for word in (f"--{name}", *value.split())]
+    program = [sys.executable, "-m", "tests.programs.lenet5_spectrum", "--folder", str(tmp_path), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ from methods.estimates import Bounded, Estimate, Spectrum
 from tests.conftest import ROOT
 from tests.honesty import error, is_honest
 from tests.oracles import central_differences, distance, jacobian_by_differences
-from tests.rows import ROWS, SHARDED, bound, installed, target
+from tests.rows import ROWS, SHARDED, TARGETS, bound, installed, target
 from tests.test_zoo import case
 
 PROBLEMS = {
@@ -86,6 +86,10 @@ for name in ("mlp_layernorm", "transformer", "bert"):
 # What a peer says it has no rule for.
 REFUSES = {("backpack", name) for name in ("mlp", "mlp_layernorm", "transformer", "bert")}
 CRASHES = {("vmap_hvp_linearize", "mlp_regression")}
+# Rows that take products until they converge, or as many as an option says. Inverse products are of a convex problem.
+ITERATIVE = {
+    row for row in ROWS if "most_products" in ROWS[row] or ("products" in ROWS[row] and ".peers." in TARGETS[row])
+}
 
 
 def offered(problem) -> dict:
@@ -107,10 +111,12 @@ def cells():
         if row in ("jax", "vmap_hvp_linearize") and name not in ("mlp", "mlp_regression", "lenet5", "transformer"):
             continue  # seconds each
         for quantity in QUANTITIES:
+            if row in ITERATIVE and name != ("logistic" if quantity == "ihvp" else "mlp"):
+                continue  # hundreds of products each; they have tests of their own
             if row == "finite_differences" and quantity != "hvp" and problem.theta.numel() > 100:
                 continue  # four gradients a parameter
-            if row.endswith(("_compiled", "_linearize")) and quantity in DERIVED:
-                continue  # seconds each, for the Hessian or diagonal that they are of
+            if row.startswith("vmap_hvp_") and quantity in DERIVED:
+                continue  # those of vmap_hvp, of a Hessian or diagonal that is tested itself
             function, options = bound(row, quantity)
             known = {"vectors", "k", "damping", *options, *offered(problem)}
             if function is not None and required(function) <= known:

@@ -35,15 +35,14 @@ def plain(result: Any) -> Any:
 
 
 def result_tensors(result: Any) -> list[Any]:
-    """The tensors by which a plain result is told from another.
+    """The tensors by which a result is told from another.
 
     They are the blocks of a block-diagonal, the value of a result that states its error, the moments of a spectrum, or
     the result itself.
     """
-    if isinstance(result, Spectrum):
-        return [result.moments]
-    if isinstance(result, Estimate | Bounded):
-        return [result.value]
+    kind = kind_of(result)
+    if kind is not None:
+        return [result.moments if kind is Spectrum else result.value]
     return list(result) if isinstance(result, tuple | list) else [result]
 
 

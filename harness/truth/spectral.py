@@ -115,7 +115,8 @@ def of_products(products: Products, quantity: str, k: int, vectors: Tensor | Non
     assert vectors is not None
     norm = float(_outer(products, 1, tolerance=1e-3).abs().max())
     solution = torch.stack([_solution(products, vector, damping) for vector in vectors.unbind(1)], dim=1)
-    # |x| <= |v| over the smallest |eigenvalue + damping|, which is not known here: this is a lower bound.
+    # The smallest |eigenvalue + damping| is not known here. |x| / |v| is what the inverse makes of a random vector v,
+    # and so of the rounding of H x.
     amplification = max(1.0, norm * float((solution.norm(dim=0) / vectors.norm(dim=0)).max()))
     return Answer(solution, float(solution.norm()), amplification, vectors=vectors, damping=damping, norm=norm)
 

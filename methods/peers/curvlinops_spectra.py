@@ -28,9 +28,9 @@ def spectrum(
 
     Its runs have 32 steps each, or fewer so that there are eight. It does not orthogonalise again, so that a run may
     count an eigenvalue twice, and fails where a Krylov space has fewer dimensions than steps. The moments' standard
-    errors are those of the mean over runs.
+    errors are as in `methods.densities`.
 
-    Raises ValueError for fewer than 16 products; NotImplementedError for a loss that is no module.
+    Raises ValueError for fewer than 40 products; NotImplementedError for a loss that is no module.
     """
     operator = damped_hessian(model, criterion, inputs, targets)
     runs, steps = runs_and_steps(products, operator.shape[0], STEPS)
@@ -40,4 +40,4 @@ def spectrum(
         found = [fast_lanczos(operator, steps) for _ in range(runs)]
     nodes = torch.stack([values for values, _ in found])
     weights = torch.stack([vectors[0].square() for _, vectors in found])
-    return mean_spectrum(nodes, weights, operator.products)
+    return mean_spectrum(nodes, weights, operator.shape[0], operator.products)

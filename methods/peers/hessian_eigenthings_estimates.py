@@ -70,10 +70,11 @@ def spectrum(
     """The spectral density of the Hessian by `spectral_density`, on `products` in all.
 
     Its runs have 32 steps each, or fewer so that there are eight, and orthogonalise in full. The moments' standard
-    errors are those of the mean over runs. Raises ValueError for fewer than 16 products.
+    errors are as in `methods.densities`. Raises ValueError for fewer than 40 products.
     """
     operator = HessianOperator(model, [(inputs, targets)], supervised_loss(criterion))
     runs, steps = runs_and_steps(products, operator.size, STEPS)
     found = spectral_density(operator, num_runs=runs, lanczos_steps=steps, num_grid_points=2, seed=seed)
     # A run that ended early is filled up with weights of 0 at nodes that are NaN.
-    return mean_spectrum(found.raw_eigenvalues.nan_to_num(0.0), found.raw_weights, runs * steps)
+    nodes = found.raw_eigenvalues.nan_to_num(0.0)
+    return mean_spectrum(nodes, found.raw_weights, operator.size, runs * steps)
