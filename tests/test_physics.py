@@ -11,10 +11,11 @@ import yaml
 
 from harness.problems import ProblemError, build, check, fields, potentials
 from harness.problems.torch_messages import explain
-from methods import factored, vmap_hvp
+from methods import create_graph_rows, factored, vmap_hvp
 from tests.oracles import central_differences, distance, jacobian_by_differences
-from tests.rows import bound
+from tests.rows import bound, installed
 from tests.test_methods import offered
+from tests.test_zoo import case
 
 FOLDER = Path(__file__).parent.parent / "conf" / "problem"
 PROBLEMS = {
@@ -51,6 +52,25 @@ def test_every_method_differentiates_through_the_derivatives_within(name: str, m
     function, options = bound(method, "hessian")
     given = {key: value for key, value in offered(problem).items() if key in inspect.signature(function).parameters}
     assert distance(function(**given, **options), true) < 1e-8
+
+
+@pytest.mark.skipif(not installed("jax"), reason="JAX is not installed")
+def test_jax_knows_the_operators_of_the_forces() -> None:
+    problem, true = built("learned")
+    function, options = bound("jax", "hessian")
+    assert distance(function(problem.loss, problem.theta, **options), true) < 1e-8
+
+
+def test_a_gradient_that_is_not_found_counts_as_zero_and_is_noticed() -> None:
+    """torch.func's transforms do not see inputs that require a gradient: allow_unused=True then hides an error."""
+    problem = case("forces_allow_unused")
+    true = central_differences(problem)
+    assert distance(create_graph_rows.hessian(problem.loss, problem.theta), true) < 1e-8
+    assert distance(vmap_hvp.hessian(problem.loss, problem.theta).detach(), true) > 0.1
+    problem = case("inputs_that_require_grad")
+    with pytest.raises(RuntimeError) as raised:
+        vmap_hvp.hessian(problem.loss, problem.theta)
+    assert "the transforms of torch.func do not find it" in explain(raised.value)[1]
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
