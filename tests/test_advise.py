@@ -146,6 +146,7 @@ def test_json_is_alone_on_stdout_and_documented(capsys) -> None:
     [
         (["problem=mlp", "problem.width=3"], "hessian", "jacrev_grad"),
         (["problem=mlp", "problem.width=3", "subset=7"], "hessian", "create_graph_rows"),
+        (["problem=mlp", "problem.width=3", "parameters=[2.*]"], "hessian", "create_graph_rows"),
         (["problem=mlp", "problem.width=3", "problem.batches=3", "subset=7"], "hessian", "create_graph_rows"),
         (["problem=mlp", "problem.width=3", "problem.batches=3"], "hvp", "vmap_hvp"),
         (["problem=transformer", "problem.attention=sdpa", "problem.width=4"], "hessian", "vmap_hvp"),

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from scipy import optimize, special, stats
 from torch import nn
 
+from harness.job import STATED
 from harness.problems import (
     ProblemError,
     build,
@@ -36,7 +37,8 @@ def row(name: str, **changes):
     for base in options.pop("defaults", []):
         if base != "_self_":
             options = OmegaConf.to_container(OmegaConf.load(CONF / f"{base}.yaml")) | options
-    return build(options.pop("_target_"), options | changes)
+    given = {key: value for key, value in options.items() if key not in STATED}
+    return build(given.pop("_target_"), given | changes)
 
 
 @pytest.mark.parametrize("in_use", [True, False])

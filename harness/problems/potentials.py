@@ -49,14 +49,14 @@ def potential(
     generator = torch.Generator().manual_seed(seed)
     known: dict[str, Callable[[], nn.Module]] = {"harmonic": Harmonic, "lennard_jones": LennardJones}
     pair = known[form]() if form in known else draw_parameters(perceptron(1, width, depth), generator)
-    energy = _PairEnergy(pair).double()
+    energy = _PairEnergy(pair, atoms).double()
     side = math.ceil(atoms ** (1 / 3) - 1e-9)
     axis = SPACING * torch.arange(side, dtype=torch.float64)
     lattice = torch.cartesian_prod(axis, axis, axis)[:atoms]
     positions = lattice + NOISE * torch.randn(batch, atoms, 3, generator=generator, dtype=torch.float64)
     if task == "energy":
         return from_network(energy, mean, positions)
-    forces = _Forces(_PairEnergy(LennardJones()).double(), "func")(positions).detach()
+    forces = _Forces(_PairEnergy(LennardJones(), atoms).double(), "func")(positions).detach()
     noise = NOISE * torch.randn(forces.shape, generator=generator, dtype=torch.float64)
     return from_network(_Forces(energy, derivatives), SquaredError(), positions, forces + noise)
 
@@ -87,16 +87,23 @@ class LennardJones(nn.Module):
 
 
 class _PairEnergy(nn.Module):
-    """The sum over pairs of atoms of a function of their distance."""
+    """The sum over pairs of atoms of a function of their distance.
 
-    def __init__(self, pair: nn.Module) -> None:
+    Differences of positions are a matrix product, since torch 2.13 compiles the gradient of an index wrongly under vmap
+    (issue 183986).
+    """
+
+    incidence: Tensor  # (pairs, A): 1 for the first atom of a pair, -1 for the second
+
+    def __init__(self, pair: nn.Module, atoms: int) -> None:
         super().__init__()
         self.pair = pair
+        first, second = torch.eye(atoms)[torch.triu_indices(atoms, atoms, 1)]
+        self.register_buffer("incidence", first - second)
 
     def forward(self, positions: Tensor) -> Tensor:
         """(N, A, 3) -> (N,)."""
-        first, second = torch.triu_indices(positions.shape[1], positions.shape[1], 1, device=positions.device)
-        distances = (positions[:, first] - positions[:, second]).square().sum(-1).sqrt()  # (N, pairs)
+        distances = (self.incidence @ positions).square().sum(-1).sqrt()  # (N, pairs)
         return self.pair(distances.unsqueeze(-1)).flatten(1).sum(1)
 
 

@@ -43,6 +43,13 @@ _KNOWN = (
         "Hessian, and torch.backends.mha.set_fastpath_enabled(False) before it.",
     ),
     (
+        "unsupported",
+        r"attempting to call Tensor\.requires_grad_\(\)",
+        "The network asks for a gradient itself, by requires_grad_() in its forward pass, which the transforms of "
+        "torch.func refuse: write torch.func.grad or torch.func.jvp there, or use a method without transforms, "
+        "method=create_graph_rows or method=factored.",
+    ),
+    (
         "error",
         r"does not require grad and does not have a grad_fn",
         "The gradient was computed without a graph of its own, so it cannot be differentiated again: pass "
@@ -52,7 +59,9 @@ _KNOWN = (
     (
         "error",
         r"appears to not have been used in the graph",
-        "The gradient does not depend on one of the parameters: pass allow_unused=True or materialize_grads=True.",
+        "The gradient does not depend on one of the parameters: pass allow_unused=True or materialize_grads=True. But "
+        "where the network itself takes a gradient in its inputs, the transforms of torch.func do not find it, and it "
+        "would count as zero: write torch.func.grad there, or use method=create_graph_rows or method=factored.",
     ),
     (
         "unsupported",

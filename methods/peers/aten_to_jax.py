@@ -128,7 +128,7 @@ def _squeeze(x: Any, dim: Any) -> Any:
 
 
 def _expand(x: Any, sizes: Any, **_: Any) -> Any:
-    shape = [own if size == -1 else size for size, own in zip(sizes[-x.ndim :], x.shape, strict=True)]
+    shape = [own if size == -1 else size for size, own in zip(sizes[len(sizes) - x.ndim :], x.shape, strict=True)]
     return jnp.broadcast_to(x, [*sizes[: len(sizes) - x.ndim], *shape])
 
 
@@ -160,6 +160,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "_linalg_check_errors": lambda *_, **__: None,
     "abs": jnp.abs,
     "add": lambda x, y, alpha=1: x + alpha * y,
+    "alias": lambda x: x,
     "amax": _reduced(jnp.max),
     "any": _reduced(jnp.any),
     "arange": lambda start, end, step=1, dtype=None, **_: jnp.arange(start, end, step, _dtype(dtype)),

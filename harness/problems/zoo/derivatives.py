@@ -77,20 +77,6 @@ class FuncJacrevWithin(nn.Module):
         return torch.func.vmap(torch.func.jacrev(self.map))(x).flatten(1)
 
 
-class ForcesAllowUnused(nn.Module):
-    """An energy and its forces, zero where none are found (`allow_unused`), as some potentials take them."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.energy = _energy(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, features) -> (N, 1 + features)."""
-        energy = self.energy(x)
-        (slope,) = torch.autograd.grad(energy.sum(), x, create_graph=True, allow_unused=True)
-        return torch.cat([energy, torch.zeros_like(x) if slope is None else -slope], dim=1)
-
-
 class InnerStep(nn.Module):
     """A linear layer after one step of gradient descent in its weight within the forward pass, as in meta-learning.
 
@@ -110,23 +96,31 @@ class InnerStep(nn.Module):
 
 
 class Hamiltonian(nn.Module):
-    """Hamilton's equations from an energy of positions and momenta, which require a gradient."""
+    """Hamilton's equations from an energy of positions and momenta, which require a gradient.
 
-    def __init__(self) -> None:
+    With `allow_unused` a gradient that is not found counts as zero, as some interatomic potentials take their forces.
+    """
+
+    def __init__(self, allow_unused: bool) -> None:
         super().__init__()
-        self.energy = _energy(2)
+        self.energy, self.allow_unused = _energy(2), allow_unused
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 2) -> (N, 2)."""
-        (slope,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
-        return torch.stack([slope[:, 1], -slope[:, 0]], dim=1)
+        """(N, 2) -> (N, 3): the energy, and the changes of both."""
+        energy = self.energy(x)
+        (slope,) = torch.autograd.grad(energy.sum(), x, create_graph=True, allow_unused=self.allow_unused)
+        slope = torch.zeros_like(x) if slope is None else slope
+        return torch.stack([energy[:, 0], slope[:, 1], -slope[:, 0]], dim=1)
 
 
-def inputs_that_require_grad(*, seed: int = 0, batch: int = 4) -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
-    """A network whose inputs require a gradient, since it differentiates in them: Greydanus et al. 2019."""
+def inputs_that_require_grad(
+    *, seed: int = 0, allow_unused: bool = False, batch: int = 4
+) -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
+    """A network whose inputs require a gradient, since it differentiates in them (Greydanus et al. 2019)."""
     generator = torch.Generator().manual_seed(seed)
-    model = draw_parameters(Hamiltonian(), generator)
-    inputs, targets = torch.randn(2, batch, 2, generator=generator, dtype=torch.float64)
+    model = draw_parameters(Hamiltonian(allow_unused), generator)
+    inputs = torch.randn(batch, 2, generator=generator, dtype=torch.float64)
+    targets = torch.randn(batch, 3, generator=generator, dtype=torch.float64)
     return model, SquaredError(), inputs.requires_grad_(), targets
 
 
