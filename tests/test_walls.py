@@ -69,7 +69,13 @@ RESERVED = {
 # Modules of methods/ that hold no method, but what a problem and a method must agree on.
 SHARED = {"calls", "ravel", "samples"}
 # Modules of methods/peers that import another package than the one they are named for.
-PEERS = {"aten_to_jax": "jax"}
+PEERS = {
+    "aten_to_jax": "jax",
+    "curvlinops_approximations": "curvlinops",
+    "curvlinops_operators": "curvlinops",
+    "laplace_approximations": "laplace",
+    "laplace_fit": "laplace",
+}
 
 
 def imported(path: Path) -> set[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.job import Job
 
+APPROXIMATE = "approximate"  # status of a method whose result is an approximation by design, which is not ranked
 SLOWER = "slower"  # status of a method that is far slower than the best, and was not measured to the end
 
 
@@ -17,7 +18,7 @@ class Advice:
 
     job: Job
     asks: tuple[str, ...]  # what it takes, of the names that a method may ask for
-    status: str  # as of a record, or SLOWER
+    status: str  # as of a record, or SLOWER or APPROXIMATE
     message: str | None
     params: int  # P, all parameters of the problem
     time_s: float | None = None  # of a call in all parameters

@@ -12,10 +12,10 @@ from typing import Any
 
 from harness import record
 from harness.advise import room
-from harness.advise.advice import SLOWER, Advice
+from harness.advise.advice import APPROXIMATE, SLOWER, Advice
 from harness.advise.expectation import FEWEST, expected, sizes
 from harness.job import METHOD_ARGUMENTS, Job
-from harness.reproduce.source import ReproduceError, parameters
+from harness.reproduce.source import ReproduceError, parameters, returns
 from harness.run.launcher import Launcher
 from harness.text import duration
 
@@ -44,6 +44,9 @@ class Trial:
 
     def asked(self, job: Job) -> Advice:
         """The advice with what the method asks for, or why that cannot be known."""
+        if job.code is None and job.interpreter is None and returns(job.target) == "Approximation":
+            message = f"by design; method={job.method} in a run of its own compares it with the true matrix"
+            return replace(self._new(job, []), status=APPROXIMATE, message=message)
         with contextlib.suppress(ReproduceError):
             if job.code is None and job.interpreter is None:  # they would import another module of that name
                 return self._new(job, parameters(job.target))
@@ -78,7 +81,7 @@ class Trial:
             if seen["status"] == "timeout":
                 cut_s = limit_s
                 break
-            if seen["status"] != "ok":
+            if not _exact(seen):
                 return _failed(advice, seen)
             if not seen["times_s"]:  # a first call may compile, which belongs to none of the others
                 cut_s = limit_s
@@ -106,7 +109,7 @@ class Trial:
         seen = self._run(job, params, "time", limit_s)
         if seen["status"] == "timeout":
             return self._cut(advice, params, limit_s)
-        if seen["status"] != "ok":
+        if not _exact(seen):
             return _failed(advice, seen)
         if seen["times_s"]:
             time_s = statistics.median(seen["times_s"])
@@ -186,11 +189,17 @@ class Trial:
         return replace(advice, status="timeout", message=message, cut_s=limit_s)
 
 
+def _exact(seen: Mapping[str, Any]) -> bool:
+    """Whether a record is ok, and not of an approximation."""
+    return seen["status"] == "ok" and not seen["approximation"]
+
+
 def _failed(advice: Advice, seen: Mapping[str, Any]) -> Advice:
-    return replace(advice, status=seen["status"], message=seen["message"], time_s=None, peak_bytes=None, cut_s=None)
+    status = APPROXIMATE if seen["status"] == "ok" else seen["status"]
+    return replace(advice, status=status, message=seen["message"], time_s=None, peak_bytes=None, cut_s=None)
 
 
 def _judged(advice: Advice, seen: Mapping[str, Any], size: int) -> Advice:
-    if seen["status"] != "ok":
+    if not _exact(seen):
         return replace(_failed(advice, seen), error=seen["relative_error"])
     return replace(advice, message=seen["message"], error=seen["relative_error"], checked=size)

@@ -40,7 +40,19 @@ from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUs
 from harness.job import Job
 from harness.measure import busy, clock, communication, counters, environment, memory, ranks, rates
 from harness.measure.warning_log import WarningLog
-from harness.problems import Problem, ProblemError, attention, build, check, mesh, networks, split, subset, tensors_of
+from harness.problems import (
+    Problem,
+    ProblemError,
+    attention,
+    build,
+    check,
+    mesh,
+    networks,
+    split,
+    subset,
+    tensors_of,
+    trained,
+)
 from harness.problems.binding import BoundMethod, bind
 from harness.problems.errors import CodeError, place
 from harness.problems.method_source import MethodError, Unsupported, parameter_names, provenance
@@ -265,7 +277,8 @@ def _problem(job: Job) -> Problem:
     device = _begin(job)
     if job.memory_limit_gb is not None:
         memory.limit(job.memory_limit_gb, device)
-    problem = build(job.problem_target, _builder_options(job)).to(device, getattr(torch, job.dtype))
+    problem = trained(build(job.problem_target, _builder_options(job)), job.train_steps)
+    problem = problem.to(device, getattr(torch, job.dtype))
     check(problem)
     if job.batches is not None:
         problem = split(problem, job.batches, job.batch_weights)

@@ -11,6 +11,8 @@ from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[impo
 
 from harness.truth.shards import RowShard, layout_fault, shard_fault, shard_of
 
+APPROXIMATED = ("hessian", "ggn")  # quantities that a method may approximate
+
 
 class ResultFault(RuntimeError):
     """What one rank of several returned cannot be read: the cell ends."""
@@ -24,14 +26,23 @@ class Estimate(NamedTuple):
     probes: int
 
 
+class Approximation(NamedTuple):
+    """A matrix that approximates the one that was asked for, by design."""
+
+    value: Tensor
+
+
 def plain(result: Any) -> Any:
-    """A result without Tensor subclasses, which may answer for themselves: tensors, a tuple of them or an Estimate.
+    """A result without Tensor subclasses, which may answer for themselves: tensors, a tuple of them, an Estimate or an
+    Approximation.
 
     A subclass's own data are taken. Of a DTensor sharded by rows it is a `RowShard`, or its only shard. A subclass that
     computes by `__torch_dispatch__` has no data that can be trusted: it stays as it is, and `result_fault` refuses it.
     """
     if is_estimate(result):
         return Estimate(plain(result.value), plain(result.standard_error), result.probes)
+    if is_approximation(result):
+        return Approximation(plain(result.value))
     if type(result) in (tuple, list):
         return type(result)(map(plain, result))
     result = shard_of(result)
@@ -42,8 +53,8 @@ def plain(result: Any) -> Any:
 
 
 def result_tensors(result: Any) -> list[Any]:
-    """The tensors of a plain result: the blocks of a block-diagonal, the value of an estimate, or the result itself."""
-    if is_estimate(result):
+    """The tensors of a plain result: blocks, the value of an estimate or an approximation, or the result itself."""
+    if is_estimate(result) or is_approximation(result):
         return [result.value]
     return list(result) if isinstance(result, tuple | list) else [result]
 
@@ -58,6 +69,7 @@ def result_fault(
     - A matrix may be a DTensor with placement Shard(0), over all ranks.
     - A random estimate has a `standard_error` of the same shape and its number of `probes`
       (`methods.estimates.Estimate`).
+    - An approximation of a matrix has a `value` and nothing else (`methods.estimates.Approximation`).
 
     That a result requires grad is no fault of its values, which are judged.
     """
@@ -69,6 +81,8 @@ def result_fault(
     elif isinstance(stripped, Estimate):
         fault = _probes_fault(stripped)
         tensors, shapes = [stripped.value, stripped.standard_error], shapes * 2
+    elif isinstance(stripped, Approximation):
+        fault, tensors = _approximation_fault(stripped, quantity), [stripped.value]
     elif isinstance(stripped, RowShard):
         fault, tensors, shapes = shard_fault(stripped), [stripped.rows], [(len(stripped.rows), *shapes[0][1:])]
     else:
@@ -110,6 +124,14 @@ def _probes_fault(estimate: Estimate) -> str | None:
     return f"returned an estimate from {estimate.probes!r} probes; it must be a whole number of at least 1"
 
 
+def _approximation_fault(approximation: Approximation, quantity: str) -> str | None:
+    if quantity not in APPROXIMATED:
+        return f"returned an approximation; only {' and '.join(APPROXIMATED)} are approximated, and {quantity} is not"
+    if isinstance(approximation.value, RowShard):
+        return "returned an approximation in shards; its value must be one tensor"
+    return None
+
+
 def _tensor_fault(result: Any, shape: tuple[int, ...], quantity: str, theta: Tensor) -> str | None:
     name = type(result).__name__
     if not issubclass(type(result), Tensor):
@@ -146,6 +168,11 @@ def is_estimate(result: Any) -> bool:
         return all(hasattr(result, name) for name in ("value", "standard_error", "probes"))
     except Exception:  # the attributes of an object may fail with any exception
         return False
+
+
+def is_approximation(result: Any) -> bool:
+    """Whether a result is an approximation by design: a named tuple of a value alone."""
+    return isinstance(result, tuple) and getattr(type(result), "_fields", None) == ("value",)
 
 
 def _dispatches(tensor: Tensor) -> bool:
