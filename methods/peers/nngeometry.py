@@ -47,7 +47,8 @@ def ggn(
     default = torch.get_default_dtype()
     torch.set_default_dtype(inputs.dtype)  # in which nngeometry makes some of its constants
     try:
-        loader = DataLoader(TensorDataset(inputs.detach().clone(), targets), batch_size=len(inputs))
+        data = TensorDataset(inputs.detach().clone(), targets)
+        loader = DataLoader(data, batch_size=len(data), generator=torch.Generator())  # or else it draws a global seed
         found = FIM(copy.deepcopy(model), loader, getattr(representations, kind), variant, device=str(inputs.device))
         if kind == "PMatEKFAC":
             found.update_diag(loader)
