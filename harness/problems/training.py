@@ -35,8 +35,8 @@ def trained(problem: Problem, steps: int) -> Problem:
         loss = copy.loss(theta)
         if not bool(loss.isfinite()):
             raise ProblemError(
-                f"train_steps={steps}: the loss is {float(loss.detach())} after {step} steps of Adam (rate {RATE}); take fewer "
-                f"steps, or another problem"
+                f"train_steps={steps}: the loss is {float(loss.detach())} after {step} steps of Adam (rate {RATE}); "
+                "take fewer steps, or another problem"
             )
         if step < steps:
             _take(optimizer, loss, theta)
