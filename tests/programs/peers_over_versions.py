@@ -21,9 +21,9 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent.parent
 # Tests of the rows of conf/method that call other libraries.
-TESTS = ("tests/test_peers.py", "tests/test_approximations.py", "tests/test_methods.py")
+TESTS = (*map(str, sorted(ROOT.glob("tests/test_peers*.py"))), "tests/test_approximations.py", "tests/test_methods.py")
 ROWS = "peers or approximations or " + " or ".join(
-    ("asdl", "backpack", "curvlinops", "hessian_eigenthings", "laplace", "nngeometry")
+    ("asdl", "backpack", "curvlinops", "hessian_eigenthings", "laplace", "nngeometry", "pyhessian")
 )
 
 
