@@ -60,7 +60,7 @@ RESERVED = {
     "seaborn": {"report"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
-    "scipy.stats": {"analysis", "compare", "measure"},  # report computes no statistics
+    "scipy.stats": {"analysis", "compare", "measure", "truth"},  # report computes no statistics
     "rich": {"compare", "report", "run"},
     "submitit": {"cluster"},
 }
@@ -72,9 +72,17 @@ SHARED = {"calls", "ravel", "samples"}
 PEERS = {
     "aten_to_jax": "jax",
     "curvlinops_approximations": "curvlinops",
+    "curvlinops_hessian": "curvlinops",
+    "curvlinops_inverses": "curvlinops",
     "curvlinops_operators": "curvlinops",
+    "curvlinops_spectra": "curvlinops",
+    "curvlinops_traces": "curvlinops",
+    "hessian_eigenthings_estimates": "hessian_eigenthings",
     "laplace_approximations": "laplace",
     "laplace_fit": "laplace",
+    "scipy_eigsh": "scipy",
+    "scipy_krylov": "scipy",
+    "scipy_operators": "scipy",
 }
 
 

@@ -47,13 +47,18 @@ def _by_error(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
 
     Of an approximation it is APPROXIMATION_GREW.
     """
-    before, after = base["relative_error"].max(), candidate["relative_error"].max()
+    before, after = _errors(base).max(), _errors(candidate).max()
     grown = APPROXIMATION_GREW if base["approximation"].eq(True).any() else ERROR_GREW
     tolerance = candidate["tolerance"].max()
     negligible = tolerance / 100 if tolerance > 0 else 0.0
     if after > max(grown * before, negligible):
         return "broken", f"relative error {before:.1e} to {after:.1e}"
     return None
+
+
+def _errors(records: DataFrame) -> Series:
+    """What each result states of its error, since the true error of an estimate is chance; else the true one."""
+    return records["stated_error"].fillna(records["standard_error"]).fillna(records["relative_error"])
 
 
 def by_time_limit(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
