@@ -71,6 +71,7 @@ STATED = {
         lambda value: value is None or isinstance(value, bool),
         "must be true (what leaves the loss's graph is constant), false (it is a fault) or null (not stated)",
     ),
+    "train_steps": or_null(whole(0), "none"),
     "batches": or_null(whole(1), "those of the problem, or one"),
     "batch_weights": or_null(one_of(("mean", "sum")), "what the criterion shows"),
 }
@@ -182,6 +183,11 @@ class Job:
     def stop_gradient(self) -> bool | None:
         """Whether what leaves the loss's graph is meant to be constant; None where the user does not say."""
         return _stated(self.problem_options, "stop_gradient")
+
+    @property
+    def train_steps(self) -> int:
+        """For how many steps the problem is trained before anything is measured."""
+        return _stated(self.problem_options, "train_steps") or 0
 
     @property
     def batches(self) -> int | None:

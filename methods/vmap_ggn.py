@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp
 
 from methods.calls import call
-from methods.chunks import batched, matrix
+from methods.chunks import matrix
+from methods.gauss_newton import ggn_product
 from methods.ravel import ravel
 
 
@@ -38,12 +38,5 @@ def ggn(
     def outputs(theta: Tensor) -> Tensor:
         return call(model, unravel(theta), inputs)
 
-    predicted, pull = vjp(outputs, theta)  # type: ignore[misc]  two values without has_aux
-    curve = vjp(grad(lambda z: criterion(z, targets)), predicted)[1]
-
-    def product(v: Tensor) -> Tensor:
-        change = jvp(outputs, (theta,), (v,))[1]  # J v
-        (cotangent,) = curve(change)  # L J v
-        return pull(cotangent)[0]
-
-    return matrix(batched(product), theta, chunk_size, memory_budget_mb, out)
+    product = ggn_product(outputs, theta, lambda z: criterion(z, targets))
+    return matrix(product, theta, chunk_size, memory_budget_mb, out)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.job import Job
 
+APPROXIMATE = "approximate"  # status of a method whose result is an approximation by design, which is not ranked
 ESTIMATE = "estimate"  # status of a method that states an error, where none was asked for
 COARSE = "coarse"  # status of a method whose stated error is above the precision that was asked for
 SLOWER = "slower"  # status of a method that is far slower than the best, and was not measured to the end
@@ -19,7 +20,7 @@ class Advice:
 
     job: Job
     asks: tuple[str, ...]  # what it takes, of the names that a method may ask for
-    status: str  # as of a record, or ESTIMATE, COARSE or SLOWER
+    status: str  # as of a record, or APPROXIMATE, ESTIMATE, COARSE or SLOWER
     message: str | None
     params: int  # P, all parameters of the problem
     time_s: float | None = None  # of a call in all parameters

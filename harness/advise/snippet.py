@@ -12,6 +12,7 @@ def snippet(survey: Survey, advice: Advice) -> str:
     module, _, function = job.target.rpartition(".")
     others = {"chosen": job.parameters, "split": job.batches, "subset": job.subset}
     names = ", ".join(["build", *(name for name, value in others.items() if value is not None)])
+    names += ", trained" if job.train_steps else ""
     lines = ["import torch", f"from harness.problems import {names}", f"from {module} import {function}", ""]
     if job.batches is not None:
         lines[2:2] = ["from harness.problems.batches import batches_of", "from methods.batches import summed"]
@@ -21,6 +22,7 @@ def snippet(survey: Survey, advice: Advice) -> str:
     if "seed" not in survey.builder_options:
         lines.append(f"torch.manual_seed({job.seed})")
     built = f"build({job.problem_target!r}, {survey.builder_options!r})"
+    built = f"trained({built}, {job.train_steps})" if job.train_steps else built
     lines.append(f"problem = {built}.to({job.device!r}, torch.{job.dtype})")
     if job.parameters is not None:
         lines.append(f"problem = chosen(problem, {list(job.parameters)!r})")

@@ -12,13 +12,13 @@ from typing import Any
 
 from harness import record
 from harness.advise import room
-from harness.advise.advice import COARSE, ESTIMATE, SLOWER, Advice
+from harness.advise.advice import APPROXIMATE, COARSE, ESTIMATE, SLOWER, Advice
 from harness.advise.budgets import budgets, is_below
 from harness.advise.expectation import FEWEST, expected, sizes
 from harness.advise.room import OF_THE_WHOLE
 from harness.advise.whole_truth import WholeTruth
 from harness.job import METHOD_ARGUMENTS, Job
-from harness.reproduce.source import ReproduceError, parameters
+from harness.reproduce.source import ReproduceError, parameters, returns
 from harness.run.launcher import Launcher
 from harness.text import duration
 
@@ -56,6 +56,9 @@ class Trial:
 
     def asked(self, job: Job) -> Advice:
         """The advice with what the method asks for, or why that cannot be known."""
+        if job.code is None and job.interpreter is None and returns(job.target) == "Approximation":
+            message = f"by design; method={job.method} in a run of its own compares it with the true matrix"
+            return replace(self._new(job, []), status=APPROXIMATE, message=message)
         with contextlib.suppress(ReproduceError):
             if job.code is None and job.interpreter is None:  # they would import another module of that name
                 return self._new(job, parameters(job.target))
@@ -90,7 +93,7 @@ class Trial:
             if seen["status"] == "timeout":
                 cut_s = limit_s
                 break
-            if seen["status"] != "ok":
+            if not _exact(seen):
                 return _failed(advice, seen)
             if not seen["times_s"]:  # a first call may compile, which belongs to none of the others
                 cut_s = limit_s
@@ -118,7 +121,7 @@ class Trial:
         seen = self._run(job, params, "time", limit_s)
         if seen["status"] == "timeout":
             return self._cut(advice, params, limit_s)
-        if seen["status"] != "ok":
+        if not _exact(seen):
             return _failed(advice, seen)
         if seen["times_s"]:
             time_s = statistics.median(seen["times_s"])
@@ -239,12 +242,18 @@ class Trial:
         return replace(advice, status="timeout", message=message, cut_s=limit_s)
 
 
+def _exact(seen: Mapping[str, Any]) -> bool:
+    """Whether a record is ok, and not of an approximation."""
+    return seen["status"] == "ok" and not seen["approximation"]
+
+
 def _failed(advice: Advice, seen: Mapping[str, Any]) -> Advice:
-    return replace(advice, status=seen["status"], message=seen["message"], time_s=None, peak_bytes=None, cut_s=None)
+    status = APPROXIMATE if seen["status"] == "ok" else seen["status"]
+    return replace(advice, status=status, message=seen["message"], time_s=None, peak_bytes=None, cut_s=None)
 
 
 def _judged(advice: Advice, seen: Mapping[str, Any], size: int) -> Advice:
-    if seen["status"] != "ok":
+    if not _exact(seen):
         return replace(_failed(advice, seen), error=seen["relative_error"])
     stated = seen["standard_error"] if seen["stated_error"] is None else seen["stated_error"]
     if advice.stated is None and stated is not None:

@@ -22,6 +22,6 @@ class WholeTruth:
         """Whether there is a truth for a job in all parameters."""
         if self._known is None:
             seen = self._launcher.reference(replace(job, passes=("agreement",)), self._folder)
-            self._known = seen["status"] == "ok"
+            self._known = bool(seen["status"] == "ok")
             self.missing = None if self._known else seen["message"]
         return bool(self._known)

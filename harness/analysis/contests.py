@@ -12,9 +12,10 @@ import numpy
 from pandas import DataFrame
 
 from harness.analysis.ratios import OF_A_RATIO, Ratio, Times, ratio, times_by
-from harness.analysis.table import Analysis
+from harness.analysis.table import APPROXIMATE, Analysis
 
 MEASURED_BUT_NOT_RIGHT = ("wrong", "nonfinite")
+WITH_A_RESULT = ("ok", APPROXIMATE, *MEASURED_BUT_NOT_RIGHT)
 # Columns of a place's rows, beside those that make a place.
 OF_A_PLACE = [
     "cell",

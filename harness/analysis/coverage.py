@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from pandas import DataFrame, Series
 
-from harness.analysis.table import SETTINGS, Analysis, differing, setting
+from harness.analysis.table import APPROXIMATE, SETTINGS, Analysis, differing, setting
 from harness.record import plain
 
 # Each outcome, and the statuses that it stands for.
 OUTCOMES = {
     "right": ("ok",),
+    "approximate": (APPROXIMATE,),
     "wrong": ("wrong",),
     "not finite": ("nonfinite",),
     "refuses": ("unsupported",),
@@ -26,6 +27,7 @@ WORST = (
     "fails",
     "refuses",
     "not for it",
+    "approximate",
     "right",
 )  # of several cells, the first of these counts
 OUTCOME_OF = {status: outcome for outcome, statuses in OUTCOMES.items() for status in statuses}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas
 from pandas import DataFrame, Series
 
-from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT
+from harness.analysis.contests import WITH_A_RESULT
 from harness.analysis.table import Analysis, differing, options_of, setting
 from harness.record import plain
 
@@ -75,9 +75,9 @@ def points(cells: DataFrame, column: str) -> DataFrame:
 def failures(points: DataFrame) -> DataFrame:
     """The points that have no value, and those that have one although some process failed otherwise than in its result.
 
-    What is measured but wrong is no failure: it is drawn and crossed.
+    What is measured but wrong is no failure: it is drawn and crossed. An approximation is none either.
     """
-    failed = ~points["status"].isin(["ok", *MEASURED_BUT_NOT_RIGHT])
+    failed = ~points["status"].isin(WITH_A_RESULT)
     return points[points["value"].isna() | failed]
 
 

@@ -11,7 +11,7 @@ import pandas
 from pandas import DataFrame, Series
 
 from harness.analysis.intervals import interval
-from harness.analysis.table import CELL, Analysis, setting
+from harness.analysis.table import APPROXIMATE, CELL, Analysis, setting
 from harness.record import COUNTERS, SIDES, plain
 from harness.record.identity import ENVIRONMENT, METHOD, PROBLEM
 
@@ -117,7 +117,8 @@ def _history(rows: DataFrame, telling: list[str]) -> History:
     size = f"P={rows['params'].median():.0f}" if rows["params"].notna().any() else "P=?"
     asked = [plain(last["problem"]), plain(last["quantity"]), size, plain(last["label"])]
     sampled = rows["times_s"].map(bool) & (rows["median_s"] > 0)
-    rows = rows.assign(time_s=rows["median_s"].where(sampled), failure=rows["status"].where(rows["status"] != "ok"))
+    fine = rows["status"].isin(("ok", APPROXIMATE))
+    rows = rows.assign(time_s=rows["median_s"].where(sampled), failure=rows["status"].where(~fine))
     rows[list(ENVIRONMENT)] = rows[list(ENVIRONMENT)].ffill().bfill()
     processes = rows.groupby(["date", "night", "machine"], dropna=False)
     least, most = processes[list(COUNTERS)].min(), processes[list(COUNTERS)].max()

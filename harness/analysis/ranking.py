@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.analysis.claims import claimed
-from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, Place, places
+from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, WITH_A_RESULT, Place, places
 from harness.analysis.emphasis import BASELINE
 from harness.analysis.ratios import Ratio
 from harness.analysis.reasons import OF_A_REASON, reason
-from harness.analysis.table import Analysis, setting
+from harness.analysis.table import APPROXIMATE, Analysis, setting
 from harness.record import plain
 
 FEW_SIZES = 3  # below so many sizes, there is no curve to draw against P
@@ -50,6 +50,11 @@ class Entry:
         return self.status == "ok"
 
     @property
+    def approximate(self) -> bool:
+        """Whether the result is an approximation by design."""
+        return self.status == APPROXIMATE
+
+    @property
     def wrong(self) -> bool:
         """Whether there is a result and it disagrees with the reference."""
         return self.status in MEASURED_BUT_NOT_RIGHT
@@ -57,7 +62,7 @@ class Entry:
     @property
     def failed(self) -> bool:
         """Whether there is no result that was checked."""
-        return not (self.right or self.wrong)
+        return not (self.right or self.approximate or self.wrong)
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ def _entry(label: str, cells: Sequence[Mapping[Any, Any]]) -> Entry:
         known = [float(cell[column]) for cell in cells if not math.isnan(cell[column])]
         return statistic(known) if known else math.nan
 
-    has_result = worst["status"] in ("ok", *MEASURED_BUT_NOT_RIGHT)
+    has_result = worst["status"] in WITH_A_RESULT
     return Entry(
         method=plain(label),
         status=str(worst["status"]),

@@ -33,6 +33,7 @@ SETTINGS = {
     "code": None,
 }
 
+APPROXIMATE = "approximate"  # status of a row whose method approximates by design: no other method is compared with it
 SIZED_BY = ("subset", "parameters", "wrt")  # what P depends on beside the problem
 PLAIN = "null"  # the mode of torch as it is
 COMMIT = "commit "  # before the commit of a folder `code`
@@ -122,9 +123,9 @@ def _prepared(frame: DataFrame) -> DataFrame:
     keys in order. `ranked` is false of a method whose results state an error: estimates, whose times do not compare.
     `machine` is the GPU, or else the CPU with its cores, `mode` PLAIN for torch as it is, `memory_limit`
     the limit as text, `ranks` how many processes computed one result, `code` own, or of a folder of that name
-    `commit 1a2b3c4d` or its path. `warning` is what the atlas knows against the row, `doubted` whether it was warned
-    that its result may be wrong, `cell` the number of its cell, `commits` how many commits of the harness itself ran
-    that.
+    `commit 1a2b3c4d` or its path. An approximation that is ok has the status APPROXIMATE. `warning` is what the atlas
+    knows against the row, `doubted` whether it was warned that its result may be wrong, `cell` the number of its cell,
+    `commits` how many commits of the harness itself ran that.
     """
     rows = frame.reset_index(drop=True)
     rows.attrs = {}  # pandas copies them, all names of what was skipped, with every group and column
@@ -156,6 +157,8 @@ def _prepared(frame: DataFrame) -> DataFrame:
     rows["cell"] = rows.groupby(CELL, dropna=False).ngroup()
     for column in ONCE:
         rows[column] = rows[column].where(rows["status"] != "ok", filled(rows, column, ["cell", "commit"]))
+    approximate = filled(rows, "approximation", ["cell", "commit"]).eq(True)
+    rows["status"] = rows["status"].mask(rows["status"].eq("ok") & approximate, APPROXIMATE)
     rows["commits"] = rows["commit"].where(rows["code"] == "own").groupby(rows["cell"]).transform("nunique")
     return rows
 

@@ -11,6 +11,7 @@ SEVERITY = {"ok": 0, "unsupported": 1, "oom": 2, "timeout": 2, "error": 2, "cras
 TRANSIENT = ("timeout", "oom", "crashed")  # what other programs on the machine may do to a process
 CUT_OFF = "the time limit struck before a second call ended"
 ERROR_GREW = 10.0  # an error that is larger by this factor, though tolerated, is a change of the computation
+APPROXIMATION_GREW = 1.01  # the same for an approximation, whose error is not rounding
 
 
 def standing(records: DataFrame) -> Series:
@@ -42,11 +43,15 @@ def by_status(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
 
 
 def _by_error(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
-    """Verdict and reason where the error grew by ERROR_GREW and above a hundredth of the tolerance; else None."""
+    """Verdict and reason where the error grew by ERROR_GREW and above a hundredth of the tolerance; else None.
+
+    Of an approximation it is APPROXIMATION_GREW.
+    """
     before, after = _errors(base).max(), _errors(candidate).max()
+    grown = APPROXIMATION_GREW if base["approximation"].eq(True).any() else ERROR_GREW
     tolerance = candidate["tolerance"].max()
     negligible = tolerance / 100 if tolerance > 0 else 0.0
-    if after > max(ERROR_GREW * before, negligible):
+    if after > max(grown * before, negligible):
         return "broken", f"relative error {before:.1e} to {after:.1e}"
     return None
 

@@ -9,6 +9,7 @@ from harness.problems.construction import from_function, from_network
 from harness.problems.errors import ProblemError
 from harness.problems.problem import Problem
 from harness.problems.subset import subset
+from harness.problems.training import trained
 
 __all__ = [
     "Problem",
@@ -22,4 +23,5 @@ __all__ = [
     "split",
     "subset",
     "tensors_of",
+    "trained",
 ]

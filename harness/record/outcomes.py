@@ -14,6 +14,7 @@ OF_STATUS = {
     "error": "failed",
     "unsupported": "refused",
     "ok": "right",
+    "approximate": "approximate",  # as prepared tables call the status ok of an approximation
     "crashed": "crashed",
     "oom": "out of memory",
     "timeout": "out of time",

@@ -252,7 +252,12 @@ FIELDS = (
     Field(
         "newton_error", "float", "relative", "distance of the damped Newton step by an approximation from the true one"
     ),
-    Field("logdet_error", "float", "", "log det of a damped approximation minus that of the damped true matrix, by P"),
+    Field(
+        "logdet_error",
+        "float",
+        "",
+        "log of the absolute determinant of a damped approximation minus that of the damped true matrix, by P",
+    ),
     Field("hessian_distance", "float", "relative", "Frobenius distance of a GGN from the Hessian over that one's norm"),
     Field(
         "sketch", "list[float]", "", "32 random linear functions of the result, the same for all results of its shape"

@@ -8,7 +8,15 @@ from harness.analysis.coverage import cause, order, outcomes, totals
 from harness.analysis.table import Analysis
 from harness.text import escaped, listed, percent
 
-MARKS = {"right": "", "not finite": "NaN", "refuses": "no", "fails": "!", "not for it": "-", "not run": "(none)"}
+MARKS = {
+    "right": "",
+    "approximate": "~",
+    "not finite": "NaN",
+    "refuses": "no",
+    "fails": "!",
+    "not for it": "-",
+    "not run": "(none)",
+}
 
 
 def markdown(analysis: Analysis) -> str:
@@ -24,8 +32,8 @@ def markdown(analysis: Analysis) -> str:
     causes.columns = ["method", "cause", "networks", "which"]
     return f"""# Which method is right on which network
 
-A blank: right. A number: wrong, with its relative error. NaN: not finite. no: refuses. !: fails. -: needs a network.
-(none): not run.
+A blank: right. ~: approximate by design. A number: wrong, with its relative error. NaN: not finite. no: refuses.
+!: fails. -: needs a network. (none): not run.
 
 {_markdown(totals(found))}
 

@@ -14,6 +14,7 @@ from pandas import DataFrame
 
 from harness import record
 from harness.analysis.accuracy import accuracies
+from harness.analysis.approximations import compared
 from harness.analysis.curves import Panel, panels
 from harness.analysis.distances import comparable
 from harness.analysis.history import kept
@@ -23,10 +24,12 @@ from harness.analysis.speedups import speedups
 from harness.analysis.table import Analysis
 from harness.analysis.trend import trend
 from harness.report import accuracy, coverage_table, csv, efficiency, markdown, provenance, versions
+from harness.report import approximations as approximation_tables
 from harness.report import speedups as speedup_tables
 from harness.report import trend as trend_text
 from harness.report.figures import accuracy as accuracy_figures
 from harness.report.figures import curves
+from harness.report.figures.approximations import TITLES, approximations
 from harness.report.figures.canvas import save
 from harness.report.figures.coverage import coverage
 from harness.report.figures.disagreement import PANELS, disagreement
@@ -143,6 +146,9 @@ def _texts(
     }
     if _problems(analysis) > 1:
         texts["coverage.md"] = coverage_table.markdown(analysis)
+    of_approximations = approximation_tables.markdown(analysis)
+    if of_approximations is not None:
+        texts["approximations.md"] = of_approximations
     over_versions = versions.markdown(analysis)
     if over_versions is not None:
         texts["versions.md"] = over_versions
@@ -195,6 +201,11 @@ def _figures(
             name: scaling(analysis, panel, medium, looks, len(suited)) for name, panel in zip(names, shown, strict=True)
         }
     drawn |= accuracy_figures.figures(accuracies(analysis), analysis, medium)
+    approximated = compared(analysis)
+    if timed and approximated:
+        drawn |= {
+            f"approximations_{column}": approximations(approximated, analysis, column, medium) for column in TITLES
+        }
     if _problems(analysis) > 1:
         drawn["coverage"] = coverage(analysis, medium)
     shares = profile(analysis)

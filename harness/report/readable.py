@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from pandas import DataFrame
 
-from harness.analysis.table import CELL, SETTINGS, Analysis, differing, differing_options
+from harness.analysis.table import APPROXIMATE, CELL, SETTINGS, Analysis, differing, differing_options
 from harness.record import plain
 from harness.text import as_text, duration, significant
 
@@ -51,6 +51,19 @@ SOMETIMES = (
         lambda distance: f"{distance:.1e}",
         "distance of a GGN from the Hessian over that one's norm",
     ),
+    ("cosine", "cosine", lambda cosine: f"{cosine:.3f}", "of the angle between an approximation and the true matrix"),
+    (
+        "Newton error",
+        "newton_error",
+        lambda error: f"{error:.1e}",
+        "distance of an approximation's damped Newton step from the true one, over that one's length",
+    ),
+    (
+        "log det error",
+        "logdet_error",
+        lambda error: f"{error:+.1e}",
+        "log |det| of a damped approximation less that of the damped true matrix, by P",
+    ),
     (
         "GPU busy",
         "gpu_busy",
@@ -94,7 +107,7 @@ def readable(analysis: Analysis) -> DataFrame:
         shown[HEADINGS.get(column, column)] = rows[column].map(lru_cache(typed=True)(as_text))
     shown["status"] = rows["status"].where(rows["warning"].isna(), rows["status"] + UNSAFE)
     shown["status"] += rows["doubted"].map({True: WARNED, False: ""})
-    gap = rows["status"].where(rows["status"] != "ok", "-")
+    gap = rows["status"].mask(rows["status"].isin(("ok", APPROXIMATE)), "-")
     for heading, column, written in MEASURED:
         shown[heading] = rows[column].map(written, na_action="ignore").astype("object").fillna(gap)
     for heading, column, written, _ in SOMETIMES:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pandas
 from pandas import DataFrame
 
-from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT
+from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT, WITH_A_RESULT
 from harness.analysis.coverage import cause
-from harness.analysis.table import Analysis
+from harness.analysis.table import APPROXIMATE, Analysis
 from harness.record import plain
 from harness.report.accuracy import unranked
 from harness.text import listed, percent
@@ -36,6 +36,7 @@ def summary(analysis: Analysis) -> list[Section]:
         Section("Right most often", [] if timed else right(cells)),
         Section(WRONG, wrong(cells)),
         Section("Warned that results may be wrong", doubted(cells)),
+        Section("Approximations by design, which no comparison counts", approximate(cells)),
         Section("Not ranked", [sentence for sentence in [unranked(analysis)] if sentence is not None]),
         Section("Failed", failed(cells)),
         Section("Measured on", [f"{analysis.environment}.", *_when(rows)]),
@@ -78,9 +79,16 @@ def doubted(cells: DataFrame) -> list[str]:
     return [f"{len(problems)} cells on {listed(list(set(problems.map(plain))))}: {text}" for text, problems in told]
 
 
+def approximate(cells: DataFrame) -> list[str]:
+    """The relative errors of methods that approximate, the least first."""
+    found = cells[cells["status"] == APPROXIMATE].groupby("label")["relative_error"]
+    told = sorted(((errors.min(), errors.max(), label) for label, errors in found), key=lambda entry: entry[:2])
+    return [f"{label}: relative error {least:.2g} to {most:.2g}." for least, most, label in told]
+
+
 def failed(cells: DataFrame) -> list[str]:
     """What could not be measured and why, the most frequent cause first."""
-    bad = cells[~cells["status"].isin(("ok", *MEASURED_BUT_NOT_RIGHT))]
+    bad = cells[~cells["status"].isin(WITH_A_RESULT)]
     causes = bad["message"].fillna("").map(plain).map(cause)
     told = []
     for (status, _), group in sorted(bad.groupby(["status", causes]), key=lambda pair: -len(pair[1])):

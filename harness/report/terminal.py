@@ -22,7 +22,14 @@ from harness.report.summary import WRONG, summary
 from harness.report.versions import left_out, table
 from harness.text import listed
 
-STYLES = {"ok": "green", "wrong": "bold red", "nonfinite": "bold red", "unsupported": "yellow", "timeout": "magenta"}
+STYLES = {
+    "ok": "green",
+    "approximate": "cyan",
+    "wrong": "bold red",
+    "nonfinite": "bold red",
+    "unsupported": "yellow",
+    "timeout": "magenta",
+}
 OTHER_STYLE = "red"
 MANY = 1000  # rows from which on the terminal shows totals only
 BRIEF = 4  # sentences on what is silently wrong

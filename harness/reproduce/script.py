@@ -82,6 +82,8 @@ def _require_whole_hessian(seen: Mapping[str, Any]) -> None:
         raise ReproduceError("the record is of mode=autocast; scripts compute in float64, which autocast leaves alone")
     if "batches" in options(seen["problem_options"]):
         raise ReproduceError("the record is of a loss in batches; scripts are written for a loss of one batch")
+    if options(seen["problem_options"]).get("train_steps"):
+        raise ReproduceError("the record is of a trained network; scripts are written for networks as they are built")
     if seen["subset"]:
         raise ReproduceError(
             f"the record is of subset={seen['subset']} parameters; scripts are written for all of them"

@@ -43,6 +43,16 @@ def parameters(path: str) -> list[str]:
     return parameters_of(node)
 
 
+def returns(path: str) -> str | None:
+    """The annotation of what the function at a dotted path returns, read from its source; None where it has none."""
+    module, _, name = path.rpartition(".")
+    try:
+        node, _ = _tops(module).get(name, (None, ""))
+    except ReproduceError:
+        return None
+    return ast.unparse(node.returns) if isinstance(node, ast.FunctionDef) and node.returns is not None else None
+
+
 def lacks(path: str) -> bool:
     """Whether the source of a dotted path's module does not define its name; False where there is no source."""
     module, _, name = path.rpartition(".")

@@ -14,6 +14,7 @@ from harness.problems.binding import BoundMethod
 from harness.problems.method_source import module_of
 from harness.problems.modes import AUTOCAST
 from harness.truth import agreement, sketch
+from harness.truth.approximations import NewtonStep
 from harness.truth.explanation import explained
 from harness.truth.reference_process import Truth
 from harness.truth.results import plain, result_fault, result_tensors
@@ -46,7 +47,8 @@ def agreement_pass(bound: BoundMethod, side_effects: SideEffects, truth: Truth) 
         result = result.gathered()
     if job.mode == "autocast":
         reference = replace(reference, inner_of_float32=AUTOCAST)
-    seen = agreement.compare(result, job.quantity, reference, truth.hessian)
+    newton = None if truth.gradient is None else NewtonStep(truth.gradient, job.damping)
+    seen = agreement.compare(result, job.quantity, reference, truth.hessian, newton)
     if not seen["nonfinite"]:
         tensors = result_tensors(result)
         size = truth.reference.size_of_errors(tensors[0].dtype)

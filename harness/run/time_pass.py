@@ -17,6 +17,7 @@ from harness.measure.gpu import Monitor
 from harness.problems.binding import BoundMethod
 from harness.truth import caching
 from harness.truth.result_recorder import ResultRecorder
+from harness.truth.results import is_approximation
 from harness.truth.side_effects import SideEffects
 
 Fields = Iterator[dict[str, Any]]  # of a record, as they become known
@@ -45,7 +46,8 @@ def _method_calls(bound: BoundMethod, side_effects: SideEffects, began: float) -
     measure, recorder, monitor = bound.job.measure, ResultRecorder(bound), Monitor(bound.device)
     waited, began_s = environment.cpu_waiting_s(), time.perf_counter()
     first_s, _, result = clock.timed(bound.call, bound.device)
-    yield side_effects.fault(bound) or {"first_s": first_s}
+    kind = {"approximation": True} if is_approximation(result) else {}
+    yield side_effects.fault(bound) or {"first_s": first_s} | kind
     recorder.see(result)
     del result
     recorder.release()

@@ -53,6 +53,7 @@ from harness.problems import (
     split,
     subset,
     tensors_of,
+    trained,
 )
 from harness.problems.binding import BoundMethod, bind
 from harness.problems.errors import CodeError, place
@@ -279,7 +280,8 @@ def _problem(job: Job) -> Problem:
     device = _begin(job)
     if job.memory_limit_gb is not None:
         memory.limit(job.memory_limit_gb, device)
-    problem = build(job.problem_target, _builder_options(job)).to(device, getattr(torch, job.dtype))
+    problem = trained(build(job.problem_target, _builder_options(job)), job.train_steps)
+    problem = problem.to(device, getattr(torch, job.dtype))
     if job.parameters is not None:
         problem = chosen(problem, job.parameters)
     check(problem)

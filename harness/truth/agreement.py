@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.truth import answers, bounds, estimates
+from harness.truth import answers, approximations, bounds, estimates
+from harness.truth.approximations import NewtonStep
 from harness.truth.distances import block_distances, diagonal_distances, hvp_distances, matrix_distances
 from harness.truth.kinds import Bounded, mapped, products_of
 from harness.truth.reference import Reference
-from harness.truth.results import is_estimate, plain, reported_tensors, result_tensors
+from harness.truth.results import is_approximation, is_estimate, plain, reported_tensors, result_tensors
 from harness.truth.shards import BLOCK, RowShard
 
 # Largest relative Frobenius error that counts as right. It is ten to a thousand times the rounding errors seen
@@ -25,11 +26,17 @@ DIFFERENCES_TOLERANCE = 1e-8  # central differences are themselves no better tha
 Fields = dict[str, Any]  # of a record
 
 
-def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | None = None) -> Fields:
+def compare(
+    result: Any,
+    quantity: str,
+    truth: Reference,
+    hessian: Reference | None = None,
+    newton: NewtonStep | None = None,
+) -> Fields:
     """The agreement fields of a record, `status` and `message` among them, for a result of the right kind.
 
     For a GGN `truth` is the true GGN. The distance of the result from `hessian` is then a field of its own; it is no
-    error.
+    error. An approximation is also judged by its `newton` step, if given.
     """
     result = plain(result)
     estimate = result if is_estimate(result) else None
@@ -55,7 +62,9 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
         fields["hessian_distance"] = matrix_distances(tensors[0], hessian)["relative_error"]
     if not math.isfinite(fields["relative_error"]):
         return fields | _beyond_float64(tensors, quantity, truth)
-    if estimate is not None:
+    if is_approximation(result):
+        fields |= approximations.judge(tensors[0], truth, fields["relative_error"], newton)
+    elif estimate is not None:
         fields |= _judge_estimate(fields, tensors[0], reported[1], quantity, truth)
     elif isinstance(result, Bounded):
         off, known, stated = _known_errors(tensors[0], reported[1], quantity, truth)
@@ -219,7 +228,7 @@ def _wrong_gradient(truth: Reference) -> str | None:
 
 def _by_wrong_gradient(fields: Fields) -> Fields:
     """The verdict where the gradient is not the loss's, but the reference is autograd's for too many parameters."""
-    if fields["status"] == "ok":
+    if fields["status"] == "ok" and "approximation" not in fields:
         return {"status": "wrong", "message": "the result is autograd's, which does not differentiate this loss"}
     message = f"{fields['message']}; but that reference is autograd's, which does not differentiate this loss"
     return {"status": "error", "message": f"{message}, so nothing says whether the result is right"}

@@ -16,6 +16,7 @@ from harness.measure import ranks
 from harness.problems import Problem, ProblemError, tensors_of
 from harness.problems.binding import vectors_of
 from harness.truth.reference import Reference, reference
+from harness.truth.results import APPROXIMATED
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Truth:
     theta: Tensor  # (P,), float64 on the CPU
     loss: float  # at theta, in float64
     data: str  # checksum of the inputs, targets and data, in float64
+    gradient: Tensor | None  # (P,) at theta, where a matrix is compared in all its entries
 
 
 def compute(job: Job, problem: Problem) -> bytes:
@@ -40,8 +42,10 @@ def compute(job: Job, problem: Problem) -> bytes:
     hessian = None
     if job.quantity == "ggn":
         hessian = reference(exact, None, job.measure, seed, stop_gradient=job.stop_gradient)
+    compared_whole = job.quantity in APPROXIMATED and exact.theta.numel() <= job.measure.full_up_to
+    gradient = _gradient(exact) if compared_whole else None
     saved = io.BytesIO()  # of a full disk torch.save does not raise OSError
-    torch.save(Truth(compared, hessian, exact.theta, _loss(exact), _checksum(exact)), saved)
+    torch.save(Truth(compared, hessian, exact.theta, _loss(exact), _checksum(exact), gradient), saved)
     return saved.getvalue()
 
 
@@ -83,6 +87,15 @@ def require_same_in_all_ranks(problem: Problem) -> None:
 def _loss(problem: Problem) -> float:
     """The loss at theta. Theta requires a gradient here, for networks that take one themselves."""
     return float(problem.loss(problem.theta.detach().requires_grad_()).detach())
+
+
+def _gradient(problem: Problem) -> Tensor:
+    """The gradient (P,) at theta, with zeros for parameters that the loss does not depend on."""
+    theta = problem.theta.detach().requires_grad_()
+    loss = problem.loss(theta)
+    if not loss.requires_grad:
+        return torch.zeros_like(theta)
+    return torch.autograd.grad(loss, theta, materialize_grads=True)[0].detach()
 
 
 def _checksum(problem: Problem) -> str:

@@ -9,8 +9,19 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import]
 
-from harness.truth.kinds import Bounded, Estimate, Spectrum, count_fault, kind_of, mapped, tensors_of_kind
+from harness.truth.kinds import (
+    Approximation,
+    Bounded,
+    Estimate,
+    Spectrum,
+    count_fault,
+    kind_of,
+    mapped,
+    tensors_of_kind,
+)
 from harness.truth.shards import RowShard, layout_fault, shard_fault, shard_of
+
+APPROXIMATED = ("hessian", "ggn")  # quantities that a method may approximate
 
 
 class ResultFault(RuntimeError):
@@ -37,8 +48,8 @@ def plain(result: Any) -> Any:
 def result_tensors(result: Any) -> list[Any]:
     """The tensors by which a result is told from another.
 
-    They are the blocks of a block-diagonal, the value of a result that states its error, the moments of a spectrum, or
-    the result itself.
+    They are the blocks of a block-diagonal, the value of an approximation or of a result that states its error, the
+    moments of a spectrum, or the result itself.
     """
     kind = kind_of(result)
     if kind is not None:
@@ -63,6 +74,7 @@ def result_fault(
     - A matrix may be a DTensor with placement Shard(0), over all ranks.
     - Eigenvalues are a tensor of `k` + 1, a trace is one of (), products with an inverse are as the vectors.
     - A spectrum, a random estimate and a result that states its error are as `methods.estimates` describes them.
+    - An approximation of a matrix has a `value` and nothing else.
 
     That a result requires grad is no fault of its values, which are judged.
     """
@@ -124,16 +136,26 @@ def _kind_fault(result: Any, quantity: str) -> str | None:
         return f"returned {type(result).__name__}; {quantity} is {wanted} (methods.estimates)"
     if isinstance(result, Estimate) and quantity in ("eigenvalues", "ihvp"):
         return f"returned an estimate; {quantity} is a tensor, or a Bounded with its residuals (methods.estimates)"
-    return count_fault(result)
+    return _approximation_fault(result, quantity) if isinstance(result, Approximation) else count_fault(result)
 
 
 def _shapes_of_kind(result: Any, quantity: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """The shapes of the tensors of a result of a kind, whose value is to have this shape."""
+    if isinstance(result, Approximation):
+        return [shape]
     if isinstance(result, Spectrum):
         nodes = tuple(result.nodes.shape[:1]) if isinstance(result.nodes, Tensor) else (0,)
         return [nodes, nodes, (4,), (4,)]
     by_vector = isinstance(result, Bounded) and quantity in ("hvp", "ihvp")
     return [shape, shape[1:] if by_vector else shape]
+
+
+def _approximation_fault(approximation: Approximation, quantity: str) -> str | None:
+    if quantity not in APPROXIMATED:
+        return f"returned an approximation; only {' and '.join(APPROXIMATED)} are approximated, and {quantity} is not"
+    if isinstance(approximation.value, RowShard):
+        return "returned an approximation in shards; its value must be one tensor"
+    return None
 
 
 def _tensor_fault(result: Any, shape: tuple[int, ...], quantity: str, theta: Tensor) -> str | None:
@@ -169,6 +191,11 @@ def _unusual_kind(tensor: Tensor) -> str | None:
 def is_estimate(result: Any) -> bool:
     """Whether a result is a random estimate with its standard error."""
     return kind_of(result) is Estimate
+
+
+def is_approximation(result: Any) -> bool:
+    """Whether a result is an approximation by design."""
+    return kind_of(result) is Approximation
 
 
 def _dispatches(tensor: Tensor) -> bool:

@@ -18,6 +18,7 @@ from harness.text import LISTED, listed, percent
 
 COLOURS = {
     "right": "#b7d7ea",
+    "approximate": "#c9e2b3",
     "wrong": "#d55e00",
     "not finite": "#e69f00",
     "refuses": "#d9d9d9",

@@ -93,6 +93,8 @@ def _note(rankings: Sequence[Ranking]) -> str:
         parts.append("Dashed line: time of the baseline.")
     if any(entry.wrong for entry in entries):
         parts.append("Crossed out: the result is wrong.")
+    if any(entry.approximate for entry in entries):
+        parts.append("≈: an approximation by design, which no comparison counts.")
     if any(entry.contended and not entry.failed for entry in entries):
         parts.append(f"{CONTENDED}: measured under contention, or while the GPU throttled.")
     if any(entry.undecided for entry in entries):

@@ -105,6 +105,8 @@ def _time(entry: Entry) -> str:
 def _over_best(entry: Entry) -> str:
     if entry.wrong:
         return "wrong"
+    if entry.approximate:
+        return "≈"
     if math.isnan(entry.over_best):
         return NONE
     mark = UNDECIDED if entry.undecided else ""

@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from pandas import DataFrame
 
 from harness.analysis.emphasis import baseline_of, emphasised
-from harness.analysis.table import Analysis
+from harness.analysis.table import APPROXIMATE, Analysis
 from harness.record import plain
 from harness.report.figures.page_size import Medium
+from harness.text import listed
 
 # Of the methods in colour: seaborn's "colorblind" palette less grey, the colour of the others, and less pink and
 # yellow, which do not show in print; black is the baseline's. Crosses are kept for what is measured but not right.
@@ -56,9 +57,10 @@ LETTERS = {
     "nonfinite": "N",
     "wrong": "W",
     "ok": "?",
+    APPROXIMATE: "?",
 }
 WRONG = {"wrong": "wrong", "nonfinite": "not finite"}  # statuses of what is measured and not right
-WORDS = {"oom": "out of memory", "ok": "not measured"}
+WORDS = {"oom": "out of memory", "ok": "not measured", APPROXIMATE: "not measured"}
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,9 @@ def explained(points: DataFrame, medium: Medium) -> list[str]:
     """What the marks of `rings` around these points mean, in words."""
     crossed = " or ".join(WRONG[status] for status in WRONG if (points["status"] == status).any())
     told = [f"Red crosses: measured, but {crossed}."] if crossed else []
+    approximate = points.loc[points["status"] == APPROXIMATE, "label"]
+    if len(approximate):
+        told.append(f"Approximations by design, which no comparison counts: {listed(sorted(set(approximate)))}.")
     if medium.rings and points["contended"].any():
         told.append("Grey rings: measured under contention, or while the GPU throttled.")
     return told

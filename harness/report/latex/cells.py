@@ -10,7 +10,7 @@ import numpy
 import pandas
 from pandas import DataFrame, Series
 
-from harness.analysis.table import Analysis, differing, setting
+from harness.analysis.table import APPROXIMATE, Analysis, differing, setting
 from harness.record import plain
 from harness.report import summary
 from harness.report.latex.table import NAMES, NONE, NOTES, Table, number_column, repeated
@@ -46,6 +46,7 @@ MEANINGS = {
     "peak (MiB)": "peak: tensor memory above the start",
     "error": "error: Frobenius distance from the reference over its norm",
     "unsafe": "unsafe: wrong elsewhere under the same operators",
+    APPROXIMATE: "approximate: by design, and counted in no comparison",
     "warned": "warned: torch warned that the result may be wrong",
     "contended": "contended: another process wanted the processor, or the GPU throttled",
 }

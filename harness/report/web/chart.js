@@ -29,7 +29,7 @@
   const horizontal = document.getElementById("horizontal");
   const at = ({ values, places }, row) => values[places[row]];
   const statuses = data.columns.find((column) => column.heading === "status").texts;
-  const isFine = (row) => at(statuses, row).startsWith("ok");
+  const isFine = (row) => /^(ok|approximate)/.test(at(statuses, row));
   const measured = data.columns.filter((column) => column.numbers);
   const upright = measured.filter((column) => !["P", "from ms", "to ms"].includes(column.heading));
   const flat = measured.filter((column) => ["P", "peak MiB"].includes(column.heading));
@@ -157,7 +157,7 @@
     const known = matching.filter((row) => x.numbers[row] !== null);
     const placed = thinned(known);
     const there = placed.filter((row) => y.numbers[row] !== null);
-    const without = placed.filter((row) => y.numbers[row] === null && at(statuses, row) !== "ok");
+    const without = placed.filter((row) => y.numbers[row] === null && !["ok", "approximate"].includes(at(statuses, row)));
     const absent = grouped(without, (row) => x.numbers[row]);
     const strips = Math.max(0, ...[...absent.values()].map((rows) => rows.length));
     const top = 12 + STRIP * Math.min(strips, 12);
