@@ -6,6 +6,7 @@ from harness.problems.casting import tensors_of
 from harness.problems.checks import check
 from harness.problems.construction import from_function, from_network
 from harness.problems.errors import ProblemError
+from harness.problems.per_sample import per_sample, require_possible
 from harness.problems.problem import Problem
 from harness.problems.subset import subset
 
@@ -17,6 +18,8 @@ __all__ = [
     "from_batches",
     "from_function",
     "from_network",
+    "per_sample",
+    "require_possible",
     "split",
     "subset",
     "tensors_of",

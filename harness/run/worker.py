@@ -40,7 +40,20 @@ from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUs
 from harness.job import Job
 from harness.measure import busy, clock, communication, counters, environment, memory, ranks, rates
 from harness.measure.warning_log import WarningLog
-from harness.problems import Problem, ProblemError, attention, build, check, mesh, networks, split, subset, tensors_of
+from harness.problems import (
+    Problem,
+    ProblemError,
+    attention,
+    build,
+    check,
+    mesh,
+    networks,
+    per_sample,
+    require_possible,
+    split,
+    subset,
+    tensors_of,
+)
 from harness.problems.binding import BoundMethod, bind
 from harness.problems.errors import CodeError, place
 from harness.problems.method_source import MethodError, Unsupported, parameter_names, provenance
@@ -262,14 +275,26 @@ def _begin(job: Job) -> torch.device:
 
 def _problem(job: Job) -> Problem:
     """The problem of a job, on its device and in its dtype, checked."""
+    if job.per_sample:
+        require_possible(job)
     device = _begin(job)
     if job.memory_limit_gb is not None:
         memory.limit(job.memory_limit_gb, device)
     problem = build(job.problem_target, _builder_options(job)).to(device, getattr(torch, job.dtype))
-    check(problem)
+    if job.wrt == "parameters":
+        check(problem)
+    if job.per_sample:
+        return _of_each_sample(job, problem)
     if job.batches is not None:
         problem = split(problem, job.batches, job.batch_weights)
     return problem if job.subset is None else subset(problem, job.subset, job.seed)
+
+
+def _of_each_sample(job: Job, problem: Problem) -> Problem:
+    """The problem of each sample's own derivatives, checked."""
+    problem = per_sample(problem, job.wrt)
+    check(problem)
+    return problem
 
 
 def _builder_options(job: Job) -> dict[str, Any]:
@@ -309,7 +334,7 @@ def _warm_up(bound: BoundMethod) -> None:
     if not _compiles(bound.job):
         tiny = networks.mlp(inputs=2, width=2, outputs=2, batch=2).to(theta.device, theta.dtype)
         with contextlib.suppress(Exception):
-            bind(bound.job, tiny).call()
+            bind(bound.job, per_sample(tiny, bound.job.wrt) if bound.job.per_sample else tiny).call()
     if _compiles(bound.job) or counters.compilation() or counters.jax_is_imported():
         bound.call()
     clock.synchronize(bound.device)

@@ -51,7 +51,14 @@ class ResultRecorder:
         problem = self._bound.problem
         try:
             result = plain(result)
-            fault = result_fault(result, self._bound.job.quantity, problem.theta, self._bound.vectors, problem.sizes)
+            fault = result_fault(
+                result,
+                self._bound.job.quantity,
+                problem.theta,
+                self._bound.vectors,
+                problem.sizes,
+                points=problem.points,
+            )
             if fault is None:
                 self._products.append(number(result))
                 self._first = self._first or sketch.bilinear(result_tensors(result))

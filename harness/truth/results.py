@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import]
 
+from harness.truth.per_sample import shape_of
 from harness.truth.shards import RowShard, layout_fault, shard_fault, shard_of
 
 
@@ -49,12 +50,18 @@ def result_tensors(result: Any) -> list[Any]:
 
 
 def result_fault(
-    result: Any, quantity: str, theta: Tensor, vectors: Tensor | None, sizes: Sequence[int] = ()
+    result: Any,
+    quantity: str,
+    theta: Tensor,
+    vectors: Tensor | None,
+    sizes: Sequence[int] = (),
+    points: Tensor | None = None,
 ) -> str | None:
     """What is wrong with the kind of thing a method returned; None where it is as asked.
 
     - A matrix, a diagonal and products are tensors.
     - A block-diagonal is a tuple of tensors, one for each of `sizes`.
+    - Of each sample's own derivatives, at `points` (N, D), one tensor holds all; a Hessian is not estimated.
     - A matrix may be a DTensor with placement Shard(0), over all ranks.
     - A random estimate has a `standard_error` of the same shape and its number of `probes`
       (`methods.estimates.Estimate`).
@@ -62,10 +69,12 @@ def result_fault(
     That a result requires grad is no fault of its values, which are judged.
     """
     stripped: Any = plain(result)
-    shapes = _shapes(quantity, theta, vectors, sizes)
+    shapes = _shapes(quantity, theta, vectors, sizes) if points is None else [shape_of(quantity, points, vectors)]
     if quantity == "block_diagonal":
         fault = _blocks_fault(stripped, sizes)
         tensors: Any = stripped
+    elif isinstance(stripped, Estimate) and points is not None and quantity == "hessian":
+        return "returned an estimate; each sample's Hessian is a tensor (N, D, D), and not estimated"
     elif isinstance(stripped, Estimate):
         fault = _probes_fault(stripped)
         tensors, shapes = [stripped.value, stripped.standard_error], shapes * 2
