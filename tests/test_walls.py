@@ -69,7 +69,7 @@ RESERVED = {
 # Modules of methods/ that hold no method, but what a problem and a method must agree on.
 SHARED = {"calls", "ravel", "samples"}
 # Modules of methods/peers that import another package than the one they are named for.
-PEERS = {"aten_to_jax": "jax"}
+PEERS = {"aten_to_jax": "jax", "jax_per_sample": "jax"}
 
 
 def imported(path: Path) -> set[str]:

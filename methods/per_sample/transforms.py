@@ -27,9 +27,9 @@ def hessian(
 ) -> Tensor:
     """Each sample's Hessian (N, D, D), all D rows of `chunk_size` samples at once (None: of all).
 
-    `composition` is jacfwd_grad, jacrev_grad, or hessian. The last is torch.func.hessian, whose inner jacrev is silently
-    wrong under an affine LayerNorm (torch 2.13). Raises ValueError for another one, or a `chunk_size` that is no
-    positive number.
+    `composition` is jacfwd_grad, jacrev_grad, or hessian. hessian is torch.func.hessian, whose inner jacrev is wrong
+    without notice under an affine LayerNorm (torch 2.13). Raises ValueError for another one, or a `chunk_size` that is
+    no positive number.
     """
     return vmap(_hessian(sample_loss, composition), chunk_size=_chunk(chunk_size))(points, samples)
 
