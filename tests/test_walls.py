@@ -60,7 +60,7 @@ RESERVED = {
     "seaborn": {"report"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
-    "scipy.stats": {"analysis", "compare", "measure"},  # report computes no statistics
+    "scipy.stats": {"analysis", "compare", "measure", "truth"},  # report computes no statistics
     "rich": {"compare", "report", "run"},
     "submitit": {"cluster"},
 }

@@ -36,7 +36,7 @@ def agreement_pass(bound: BoundMethod, side_effects: SideEffects, truth: Truth) 
     if left_behind is not None:
         yield left_behind
         return
-    fault = result_fault(result, job.quantity, problem.theta, bound.vectors, problem.sizes, points=problem.points)
+    fault = result_fault(result, job.quantity, problem.theta, bound.vectors, problem.sizes, job.k, problem.points)
     if fault is not None:
         yield {"status": "wrong", "message": f"{job.target} {fault}"}
         return
@@ -49,7 +49,7 @@ def agreement_pass(bound: BoundMethod, side_effects: SideEffects, truth: Truth) 
     seen = agreement.compare(result, job.quantity, reference, truth.hessian)
     if not seen["nonfinite"]:
         tensors = result_tensors(result)
-        size = truth.reference.scale.sizes.get(tensors[0].dtype)  # what errors are relative to, for true zeros
+        size = truth.reference.size_of_errors(tensors[0].dtype)
         numbers = sketch.bilinear(tensors)
         seen["sketch"] = sketch.sketch(tensors)
         if all(map(math.isfinite, numbers)):  # sums of entries near the largest number are not

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.truth import estimates, per_sample
+from harness.truth import answers, bounds, estimates, per_sample
 from harness.truth.distances import (
     block_distances,
     diagonal_distances,
@@ -17,8 +17,9 @@ from harness.truth.distances import (
     matrix_distances,
     per_sample_distances,
 )
+from harness.truth.kinds import Bounded, mapped, products_of
 from harness.truth.reference import Reference
-from harness.truth.results import is_estimate, plain, result_tensors
+from harness.truth.results import is_estimate, plain, reported_tensors, result_tensors
 from harness.truth.shards import BLOCK, RowShard
 
 # Largest relative Frobenius error that counts as right. It is ten to a thousand times the rounding errors seen
@@ -43,32 +44,51 @@ def compare(result: Any, quantity: str, truth: Reference, hessian: Reference | N
     attached = result_tensors(result)
     tensors = [tensor.detach().to("cpu") for tensor in attached]
     dtype = tensors[0].dtype
-    reported = list(tensors)
-    if estimate is not None:
-        reported.append(estimate.standard_error.detach().to("cpu"))
+    reported = [tensor.detach().to("cpu") for tensor in reported_tensors(result)]
     fields = _described(truth, quantity, dtype) | {
         "requires_grad": any(tensor.requires_grad for tensor in attached),
         "nonfinite": _nonfinite(reported),
+        "products": products_of(result),
     }
     if estimate is not None:
         fields["estimate_probes"] = estimate.probes
     obstacle = _obstacle(fields, reported, truth, dtype)
     if obstacle is not None:
         return fields | obstacle
+    if truth.answer is not None:
+        fields |= answers.judge(_in_float64(result), truth, fields["tolerance"], dtype)
+        return fields | _with_remarks(fields, truth, quantity, dtype)
     fields |= _distances(tensors, quantity, truth)
     if hessian is not None:
         fields["hessian_distance"] = matrix_distances(tensors[0], hessian)["relative_error"]
     if not math.isfinite(fields["relative_error"]):
         return fields | _beyond_float64(tensors, quantity, truth)
-    if estimate is None:
-        fields |= _verdict(fields, dtype, truth)
-    else:
+    if estimate is not None:
         fields |= _judge_estimate(fields, tensors[0], reported[1], quantity, truth)
+    elif isinstance(result, Bounded):
+        off, known, stated = _known_errors(tensors[0], reported[1], quantity, truth)
+        fields |= bounds.judge(off, known, stated, fields["tolerance"], truth.scale.sizes.get(dtype))
+    else:
+        fields |= _verdict(fields, dtype, truth)
+    return fields | _with_remarks(fields, truth, quantity, dtype)
+
+
+def _in_float64(result: Any) -> Any:
+    """A plain result with its tensors on the CPU, in float64."""
+
+    def exact(value: Any) -> Any:
+        return value.detach().to("cpu", torch.float64) if isinstance(value, Tensor) else value
+
+    return exact(result) if isinstance(result, Tensor) else mapped(exact, result)
+
+
+def _with_remarks(fields: Fields, truth: Reference, quantity: str, dtype: torch.dtype) -> Fields:
+    """The verdict with all remarks in its message, and as it is where the gradient is not the loss's."""
     cause = _wrong_gradient(truth)  # comes first, since tables cut a long message
     if cause is not None and truth.kind != "central_differences":
-        fields |= _by_wrong_gradient(fields)
+        fields = fields | _by_wrong_gradient(fields)
     remarks = [cause, fields["message"], *_remarks(fields, truth, quantity, dtype)]
-    return fields | {"message": "; ".join(filter(None, remarks)) or None}
+    return {"status": fields["status"], "message": "; ".join(filter(None, remarks)) or None}
 
 
 def _described(truth: Reference, quantity: str, dtype: torch.dtype) -> Fields:
@@ -78,7 +98,7 @@ def _described(truth: Reference, quantity: str, dtype: torch.dtype) -> Fields:
         "reference": truth.kind,
         "reference_error": truth.error,
         "probes": _probes(truth, quantity),
-        "compared": 1.0 if quantity == "hvp" else len(truth.columns) / len(truth.values),
+        "compared": 1.0 if quantity == "hvp" or truth.answer is not None else len(truth.columns) / len(truth.values),
         "inner_dtype": None if inner is None else _name(inner),
         "tolerance": _tolerance(truth, dtype),
     }
@@ -92,7 +112,9 @@ def _probes(truth: Reference, quantity: str) -> int | None:
     """The number of random directions that were compared; None where there were none."""
     if quantity == "block_diagonal" and truth.blocks is not None and len(truth.columns) < len(truth.values):
         return truth.blocks[0][0].shape[1]
-    return None if truth.directions is None or quantity == "hvp" else truth.directions.shape[1]
+    return (
+        None if truth.directions is None or quantity == "hvp" or truth.answer is not None else truth.directions.shape[1]
+    )
 
 
 def _tolerance(truth: Reference, dtype: torch.dtype) -> float:
@@ -105,6 +127,8 @@ def _tolerance(truth: Reference, dtype: torch.dtype) -> float:
         limits.append(DIFFERENCES_TOLERANCE)
         if truth.confirmed:
             limits.append(10 * truth.error)
+    if truth.answer is not None:
+        limits = [answers.tolerance(truth.answer, dtype, max(limits[1:], default=0.0))]
     return max(limits) * truth.scale.slack_of(dtype)
 
 
@@ -113,7 +137,7 @@ def _nonfinite(tensors: Sequence[Tensor | RowShard]) -> int:
     return sum(
         tensor.nonfinite()
         if isinstance(tensor, RowShard)
-        else sum(int((~torch.isfinite(part)).sum()) for part in tensor.split(BLOCK))
+        else sum(int((~torch.isfinite(part)).sum()) for part in torch.atleast_1d(tensor).split(BLOCK))
         for tensor in tensors
     )
 
@@ -140,6 +164,8 @@ def _unjudged(truth: Reference, dtype: torch.dtype) -> str:
         finer = "; use float64" if dtype != torch.float64 else ": terms cancel; rewrite the loss"
         return f"rounding leaves nothing to judge in {_name(dtype)}{finer}"
     inner = truth.inner(dtype)
+    if truth.answer is not None and inner is None:
+        return answers.unjudged(truth.answer, _name(dtype))
     assert inner is not None
     return f"the loss computes in {_name(inner)} within, too coarse to judge a result by; use a finer precision there"
 
@@ -177,14 +203,20 @@ def _verdict(fields: Fields, dtype: torch.dtype, truth: Reference) -> Fields:
 
 def _judge_estimate(fields: Fields, value: Tensor, error: Tensor, quantity: str, truth: Reference) -> Fields:
     """The verdict on an estimate of any quantity, over the entries whose true values are known."""
-    known = {"diagonal": truth.diagonal, "hvp": truth.products}.get(quantity, truth.values.T)
-    assert known is not None
-    rows = slice(None) if quantity == "hvp" else truth.columns
-    off = value[rows].to(torch.float64) - known
-    expected = error[rows].to(torch.float64)
+    off, known, expected = _known_errors(value, error, quantity, truth)
     size = truth.scale.sizes.get(value.dtype, float(known.norm()))
     probes, tolerance = fields["estimate_probes"], fields["tolerance"]
     return estimates.judge(off.flatten(), expected.flatten(), known.flatten(), probes, tolerance, size)
+
+
+def _known_errors(value: Tensor, stated: Tensor, quantity: str, truth: Reference) -> tuple[Tensor, Tensor, Tensor]:
+    """The errors, the true values and what is stated of the errors, over the entries whose true values are known."""
+    known = {"diagonal": truth.diagonal, "hvp": truth.products}.get(quantity, truth.values.T)
+    assert known is not None
+    if quantity == "hvp":
+        return value.to(torch.float64) - known, known, stated.to(torch.float64)
+    rows = truth.columns
+    return value[rows].to(torch.float64) - known, known, stated[rows].to(torch.float64)
 
 
 def _wrong_gradient(truth: Reference) -> str | None:

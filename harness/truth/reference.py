@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.job import Measure
 from harness.problems import Problem, ProblemError
-from harness.truth import differences, per_sample
+from harness.truth import differences, per_sample, spectral
 from harness.truth.detached_values import observe
 from harness.truth.error_scale import ErrorScale, error_scale
 from harness.truth.gradient_check import CheckedProblem, Departure, check_gradient
@@ -50,6 +50,7 @@ class Reference:
     inner_dtype: torch.dtype | None = None  # the coarsest precision within the loss in float64, if below
     inner_of_float32: torch.dtype | None = None  # the same of the loss in float32, which autocast treats differently
     departure: Departure | None = None  # of the gradient from the slope of the loss
+    answer: spectral.Answer | None = None  # for eigenvalues, trace, spectrum and ihvp, which follow from the matrix
     per_sample: bool = False  # whether R is that of each sample (`harness.truth.per_sample` says what the fields hold)
     trusted: bool = False  # autograd is the truth whatever differences say: a gradient that is not the slope is meant
 
@@ -63,6 +64,11 @@ class Reference:
     def inner(self, dtype: torch.dtype) -> torch.dtype | None:
         """The coarsest precision within the loss for parameters of this dtype, if below it."""
         return self.inner_dtype if dtype == torch.float64 else self.inner_of_float32
+
+    def size_of_errors(self, dtype: torch.dtype) -> float | None:
+        """What errors in this dtype are relative to; None where it is the norm of the true values."""
+        size = self.scale.sizes.get(dtype)
+        return self.answer.size if size is None and self.answer is not None and self.answer.terms else size
 
     @property
     def confirmed(self) -> bool:
@@ -78,15 +84,20 @@ def reference(
     seed: int,
     quantity: str = "hessian",
     stop_gradient: bool | None = None,
+    k: int = 10,
+    damping: float = 0.01,
 ) -> Reference:
     """The reference for a problem on the CPU in float64: the GGN for quantity=ggn, else the Hessian.
 
-    `vectors` is (P, k) for an hvp, else None. Up to `measure.full_up_to` parameters every column is computed. Beyond:
+    `vectors` is (P, m) for an hvp or ihvp, else None. Up to `measure.full_up_to` parameters every column is computed.
+    Beyond:
 
     - for a matrix `measure.rows` random columns, but at least two of every parameter tensor, and the products with
       `measure.probes` Gaussian directions, which see every entry;
     - for blocks the same columns, and such directions of each block;
-    - for a diagonal every entry, or as many, in random order, as can be computed in ten seconds.
+    - for a diagonal every entry, or as many, in random order, as can be computed in ten seconds;
+    - for the `k` eigenvalues, a trace, a spectrum, and products with the inverse of H + `damping` I, what
+      `harness.truth.spectral` says.
 
     Of each sample's own derivatives, `harness.truth.per_sample` says what is computed.
 
@@ -98,9 +109,11 @@ def reference(
     `stop_gradient` is the user's statement on the parts of the loss that have left the graph: they are constant (True),
     or not (False).
 
-    Raises ProblemError where `measure.truth=differences` would take too long.
+    Raises ProblemError where `measure.truth=differences` would take too long, and where `harness.truth.spectral` has no
+    answer.
     """
     params = problem.theta.numel()
+    spectral.require_computable(quantity, params, k, measure)
     by_differences = measure.truth == "differences" and quantity != "ggn"
     if by_differences and params > measure.full_up_to:
         raise ProblemError(
@@ -126,7 +139,35 @@ def reference(
         per_sample=problem.points is not None,
         trusted=checked.trusted,
     )
-    return _scaled(truth, checked, products, quantity)
+    truth = _scaled(truth, checked, products, quantity)
+    if truth.per_sample or quantity not in spectral.QUANTITIES:
+        return truth
+    # The scale is that of the matrix, not of its products with the directions; a trace adds up P entries.
+    scale = truth.scale.times((math.sqrt(params) if quantity == "trace" else 1.0) / _weight(truth, params))
+    truth = replace(truth, scale=scale)
+    return replace(truth, answer=_answer(truth, products, quantity, vectors, measure, k, damping))
+
+
+def _answer(
+    truth: Reference,
+    products: Products,
+    quantity: str,
+    vectors: Tensor | None,
+    measure: Measure,
+    k: int,
+    damping: float,
+) -> spectral.Answer:
+    """The answer to a question about the true matrix."""
+    params = len(truth.values)
+    if truth.diagonal is not None:
+        assert truth.row_sizes is not None
+        return spectral.trace_of(truth.diagonal, truth.row_sizes, params, measure)
+    rounding = truth.scale.sizes.get(torch.float64, 0.0)
+    if len(truth.columns) == params:
+        return spectral.of_matrix(truth.values, quantity, k, vectors, damping, rounding)
+    if truth.scale.zero:
+        return spectral.of_zeros(quantity, k, vectors, damping, rounding)
+    return spectral.of_products(products, quantity, k, vectors, damping)
 
 
 def _true_products(

@@ -35,7 +35,8 @@ def compute(job: Job, problem: Problem) -> bytes:
     if vectors is not None:
         vectors = vectors.to("cpu", torch.float64)
     seed = job.seed + 2
-    compared = reference(exact, vectors, job.measure, seed, job.quantity, job.stop_gradient)
+    asked = job.quantity, job.stop_gradient, job.k, job.damping
+    compared = reference(exact, vectors, job.measure, seed, *asked)
     hessian = None
     if job.quantity == "ggn":
         hessian = reference(exact, None, job.measure, seed, stop_gradient=job.stop_gradient)

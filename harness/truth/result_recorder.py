@@ -48,17 +48,11 @@ class ResultRecorder:
 
     def _read(self, result: Any) -> str | None:
         """Record a result; return what is wrong with it, or None."""
-        problem = self._bound.problem
+        problem, job = self._bound.problem, self._bound.job
         try:
             result = plain(result)
-            fault = result_fault(
-                result,
-                self._bound.job.quantity,
-                problem.theta,
-                self._bound.vectors,
-                problem.sizes,
-                points=problem.points,
-            )
+            asked = job.quantity, problem.theta, self._bound.vectors, problem.sizes, job.k, problem.points
+            fault = result_fault(result, *asked)
             if fault is None:
                 self._products.append(number(result))
                 self._first = self._first or sketch.bilinear(result_tensors(result))

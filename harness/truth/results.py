@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import]
 
+from harness.truth.kinds import Bounded, Estimate, Spectrum, count_fault, kind_of, mapped, tensors_of_kind
 from harness.truth.per_sample import shape_of
 from harness.truth.shards import RowShard, layout_fault, shard_fault, shard_of
 
@@ -17,22 +18,14 @@ class ResultFault(RuntimeError):
     """What one rank of several returned cannot be read: the cell ends."""
 
 
-class Estimate(NamedTuple):
-    """A random estimate, its standard error (of the same shape), and the number of its independent probes."""
-
-    value: Tensor
-    standard_error: Tensor
-    probes: int
-
-
 def plain(result: Any) -> Any:
-    """A result without Tensor subclasses, which may answer for themselves: tensors, a tuple of them or an Estimate.
+    """A result without Tensor subclasses, which may answer for themselves: tensors, a tuple of them or one of a kind.
 
     A subclass's own data are taken. Of a DTensor sharded by rows it is a `RowShard`, or its only shard. A subclass that
     computes by `__torch_dispatch__` has no data that can be trusted: it stays as it is, and `result_fault` refuses it.
     """
-    if is_estimate(result):
-        return Estimate(plain(result.value), plain(result.standard_error), result.probes)
+    if kind_of(result) is not None:
+        return mapped(plain, result)
     if type(result) in (tuple, list):
         return type(result)(map(plain, result))
     result = shard_of(result)
@@ -43,10 +36,23 @@ def plain(result: Any) -> Any:
 
 
 def result_tensors(result: Any) -> list[Any]:
-    """The tensors of a plain result: the blocks of a block-diagonal, the value of an estimate, or the result itself."""
-    if is_estimate(result):
+    """The tensors by which a plain result is told from another.
+
+    They are the blocks of a block-diagonal, the value of a result that states its error, the moments of a spectrum, or
+    the result itself.
+    """
+    if isinstance(result, Spectrum):
+        return [result.moments]
+    if isinstance(result, Estimate | Bounded):
         return [result.value]
     return list(result) if isinstance(result, tuple | list) else [result]
+
+
+def reported_tensors(result: Any) -> list[Any]:
+    """All tensors of a plain result, with those that state its error."""
+    if kind_of(result) is None:
+        return result_tensors(result)
+    return [getattr(result, name) for name in tensors_of_kind(result)]
 
 
 def result_fault(
@@ -55,29 +61,29 @@ def result_fault(
     theta: Tensor,
     vectors: Tensor | None,
     sizes: Sequence[int] = (),
+    k: int = 0,
     points: Tensor | None = None,
 ) -> str | None:
     """What is wrong with the kind of thing a method returned; None where it is as asked.
 
     - A matrix, a diagonal and products are tensors.
     - A block-diagonal is a tuple of tensors, one for each of `sizes`.
-    - Of each sample's own derivatives, at `points` (N, D), one tensor holds all; a Hessian is not estimated.
+    - Of each sample's own derivatives, at `points` (N, D), one tensor holds all; diagonals and traces may be estimates.
     - A matrix may be a DTensor with placement Shard(0), over all ranks.
-    - A random estimate has a `standard_error` of the same shape and its number of `probes`
-      (`methods.estimates.Estimate`).
+    - Eigenvalues are a tensor of `k` + 1, a trace is one of (), products with an inverse are as the vectors.
+    - A spectrum, a random estimate and a result that states its error are as `methods.estimates` describes them.
 
     That a result requires grad is no fault of its values, which are judged.
     """
     stripped: Any = plain(result)
-    shapes = _shapes(quantity, theta, vectors, sizes) if points is None else [shape_of(quantity, points, vectors)]
+    shapes = _shapes(quantity, theta, vectors, sizes, k) if points is None else [shape_of(quantity, points, vectors)]
     if quantity == "block_diagonal":
         fault = _blocks_fault(stripped, sizes)
         tensors: Any = stripped
-    elif isinstance(stripped, Estimate) and points is not None and quantity == "hessian":
-        return "returned an estimate; each sample's Hessian is a tensor (N, D, D), and not estimated"
-    elif isinstance(stripped, Estimate):
-        fault = _probes_fault(stripped)
-        tensors, shapes = [stripped.value, stripped.standard_error], shapes * 2
+    elif kind_of(stripped) is not None or quantity == "spectrum":
+        fault = _kind_fault(stripped, quantity) if points is None else _estimate_fault(stripped, quantity)
+        tensors = reported_tensors(stripped)
+        shapes = _shapes_of_kind(stripped, quantity, shapes[0])
     elif isinstance(stripped, RowShard):
         fault, tensors, shapes = shard_fault(stripped), [stripped.rows], [(len(stripped.rows), *shapes[0][1:])]
     else:
@@ -91,12 +97,18 @@ def result_fault(
     return None
 
 
-def _shapes(quantity: str, theta: Tensor, vectors: Tensor | None, sizes: Sequence[int]) -> list[tuple[int, ...]]:
+def _shapes(
+    quantity: str, theta: Tensor, vectors: Tensor | None, sizes: Sequence[int], k: int
+) -> list[tuple[int, ...]]:
     """The shapes of the tensors of a quantity."""
     params = theta.numel()
     if quantity == "diagonal":
         return [(params,)]
-    if quantity == "hvp":
+    if quantity == "eigenvalues":
+        return [(k + 1,)]
+    if quantity in ("trace", "spectrum"):
+        return [()]
+    if quantity in ("hvp", "ihvp"):
         return [() if vectors is None else tuple(vectors.shape)]
     if quantity == "block_diagonal":
         return [(size, size) for size in sizes]
@@ -104,8 +116,9 @@ def _shapes(quantity: str, theta: Tensor, vectors: Tensor | None, sizes: Sequenc
 
 
 def _blocks_fault(result: Any, sizes: Sequence[int]) -> str | None:
-    if isinstance(result, Estimate):
-        return f"returned an estimate; block_diagonal is a tuple of {len(sizes)} tensors, and not estimated"
+    if kind_of(result) is not None:
+        kind = "an estimate" if isinstance(result, Estimate) else f"a {type(result).__name__}"
+        return f"returned {kind}; block_diagonal is a tuple of {len(sizes)} tensors, and not estimated"
     several = isinstance(result, tuple | list)
     if several and len(result) == len(sizes):
         return None
@@ -113,10 +126,31 @@ def _blocks_fault(result: Any, sizes: Sequence[int]) -> str | None:
     return f"returned {found}; block_diagonal is a tuple of {len(sizes)} tensors, one for each parameter tensor"
 
 
-def _probes_fault(estimate: Estimate) -> str | None:
-    if type(estimate.probes) is int and estimate.probes >= 1:
-        return None
-    return f"returned an estimate from {estimate.probes!r} probes; it must be a whole number of at least 1"
+def _kind_fault(result: Any, quantity: str) -> str | None:
+    """What is wrong with a result that should be of a kind: another kind, or its counts."""
+    if (quantity == "spectrum") != isinstance(result, Spectrum):
+        wanted = "a Spectrum" if quantity == "spectrum" else "no Spectrum"
+        return f"returned {type(result).__name__}; {quantity} is {wanted} (methods.estimates)"
+    if isinstance(result, Estimate) and quantity in ("eigenvalues", "ihvp"):
+        return f"returned an estimate; {quantity} is a tensor, or a Bounded with its residuals (methods.estimates)"
+    return count_fault(result)
+
+
+def _estimate_fault(result: Any, quantity: str) -> str | None:
+    """What is wrong with a result of a kind for each sample's own derivatives."""
+    if isinstance(result, Estimate) and quantity in ("diagonal", "trace"):
+        return count_fault(result)
+    wanted = "a tensor or an estimate" if quantity in ("diagonal", "trace") else "a tensor"
+    return f"returned {type(result).__name__}; each sample's own {quantity} is {wanted}"
+
+
+def _shapes_of_kind(result: Any, quantity: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes of the tensors of a result of a kind, whose value is to have this shape."""
+    if isinstance(result, Spectrum):
+        nodes = tuple(result.nodes.shape[:1]) if isinstance(result.nodes, Tensor) else (0,)
+        return [nodes, nodes, (4,), (4,)]
+    by_vector = isinstance(result, Bounded) and quantity in ("hvp", "ihvp")
+    return [shape, shape[1:] if by_vector else shape]
 
 
 def _tensor_fault(result: Any, shape: tuple[int, ...], quantity: str, theta: Tensor) -> str | None:
@@ -151,10 +185,7 @@ def _unusual_kind(tensor: Tensor) -> str | None:
 
 def is_estimate(result: Any) -> bool:
     """Whether a result is a random estimate with its standard error."""
-    try:
-        return all(hasattr(result, name) for name in ("value", "standard_error", "probes"))
-    except Exception:  # the attributes of an object may fail with any exception
-        return False
+    return kind_of(result) is Estimate
 
 
 def _dispatches(tensor: Tensor) -> bool:

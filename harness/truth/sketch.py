@@ -68,7 +68,7 @@ def _matrix(tensor: Tensor | RowShard) -> tuple[Tensor, tuple[int, int], slice]:
     """A part of a result as a matrix, of which there may be some rows only; its whole shape, and which rows it has."""
     if isinstance(tensor, RowShard):
         return tensor.rows.detach(), (tensor.params, tensor.params), tensor.own
-    matrix = tensor.detach().reshape(len(tensor), -1)
+    matrix = tensor.detach().reshape(len(tensor) if tensor.dim() else 1, -1)
     return matrix, (len(matrix), matrix.shape[1]), slice(0, len(matrix))
 
 

@@ -63,7 +63,7 @@ def true_result_changed(bound: BoundMethod, move: Tensor, until: float) -> bool:
     """
     exact = bound.problem.to("cpu", torch.float64)
     of_quantity = of_ggn if bound.job.quantity == "ggn" else of_hessian
-    blockwise = bound.job.quantity in ("diagonal", "block_diagonal")
+    blockwise = bound.job.quantity in ("diagonal", "block_diagonal", "trace")
     changes = torch.zeros(2, dtype=torch.float64)  # squared: of autograd's products, of those by differences
     sizes = torch.zeros(2, dtype=torch.float64)
     try:
@@ -86,12 +86,12 @@ def true_result_changed(bound: BoundMethod, move: Tensor, until: float) -> bool:
 
 
 def _vectors(bound: BoundMethod) -> Tensor:
-    """Vectors (P, k) whose products show the quantity: unit vectors for a diagonal, one vector for each block."""
+    """Vectors (P, k) whose products show the quantity: units for a diagonal or trace, one vector for each block."""
     count = bound.problem.theta.numel()
     if bound.vectors is not None:
         return bound.vectors[:, :COORDINATES].to("cpu", torch.float64)
     generator = torch.Generator().manual_seed(0)
-    if bound.job.quantity == "diagonal":
+    if bound.job.quantity in ("diagonal", "trace"):
         chosen = torch.randperm(count, generator=generator)[:COORDINATES]
         units = torch.zeros(count, len(chosen), dtype=torch.float64)
         units[chosen, torch.arange(len(chosen))] = 1.0

@@ -14,6 +14,7 @@ from harness.job import Measure
 from harness.truth.products import CHUNK, Products
 
 DIAGONAL_S = 10.0  # time in which the entries of a long diagonal are computed, in random order
+RESIDUAL_PROBES = 32  # directions at least from which the norm of a residual is known, to about an eighth
 
 
 def true_values(
@@ -26,12 +27,12 @@ def true_values(
 ) -> dict[str, Any]:
     """The fields of a `harness.truth.reference.Reference` that hold true values; that class describes them."""
     nothing = torch.arange(0)
-    if vectors is not None:
+    if vectors is not None and quantity != "ihvp":
         values = products.columns(nothing)
         return {"columns": nothing, "values": values, "directions": vectors, "products": products(vectors)}
     small = products.params <= measure.full_up_to
     columns = torch.arange(products.params) if small else _spread(sizes, measure.rows, generator)
-    if quantity == "diagonal":
+    if quantity in ("diagonal", "trace"):
         return _diagonal(products, columns, generator)
     known: dict[str, Any] = {"columns": columns, "values": products.columns(columns)}
     if quantity == "block_diagonal" and small:
@@ -40,7 +41,8 @@ def true_values(
         return known | {"blocks": tuple(_probed_blocks(products, sizes, measure.probes, generator))}
     if small:
         return known
-    directions = torch.randn(products.params, measure.probes, generator=generator, dtype=torch.float64)
+    probes = max(measure.probes, RESIDUAL_PROBES) if quantity == "ihvp" else measure.probes
+    directions = torch.randn(products.params, probes, generator=generator, dtype=torch.float64)
     return known | {"directions": directions, "products": products(directions)}
 
 
