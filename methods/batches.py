@@ -19,6 +19,7 @@ These functions take:
   function of (inputs, targets) that returns what the criterion's mean divides by.
 - `progress`: a function of (batches that are done, all batches), called after each; again where a method takes another
   pass over the batches.
+- `parameters`: patterns of the names of parameters, as in `methods.ravel`; the others are constant.
 - `out`: a tensor for a result that is one tensor, which may be a memory-mapped file; it is returned.
 - `group`: a group of processes (torch.distributed), each of which gives batches of its own; every process gets the sum
   over the batches of all. An error in one of them is raised in all.
@@ -54,7 +55,7 @@ from methods.batching.gradients import Criterion
 from methods.batching.group import objects, of_all
 from methods.batching.passes import Batches, Progress
 from methods.batching.total import Total
-from methods.ravel import leaves_of, ravel
+from methods.ravel import Patterns, leaves_of, only, ravel
 from methods.samples import Batch, Source
 
 GIVEN = ("loss", "theta", "model", "criterion", "inputs", "targets")  # arguments of methods that each batch gives
@@ -83,14 +84,17 @@ def hvp(
     criterion: Criterion,
     batches: Source,
     vectors: Tensor,
+    *,
+    parameters: Patterns = None,
     **options: Any,
 ) -> Tensor:
     """That Hessian times vectors (P, k), as (P, k). Raises ValueError for vectors of another shape."""
-    size = sum(leaf.numel() for leaf in leaves_of(model))
+    size = sum(leaf.numel() for leaf in leaves_of(model, parameters))
     if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != size or not vectors.shape[1]:
         found = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
         raise ValueError(f"vectors must be a tensor ({size}, k) with k of at least 1; found {found}")
-    return summed(_function(method, "hvp"), model, criterion, batches, vectors=vectors, **options)
+    function = _function(method, "hvp")
+    return summed(function, model, criterion, batches, vectors=vectors, parameters=parameters, **options)
 
 
 def ggn(method: ModuleType, model: nn.Module, criterion: Criterion, batches: Source, **options: Any) -> Tensor:
@@ -108,6 +112,7 @@ def summed(
     progress: Progress | None = None,
     out: Tensor | None = None,
     group: ProcessGroup | None = None,
+    parameters: Patterns = None,
     **options: Any,
 ) -> Any:
     """The quantity that a function of a method computes, of the loss over all batches: a tensor, or a tuple of them.
@@ -117,52 +122,53 @@ def summed(
     `<name>_over_batches(model, batches)`, adds up itself: that one is given batches (criterion, inputs, targets), with
     criteria that include the weights, and `out`.
     """
-    if isinstance(function, functools.partial) and not function.args:
-        function, options = function.func, function.keywords | options
-        given_out = options.pop("out", None)
-        out = given_out if out is None else out
-    theta, unravel = ravel(model)
-    calls.completed(criterion, None)  # refuses a class
-    asked = [name for name in GIVEN if name in inspect.signature(function).parameters]
-    over_batches = _over_batches(function) if group is None else None
-    if over_batches is not None:
-        options |= {} if out is None else {"out": out}
-        _require_options(over_batches, ["model", "batches"], options)
-    else:
-        if "sizes" in inspect.signature(function).parameters:
-            options.setdefault("sizes", tuple(leaf.numel() for leaf in leaves_of(model)))
-        _require_options(function, asked, options)
-    divisor = divisor_of(criterion, weights)
+    with only(model, parameters):
+        if isinstance(function, functools.partial) and not function.args:
+            function, options = function.func, function.keywords | options
+            given_out = options.pop("out", None)
+            out = given_out if out is None else out
+        theta, unravel = ravel(model)
+        calls.completed(criterion, None)  # refuses a class
+        asked = [name for name in GIVEN if name in inspect.signature(function).parameters]
+        over_batches = _over_batches(function) if group is None else None
+        if over_batches is not None:
+            options |= {} if out is None else {"out": out}
+            _require_options(over_batches, ["model", "batches"], options)
+        else:
+            if "sizes" in inspect.signature(function).parameters:
+                options.setdefault("sizes", tuple(leaf.numel() for leaf in leaves_of(model)))
+            _require_options(function, asked, options)
+        divisor = divisor_of(criterion, weights)
 
-    def examine(batch: Batch) -> None:
-        if weights is None:
-            require_same_shape(model, criterion, batch)
+        def examine(batch: Batch) -> None:
+            if weights is None:
+                require_same_shape(model, criterion, batch)
 
-    passes = Batches(batches, theta.device, divisor, examine, progress, group)
-    _require_additive(model, criterion, passes, divisor, weights is not None, group)
-    if over_batches is not None:
-        return over_batches(model, _WeighedBatches(criterion, passes), **options)
+        passes = Batches(batches, theta.device, divisor, examine, progress, group)
+        _require_additive(model, criterion, passes, divisor, weights is not None, group)
+        if over_batches is not None:
+            return over_batches(model, _WeighedBatches(criterion, passes), **options)
 
-    def quantity(batch: Batch) -> Any:
-        completed = calls.completed(criterion, batch.targets)
-        loss = calls.loss_of(model, completed, *batch)
-        given = {"loss": lambda theta: loss(unravel(theta)), "theta": theta, "model": model, "criterion": completed}
-        given |= batch._asdict()
-        return function(**{name: given[name] for name in asked}, **options)
+        def quantity(batch: Batch) -> Any:
+            completed = calls.completed(criterion, batch.targets)
+            loss = calls.loss_of(model, completed, *batch)
+            given = {"loss": lambda theta: loss(unravel(theta)), "theta": theta, "model": model, "criterion": completed}
+            given |= batch._asdict()
+            return function(**{name: given[name] for name in asked}, **options)
 
-    total = Total(out)
+        total = Total(out)
 
-    def add_own() -> float:
-        for weight, batch in passes:
-            total.add(weight, quantity(batch))
-        return 0.0
+        def add_own() -> float:
+            for weight, batch in passes:
+                total.add(weight, quantity(batch))
+            return 0.0
 
-    if group is None:
-        add_own()
-    else:
-        of_all(group, theta.device, add_own)
-        total.reduce(group, theta.device, all(passes.totals))
-    return total.value()
+        if group is None:
+            add_own()
+        else:
+            of_all(group, theta.device, add_own)
+            total.reduce(group, theta.device, all(passes.totals))
+        return total.value()
 
 
 def _require_additive(

@@ -25,7 +25,7 @@ def _second(
     targets: Tensor,
     create_graph: bool,
 ) -> Tensor:
-    params = list(model.parameters())
+    params = [p for p in model.parameters() if p.requires_grad]
     loss = criterion(model(inputs), targets)
     gradients = torch.autograd.grad(loss, params, retain_graph=True, create_graph=create_graph)
     rows, columns = params[0].shape

@@ -40,7 +40,7 @@ from methods.factoring.precision import full_precision
 from methods.factoring.rows import ROWS, products_of, rows_of
 from methods.factoring.shard import Rows
 from methods.factoring.sums import Batch, Criterion, Sum, write_products
-from methods.ravel import ravel
+from methods.ravel import Patterns, only, ravel
 
 USUAL = PRODUCTS  # what `explain` reports of a parameter that takes no rows; the harness reads it
 MEMORY = 2**28  # bytes that `hessian` uses beside the result, unless a tenth of the result is more
@@ -55,9 +55,11 @@ def hessian(
     out: Tensor | None = None,
     memory_mb: float | None = None,
     fallback: Fallback = "rows",
+    parameters: Patterns = None,
 ) -> Tensor:
     """Hessian (P, P) of `criterion(model(inputs), targets)` in the trainable parameters, in `named_parameters()` order.
 
+    `parameters` chooses some by their names, as `methods.ravel` does: the result is their block of the whole Hessian.
     The samples are the first dimension of the first input. `criterion` is None for a model that computes its own loss,
     as Hugging Face's do from labels. The result is written into `out`, if given, which may be a memory-mapped file.
 
@@ -75,7 +77,9 @@ def hessian(
     parameters of float16 or bfloat16 and for hooks that change gradients; CertificateError where rows do not agree with
     double backward either, or nothing can be checked.
     """
-    return hessian_over_batches(model, [(criterion, inputs, targets)], out=out, memory_mb=memory_mb, fallback=fallback)
+    return hessian_over_batches(
+        model, [(criterion, inputs, targets)], out=out, memory_mb=memory_mb, fallback=fallback, parameters=parameters
+    )
 
 
 def hessian_over_batches(
@@ -85,6 +89,7 @@ def hessian_over_batches(
     out: Tensor | None = None,
     memory_mb: float | None = None,
     fallback: Fallback = "rows",
+    parameters: Patterns = None,
 ) -> Tensor:
     """Hessian (P, P) of the sum over `batches` of `criterion(model(inputs), targets)`; all else as in `hessian`.
 
@@ -92,9 +97,10 @@ def hessian_over_batches(
     gone through again where parameters take rows, and must then be the same. The check is one of the whole sum. Raises
     ValueError where there are no batches. `methods.batches.hessian` makes them from a data set and a mean.
     """
-    theta, _ = ravel(model)
-    out = output(theta, out)
-    _write(model, batches, Rows(out, 0), memory_mb, fallback)
+    with only(model, parameters):
+        theta, _ = ravel(model)
+        out = output(theta, out)
+        _write(model, batches, Rows(out, 0), memory_mb, fallback)
     return out
 
 
@@ -105,6 +111,7 @@ def hessian_rows(
     *,
     memory_mb: float | None = None,
     fallback: Fallback = "rows",
+    parameters: Patterns = None,
 ) -> Tensor:
     """Consecutive rows (c, P) of the Hessian that `hessian_over_batches` gives.
 
@@ -112,10 +119,11 @@ def hessian_rows(
     computed, and all rows of parameters that take backward passes where there are rows of others too. The check is that
     of these rows.
     """
-    theta, _ = ravel(model)
-    entries = theta.new_empty(rows.stop - rows.start, len(theta))
-    if len(entries):
-        _write(model, batches, Rows(entries, rows.start), memory_mb, fallback)
+    with only(model, parameters):
+        theta, _ = ravel(model)
+        entries = theta.new_empty(rows.stop - rows.start, len(theta))
+        if len(entries):
+            _write(model, batches, Rows(entries, rows.start), memory_mb, fallback)
     return entries
 
 
@@ -144,7 +152,13 @@ def _write(model: nn.Module, batches: Iterable[Batch], rows: Rows, memory_mb: fl
 
 
 def diagonal(
-    model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, *, fallback: Fallback = "rows"
+    model: nn.Module,
+    criterion: Criterion,
+    inputs: Any,
+    targets: Any,
+    *,
+    fallback: Fallback = "rows",
+    parameters: Patterns = None,
 ) -> Tensor:
     """Diagonal (P,) of the Hessian that `hessian` gives.
 
@@ -157,8 +171,8 @@ def diagonal(
     products differ, `fallback` and the errors raised are as in `hessian`.
     """
     check_fallback(fallback)
-    network = Network(model, criterion, inputs, targets)
-    with full_precision():
+    with only(model, parameters), full_precision():
+        network = Network(model, criterion, inputs, targets)
         certificate = Certificate(network)
         vector = certificate.vector
         result, product = torch.zeros_like(vector), torch.zeros_like(vector)
@@ -188,7 +202,15 @@ def diagonal(
     return result
 
 
-def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vectors: Tensor) -> Tensor:
+def hvp(
+    model: nn.Module,
+    criterion: Criterion,
+    inputs: Any,
+    targets: Any,
+    vectors: Tensor,
+    *,
+    parameters: Patterns = None,
+) -> Tensor:
     """That Hessian times vectors (P, k), as (P, k): a backward pass through the plain gradient's graph for each.
 
     The passes are batched where torch has the rules. Two more passes check them:
@@ -202,13 +224,13 @@ def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vecto
     Raises CertificateError where the second derivative is not symmetric; ValueError for vectors of another shape, dtype
     or device, and for entries that are not finite; other errors as `hessian`.
     """
-    network = Network(model, criterion, inputs, targets)
-    _check_vectors(vectors, network.theta)
-    vectors = vectors.detach()
-    count = vectors.shape[1]
-    if count == 0:
-        return torch.zeros_like(vectors)
-    with full_precision():
+    with only(model, parameters), full_precision():
+        network = Network(model, criterion, inputs, targets)
+        _check_vectors(vectors, network.theta)
+        vectors = vectors.detach()
+        count = vectors.shape[1]
+        if count == 0:
+            return torch.zeros_like(vectors)
         certificate = Certificate(network)
         check_deterministic(network, certificate)
         weights = drawn(vectors[0])  # (k,)
@@ -226,7 +248,13 @@ def hvp(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, vecto
 
 
 def explain(
-    model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, quantity: str = "hessian"
+    model: nn.Module,
+    criterion: Criterion,
+    inputs: Any,
+    targets: Any,
+    quantity: str = "hessian",
+    *,
+    parameters: Patterns = None,
 ) -> dict[str, str]:
     """How each parameter is computed, by name: "matrix products", or the reason why it takes rows.
 
@@ -236,8 +264,8 @@ def explain(
     """
     if quantity not in ("hessian", "diagonal"):
         raise ValueError(f"quantity={quantity!r} must be 'hessian' or 'diagonal'")
-    network = Network(model, criterion, inputs, targets)
-    with full_precision():
+    with only(model, parameters), full_precision():
+        network = Network(model, criterion, inputs, targets)
         certificate = Certificate(network)
 
         def refuse(plan: Plan) -> None:

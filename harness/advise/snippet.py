@@ -9,7 +9,7 @@ def snippet(survey: Survey, advice: Advice) -> str:
     """A program that builds the problem and calls the method; `result` is what it returns."""
     job = advice.job
     module, _, function = job.target.rpartition(".")
-    others = {"split": job.batches, "subset": job.subset}
+    others = {"chosen": job.parameters, "split": job.batches, "subset": job.subset}
     names = ", ".join(["build", *(name for name, value in others.items() if value is not None)])
     lines = ["import torch", f"from harness.problems import {names}", f"from {module} import {function}", ""]
     if job.batches is not None:
@@ -21,6 +21,8 @@ def snippet(survey: Survey, advice: Advice) -> str:
         lines.append(f"torch.manual_seed({job.seed})")
     built = f"build({job.problem_target!r}, {survey.builder_options!r})"
     lines.append(f"problem = {built}.to({job.device!r}, torch.{job.dtype})")
+    if job.parameters is not None:
+        lines.append(f"problem = chosen(problem, {list(job.parameters)!r})")
     if job.batches is not None:
         lines.append(f"problem = split(problem, {job.batches}, {job.batch_weights!r})")
     if job.subset is not None:

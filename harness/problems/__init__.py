@@ -4,6 +4,7 @@ from harness.problems.batches import from_batches, split
 from harness.problems.builders import build
 from harness.problems.casting import tensors_of
 from harness.problems.checks import check
+from harness.problems.chosen import chosen
 from harness.problems.construction import from_function, from_network
 from harness.problems.errors import ProblemError
 from harness.problems.per_sample import per_sample, require_possible
@@ -15,6 +16,7 @@ __all__ = [
     "ProblemError",
     "build",
     "check",
+    "chosen",
     "from_batches",
     "from_function",
     "from_network",

@@ -28,7 +28,7 @@ class Problem:
     targets: Any = None
     batch_sizes: tuple[int, ...] | None = None  # samples in each batch that a method is called on; None for all at once
     batch_weights: Weights = None
-    whole: int | None = None  # parameters of the problem that this one is a `subset` of
+    whole: int | None = None  # parameters of the problem of which this one has some (`chosen`, `subset`)
     data: tuple[Any, ...] = ()  # what the objective of a function needs beside its parameters
     hessian: Callable[[], Tensor] | None = None  # () -> (P, P), the closed form at theta; (N, D, D) of each sample
     input_hessian: Callable[[], Tensor] | None = None  # () -> (N, D, D), that of each sample's loss in its input

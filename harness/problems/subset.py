@@ -36,7 +36,7 @@ def subset(problem: Problem, count: int, seed: int) -> Problem:
         problem,
         loss=lambda theta: problem.loss(embed(theta)),
         theta=whole[index],
-        whole=len(whole),
+        whole=problem.whole or len(whole),
         sizes=tuple(size for size in sizes if size),
         to=lambda device, dtype: subset(problem.to(device, dtype), count, seed),
         outputs=None if outputs is None else lambda theta: outputs(embed(theta)),

@@ -132,7 +132,7 @@ FIELDS = (
     Field("packages", "str", "", "packages beside torch that the method uses, with their versions", part="versions"),
     # What was seen: size and time.
     Field("params", "int", "count", "P, the number of parameters"),
-    Field("whole_params", "int", "count", "parameters of the problem that a subset was taken of; null without one"),
+    Field("whole_params", "int", "count", "parameters of the problem, where some of them were taken; null for all"),
     Field("samples", "int", "count", "N, the length of the inputs; null for a function without inputs"),
     Field(
         "first_s", "float", "s", "the first call, in a process in which only the loss and one gradient have been called"

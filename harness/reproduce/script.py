@@ -28,7 +28,7 @@ def script(seen: Mapping[str, Any], trusted: bool = False) -> str:
     if named and not trusted:
         raise ReproduceError(trust.advice("the record", named))
     source = Source()
-    setup = _problem(seen["problem_target"], problem_options, seen["seed"], source)
+    setup = _problem(seen["problem_target"], problem_options, seen["seed"], seen["parameters"], source)
     method = _function(seen["target"], source)
     if "mesh" in parameters_of(method):
         raise ReproduceError(f"{seen['target']} asks for a mesh of processes; scripts are written for one process")
@@ -82,8 +82,11 @@ def _require_whole_hessian(seen: Mapping[str, Any]) -> None:
         )
 
 
-def _problem(target: str, recorded: Mapping[str, Any], seed: int, source: Source) -> str:
-    """The lines that define loss and theta of a record's problem, which was built with the options `recorded`."""
+def _problem(target: str, recorded: Mapping[str, Any], seed: int, parameters: str | None, source: Source) -> str:
+    """The lines that define loss and theta of a record's problem, which was built with the options `recorded`.
+
+    `parameters` are the patterns of the record, by whose names some were taken.
+    """
     builder = _function(target, source)
     given = {key: value for key, value in recorded.items() if key not in STATED}
     if "seed" in parameters_of(builder):
@@ -94,7 +97,7 @@ def _problem(target: str, recorded: Mapping[str, Any], seed: int, source: Source
     if target.split(".")[0] not in OURS:  # our builders draw in float64
         source.add("harness.problems.builders.double")
         called = f"torch.utils._pytree.tree_map(double, {called})"
-    return _of_network(built, called, source) if _is_network(built) else _of_function(built, called)
+    return _of_network(built, called, parameters, source) if _is_network(built) else _of_function(built, called)
 
 
 def _method_arguments(method: ast.FunctionDef, given: Mapping[str, Any]) -> str:
@@ -131,7 +134,7 @@ def _is_network(built: Any) -> bool:
     return is_network(built) if isinstance(built, tuple) else built.model is not None
 
 
-def _of_network(built: Any, called: str, source: Source) -> str:
+def _of_network(built: Any, called: str, parameters: str | None, source: Source) -> str:
     """The lines that define loss and theta, for a builder of a network."""
     source.add("methods.calls.loss_of")
     criterion, *targets = built[1:2] + built[3:] if isinstance(built, tuple) else (built.criterion, built.targets)
@@ -139,9 +142,16 @@ def _of_network(built: Any, called: str, source: Source) -> str:
     if criterion is None or targets in ([], [None]):
         source.add("methods.calls.completed")
         completed = "criterion = completed(criterion, targets)\n"
+    frozen = ""
+    if parameters is not None:
+        source.add("methods.ravel.trainable")
+        frozen = f"""kept = {{id(parameter) for parameter in trainable(model, {parameters.split(", ")!a}).values()}}
+for parameter in model.parameters():
+    parameter.requires_grad_(id(parameter) in kept)
+"""
     return f"""model, criterion, inputs, *targets = {called}
 targets = targets[0] if targets else None
-{completed}theta, unravel = ravel(model)
+{completed}{frozen}theta, unravel = ravel(model)
 whole = loss_of(model, criterion, inputs, targets)
 
 

@@ -46,6 +46,7 @@ from harness.problems import (
     attention,
     build,
     check,
+    chosen,
     mesh,
     networks,
     per_sample,
@@ -281,6 +282,8 @@ def _problem(job: Job) -> Problem:
     if job.memory_limit_gb is not None:
         memory.limit(job.memory_limit_gb, device)
     problem = build(job.problem_target, _builder_options(job)).to(device, getattr(torch, job.dtype))
+    if job.parameters is not None:
+        problem = chosen(problem, job.parameters)
     if job.wrt == "parameters":
         check(problem)
     if job.per_sample:

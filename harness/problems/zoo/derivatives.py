@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from harness.problems.fields import SquaredError
+from harness.problems.networks import draw_parameters
+
 
 def _energy(features: int) -> nn.Module:
     return nn.Sequential(nn.Linear(features, 3), nn.Tanh(), nn.Linear(3, 1))
@@ -47,6 +50,84 @@ class FuncJvpWithin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, features) -> (N, 1)."""
         return torch.func.jvp(self.energy, (x,), (torch.ones_like(x),))[1]
+
+
+class FuncHessianWithin(nn.Module):
+    """The Laplacian of an energy, from its Hessians by torch.func: vmap of hessian."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.energy = _energy(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, features) -> (N, 1)."""
+        hessian = torch.func.hessian(lambda row: self.energy(row).sum())
+        return torch.func.vmap(hessian)(x).diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+
+
+class FuncJacrevWithin(nn.Module):
+    """The Jacobian of a map by torch.func: vmap of jacrev."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.map = nn.Sequential(nn.Linear(features, 3), nn.Tanh(), nn.Linear(3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, features) -> (N, 2 features)."""
+        return torch.func.vmap(torch.func.jacrev(self.map))(x).flatten(1)
+
+
+class ForcesAllowUnused(nn.Module):
+    """An energy and its forces, zero where none are found (`allow_unused`), as some potentials take them."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.energy = _energy(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, features) -> (N, 1 + features)."""
+        energy = self.energy(x)
+        (slope,) = torch.autograd.grad(energy.sum(), x, create_graph=True, allow_unused=True)
+        return torch.cat([energy, torch.zeros_like(x) if slope is None else -slope], dim=1)
+
+
+class InnerStep(nn.Module):
+    """A linear layer after one step of gradient descent in its weight within the forward pass, as in meta-learning.
+
+    Finn, Abbeel and Levine, "Model-agnostic meta-learning", 2017.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(features, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, features) -> (N, features)."""
+        with torch.enable_grad():
+            inner = (x @ self.weight).tanh().square().sum()
+            (slope,) = torch.autograd.grad(inner, self.weight, create_graph=True)
+        return x @ (self.weight - 0.1 * slope)
+
+
+class Hamiltonian(nn.Module):
+    """Hamilton's equations from an energy of positions and momenta, which require a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = _energy(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 2) -> (N, 2)."""
+        (slope,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
+        return torch.stack([slope[:, 1], -slope[:, 0]], dim=1)
+
+
+def inputs_that_require_grad(*, seed: int = 0, batch: int = 4) -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
+    """A network whose inputs require a gradient, since it differentiates in them: Greydanus et al. 2019."""
+    generator = torch.Generator().manual_seed(seed)
+    model = draw_parameters(Hamiltonian(), generator)
+    inputs, targets = torch.randn(2, batch, 2, generator=generator, dtype=torch.float64)
+    return model, SquaredError(), inputs.requires_grad_(), targets
 
 
 class ParameterAsInput(nn.Module):
