@@ -23,6 +23,7 @@ from harness.record.outcomes import OUTCOMES, VERDICTS, is_same_network, outcome
 from harness.record.torch_version import release_of, version_of
 
 FILE = Path(__file__).parent / "findings.json"
+NOT_LEARNED_FROM = ("eigenvalues", "trace", "spectrum", "ihvp")  # they depend on linear algebra too
 ALIKE = fields_of("problem", "setting")  # in which records of one test network and one set of settings agree
 
 Seen = Mapping[Any, Any]  # a record
@@ -63,6 +64,10 @@ def _left_out(seen: Seen) -> str | None:
         return f"dtype={seen['dtype']}, not float64"
     if seen["mode"] is not None:
         return f"mode={seen['mode']}"
+    if seen["quantity"] in NOT_LEARNED_FROM:
+        return f"quantity={seen['quantity']}, which may be wrong for more than the derivatives' sake"
+    if any(seen[name] is not None for name in ("standard_error", "stated_error")):
+        return "estimates, which are wrong or right by chance too"
     if version_of(seen["torch"]) is None or not seen["target"]:
         return "they name no version of torch, or no method"
     return None

@@ -28,7 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods import dense
 from methods.chunks import output
+from methods.estimates import Spectrum
 from methods.factoring.certificate import Certificate, FallbackWarning
 from methods.factoring.diagonal import write_diagonal
 from methods.factoring.fallback import Fallback, check_fallback, check_rows_allowed, report_failed
@@ -245,6 +247,45 @@ def hvp(
                 result = torch.stack([certificate.product(vector) for vector in vectors.unbind(1)], dim=1)
         certificate.check_symmetry(combined, true)
     return result
+
+
+def trace(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, *, fallback: Fallback = "rows") -> Tensor:
+    """Trace () of that Hessian: the sum of `diagonal`, with its check, `fallback` and errors."""
+    return diagonal(model, criterion, inputs, targets, fallback=fallback).sum()
+
+
+def eigenvalues(
+    model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, k: int, *, fallback: Fallback = "rows"
+) -> Tensor:
+    """Its `k` eigenvalues of largest magnitude, then the lowest one (k + 1,), of `hessian`.
+
+    Raises ValueError for more of them than parameters, and other errors as `hessian`.
+    """
+    return dense.eigenvalues(hessian(model, criterion, inputs, targets, fallback=fallback), k)
+
+
+def spectrum(
+    model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, *, fallback: Fallback = "rows"
+) -> Spectrum:
+    """All its eigenvalues, of `hessian`; errors are as there."""
+    return dense.spectrum(hessian(model, criterion, inputs, targets, fallback=fallback))
+
+
+def ihvp(
+    model: nn.Module,
+    criterion: Criterion,
+    inputs: Any,
+    targets: Any,
+    vectors: Tensor,
+    damping: float,
+    *,
+    fallback: Fallback = "rows",
+) -> Tensor:
+    """(H + damping I)^-1 V, (P, m) -> (P, m), by `hessian`, for which errors are as there.
+
+    Raises ArithmeticError where H + damping I is singular.
+    """
+    return dense.ihvp(hessian(model, criterion, inputs, targets, fallback=fallback), vectors, damping)
 
 
 def explain(

@@ -1,4 +1,4 @@
-"""Hutchinson's estimator of the Hessian's diagonal, with its standard error."""
+"""Hutchinson's estimators of the Hessian's diagonal and of its trace, with their standard errors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp
 
-from methods.chunks import batched, slices
+from methods import probes as random_vectors
+from methods.chunks import slices
 from methods.estimates import Estimate
+from methods.products import Products
+
+BLOCK = 64  # probes that are in memory at once
 
 
 def diagonal(
@@ -17,31 +20,29 @@ def diagonal(
     theta: Tensor,
     probes: int = 64,
     seed: int = 0,
+    hvp: str = "reverse_over_reverse",
     chunk_size: int | str | None = 64,
     memory_budget_mb: float | None = None,
 ) -> Estimate:
     """Estimate the diagonal of the Hessian of `loss` at `theta` ((P,) -> (P,)) by the mean of v * (H v).
 
     The v are `probes` vectors of random signs. For one v, the variance of entry i is the sum over j != i of H_ij^2. The
-    products are reverse over reverse, `chunk_size` at once as in `methods.chunks`. The same seed gives the same
-    estimate, for the same `chunk_size`.
+    products are those that `hvp` names (`methods.products`), `chunk_size` at once as in `methods.chunks`. The same seed
+    gives the same estimate, for the same `chunk_size`.
 
     Raises ValueError for fewer than two probes, which give no standard error, and for another `chunk_size`.
 
     Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines", 1990;
     Bekas, Kokiopoulou, Saad, "An estimator for the diagonal of a matrix", 2007.
     """
-    if not (isinstance(probes, int) and probes >= 2):
-        raise ValueError(f"probes must be a whole number of at least 2; found {probes}")
-    pullback = vjp(grad(loss), theta)[1]
-    product = batched(lambda v: pullback(v)[0])
-    generator = torch.Generator(theta.device).manual_seed(seed)
+    _require_two(probes)
+    times = Products(loss, theta, hvp, chunk_size=None)
+    generator = random_vectors.generator(theta, seed)
     mean, squares, done = torch.zeros_like(theta), torch.zeros_like(theta), 0
-    for rows in slices(probes, chunk_size, product, theta, memory_budget_mb):
+    for rows in slices(probes, chunk_size, lambda vectors: times(vectors.T).T, theta, memory_budget_mb):
         count = rows.stop - max(rows.start, done)  # the last slice may overlap the one before
-        signs = torch.randint(0, 2, (count, theta.numel()), generator=generator, device=theta.device)
-        vectors = (2 * signs - 1).to(theta.dtype)
-        samples = vectors * product(vectors)
+        vectors = random_vectors.signs(theta, count, generator)
+        samples = (vectors * times(vectors)).T
         # A chunk updates the mean and the sum of squares as in Chan, Golub and LeVeque (1983).
         chunk_mean = samples.mean(0)
         shift = chunk_mean - mean
@@ -49,3 +50,35 @@ def diagonal(
         mean += shift * count / (done + count)
         done += count
     return Estimate(mean, (squares / (probes - 1) / probes).sqrt(), probes)
+
+
+def trace(
+    loss: Callable[[Tensor], Tensor],
+    theta: Tensor,
+    probes: int = 64,
+    seed: int = 0,
+    hvp: str = "reverse_over_reverse",
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float | None = None,
+) -> Estimate:
+    """Estimate the trace () of the Hessian H of `loss` at `theta` (P,) by the mean of v^T H v.
+
+    The v are `probes` vectors of random signs. For one v, the variance is twice the sum of H_ij^2 over i != j. All else
+    is as in `diagonal`.
+
+    Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines", 1990.
+    """
+    _require_two(probes)
+    times = Products(loss, theta, hvp, chunk_size, memory_budget_mb)
+    generator = random_vectors.generator(theta, seed)
+    samples = []
+    for start in range(0, probes, BLOCK):
+        vectors = random_vectors.signs(theta, min(BLOCK, probes - start), generator)
+        samples.append((vectors * times(vectors)).sum(0))
+    of_all = torch.cat(samples)
+    return Estimate(of_all.mean(), random_vectors.standard_error(of_all), probes)
+
+
+def _require_two(probes: int) -> None:
+    if not (isinstance(probes, int) and probes >= 2):
+        raise ValueError(f"probes must be a whole number of at least 2; found {probes}")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from methods import vmap_hvp
+from methods.finite_differences import Gradients
+
+BY_GRADIENTS = "finite_differences"
 
 
 class Products:
     """The Hessian H of `loss` at `theta` (P,), as something that multiplies.
 
-    `hvp` names the Hessian-vector product: a composition of `methods.vmap_hvp.hvp`. `chunk_size` is the number of
-    products at once, as in `methods.chunks`. Raises ValueError, at the first product, for another `hvp`.
+    `hvp` names the Hessian-vector product: a composition of `methods.vmap_hvp.hvp`, or "finite_differences" for those
+    of two gradients (`methods.finite_differences`), which then count. `chunk_size` is the number of products at once,
+    and `memory_budget_mb` that of "auto", as in `methods.chunks`. Raises ValueError, at the first product, for another
+    `hvp`.
     """
 
     def __init__(
@@ -22,15 +28,21 @@ class Products:
         theta: Tensor,
         hvp: str = "reverse_over_reverse",
         chunk_size: int | str | None = 64,
+        memory_budget_mb: float | None = None,
     ) -> None:
         self.theta = theta
-        self.count = 0  # products so far
-        self._loss, self._hvp, self._chunk_size = loss, hvp, chunk_size
+        self.count = 0  # products so far, or gradients
+        self._loss, self._hvp, self._chunking = loss, hvp, (chunk_size, memory_budget_mb)
+        self._gradients = Gradients(loss, theta) if hvp == BY_GRADIENTS else None
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """H V, (P, k) -> (P, k)."""
-        self.count += vectors.shape[1]
-        return vmap_hvp.hvp(self._loss, self.theta, vectors, self._hvp, self._chunk_size)
+        if self._gradients is None:
+            self.count += vectors.shape[1]
+            return vmap_hvp.hvp(self._loss, self.theta, vectors, self._hvp, *self._chunking)
+        products = torch.stack([self._gradients.derivative(vector) for vector in vectors.unbind(1)], dim=1)
+        self.count = self._gradients.count
+        return products
 
     def one(self, vector: Tensor) -> Tensor:
         """H v, (P,) -> (P,)."""

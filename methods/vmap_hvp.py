@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, linearize, vjp
 
+from methods import dense
 from methods.blocks import restricted
 from methods.chunks import Product, batched, matrix, matrix_diagonal, matrix_rows, matrix_times
+from methods.estimates import Spectrum
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -113,6 +115,63 @@ def block_diagonal(
         raise NotImplementedError("compile=true is not offered for block_diagonal; set method.compile=false")
     options = composition, chunk_size, memory_budget_mb
     return tuple(hessian(of_part, part, *options) for of_part, part in restricted(loss, theta, sizes))
+
+
+def trace(
+    loss: Loss,
+    theta: Tensor,
+    composition: str = "forward_over_reverse",
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float | None = None,
+    compile: bool = False,
+) -> Tensor:
+    """Trace () of the Hessian: the sum of its diagonal; options as for `hvp`."""
+    return diagonal(loss, theta, composition, chunk_size, memory_budget_mb, compile).sum()
+
+
+def eigenvalues(
+    loss: Loss,
+    theta: Tensor,
+    k: int,
+    composition: str = "forward_over_reverse",
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float | None = None,
+    compile: bool = False,
+) -> Tensor:
+    """The `k` eigenvalues of largest magnitude, then the lowest one (k + 1,), by the whole Hessian (`methods.dense`).
+
+    Options are as for `hvp`. Raises ValueError for more eigenvalues than parameters.
+    """
+    return dense.eigenvalues(hessian(loss, theta, composition, chunk_size, memory_budget_mb, compile), k)
+
+
+def spectrum(
+    loss: Loss,
+    theta: Tensor,
+    composition: str = "forward_over_reverse",
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float | None = None,
+    compile: bool = False,
+) -> Spectrum:
+    """All eigenvalues, of the whole Hessian (`methods.dense`); options as for `hvp`."""
+    return dense.spectrum(hessian(loss, theta, composition, chunk_size, memory_budget_mb, compile))
+
+
+def ihvp(
+    loss: Loss,
+    theta: Tensor,
+    vectors: Tensor,
+    damping: float,
+    composition: str = "forward_over_reverse",
+    chunk_size: int | str | None = 64,
+    memory_budget_mb: float | None = None,
+    compile: bool = False,
+) -> Tensor:
+    """(H + damping I)^-1 V, (P, m) -> (P, m), by the whole Hessian (`methods.dense`); options as for `hvp`.
+
+    Raises ArithmeticError where H + damping I is singular.
+    """
+    return dense.ihvp(hessian(loss, theta, composition, chunk_size, memory_budget_mb, compile), vectors, damping)
 
 
 def _single(loss: Loss, theta: Tensor, composition: str) -> Callable[[Tensor], Tensor]:

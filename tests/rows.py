@@ -8,7 +8,6 @@ from omegaconf import OmegaConf
 ROWS = {path.stem: OmegaConf.load(path) for path in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml")}
 TARGETS = {row: OmegaConf.to_container(options)["_target_"] for row, options in ROWS.items()}
 SHARDED = {row for row, target in TARGETS.items() if target.startswith("methods.sharded.")}  # they ask for a mesh
-QUANTITIES = ("hessian", "diagonal", "block_diagonal", "hvp", "ggn")
 
 
 def target(row: str, quantity: str) -> tuple[str, str, dict]:

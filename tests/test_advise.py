@@ -52,8 +52,8 @@ def test_sizes_end_with_all_parameters() -> None:
 
 def surveyed(overrides, output):
     """The survey of some overrides."""
-    jobs, memory_gb = asked([*SMALL, *overrides])
-    return survey.survey(jobs, output, memory_gb)
+    jobs, memory_gb, precision = asked([*SMALL, *overrides])
+    return survey.survey(jobs, output, memory_gb, precision)
 
 
 def test_methods_are_ranked_and_the_unfit_named(tmp_path) -> None:
@@ -158,7 +158,7 @@ def test_json_is_alone_on_stdout_and_documented(capsys) -> None:
 @pytest.mark.usefixtures("by_products")
 def test_the_code_runs_and_computes_the_quantity(problem, quantity, method, tmp_path) -> None:
     overrides = [*problem, f"quantity={quantity}", f"method={method}", "dtype=float64", "vectors=3"]
-    jobs, _ = asked([*overrides, "measure.budget_s=0.02"])
+    jobs, _, _ = asked([*overrides, "measure.budget_s=0.02"])
     found = survey.survey(jobs, tmp_path)
     named: dict = {}
     exec(snippet(found, found.best), named)

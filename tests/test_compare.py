@@ -170,6 +170,9 @@ def test_times_of_another_machine_are_refused_and_all_else_compared(tmp_path: Pa
     assert output.status(verdicts) == 2
 
 
+ESTIMATE = {"stated_error": 0.01, "tolerance": 0.02}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "verdict"),
     [
@@ -182,6 +185,8 @@ def test_times_of_another_machine_are_refused_and_all_else_compared(tmp_path: Pa
         ({"status": "timeout"}, {"status": "oom"}, "same"),
         ({"relative_error": 1e-7}, {"relative_error": 5e-6}, "broken"),
         ({"relative_error": 1e-16}, {"relative_error": 1e-14}, "undecided"),  # far below what is tolerated
+        ({"relative_error": 1e-5} | ESTIMATE, {"relative_error": 1e-2} | ESTIMATE, "undecided"),  # by chance
+        ({"relative_error": 1e-2} | ESTIMATE, {"relative_error": 1e-2, "stated_error": 0.2}, "broken"),
     ],
 )
 def test_status_and_agreement(tmp_path: Path, before: dict, after: dict, verdict: str) -> None:

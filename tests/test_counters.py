@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.job import QUANTITIES
 from harness.measure import counters
 from harness.problems import networks
 from methods import autograd_functional, create_graph_rows, func_hessian, vmap_hvp
-from tests.rows import QUANTITIES, ROWS, bound, installed, target
+from tests.rows import ROWS, bound, installed, target
 
 
 def test_flops_of_a_product_and_operations() -> None:

@@ -54,9 +54,17 @@ def test_one_way_s_success_does_not_clear_another() -> None:
 def test_records_to_learn_nothing_from_are_counted(tmp_path, capsys) -> None:
     path = tmp_path / "atlas.jsonl"
     cells = [seen("wrong", ["A 1"]), seen("wrong", ["A 1"]) | {"mode": "compiled", "seed": 1}]
+    others = [{"quantity": "trace", "seed": 2}, {"stated_error": 0.1, "seed": 3}]
     path.write_text("".join(json.dumps(cell | {"schema_version": 8}) + "\n" for cell in cells))
     assert findings.main([str(path)]) == 0
     assert "1 of 2 records are not read: mode=compiled" in capsys.readouterr().err
+    estimates = [seen("wrong", ["B 1"]) | other for other in others]
+    path.write_text("".join(json.dumps(cell | {"schema_version": 10}) + "\n" for cell in [*cells, *estimates]))
+    assert findings.main([str(path)]) == 0
+    printed = capsys.readouterr()
+    assert "B 1" not in printed.out
+    assert "1 of 4 records are not read: quantity=trace" in printed.err
+    assert "1 of 4 records are not read: estimates" in printed.err
     path.write_text(json.dumps(cells[1] | {"schema_version": 8}) + "\n")
     assert findings.main([str(path)]) == 2
     printed = capsys.readouterr()

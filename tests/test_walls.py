@@ -69,7 +69,22 @@ RESERVED = {
 # Modules of methods/ that hold no method, but what a problem and a method must agree on.
 SHARED = {"calls", "ravel", "samples"}
 # Modules of methods/peers that import another package than the one they are named for.
-PEERS = {"aten_to_jax": "jax", "jax_per_sample": "jax"}
+PEERS = {
+    "aten_to_jax": "jax",
+    "curvlinops_approximations": "curvlinops",
+    "curvlinops_hessian": "curvlinops",
+    "curvlinops_inverses": "curvlinops",
+    "curvlinops_operators": "curvlinops",
+    "curvlinops_spectra": "curvlinops",
+    "curvlinops_traces": "curvlinops",
+    "hessian_eigenthings_estimates": "hessian_eigenthings",
+    "jax_per_sample": "jax",
+    "laplace_approximations": "laplace",
+    "laplace_fit": "laplace",
+    "scipy_eigsh": "scipy",
+    "scipy_krylov": "scipy",
+    "scipy_operators": "scipy",
+}
 
 
 def imported(path: Path) -> set[str]:

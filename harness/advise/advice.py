@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from harness.job import Job
 
+ESTIMATE = "estimate"  # status of a method that states an error, where none was asked for
+COARSE = "coarse"  # status of a method whose stated error is above the precision that was asked for
 SLOWER = "slower"  # status of a method that is far slower than the best, and was not measured to the end
 
 
@@ -17,7 +19,7 @@ class Advice:
 
     job: Job
     asks: tuple[str, ...]  # what it takes, of the names that a method may ask for
-    status: str  # as of a record, or SLOWER
+    status: str  # as of a record, or ESTIMATE, COARSE or SLOWER
     message: str | None
     params: int  # P, all parameters of the problem
     time_s: float | None = None  # of a call in all parameters
@@ -26,6 +28,8 @@ class Advice:
     timed: int = 0  # most parameters in which a call was timed; below `params` the time is extrapolated
     checked: int = 0  # most parameters in which the result was compared with the reference
     cut_s: float | None = None  # time limit that a pass was stopped at
+    stated: float | None = None  # relative error that the result states; None where it is exact
+    products: int | None = None  # Hessian-vector products that it took
 
     @property
     def method(self) -> str:
@@ -57,6 +61,8 @@ class Survey:
     builder_options: dict[str, object]  # what the problem's builder was called with
     attention: str | None  # as in a record
     memory_gb: float | None  # peaks above are too large
+    precision: float | None = None  # relative error that an estimate may state; None where only exact methods count
+    unchecked: str | None = None  # why no result could be compared with the truth in all parameters
 
     @property
     def best(self) -> Advice | None:

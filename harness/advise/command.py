@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -24,7 +24,7 @@ from harness.job import Job
 from harness.plan import plan_of
 
 QUICK = ("limit_s=20", "measure.budget_s=0.2", "measure.min_samples=1")  # where the overrides say nothing else
-MEMORY = "memory_gb="
+MEMORY, PRECISION = "memory_gb=", "precision="
 EXAMPLE = "python -m harness.advise problem=transformer quantity=diagonal memory_gb=8"
 
 
@@ -48,14 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="+",
         metavar="KEY=VALUE",
         help="as of python -m harness, and method=A,B for some methods; memory_gb=N leaves out what does not fit; "
-        "limit_s=N (20) is the time limit of a pass",
+        "precision=1e-2 lets estimates in that state a relative error of at most 1 %%; limit_s=N (20) is the time "
+        "limit of a pass",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object; harness/advise/output.py lists it")
     options = parser.parse_args(arguments)
     try:
-        jobs, memory_gb = asked(options.overrides)
+        jobs, memory_gb, precision = asked(options.overrides)
         with tempfile.TemporaryDirectory() as output:
-            found = survey(jobs, Path(output), memory_gb)
+            found = survey(jobs, Path(output), memory_gb, precision)
     except UsageError as error:
         return _fail(error, 2)
     except ProblemFailure as error:
@@ -64,19 +65,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if found.best is None else 0
 
 
-def asked(overrides: Sequence[str]) -> tuple[list[Job], float | None]:
-    """The jobs of some overrides, and `memory_gb` among them; raises UsageError."""
+def asked(overrides: Sequence[str]) -> tuple[list[Job], float | None, float | None]:
+    """The jobs of some overrides, and `memory_gb` and `precision` among them; raises UsageError."""
     try:
-        limits = [entry.removeprefix(MEMORY) for entry in overrides if entry.startswith(MEMORY)]
-        others = [entry for entry in overrides if not entry.startswith(MEMORY)]
-        memory_gb = _gigabytes(limits[-1]) if limits else None
+        memory_gb = _last(overrides, MEMORY, _gigabytes)
+        precision = _last(overrides, PRECISION, _share)
+        others = [entry for entry in overrides if not entry.startswith((MEMORY, PRECISION))]
         found = jobs([*QUICK, *others])
         if found[0].mode is not None:
             raise UsageError(
                 f"mode={found[0].mode}: advice is on torch as it is; compare modes with python -m harness -m "
                 f"mode=null,{found[0].mode}"
             )
-        return found, memory_gb
+        if found[0].per_sample:
+            raise UsageError(
+                f"wrt={found[0].wrt} per_sample=true: advice is on the derivatives of the whole loss; compare methods "
+                f"with python -m harness -m method='glob(*)' wrt={found[0].wrt} per_sample=true"
+            )
+        return found, memory_gb, precision
     except (ValueError, HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(str(error)) from error
 
@@ -94,6 +100,22 @@ def jobs(overrides: Sequence[str]) -> list[Job]:
         configs = [compose("config", [*rest, f"method={name}"], return_hydra_config=True) for name in names]
         found = [plan_of(composition(config)).job for config in configs]
     return found if named else [job for job in found if not job.method_options.get("compile")]
+
+
+def _last(overrides: Sequence[str], key: str, number: Callable[[str], float]) -> float | None:
+    """The last value of a key that is no key of a job; None where it is not given."""
+    given = [entry.removeprefix(key) for entry in overrides if entry.startswith(key)]
+    return number(given[-1]) if given else None
+
+
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise UsageError(f"precision={text} must be a relative error above 0 and below 1, such as 1e-2")
+    return number
 
 
 def _gigabytes(text: str) -> float:

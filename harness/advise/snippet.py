@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.advise.advice import Advice, Survey
+from harness.job import Job
 
 
 def snippet(survey: Survey, advice: Advice) -> str:
@@ -36,14 +37,16 @@ def snippet(survey: Survey, advice: Advice) -> str:
 
 def _arguments(advice: Advice, function: str) -> str:
     """Each argument by its name, then the method's options; over batches first the function that is summed."""
-    given = [f"{name}={_value(name)}" for name in advice.asks]
+    given = [f"{name}={_value(name, advice.job)}" for name in advice.asks]
     if advice.job.batches is not None:
         given = [function, "problem.model", "problem.criterion", "batches_of(problem)", "weights=problem.batch_weights"]
-        given += [f"{name}={_value(name)}" for name in ("sizes", "vectors") if name in advice.asks]
+        given += [f"{name}={_value(name, advice.job)}" for name in ("sizes", "vectors") if name in advice.asks]
     return ", ".join([*given, *(f"{name}={value!r}" for name, value in advice.job.method_options.items())])
 
 
-def _value(name: str) -> str:
+def _value(name: str, job: Job) -> str:
+    if name in ("k", "damping"):
+        return repr(getattr(job, name))
     return name if name == "vectors" else f"problem.{name}"
 
 
@@ -54,5 +57,10 @@ def _shape(survey: Survey, advice: Advice) -> str:
         "diagonal": f"({params},)",
         "block_diagonal": "a block for each parameter tensor",
         "hvp": f"({params}, {job.vectors})",
+        "ihvp": f"({params}, {job.vectors})",
+        "trace": "()",
+        "eigenvalues": f"({job.k} + 1,): of largest magnitude, then the lowest",
+        "spectrum": "nodes, weights and moments",
     }
-    return shapes.get(job.quantity, f"({params}, {params})")
+    shape = shapes.get(job.quantity, f"({params}, {params})")
+    return shape if advice.stated is None or job.quantity == "spectrum" else f"value: {shape}, with its error"

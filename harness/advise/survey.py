@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.advise.advice import Advice, Survey, ordered
+from harness.advise.budgets import has_budget
 from harness.advise.expectation import FEWEST
+from harness.advise.room import OF_THE_WHOLE
 from harness.advise.trial import SCREEN, Trial
 from harness.job import Job
 from harness.reproduce.source import lacks
@@ -22,10 +24,11 @@ class ProblemFailure(RuntimeError):
     """The problem itself, or the reference that results are compared with, cannot be computed."""
 
 
-def survey(jobs: Sequence[Job], output: Path, memory_gb: float | None = None) -> Survey:
+def survey(jobs: Sequence[Job], output: Path, memory_gb: float | None = None, precision: float | None = None) -> Survey:
     """Measure and check the methods of `jobs`, which have one problem, and rank them; records are left in `output`.
 
-    A method that fails in all parameters falls to the end, and the next one is checked, until the first TOP are right
+    Estimates take part where a `precision` is given, with the least budget whose stated error is within it. A method
+    that fails in all parameters falls to the end, and the next one is checked, until the first TOP are right
     or cannot be afforded. Raises ProblemFailure where the problem cannot be built or evaluated.
     """
     lacking = [job for job in jobs if job.code is None and job.interpreter is None and lacks(job.target)]
@@ -34,7 +37,8 @@ def survey(jobs: Sequence[Job], output: Path, memory_gb: float | None = None) ->
         if problem["status"] != "ok":
             raise ProblemFailure(problem["message"])
         params = problem["params"]
-        trial = Trial(launcher, output, params, memory_gb, _reference(launcher, jobs[0], params, output))
+        has_reference = jobs[0].quantity in OF_THE_WHOLE or _reference(launcher, jobs[0], params, output)
+        trial = Trial(launcher, output, params, memory_gb, has_reference, precision)
         found = [trial.asked(job) for job in jobs if job not in lacking]
         found = [advice for advice in found if "mesh" not in advice.asks]  # which a script in one process has not
         found = _checked_whole(trial, _measured(trial, found), memory_gb)
@@ -46,6 +50,8 @@ def survey(jobs: Sequence[Job], output: Path, memory_gb: float | None = None) ->
         builder_options=problem["builder_options"],
         attention=problem.get("attention"),
         memory_gb=memory_gb,
+        precision=precision,
+        unchecked=trial.truth.missing,
     )
 
 
@@ -59,15 +65,21 @@ def _reference(launcher: Launcher, job: Job, params: int, output: Path) -> bool:
 
 
 def _measured(trial: Trial, found: Sequence[Advice]) -> list[Advice]:
-    """The advice with time and peak: first of the methods of loss and theta, of which the cheapest come first."""
+    """The advice with time and peak: first of the methods of loss and theta, of which the cheapest come first.
+
+    Estimates come last, since they are compared with the exact methods.
+    """
     failed = [advice for advice in found if advice.status != "ok"]
-    of_network = [advice for advice in found if advice.status == "ok" and "model" in advice.asks]
-    of_loss = [advice for advice in found if advice.status == "ok" and "model" not in advice.asks]
+    estimates = [advice for advice in found if advice.status == "ok" and has_budget(advice.job.method_options)]
+    exact = [advice for advice in found if advice.status == "ok" and advice not in estimates]
+    of_network = [advice for advice in exact if "model" in advice.asks or advice.job.quantity in OF_THE_WHOLE]
+    of_loss = [advice for advice in exact if advice not in of_network]
     checked = list(_each("check", of_loss, trial.checked))
     failed += [advice for advice in checked if advice.status != "ok"]
     right = sorted((advice for advice in checked if advice.status == "ok"), key=trial.cost)
     timed = list(_each("time", right, trial.extrapolated))
-    return [*timed, *_each("run", of_network, trial.whole), *failed]
+    run = [*_each("run", of_network, trial.whole), *_each("estimate", estimates, trial.estimated)]
+    return [*map(trial.within, [*timed, *run]), *failed]
 
 
 def _checked_whole(trial: Trial, found: Sequence[Advice], memory_gb: float | None) -> list[Advice]:
@@ -86,7 +98,7 @@ def _checked_whole(trial: Trial, found: Sequence[Advice], memory_gb: float | Non
             advice = found[left[0]]
             tried.add(advice.method)
             progress.begin(f"check whole {advice.method}")
-            found[left[0]] = trial.checked_whole(advice)
+            found[left[0]] = trial.within(trial.checked_whole(advice))
             progress.end(f"check whole {advice.method}", found[left[0]].status)
 
 

@@ -12,8 +12,11 @@ from typing import Any
 
 from harness import record
 from harness.advise import room
-from harness.advise.advice import SLOWER, Advice
+from harness.advise.advice import COARSE, ESTIMATE, SLOWER, Advice
+from harness.advise.budgets import budgets, is_below
 from harness.advise.expectation import FEWEST, expected, sizes
+from harness.advise.room import OF_THE_WHOLE
+from harness.advise.whole_truth import WholeTruth
 from harness.job import METHOD_ARGUMENTS, Job
 from harness.reproduce.source import ReproduceError, parameters
 from harness.run.launcher import Launcher
@@ -25,6 +28,7 @@ SLOW_S = 0.5  # if a call of it takes this long
 WORTH = 5.0  # times the best: the time limit of a method that can only be run whole,
 ENOUGH_S = 1.0  # expected time of a call from which on a method is not timed in more parameters
 CHEAP_S = 0.5  # a call's time up to which a method of the network is checked whether or not it is among the best
+LET_IN = "it estimates; precision=1e-2 lets estimates in that state an error of at most 1 %"
 DIRECT_S = 1.5  # expected time of a pass up to which a method is timed in all parameters at once
 
 
@@ -32,13 +36,21 @@ class Trial:
     """Runs methods on one problem of `params` parameters (P), and remembers the fastest right one."""
 
     def __init__(
-        self, launcher: Launcher, output: Path, params: int, memory_gb: float | None, has_reference: bool
+        self,
+        launcher: Launcher,
+        output: Path,
+        params: int,
+        memory_gb: float | None,
+        has_reference: bool,
+        precision: float | None = None,
     ) -> None:
+        self.truth = WholeTruth(launcher, output / "problem")
         self._launcher = launcher
         self._output = output
         self._params = params
         self._memory_gb = memory_gb
         self._has_reference = has_reference  # in few parameters
+        self._precision = precision  # relative error that an estimate may state
         self._best: dict[int, tuple[float, str]] = {}  # number of parameters -> least time, method
         self._cost_s: dict[str, float] = {}  # of the check in few parameters
 
@@ -96,7 +108,7 @@ class Trial:
         return self._with_peak(advice, [size for size, _ in times[-2:]], limit_s)
 
     def whole(self, advice: Advice) -> Advice:
-        """The advice on a method that asks for the network: timed in all parameters, and checked there if cheap."""
+        """The advice on a method that is run in all parameters at once: timed, and checked if it is cheap."""
         job, params = advice.job, self._params
         refusal = room.refusal(job, params, self._memory_gb)
         if refusal is not None:
@@ -123,6 +135,44 @@ class Trial:
             self._remember(advice, params, advice.time_s)
         return advice
 
+    def estimated(self, advice: Advice) -> Advice:
+        """The advice on an estimate, with the least budget whose stated error is within the precision.
+
+        It is called with increasing budgets, then timed and checked with that one.
+        """
+        if self._precision is None:
+            return replace(advice, status=ESTIMATE, message=LET_IN)
+        job, reached = advice.job, ""
+        for options in budgets(job.method_options, self._precision):
+            tried = replace(job, method_options=options)
+            seen = self._run(tried, self._params, "stated", job.limit_s)
+            if seen["status"] == "timeout":
+                return replace(self._cut(advice, self._params, job.limit_s), message=f"{seen['message']}{reached}")
+            if seen["status"] != "ok":
+                if is_below(options, job.method_options):
+                    continue
+                return _failed(advice, seen)
+            slower = self._slower(advice, self._params, seen["first_s"])
+            if slower is not None:
+                return replace(slower, message=f"{slower.message}{reached}")
+            stated = seen["stated_error"]
+            if stated is None or stated <= self._precision:
+                return self.whole(replace(advice, job=tried, stated=stated, products=seen["products"]))
+            reached = f"; it stated an error of {stated:.1e} with {seen['products']} products"
+        return replace(advice, status=COARSE, message=f"above precision={self._precision:g}{reached}")
+
+    def within(self, advice: Advice) -> Advice:
+        """The advice, unless the result was seen to state an error above the precision, or one where none may be."""
+        if advice.time_s is None or advice.stated is None:
+            return advice
+        refused = replace(advice, time_s=None, peak_bytes=None, cut_s=None)
+        if self._precision is None:
+            return replace(refused, status=ESTIMATE, message=LET_IN)
+        if advice.stated > self._precision:
+            message = f"states an error of {advice.stated:.1e}, above precision={self._precision:g}"
+            return replace(refused, status=COARSE, message=message)
+        return advice
+
     def checked_whole(self, advice: Advice) -> Advice:
         """The advice after a check in all parameters, where time and memory allow it; else, or at a timeout, as it is.
 
@@ -130,6 +180,8 @@ class Trial:
         """
         job = advice.job
         if advice.time_s is None or advice.time_s > job.limit_s or not room.fits(job, advice.peak_bytes):
+            return advice
+        if job.quantity in OF_THE_WHOLE and not self.truth.known(job):
             return advice
         seen = self._run(job, self._params, "agreement", job.limit_s)
         return advice if seen["status"] == "timeout" else _judged(advice, seen, self._params)
@@ -193,4 +245,6 @@ def _failed(advice: Advice, seen: Mapping[str, Any]) -> Advice:
 def _judged(advice: Advice, seen: Mapping[str, Any], size: int) -> Advice:
     if seen["status"] != "ok":
         return replace(_failed(advice, seen), error=seen["relative_error"])
-    return replace(advice, message=seen["message"], error=seen["relative_error"], checked=size)
+    stated = seen["standard_error"] if seen["stated_error"] is None else seen["stated_error"]
+    stated = stated if advice.stated is None else advice.stated
+    return replace(advice, message=seen["message"], error=seen["relative_error"], checked=size, stated=stated)

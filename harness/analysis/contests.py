@@ -61,15 +61,15 @@ class Contest:
 class Place:
     """What is compared with each other: a family of problems, a P, a quantity and settings."""
 
-    rows: DataFrame  # of `Analysis.rows`: what makes the place, and OF_A_PLACE
+    rows: DataFrame  # of `Analysis.ranked`: what makes the place, and OF_A_PLACE
     contest: Contest | None  # None where no method is right and timed
 
 
 @lru_cache(maxsize=1)
 def places(analysis: Analysis) -> tuple[Place, ...]:
-    """The places, by family, quantity, settings and P; an unknown P is the last."""
+    """The places of what is ranked, by family, quantity, settings and P; an unknown P is the last."""
     keys = ["family", "quantity", *analysis.settings, "params"]
-    rows = analysis.rows[[*keys, *OF_A_PLACE]]  # of a hundred columns
+    rows = analysis.ranked[[*keys, *OF_A_PLACE]]  # of a hundred columns
     groups = rows.groupby(keys, dropna=False)
     number = groups.ngroup()
     right = (rows["status"].eq("ok") & rows["median_s"].gt(0)).groupby([number, rows["label"]]).transform("all")

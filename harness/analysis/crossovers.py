@@ -36,8 +36,8 @@ def crossovers(analysis: Analysis) -> list[Crossover]:
     `claims.RATE` is expected to be none, apart from those by one process.
     """
     found: list[tuple[Crossover | None, float]] = []
-    for problem, rows in problems(analysis, ["label", "params", "status", *OF_A_RATIO]):
-        by_method = _right_cells(rows)
+    for problem, rows in problems(analysis, ["label", "params", "status", "ranked", *OF_A_RATIO]):
+        by_method = _right_cells(rows[rows["ranked"]])
         several = sorted(method for method, cells in by_method.items() if len(cells) > 1)
         for one, other in itertools.combinations(several, 2):
             found.append(_crossover(problem, one, by_method[one], other, by_method[other]))

@@ -19,7 +19,7 @@ def front(points: DataFrame) -> DataFrame:
 
 
 def points(rows: DataFrame) -> DataFrame:
-    """A point for each label and P: medians, the interval of y, and whether each process is right (`whole`).
+    """A point for each label and P: medians, the interval of y, and whether each process is right and ranked (`whole`).
 
     `chain` names what differs only in `chunk`, the chunk size, where that takes several values at one P; else null.
     """
@@ -28,7 +28,8 @@ def points(rows: DataFrame) -> DataFrame:
     methods = zip(*(rows[name].map(str) for name in ("method", "target")), options, strict=True)
     chains = [json.dumps(method, sort_keys=True) for method in methods]
     rows = rows.assign(chain=chains, chunk=[WHOLE if chunk is None else str(chunk) for chunk in chunks])
-    rows["whole"] = rows["status"].eq("ok").groupby([rows["label"], rows["params"]]).transform("all")
+    right = rows["status"].eq("ok") & rows["ranked"]
+    rows["whole"] = right.groupby([rows["label"], rows["params"]]).transform("all")
     drawn = rows[rows["drawn"]]
     found = [
         group.iloc[0].to_dict()

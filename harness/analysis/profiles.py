@@ -63,10 +63,10 @@ def times_over_best(analysis: Analysis) -> DataFrame:
     """Each method's median time over that of the best right one: a row a cell, a column a method.
 
     What failed or is wrong is infinite; what was not run, or not timed, is NaN. Cells in which nothing is right are
-    left out. Cells of a cluster's nodes are cells of their own.
+    left out, and so is what is not ranked. Cells of a cluster's nodes are cells of their own.
     """
     where = [*(column for column in CELL if column not in (*METHOD, *SAMPLED, "packages")), "node"]
-    rows = analysis.rows[[*where, "label", "median_s"]].assign(right=analysis.rows["status"].eq("ok"))
+    rows = analysis.ranked[[*where, "label", "median_s"]].assign(right=analysis.ranked["status"].eq("ok"))
     cells = rows.groupby([*where, "label"], dropna=False)
     times, right = cells["median_s"].median(), cells["right"].all()
     table = times.where(times > 0).where(right, numpy.inf).unstack("label")

@@ -15,10 +15,16 @@ def speedups(analysis: Analysis, baseline: str) -> DataFrame:
 
     Columns: `problem` (with quantity and settings), params, label, speedup, low, high (NaN where there is no
     interval), processes, and `by`: how the interval was found (`harness.analysis.ratios`). Times of different nodes of
-    a cluster make no row. Raises ValueError for a baseline that no record has, or without a row.
+    a cluster make no row, nor does what is not ranked. Raises ValueError for a baseline that no record has, that is not
+    ranked, or without a row.
     """
-    rows = analysis.rows
+    rows = analysis.ranked
     labels = sorted(set(rows["label"]))
+    if baseline in set(analysis.rows["label"]) - set(labels):
+        raise ValueError(
+            f"baseline {baseline} estimates, so that its times compare with none; take an exact method: "
+            f"{', '.join(labels)}"
+        )
     if baseline not in labels:
         raise ValueError(f"baseline {baseline} is no method of these records; they have {', '.join(labels)}")
     keys = ["family", "quantity", *analysis.settings]

@@ -12,6 +12,7 @@ from pandas import DataFrame, Series
 
 from harness import findings
 from harness.analysis.intervals import interval
+from harness.analysis.quantities import asked_of_quantity, ranked
 from harness.record import identity, plain
 from harness.record.names import filled
 from harness.text import as_text
@@ -32,6 +33,7 @@ SETTINGS = {
     "code": None,
 }
 
+SIZED_BY = ("subset", "parameters", "wrt")  # what P depends on beside the problem
 PLAIN = "null"  # the mode of torch as it is
 COMMIT = "commit "  # before the commit of a folder `code`
 
@@ -70,6 +72,11 @@ class Analysis:
     def rows(self) -> DataFrame:
         """A row a record: the frame with its gaps filled, and names fit to group and show (see `_prepared`)."""
         return _prepared(self.frame)
+
+    @cached_property
+    def ranked(self) -> DataFrame:
+        """The rows whose times compare: not those of estimates, which may be of any accuracy."""
+        return self.rows[self.rows["ranked"]]
 
     @cached_property
     def cells(self) -> DataFrame:
@@ -112,7 +119,8 @@ def _prepared(frame: DataFrame) -> DataFrame:
     what is measured ONCE from the other processes of the cell. `problem` is the problem's name, `family` that of the
     builder which it shares with other named problems (`mlp` of `mlp_500` and `mlp_2000`); these and `quantity` get what
     tells their rows apart other than by size (`mlp norm=layer`, `hvp vectors=8`, `hessian subset=64`). JSON has its
-    keys in order. `machine` is the GPU, or else the CPU with its cores, `mode` PLAIN for torch as it is, `memory_limit`
+    keys in order. `ranked` is false of a method whose results state an error: estimates, whose times do not compare.
+    `machine` is the GPU, or else the CPU with its cores, `mode` PLAIN for torch as it is, `memory_limit`
     the limit as text, `ranks` how many processes computed one result, `code` own, or of a folder of that name
     `commit 1a2b3c4d` or its path. `warning` is what the atlas knows against the row, `doubted` whether it was warned
     that its result may be wrong, `cell` the number of its cell, `commits` how many commits of the harness itself ran
@@ -134,7 +142,7 @@ def _prepared(frame: DataFrame) -> DataFrame:
         rows[column] = rows[column].map({text: identity.ordered(text) for text in rows[column].dropna().unique()})
     rows["problem_target"] = filled(rows, "problem_target", ["problem"])
     rows["target"] = filled(rows, "target", ["method", "quantity"])
-    rows["params"] = filled(rows, "params", [*identity.PROBLEM, "subset"])
+    rows["params"] = filled(rows, "params", [*identity.PROBLEM, *SIZED_BY])
     rows["torch"] = filled(rows, "torch", ["interpreter"])
     rows["packages"] = filled(rows, "packages", ["method", "interpreter"])
     rows["machine"] = filled(rows, "machine", ["device"])
@@ -143,11 +151,8 @@ def _prepared(frame: DataFrame) -> DataFrame:
     rows["problem"] = _told_apart(rows, rows["problem"])
     rows["warning"] = _warnings(rows)
     rows["doubted"] = rows["warnings"].fillna("").str.contains(DOUBT, case=False, regex=True)
-    hvp = rows["quantity"] == "hvp"
-    several = hvp & (rows.loc[hvp, "vectors"].nunique() > 1)
-    for column, telling in (("vectors", several), ("subset", rows["subset"].notna())):
-        told = rows.loc[telling, column].map(f" {column}={{:.0f}}".format)
-        rows.loc[telling, "quantity"] += told.astype("object")
+    rows["ranked"] = ranked(rows)
+    rows["quantity"] += asked_of_quantity(rows)
     rows["cell"] = rows.groupby(CELL, dropna=False).ngroup()
     for column in ONCE:
         rows[column] = rows[column].where(rows["status"] != "ok", filled(rows, column, ["cell", "commit"]))
@@ -268,20 +273,21 @@ def _told_apart(rows: DataFrame, names: Series) -> Series:
     """The names with the options of the problem that differ among rows of one name, other than in size.
 
     An option is one of size if its values are numbers and no two of them give the same P, among rows of the same
-    subset. Where P is unknown, the options of size are shown too.
+    variables (SIZED_BY). Where P is unknown, the options of size are shown too.
     """
-    every = rows[["problem_options", "subset", "params"]].assign(name=names)
+    variables = rows.groupby(list(SIZED_BY), dropna=False).ngroup()
+    every = rows[["problem_options", "params"]].assign(variables=variables, name=names)
     alike = every.groupby(list(every), dropna=False).ngroup()
     distinct = every[~alike.duplicated()]
     shown = distinct["name"].copy()
     for _, group in distinct.groupby("name"):
         texts = DataFrame([options_of(text) for text in group["problem_options"]], index=group.index)
         texts = texts[group["problem_options"].notna()].fillna("null")
-        subset, params = (group.loc[texts.index, column].fillna(0) for column in ("subset", "params"))
+        variables, params = (group.loc[texts.index, column].fillna(0) for column in ("variables", "params"))
         for key in texts.columns[texts.nunique() > 1]:
             numbers = texts[key].str.fullmatch(r"-?[\d.e+-]+").all()
-            several = texts[key].groupby([subset, params]).transform("nunique").mask(params == 0, 0) > 1
-            telling = several.groupby(subset).transform("any") | (not numbers) | (params == 0)
+            several = texts[key].groupby([variables, params]).transform("nunique").mask(params == 0, 0) > 1
+            telling = several.groupby(variables).transform("any") | (not numbers) | (params == 0)
             values = f" {key}=" + texts[key].str.strip('"')
             shown.loc[texts.index] += values.where(telling, "")
     return alike.map(dict(zip(alike[distinct.index], shown, strict=True))).astype("object")

@@ -43,12 +43,17 @@ def by_status(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
 
 def _by_error(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:
     """Verdict and reason where the error grew by ERROR_GREW and above a hundredth of the tolerance; else None."""
-    before, after = base["relative_error"].max(), candidate["relative_error"].max()
+    before, after = _errors(base).max(), _errors(candidate).max()
     tolerance = candidate["tolerance"].max()
     negligible = tolerance / 100 if tolerance > 0 else 0.0
     if after > max(ERROR_GREW * before, negligible):
         return "broken", f"relative error {before:.1e} to {after:.1e}"
     return None
+
+
+def _errors(records: DataFrame) -> Series:
+    """What each result states of its error, since the true error of an estimate is chance; else the true one."""
+    return records["stated_error"].fillna(records["standard_error"]).fillna(records["relative_error"])
 
 
 def by_time_limit(base: DataFrame, candidate: DataFrame) -> tuple[str, str] | None:

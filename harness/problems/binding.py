@@ -19,6 +19,8 @@ from harness.problems.method_source import MethodError, Unsupported, function_of
 from harness.problems.modes import in_mode
 from harness.problems.problem import Problem
 
+NOT_ADDITIVE = ("eigenvalues", "spectrum", "ihvp")  # quantities of a sum that are no sums of those of its terms
+
 
 @dataclass(frozen=True)
 class BoundMethod:
@@ -76,8 +78,12 @@ def _over_batches(
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The function that adds up the method's results over the problem's batches, and its arguments.
 
-    `asked` holds those that the method asks for by name.
+    `asked` holds those that the method asks for by name. Raises Unsupported for a quantity that is no sum.
     """
+    if job.quantity in NOT_ADDITIVE:
+        raise Unsupported(
+            f"quantity={job.quantity} is no sum over batches; set problem.batches=null, or take one batch"
+        )
     arguments = {
         "model": problem.model,
         "criterion": problem.criterion,

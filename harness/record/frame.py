@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _COLUMNS = (*NAMES, "path")
 # What a record of an older schema, which lacks the field, was measured with.
 OLDER = {"processes": 1, "wrt": "parameters", "per_sample": False, "k": 10, "damping": 0.01}
+NUMBERS = ("eigenvalues", "trace", "spectrum")  # quantities of a few numbers, whose size measures nothing
 _VALUES = itemgetter(*_COLUMNS)
 
 
@@ -140,12 +141,13 @@ def _derive(frame: pandas.DataFrame) -> pandas.DataFrame:
     frame["fastest_s"] = over("times_s", min)
     frame["gpu_busy"] = frame["gpu_busy_s"] / sampled_s
     frame["gradients"] = frame["median_s"] / over("gradient_s", median)
-    frame["tensor_peak_outputs"] = frame["tensor_peak_bytes"] / frame["output_bytes"]
-    frame["process_peak_outputs"] = frame["process_peak_bytes"] / frame["output_bytes"]
-    of_matrix = frame["samples"].where(frame["quantity"] == "hessian")
+    output_bytes = frame["output_bytes"].where(~frame["quantity"].isin(NUMBERS))
+    frame["tensor_peak_outputs"] = frame["tensor_peak_bytes"] / output_bytes
+    frame["process_peak_outputs"] = frame["process_peak_bytes"] / output_bytes
+    of_matrix = frame["samples"].where((frame["quantity"] == "hessian") & frame["per_sample"].eq(False))
     gemms = of_matrix * frame["params"].astype("float") ** 2 / frame["gemm_flops_per_s"]
     frame["gemm_equivalents"] = frame["median_s"] / gemms
-    frame["write_multiples"] = frame["median_s"] / (frame["output_bytes"] / frame["write_bytes_per_s"])
+    frame["write_multiples"] = frame["median_s"] / (output_bytes / frame["write_bytes_per_s"])
     on_cpu = frame["device"] == "cpu"
     alone = frame["processes"] == 1  # one of several may wait for the others in the method's own collectives
     starved = on_cpu & alone & (frame["sampling_cpu_s"] < 0.9 * frame["sampling_wall_s"])

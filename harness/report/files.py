@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from harness import record
+from harness.analysis.accuracy import accuracies
 from harness.analysis.curves import Panel, panels
 from harness.analysis.distances import comparable
 from harness.analysis.history import kept
@@ -21,9 +22,10 @@ from harness.analysis.ranking import FEW_SIZES, main_rankings
 from harness.analysis.speedups import speedups
 from harness.analysis.table import Analysis
 from harness.analysis.trend import trend
-from harness.report import coverage_table, csv, efficiency, markdown, provenance, versions
+from harness.report import accuracy, coverage_table, csv, efficiency, markdown, provenance, versions
 from harness.report import speedups as speedup_tables
 from harness.report import trend as trend_text
+from harness.report.figures import accuracy as accuracy_figures
 from harness.report.figures import curves
 from harness.report.figures.canvas import save
 from harness.report.figures.coverage import coverage
@@ -150,6 +152,10 @@ def _texts(
     of_processes = efficiency.markdown(analysis)
     if of_processes is not None:
         texts["processes.md"] = of_processes
+    estimated = accuracies(analysis)
+    if estimated:
+        texts["accuracy.md"] = accuracy.markdown(estimated, analysis)
+        texts["accuracy.tex"] = document(accuracy.tables(estimated, analysis), two_column)
     if baseline is not None and faster is not None:
         texts["speedups.md"] = speedup_tables.markdown(faster, analysis, baseline)
         texts["speedups.tex"] = document([speedup_tables.speedup_table(faster, analysis, baseline)], two_column)
@@ -188,6 +194,7 @@ def _figures(
         drawn |= {
             name: scaling(analysis, panel, medium, looks, len(suited)) for name, panel in zip(names, shown, strict=True)
         }
+    drawn |= accuracy_figures.figures(accuracies(analysis), analysis, medium)
     if _problems(analysis) > 1:
         drawn["coverage"] = coverage(analysis, medium)
     shares = profile(analysis)

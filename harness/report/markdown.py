@@ -10,6 +10,7 @@ from harness.analysis.emphasis import baseline_of
 from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis
 from harness.report import leaderboard as board
+from harness.report.accuracy import unranked
 from harness.report.readable import NUMBERS, meanings, readable
 from harness.text import counted, escaped
 
@@ -35,11 +36,14 @@ def markdown(analysis: Analysis, baseline: str | None = None) -> str:
 
 def _leaderboard(analysis: Analysis, baseline: str | None) -> str:
     leaders = leaderboard(analysis, baseline)
-    if not leaders or analysis.rows["label"].nunique() < 2:
+    if analysis.rows["label"].nunique() < 2:
         return ""
     compared = baseline_of(analysis, baseline)
-    texts = board.table(leaders, compared)
-    return f"{_table(texts, board.NUMBERS)}\n\n{escaped(board.notes(leaders, compared))}\n\n"
+    parts = []
+    if leaders:
+        parts += [_table(board.table(leaders, compared), board.NUMBERS), escaped(board.notes(leaders, compared))]
+    parts += [escaped(sentence) for sentence in [unranked(analysis)] if sentence is not None]
+    return "".join(f"{part}\n\n" for part in parts)
 
 
 def _table(texts: DataFrame, numbers: Collection[str]) -> str:

@@ -34,6 +34,18 @@ SOMETIMES = (
         "norm of an estimate's standard errors over the true norm",
     ),
     (
+        "products",
+        "products",
+        lambda count: f"{count:.0f}",
+        "Hessian-vector products that the method spent, or gradients in their place",
+    ),
+    (
+        "stated error",
+        "stated_error",
+        lambda error: f"{error:.1e}",
+        "what the result states of its own error, over the true norm",
+    ),
+    (
         "from Hessian",
         "hessian_distance",
         lambda distance: f"{distance:.1e}",
@@ -52,6 +64,7 @@ UNSAFE = ", unsafe"  # behind the status of a row that the atlas warns of
 WARNED = ", warned"  # and of one that was warned that its result may be wrong
 NUMBERS = {"P", "from", "to", *(heading for heading, *_ in (*MEASURED, *SOMETIMES))}
 MAIN = ["status", "time", "peak MiB", "error"]  # what most readers look for, behind what was asked
+OF_ESTIMATES = ["stated error", "products"]  # and behind them, where any row has it
 ALL = "all"  # instead of a list of headings
 GROUPS = {
     "family": "problem",

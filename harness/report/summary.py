@@ -11,6 +11,7 @@ from harness.analysis.contests import MEASURED_BUT_NOT_RIGHT
 from harness.analysis.coverage import cause
 from harness.analysis.table import Analysis
 from harness.record import plain
+from harness.report.accuracy import unranked
 from harness.text import listed, percent
 
 WORDS = {"oom": "out of memory", "timeout": "over the time limit", "error": "with an error"}
@@ -35,6 +36,7 @@ def summary(analysis: Analysis) -> list[Section]:
         Section("Right most often", [] if timed else right(cells)),
         Section(WRONG, wrong(cells)),
         Section("Warned that results may be wrong", doubted(cells)),
+        Section("Not ranked", [sentence for sentence in [unranked(analysis)] if sentence is not None]),
         Section("Failed", failed(cells)),
         Section("Measured on", [f"{analysis.environment}.", *_when(rows)]),
     )

@@ -15,8 +15,9 @@ from harness.analysis.leaderboard import leaderboard
 from harness.analysis.table import Analysis
 from harness.analysis.versions import Change, versions
 from harness.report import leaderboard as board
+from harness.report.accuracy import unranked
 from harness.report.layout import print_sections, print_table, widths
-from harness.report.readable import CONTENDED, GROUPS, MAIN, NUMBERS, asked, columns_of, readable
+from harness.report.readable import CONTENDED, GROUPS, MAIN, NUMBERS, OF_ESTIMATES, asked, columns_of, readable
 from harness.report.summary import WRONG, summary
 from harness.report.versions import left_out, table
 from harness.text import listed
@@ -48,6 +49,7 @@ def terminal(
     headings = columns_of(shown, columns) if columns else None
     if analysis.rows["label"].nunique() > 1:
         _print_leaderboard(analysis, baseline, console)
+        _print_unranked(analysis, console)
     if headings is None and len(analysis.frame) > MANY and analysis.frame["problem_name"].nunique() > 1:
         _print_totals(analysis, console)
     else:
@@ -67,6 +69,12 @@ def captured(analysis: Analysis, columns: str | None = None, baseline: str | Non
     with console.capture() as printed:
         terminal(analysis, console, columns, baseline)
     return printed.get()
+
+
+def _print_unranked(analysis: Analysis, console: Console) -> None:
+    sentence = unranked(analysis)
+    if sentence is not None:
+        console.print(Text(sentence, "dim"))
 
 
 def _print_leaderboard(analysis: Analysis, baseline: str | None, console: Console) -> None:
@@ -96,7 +104,8 @@ def _print_rows(shown: DataFrame, headings: list[str] | None, console: Console) 
     telling = [heading for heading in asked(shown) if heading != "rounds"]
     differing = [heading for heading in telling if shown[heading].loc[shown[heading] != "?"].nunique() > 1]
     name = "problem" if "problem" in differing and "method" not in differing else "method"
-    columns = headings or [*(["P"] if "P" in differing else []), name, *MAIN]
+    stated = [heading for heading in OF_ESTIMATES if heading in shown]
+    columns = headings or [*(["P"] if "P" in differing else []), name, *MAIN, *stated]
     same = [heading for heading in telling if heading not in (*differing, *columns)]
     sections = [heading for heading in differing if heading not in columns] if headings is None else []
     console.print(Text(_title(shown, same), "italic"))

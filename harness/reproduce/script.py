@@ -72,6 +72,12 @@ def _require_whole_hessian(seen: Mapping[str, Any]) -> None:
             f"the record of {seen['problem']} by {seen['method']} is of quantity={seen['quantity']} and was built by "
             f"{seen['problem_target']}; scripts are written for a Hessian whose problem and method are known"
         )
+    if seen["per_sample"]:
+        raise ReproduceError(
+            f"the record is of wrt={seen['wrt']} per_sample=true; scripts are written for the Hessian of the whole loss"
+        )
+    if any(seen[name] is not None for name in ("stated_error", "standard_error")):
+        raise ReproduceError("the record is of a result that states its error; scripts are written for exact ones")
     if seen["mode"] == "autocast":
         raise ReproduceError("the record is of mode=autocast; scripts compute in float64, which autocast leaves alone")
     if "batches" in options(seen["problem_options"]):

@@ -12,6 +12,7 @@ Further parts are requested like passes:
 
 - `reference` computes what results are compared with, before the agreement pass, in a process that imports no method;
 - `peak` is the first half of `exact`;
+- `stated` calls the method once, for what its result states of its error (`harness.truth.stated`);
 - `rates` measures the machine;
 - `problem` builds and evaluates the problem;
 - `identity` gives versions and the hashes of the method and the problem, and calls neither.
@@ -67,6 +68,7 @@ from harness.truth import process_state, reference_process
 from harness.truth.operators import operators
 from harness.truth.results import ResultFault
 from harness.truth.side_effects import SideEffects
+from harness.truth.stated import stated
 
 # Modules that torch imports on the first call of a transform: 1 to 2 s that belong to no method.
 LAZY = ("torch._dynamo", "torch._decomp.decompositions_for_jvp", "torch.profiler")
@@ -224,7 +226,7 @@ def _measured(job: Job, part: str, truth: str | None, warning_log: WarningLog, b
     elif part == "exact":  # this pass and the others measure memory, which the search for side effects would take
         yield from _bound(job, problem, first, lambda bound: _exact_pass(bound, began))
     else:
-        yield from _bound(job, problem, first, {"peak": _peak_pass, "process": _process_pass}[part])
+        yield from _bound(job, problem, first, FURTHER[part])
 
 
 def _bound(job: Job, problem: Problem, first: bool, run_pass: Callable[[BoundMethod], Fields]) -> Fields:
@@ -391,3 +393,12 @@ def _process_pass(bound: BoundMethod) -> Fields:
     _warm_up(bound)
     yield {"process_peak_bytes": memory.process_peak(bound.call)}
     ranks.meet()
+
+
+def _stated_pass(bound: BoundMethod) -> Fields:
+    _warm_up(bound)
+    first_s, _, result = clock.timed(bound.call, bound.device)
+    yield {"first_s": first_s} | stated(result, bound.job.quantity)
+
+
+FURTHER = {"peak": _peak_pass, "process": _process_pass, "stated": _stated_pass}

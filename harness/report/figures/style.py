@@ -106,6 +106,15 @@ def styles(analysis: Analysis, baseline: str | None = None, highlight: Sequence[
     return {label: looks.get(label, other) for label in sorted(set(analysis.rows["label"]), key=_natural)}
 
 
+def sequence(names: Sequence[str]) -> dict[str, Style]:
+    """A style for each of some names: all colours with solid lines, then all again with dashed ones, then grey."""
+    colours = len(COLOURS)
+    found = [Style(colour, marker, (), True) for colour, marker in zip(COLOURS, MARKERS, strict=True)]
+    found += [Style(COLOURS[place], MARKERS[place - 1], DASHED, True) for place in range(colours)]
+    others = [Style(GREY, "o", (), False)] * max(len(names) - len(found), 0)
+    return dict(zip(names, [*found, *others], strict=False))
+
+
 def _natural(label: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]+)", label)]
 

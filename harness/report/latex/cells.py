@@ -35,6 +35,7 @@ OF_A_TABLE = [
     "warning",
     "doubted",
     "contended",
+    "ranked",
     "runs",
     *(column for column, _ in NUMBERS.values()),
 ]
@@ -120,8 +121,8 @@ def _measured(rows: DataFrame) -> dict[str, tuple[Series, str]]:
 
 
 def _fastest(rows: DataFrame, sizes: Series) -> list[int]:
-    """The rows with the least time of each size that is right."""
-    right = rows["median_s"][(rows["status"] == "ok") & numpy.isfinite(rows["median_s"])]
+    """The rows with the least time of each size that is right and ranked."""
+    right = rows["median_s"][(rows["status"] == "ok") & rows["ranked"] & numpy.isfinite(rows["median_s"])]
     return list(right.index[right == right.groupby(sizes).transform("min")])
 
 
