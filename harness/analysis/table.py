@@ -33,7 +33,7 @@ SETTINGS = {
     "code": None,
 }
 
-SIZED_BY = ("subset", "parameters", "wrt")  # what P depends on beside the problem
+SIZED_BY = ("subset", "parameters", "wrt", "per_sample")  # what P depends on beside the problem
 PLAIN = "null"  # the mode of torch as it is
 COMMIT = "commit "  # before the commit of a folder `code`
 

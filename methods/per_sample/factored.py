@@ -112,7 +112,7 @@ class _EachSample:
             plan = planned(self.network, certificate, without_rows, {})
         reasons = plan.reasons | dict.fromkeys(plan.penalties, "the loss has a penalty on it")
         if reasons:
-            listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            listed = "; ".join(f"{name}: {reasons[name]}" for name in self.network.params if name in reasons)
             raise NotImplementedError(
                 f"each sample's own Hessian is computed by matrix products over affine layers, but not of {listed}"
             )
