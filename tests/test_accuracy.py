@@ -170,3 +170,10 @@ def test_products_and_stated_errors_have_columns_only_where_they_are(frame_of): 
     heading = next(line for line in shown(frame_of(traces()), 160).splitlines() if line.split()[:1] == ["method"])
     assert heading.split()[-2:] == ["error", "products"]
     assert "products" not in shown(frame_of([cell(), failed()]))
+
+
+def test_messages_of_estimates_are_told_once_for_all_budgets(frame_of):  # noqa: F811
+    said = [entry | {"message": f"an estimate from {place} probes"} for place, entry in enumerate(traces())]
+    text = shown(frame_of(said))
+    assert "hutchinson ok (6 cells): an estimate from" in text
+    assert text.count("an estimate from") == 2, "and the exact one's"

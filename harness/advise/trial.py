@@ -147,7 +147,8 @@ class Trial:
             tried = replace(job, method_options=options)
             seen = self._run(tried, self._params, "stated", job.limit_s)
             if seen["status"] == "timeout":
-                return replace(self._cut(advice, self._params, job.limit_s), message=f"{seen['message']}{reached}")
+                message = f"not within precision={self._precision:g} after {job.limit_s:g} s{reached}"
+                return replace(self._cut(advice, self._params, job.limit_s), message=message)
             if seen["status"] != "ok":
                 if is_below(options, job.method_options):
                     continue
@@ -246,5 +247,6 @@ def _judged(advice: Advice, seen: Mapping[str, Any], size: int) -> Advice:
     if seen["status"] != "ok":
         return replace(_failed(advice, seen), error=seen["relative_error"])
     stated = seen["standard_error"] if seen["stated_error"] is None else seen["stated_error"]
-    stated = stated if advice.stated is None else advice.stated
-    return replace(advice, message=seen["message"], error=seen["relative_error"], checked=size, stated=stated)
+    if advice.stated is None and stated is not None:
+        advice = replace(advice, stated=stated, products=seen["products"])
+    return replace(advice, message=seen["message"], error=seen["relative_error"], checked=size)

@@ -24,4 +24,4 @@ class WholeTruth:
             seen = self._launcher.reference(replace(job, passes=("agreement",)), self._folder)
             self._known = seen["status"] == "ok"
             self.missing = None if self._known else seen["message"]
-        return self._known
+        return bool(self._known)

@@ -197,6 +197,9 @@ def _print_messages(shown: DataFrame, message: Series, console: Console) -> None
         if message.iloc[0]:
             console.print(Text(message.iloc[0]))
         return
+    if "stated error" in shown:  # budgets and seeds of an estimate differ in numbers only
+        names = shown["method"].str.split().str[0]
+        shown = shown.assign(method=shown["method"].where(shown["stated error"] == "-", names))
     said = shown.assign(message=message, words=message.str.replace("[^A-Za-z ]", "", regex=True))[message != ""]
     for (method, status, _), rows in said.groupby(["method", "status", "words"], sort=False):
         times = f" ({len(rows)} cells)" if len(rows) > 1 else ""
