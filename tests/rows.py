@@ -9,6 +9,13 @@ ROWS = {path.stem: OmegaConf.load(path) for path in (Path(__file__).parent.paren
 TARGETS = {row: OmegaConf.to_container(options)["_target_"] for row, options in ROWS.items()}
 SHARDED = {row for row, target in TARGETS.items() if target.startswith("methods.sharded.")}  # they ask for a mesh
 
+# Rows of each sample's own derivatives: they ask for `points` (tests/test_per_sample.py).
+PER_SAMPLE = {
+    row
+    for row, target in TARGETS.items()
+    if target.startswith(("methods.per_sample.", "methods.peers.jax_per_sample."))
+}
+
 
 def target(row: str, quantity: str) -> tuple[str, str, dict]:
     """Module, function and options of a row."""

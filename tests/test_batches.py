@@ -25,7 +25,7 @@ from methods.factoring.certificate import FallbackError, FallbackWarning
 from methods.factoring.shard import Rows
 from methods.factoring.sums import Sum, write_products
 from tests.oracles import central_differences, distance
-from tests.rows import ROWS, SHARDED, bound, target
+from tests.rows import PER_SAMPLE, ROWS, SHARDED, bound, target
 from tests.test_methods import CRASHES, PROBLEMS
 from tests.test_zoo import CASES, case
 
@@ -37,7 +37,7 @@ OWN = sorted(
     and not target(row, "hessian")[0].startswith("methods.peers.")
     and not row.endswith("_compiled")
     and row not in SLOW_ROWS
-    and row not in SHARDED
+    and row not in SHARDED | PER_SAMPLE
 )
 QUICK = ["create_graph_rows", "factored", "func_hessian", "vmap_ggn", "vmap_hvp"]  # rows that are tested by default
 

@@ -8,7 +8,7 @@ from harness.job import QUANTITIES
 from harness.measure import counters
 from harness.problems import networks
 from methods import autograd_functional, create_graph_rows, func_hessian, vmap_hvp
-from tests.rows import ROWS, bound, installed, target
+from tests.rows import PER_SAMPLE, ROWS, bound, installed, target
 
 
 def test_flops_of_a_product_and_operations() -> None:
@@ -53,6 +53,7 @@ def test_counters_are_the_same_in_five_processes(run, row: str) -> None:
         norm = "layer" if row != "backpack" else None
         problem = {"problem_options": {"norm": norm, "inputs": 2, "width": 3, "outputs": 2, "batch": 8}}
     job = {"target": f"{path}.{name}", "method_options": options, "quantity": quantity, "limit_s": 120.0, **problem}
+    job["per_sample"] = row in PER_SAMPLE
     seen = [run(**job) for _ in range(5)]
     if row == "double_loop_no_create_graph":
         assert {record["status"] for record in seen} == {"error"}

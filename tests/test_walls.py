@@ -78,6 +78,7 @@ PEERS = {
     "curvlinops_spectra": "curvlinops",
     "curvlinops_traces": "curvlinops",
     "hessian_eigenthings_estimates": "hessian_eigenthings",
+    "jax_per_sample": "jax",
     "laplace_approximations": "laplace",
     "laplace_fit": "laplace",
     "scipy_eigsh": "scipy",

@@ -34,6 +34,11 @@ class Panel:
         return str(self.cells["dtype"].iloc[0])
 
     @property
+    def of_each_sample(self) -> bool:
+        """Whether each sample has derivatives of its own, so that P counts the variables of all samples."""
+        return bool(self.cells["per_sample"].eq(True).all())
+
+    @property
     def sizes(self) -> int:
         """How many values P has."""
         return self.cells["params"].nunique()

@@ -34,7 +34,7 @@ SETTINGS = {
 }
 
 APPROXIMATE = "approximate"  # status of a row whose method approximates by design: no other method is compared with it
-SIZED_BY = ("subset", "parameters", "wrt")  # what P depends on beside the problem
+SIZED_BY = ("subset", "parameters", "wrt", "per_sample")  # what P depends on beside the problem
 PLAIN = "null"  # the mode of torch as it is
 COMMIT = "commit "  # before the commit of a folder `code`
 

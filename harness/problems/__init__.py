@@ -7,6 +7,7 @@ from harness.problems.checks import check
 from harness.problems.chosen import chosen
 from harness.problems.construction import from_function, from_network
 from harness.problems.errors import ProblemError
+from harness.problems.per_sample import per_sample, require_possible
 from harness.problems.problem import Problem
 from harness.problems.subset import subset
 from harness.problems.training import trained
@@ -20,6 +21,8 @@ __all__ = [
     "from_batches",
     "from_function",
     "from_network",
+    "per_sample",
+    "require_possible",
     "split",
     "subset",
     "tensors_of",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.job import METHOD_ARGUMENTS, NETWORK_ARGUMENTS, OVER_BATCHES, PROBLEM_ARGUMENTS, Job
+from harness.job import METHOD_ARGUMENTS, NETWORK_ARGUMENTS, OVER_BATCHES, PROBLEM_ARGUMENTS, SAMPLE_ARGUMENTS, Job
 from harness.problems.batches import batches_of
 from harness.problems.mesh import mesh_of
 from harness.problems.method_source import MethodError, Unsupported, function_of
@@ -28,7 +28,7 @@ class BoundMethod:
 
     job: Job
     problem: Problem
-    vectors: Tensor | None  # (P, k) for an hvp
+    vectors: Tensor | None  # (P, k) for an hvp; of each sample's own, a method is given them as (N, D, k)
     call: Callable[[], Any]  # the measured call
     offered: dict[str, Any] = field(default_factory=dict)  # the arguments that a method may ask for, by name
 
@@ -57,8 +57,9 @@ def bind(job: Job, problem: Problem) -> BoundMethod:
     vectors = vectors_of(job, problem.theta)
     parameters = inspect.signature(function).parameters
     _require_processes(job, parameters)
-    offered = {name: getattr(problem, name) for name in (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS)} | {"vectors": vectors}
-    offered |= {"k": job.k, "damping": job.damping}
+    _require_kind(job, parameters)
+    offered = {name: getattr(problem, name) for name in (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS, *SAMPLE_ARGUMENTS)}
+    offered |= {"vectors": _offered_vectors(problem, vectors), "k": job.k, "damping": job.damping}
     if "mesh" in parameters:
         offered["mesh"] = mesh_of(problem.theta.device)
     arguments = {name: offered[name] for name in parameters if name in offered}
@@ -102,13 +103,44 @@ def _require_processes(job: Job, parameters: Mapping[str, inspect.Parameter]) ->
         )
 
 
+def _offered_vectors(problem: Problem, vectors: Tensor | None) -> Tensor | None:
+    """The vectors (P, m) as a method is given them: (N, D, m) where each sample has its own."""
+    if vectors is None or problem.points is None:
+        return vectors
+    return vectors.view(*problem.points.shape, -1)
+
+
+def _require_kind(job: Job, parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Raise Unsupported unless each sample's own derivatives are asked for and computed, or neither.
+
+    A method computes them if it asks for `points`.
+    """
+    of_each = "points" in parameters
+    if job.per_sample and not of_each:
+        raise Unsupported(
+            f"{job.target} computes one {job.quantity} of all samples together, and each sample's own was asked for "
+            f"(wrt={job.wrt} per_sample=true); take a method that asks for `points`, such as per_sample_jacfwd_grad, "
+            "or wrt=parameters per_sample=false"
+        )
+    if of_each and not job.per_sample:
+        raise Unsupported(
+            f"{job.target} computes each sample's own {job.quantity}; set per_sample=true, or wrt=inputs, or take "
+            "another method"
+        )
+    if of_each and job.wrt == "inputs" and "model" in parameters:
+        raise Unsupported(
+            f"{job.target} computes derivatives in the parameters, and wrt=inputs was asked for; take "
+            "wrt=parameters, or another method"
+        )
+
+
 def _require_arguments(job: Job, problem: Problem, arguments: Mapping[str, Any]) -> None:
     """Raise Unsupported where the problem lacks an argument: all but the vectors are there if its model is."""
     has_network = problem.model is not None
     absent = [
         name
         for name, value in arguments.items()
-        if name not in (*PROBLEM_ARGUMENTS, "k", "damping", "mesh")
+        if name not in (*PROBLEM_ARGUMENTS, *SAMPLE_ARGUMENTS, "k", "damping", "mesh")
         and (value is None if name == "vectors" else not has_network)
     ]
     if absent:

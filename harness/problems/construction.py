@@ -20,6 +20,7 @@ def from_network(
     inputs: Any,
     targets: Any = None,
     hessian: Callable[[Any, Any], Tensor] | None = None,
+    input_hessian: Callable[[Any, Any], Tensor] | None = None,
 ) -> Problem:
     """The problem of `criterion(model(inputs), targets)` in the model's trainable parameters.
 
@@ -30,7 +31,8 @@ def from_network(
     - Without a criterion the model computes its loss itself: its output, or an entry `loss` of it. A criterion of one
       argument is given the outputs alone where there are no targets.
     - A penalty on the model's parameters within the criterion is part of the loss.
-    - `hessian(model, inputs)` is the closed form (P, P), where one is known.
+    - `hessian(model, inputs)` is the closed form (P, P), where one is known; `input_hessian(model, inputs)` is that
+      (N, D, D) of each sample's loss in its flattened input.
 
     Raises ProblemError for a class of a loss instead of an instance, and for parameters that cannot be flattened.
     """
@@ -42,7 +44,7 @@ def from_network(
     loss_of_parameters = calls.loss_of(model, criterion, inputs, targets)
 
     def to(device: torch.device | str, dtype: torch.dtype) -> Problem:
-        return from_network(*cast((model, criterion, inputs, targets, hessian), device, dtype))
+        return from_network(*cast((model, criterion, inputs, targets, hessian, input_hessian), device, dtype))
 
     leaves = tuple(ravel.leaves_of(model))
     return Problem(
@@ -56,6 +58,7 @@ def from_network(
         inputs=inputs,
         targets=targets,
         hessian=None if hessian is None else lambda: hessian(model, inputs),
+        input_hessian=None if input_hessian is None else lambda: input_hessian(model, inputs),
         leaves=leaves,
         plain=lambda: criterion(calls.call(model, {}, inputs), targets),
     )

@@ -28,7 +28,8 @@ def field(*, seed: int = 0, dimensions: int = 3, width: int = 16, depth: int = 1
     require_positive("field", dimensions=dimensions, width=width, depth=depth, batch=batch)
     generator = torch.Generator().manual_seed(seed)
     model = draw_parameters(perceptron(dimensions, width, depth), generator)
-    return from_network(model, mean, torch.randn(batch, dimensions, generator=generator, dtype=torch.float64))
+    points = torch.randn(batch, dimensions, generator=generator, dtype=torch.float64)
+    return from_network(model, mean, points, input_hessian=field_hessian if depth == 1 else None)
 
 
 def pinn(

@@ -55,7 +55,7 @@ def potential(
     lattice = torch.cartesian_prod(axis, axis, axis)[:atoms]
     positions = lattice + NOISE * torch.randn(batch, atoms, 3, generator=generator, dtype=torch.float64)
     if task == "energy":
-        return from_network(energy, mean, positions)
+        return from_network(energy, mean, positions, input_hessian=INPUT_HESSIANS.get(form))
     forces = _Forces(_PairEnergy(LennardJones(), atoms).double(), "func")(positions).detach()
     noise = NOISE * torch.randn(forces.shape, generator=generator, dtype=torch.float64)
     return from_network(_Forces(energy, derivatives), SquaredError(), positions, forces + noise)
@@ -159,3 +159,10 @@ def _pair_hessian(
     pairs = pairs * (1 - itself)[:, :, None, None]  # (N, A, A, 3, 3)
     blocks = torch.diag_embed(pairs.sum(2).permute(0, 2, 3, 1)).permute(0, 3, 4, 1, 2) - pairs
     return blocks.permute(0, 1, 3, 2, 4).reshape(count, 3 * atoms, 3 * atoms)
+
+
+# Closed forms of each configuration's Hessian, for the parameters that `potential` begins with.
+INPUT_HESSIANS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "harmonic": lambda _model, positions: harmonic_hessian(positions),
+    "lennard_jones": lambda _model, positions: lennard_jones_hessian(positions),
+}

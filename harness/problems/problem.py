@@ -30,6 +30,11 @@ class Problem:
     batch_weights: Weights = None
     whole: int | None = None  # parameters of the problem of which this one has some (`chosen`, `subset`)
     data: tuple[Any, ...] = ()  # what the objective of a function needs beside its parameters
-    hessian: Callable[[], Tensor] | None = None  # () -> (P, P), the closed form at theta
+    hessian: Callable[[], Tensor] | None = None  # () -> (P, P), the closed form at theta; (N, D, D) of each sample
+    input_hessian: Callable[[], Tensor] | None = None  # () -> (N, D, D), that of each sample's loss in its input
     leaves: tuple[Tensor, ...] = ()  # the user's parameter tensors, which theta is a copy of; none of a `subset`
     plain: Callable[[], Tensor] | None = None  # () -> (), the loss as the user computes it, at what the leaves now hold
+    # Of `per_sample`, whose theta is that of all samples together; None of other problems.
+    sample_loss: Callable[[Tensor, Any], Tensor] | None = None  # a point (D,) and its sample -> ()
+    points: Tensor | None = None  # (N, D), in the memory of theta
+    samples: Any = None  # tensors (N, ...) that the samples' losses need, in a tuple

@@ -37,7 +37,7 @@ def agreement_pass(bound: BoundMethod, side_effects: SideEffects, truth: Truth) 
     if left_behind is not None:
         yield left_behind
         return
-    fault = result_fault(result, job.quantity, problem.theta, bound.vectors, problem.sizes, job.k)
+    fault = result_fault(result, job.quantity, problem.theta, bound.vectors, problem.sizes, job.k, problem.points)
     if fault is not None:
         yield {"status": "wrong", "message": f"{job.target} {fault}"}
         return

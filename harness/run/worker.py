@@ -50,6 +50,8 @@ from harness.problems import (
     chosen,
     mesh,
     networks,
+    per_sample,
+    require_possible,
     split,
     subset,
     tensors_of,
@@ -277,6 +279,8 @@ def _begin(job: Job) -> torch.device:
 
 def _problem(job: Job) -> Problem:
     """The problem of a job, on its device and in its dtype, checked."""
+    if job.per_sample:
+        require_possible(job)
     device = _begin(job)
     if job.memory_limit_gb is not None:
         memory.limit(job.memory_limit_gb, device)
@@ -284,10 +288,20 @@ def _problem(job: Job) -> Problem:
     problem = problem.to(device, getattr(torch, job.dtype))
     if job.parameters is not None:
         problem = chosen(problem, job.parameters)
-    check(problem)
+    if job.wrt == "parameters":
+        check(problem)
+    if job.per_sample:
+        return _of_each_sample(job, problem)
     if job.batches is not None:
         problem = split(problem, job.batches, job.batch_weights)
     return problem if job.subset is None else subset(problem, job.subset, job.seed)
+
+
+def _of_each_sample(job: Job, problem: Problem) -> Problem:
+    """The problem of each sample's own derivatives, checked."""
+    problem = per_sample(problem, job.wrt)
+    check(problem)
+    return problem
 
 
 def _builder_options(job: Job) -> dict[str, Any]:
@@ -327,7 +341,7 @@ def _warm_up(bound: BoundMethod) -> None:
     if not _compiles(bound.job):
         tiny = networks.mlp(inputs=2, width=2, outputs=2, batch=2).to(theta.device, theta.dtype)
         with contextlib.suppress(Exception):
-            bind(bound.job, tiny).call()
+            bind(bound.job, per_sample(tiny, bound.job.wrt) if bound.job.per_sample else tiny).call()
     if _compiles(bound.job) or counters.compilation() or counters.jax_is_imported():
         bound.call()
     clock.synchronize(bound.device)

@@ -9,9 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.truth import answers, approximations, bounds, estimates
+from harness.truth import answers, approximations, bounds, estimates, per_sample
 from harness.truth.approximations import NewtonStep
-from harness.truth.distances import block_distances, diagonal_distances, hvp_distances, matrix_distances
+from harness.truth.distances import (
+    block_distances,
+    diagonal_distances,
+    hvp_distances,
+    matrix_distances,
+    per_sample_distances,
+)
 from harness.truth.kinds import Bounded, mapped, products_of
 from harness.truth.reference import Reference
 from harness.truth.results import is_approximation, is_estimate, plain, reported_tensors, result_tensors
@@ -39,6 +45,8 @@ def compare(
     error. An approximation is also judged by its `newton` step, if given.
     """
     result = plain(result)
+    if truth.per_sample:
+        result, quantity = per_sample.flattened(result, quantity)
     estimate = result if is_estimate(result) else None
     attached = result_tensors(result)
     tensors = [tensor.detach().to("cpu") for tensor in attached]
@@ -183,7 +191,8 @@ def _distances(tensors: Sequence[Any], quantity: str, truth: Reference) -> Field
     """The distances of a result of this quantity from the reference."""
     if quantity == "block_diagonal":
         return block_distances(tensors, truth)
-    measured = {"diagonal": diagonal_distances, "hvp": hvp_distances}.get(quantity, matrix_distances)
+    of_matrices = per_sample_distances if truth.per_sample else matrix_distances
+    measured = {"diagonal": diagonal_distances, "hvp": hvp_distances}.get(quantity, of_matrices)
     return measured(tensors[0], truth)
 
 

@@ -63,7 +63,8 @@ def fault(bound: BoundMethod, times_s: list[float], last: float | None, left_s: 
         return None
     fresh: list[float] = []
     own_s = 0.0
-    form = TrueForm(bound.problem) if bound.job.quantity == "hessian" else None
+    of_matrix = bound.job.quantity == "hessian" and bound.problem.points is None
+    form = TrueForm(bound.problem) if of_matrix else None
     for _ in range(CALLS if slowest <= bound.job.measure.budget_s else 1):
         with moved(bound.problem) as move:
             began = time.monotonic()

@@ -53,6 +53,22 @@ def _asymmetry(found: Tensor) -> float:
     return math.sqrt(uneven / size) if size else 0.0
 
 
+def per_sample_distances(found: Tensor, truth: Reference) -> Distances:
+    """The distances of each sample's matrix (N, D, D), compared in columns and, where these are some, by products."""
+    size_of_zeros = truth.scale.sizes.get(found.dtype)
+    blocks = found.to(torch.float64)
+    columns = blocks[:, truth.columns].permute(2, 0, 1)  # (D, N, c): the blocks are symmetric, their rows are columns
+    relative = _relative(columns, truth.values, size_of_zeros)
+    if truth.directions is not None and truth.products is not None:
+        directions = truth.directions.view(len(blocks), blocks.shape[1], -1)
+        relative = _relative(torch.bmm(blocks, directions).flatten(0, 1), truth.products, size_of_zeros)
+    return {
+        "relative_error": relative,
+        "worst_error": _worst((columns - truth.values).abs(), truth.values.abs().amax(0), size_of_zeros),
+        "asymmetry": float((blocks - blocks.mT).norm()) / (float(blocks.norm()) or 1.0),
+    }
+
+
 def diagonal_distances(found: Tensor, truth: Reference) -> Distances:
     """The distances of a diagonal (P,), over the entries that are known."""
     assert truth.diagonal is not None

@@ -31,7 +31,10 @@ def moved(problem: Problem) -> Iterator[Tensor]:
         * (float(theta.double().square().mean().sqrt()) or 1.0)
         * (1 - float(torch.rand((), generator=unseeded)) / 2)
     )
-    move = size * signs((theta.numel(),), unseeded, theta.dtype, theta.device)
+    # Where the points of several samples are the same parameters, they stay the same.
+    alike = problem.points is not None and model is not None
+    count = len(problem.points) if problem.points is not None and alike else 1
+    move = size * signs((theta.numel() // count,), unseeded, theta.dtype, theta.device).repeat(count)
     parameters = {} if model is None else {name: p for name, p in model.named_parameters() if p.requires_grad}
     saved_theta = theta.clone()
     saved = {name: p.detach().clone() for name, p in parameters.items()}
@@ -39,7 +42,7 @@ def moved(problem: Problem) -> Iterator[Tensor]:
         with torch.no_grad():
             theta.add_(move)
             if model is not None:
-                for name, value in ravel.ravel(model)[1](theta).items():
+                for name, value in ravel.ravel(model)[1](theta[: theta.numel() // count]).items():
                     parameters[name].copy_(value)
         yield move
     finally:

@@ -79,6 +79,17 @@ def of_matrix(matrix: Tensor) -> Products:
     return Products(lambda vectors, batched: vectors @ matrix, len(matrix))
 
 
+def of_blocks(blocks: Tensor) -> Products:
+    """Products with the block-diagonal matrix of N symmetric blocks (N, D, D)."""
+    count, size, _ = blocks.shape
+
+    def apply(vectors: Tensor, batched: bool) -> Tensor:
+        parts = vectors.view(-1, count, size)
+        return torch.einsum("nij,knj->kni", blocks, parts).reshape(vectors.shape)
+
+    return Products(apply, count * size)
+
+
 def of_vectors(apply: Apply, params: int) -> Products:
     """Products by a function of one vector."""
     return Products(lambda vector, batched: apply(vector), params, batched=False)

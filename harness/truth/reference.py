@@ -18,11 +18,11 @@ from torch import Tensor
 
 from harness.job import Measure
 from harness.problems import Problem, ProblemError
-from harness.truth import differences, spectral
+from harness.truth import differences, per_sample, spectral
 from harness.truth.detached_values import observe
 from harness.truth.error_scale import ErrorScale, error_scale
 from harness.truth.gradient_check import CheckedProblem, Departure, check_gradient
-from harness.truth.products import Apply, Products, of_ggn, of_hessian, of_matrix, of_vectors
+from harness.truth.products import Apply, Products, of_blocks, of_ggn, of_hessian, of_matrix, of_vectors
 from harness.truth.true_values import true_values
 
 DOUBTFUL = 1e-6  # distance from central differences beyond which a reference is doubted
@@ -51,6 +51,7 @@ class Reference:
     inner_of_float32: torch.dtype | None = None  # the same of the loss in float32, which autocast treats differently
     departure: Departure | None = None  # of the gradient from the slope of the loss
     answer: spectral.Answer | None = None  # for eigenvalues, trace, spectrum and ihvp, which follow from the matrix
+    per_sample: bool = False  # whether R is that of each sample (`harness.truth.per_sample` says what the fields hold)
     trusted: bool = False  # autograd is the truth whatever differences say: a gradient that is not the slope is meant
 
     @property
@@ -98,6 +99,8 @@ def reference(
     - for the `k` eigenvalues, a trace, a spectrum, and products with the inverse of H + `damping` I, what
       `harness.truth.spectral` says.
 
+    Of each sample's own derivatives, `harness.truth.per_sample` says what is computed.
+
     Central differences confirm autograd's products, or the closed form. Where they disagree and do not depend on the
     step, autograd or the closed form is wrong, and central differences are the reference. Where they depend on the
     step, as at a kink, they say nothing, and the reference stays unconfirmed. With `measure.truth=differences` every
@@ -120,7 +123,12 @@ def reference(
     checked = check_gradient(problem, stop_gradient)
     generator = torch.Generator().manual_seed(seed)
     kind, error, products = _true_products(checked, by_differences, quantity, generator)
-    known = true_values(products, problem.sizes, vectors, measure, generator, quantity)
+    asked = vectors, measure, generator, quantity
+    if problem.points is None:
+        known = true_values(products, problem.sizes, *asked)
+    else:
+        count, size = problem.points.shape
+        known = per_sample.true_values(products, (count, size), *asked)
     truth = Reference(
         kind,
         error,
@@ -128,10 +136,11 @@ def reference(
         inner_dtype=checked.observed.inner_dtype,
         inner_of_float32=_inner_of_float32(problem),
         departure=checked.departure,
+        per_sample=problem.points is not None,
         trusted=checked.trusted,
     )
     truth = _scaled(truth, checked, products, quantity)
-    if quantity not in spectral.QUANTITIES:
+    if truth.per_sample or quantity not in spectral.QUANTITIES:
         return truth
     # The scale is that of the matrix, not of its products with the directions; a trace adds up P entries.
     scale = truth.scale.times((math.sqrt(params) if quantity == "trace" else 1.0) / _weight(truth, params))
@@ -175,7 +184,8 @@ def _true_products(
     kind = "double_backward"
     products, by_steps = _by_autograd(checked, quantity)
     if problem.hessian is not None and quantity != "ggn":
-        kind, products = "closed_form", of_matrix(problem.hessian().to(torch.float64))
+        closed_form = problem.hessian().to(torch.float64)
+        kind, products = "closed_form", of_matrix(closed_form) if closed_form.dim() == 2 else of_blocks(closed_form)
     found = _confirmation(products.one, by_steps, params, generator)
     is_wrong = found.error > _doubtful(checked.observed.inner_dtype) > found.spread
     if is_wrong and not checked.trusted and not gradient_is_wrong:

@@ -51,7 +51,8 @@ class ResultRecorder:
         problem, job = self._bound.problem, self._bound.job
         try:
             result = plain(result)
-            fault = result_fault(result, job.quantity, problem.theta, self._bound.vectors, problem.sizes, job.k)
+            asked = job.quantity, problem.theta, self._bound.vectors, problem.sizes, job.k, problem.points
+            fault = result_fault(result, *asked)
             if fault is None:
                 self._products.append(number(result))
                 self._first = self._first or sketch.bilinear(result_tensors(result))

@@ -19,6 +19,7 @@ from harness.truth.kinds import (
     mapped,
     tensors_of_kind,
 )
+from harness.truth.per_sample import shape_of
 from harness.truth.shards import RowShard, layout_fault, shard_fault, shard_of
 
 APPROXIMATED = ("hessian", "ggn")  # quantities that a method may approximate
@@ -65,12 +66,19 @@ def reported_tensors(result: Any) -> list[Any]:
 
 
 def result_fault(
-    result: Any, quantity: str, theta: Tensor, vectors: Tensor | None, sizes: Sequence[int] = (), k: int = 0
+    result: Any,
+    quantity: str,
+    theta: Tensor,
+    vectors: Tensor | None,
+    sizes: Sequence[int] = (),
+    k: int = 0,
+    points: Tensor | None = None,
 ) -> str | None:
     """What is wrong with the kind of thing a method returned; None where it is as asked.
 
     - A matrix, a diagonal and products are tensors.
     - A block-diagonal is a tuple of tensors, one for each of `sizes`.
+    - Of each sample's own derivatives, at `points` (N, D), one tensor holds all; diagonals and traces may be estimates.
     - A matrix may be a DTensor with placement Shard(0), over all ranks.
     - Eigenvalues are a tensor of `k` + 1, a trace is one of (), products with an inverse are as the vectors.
     - A spectrum, a random estimate and a result that states its error are as `methods.estimates` describes them.
@@ -79,12 +87,12 @@ def result_fault(
     That a result requires grad is no fault of its values, which are judged.
     """
     stripped: Any = plain(result)
-    shapes = _shapes(quantity, theta, vectors, sizes, k)
+    shapes = _shapes(quantity, theta, vectors, sizes, k) if points is None else [shape_of(quantity, points, vectors)]
     if quantity == "block_diagonal":
         fault = _blocks_fault(stripped, sizes)
         tensors: Any = stripped
     elif kind_of(stripped) is not None or quantity == "spectrum":
-        fault = _kind_fault(stripped, quantity)
+        fault = _kind_fault(stripped, quantity) if points is None else _estimate_fault(stripped, quantity)
         tensors = reported_tensors(stripped)
         shapes = _shapes_of_kind(stripped, quantity, shapes[0])
     elif isinstance(stripped, RowShard):
@@ -137,6 +145,14 @@ def _kind_fault(result: Any, quantity: str) -> str | None:
     if isinstance(result, Estimate) and quantity in ("eigenvalues", "ihvp"):
         return f"returned an estimate; {quantity} is a tensor, or a Bounded with its residuals (methods.estimates)"
     return _approximation_fault(result, quantity) if isinstance(result, Approximation) else count_fault(result)
+
+
+def _estimate_fault(result: Any, quantity: str) -> str | None:
+    """What is wrong with a result of a kind for each sample's own derivatives."""
+    if isinstance(result, Estimate) and quantity in ("diagonal", "trace"):
+        return count_fault(result)
+    wanted = "a tensor or an estimate" if quantity in ("diagonal", "trace") else "a tensor"
+    return f"returned {type(result).__name__}; each sample's own {quantity} is {wanted}"
 
 
 def _shapes_of_kind(result: Any, quantity: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -17,7 +17,7 @@ from methods.factoring.shifts import Shifts, all_outputs, check
 from methods.factoring.uses import Use, uses_of
 
 
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
     """The derivatives between some outputs of one call and a call that is the same or later."""
 
     use: Use
@@ -29,7 +29,7 @@ class _Pair(NamedTuple):
 
 def check_hessian(network: Network, plan: Plan, certificate: Certificate, memory: float) -> None:
     """Make the refusals of `write_hessian` in the plan without writing anything. Raises Refused as that does."""
-    deque(_pairs(network, plan, certificate, memory, _planned_uses(network, plan)), maxlen=0)
+    deque(pairs(network, plan, certificate, memory, planned_uses(network, plan)), maxlen=0)
 
 
 def write_hessian(network: Network, plan: Plan, certificate: Certificate, rows: Rows, memory: float, add: bool) -> None:
@@ -40,23 +40,23 @@ def write_hessian(network: Network, plan: Plan, certificate: Certificate, rows: 
     whose samples depend on each other, and those whose rows cost no more than shifts. Raises Refused where torch's
     transforms do not fit the network.
     """
-    uses = _planned_uses(network, plan)
+    uses = planned_uses(network, plan)
     tied = set() if add else {name for use in uses if use.tied for name in use.names}  # several pairs of calls add up
     for name in tied:
         rows.of(network.span[name]).zero_()
         rows.entries[:, network.span[name]] = 0
-    for pair in _pairs(network, plan, certificate, memory, uses):
+    for pair in pairs(network, plan, certificate, memory, uses):
         write(rows, *pair, add or pair.use.tied or pair.other.tied)
 
 
-def _planned_uses(network: Network, plan: Plan) -> list[Use]:
+def planned_uses(network: Network, plan: Plan) -> list[Use]:
+    """The calls whose parameters `plan` leaves to matrix products, where shifts cost less than rows."""
     plan.reasons |= plan.cheap_rows
     return uses_of(network, plan.affine - plan.cheap_rows.keys())
 
 
-def _pairs(
-    network: Network, plan: Plan, certificate: Certificate, memory: float, uses: Sequence[Use]
-) -> Iterator[_Pair]:
+def pairs(network: Network, plan: Plan, certificate: Certificate, memory: float, uses: Sequence[Use]) -> Iterator[Pair]:
+    """The derivatives between every two of the calls; refusals in the plan as `write_hessian` makes them."""
     fixed = plan.affine - plan.cheap_rows.keys()
     found = []
     for index, use in enumerate(uses):
@@ -65,7 +65,7 @@ def _pairs(
         for outputs in all_outputs(use, _fitting(use, after, memory)):
             gradients, features = shifts.along(outputs)
             for other, curvature, jacobian in zip(after, gradients, [None, *features], strict=True):
-                yield _Pair(use, other, outputs.start, curvature, jacobian)
+                yield Pair(use, other, outputs.start, curvature, jacobian)
         found.append(shifts.found())
     for use, mixed in zip(uses, check(found, certificate, network.precision), strict=True):
         if mixed:

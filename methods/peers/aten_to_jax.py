@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,13 +32,48 @@ _DECOMPOSED = [
 ]
 
 
-def translated(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Callable[[Any], Any]:
-    """The `loss`, (P,) -> (), as a function of a JAX array of theta's size and dtype. Its constants are copied.
+class Traced:
+    """The tensors at which a function is traced. They equal all others of the same sizes, dtypes and devices."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = [tensor.detach() for tensor in tensors]
+        self._kinds = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Traced) and self._kinds == other._kinds
+
+    def __hash__(self) -> int:
+        return hash(self._kinds)
+
+
+@contextlib.contextmanager
+def exactly() -> Iterator[None]:
+    """Lets JAX compute in the precision of its arrays: float64, and float32 without TF32, as torch does here."""
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        yield
+
+
+def to_jax(tensor: Tensor) -> Any:
+    """A tensor as a JAX array. Raises NotImplementedError for one on a GPU that JAX does not see."""
+    if tensor.is_cuda and jax.default_backend() != "gpu":
+        raise NotImplementedError(f"JAX sees no GPU here, only {jax.default_backend()}: pip install 'jax[cuda]'")
+    return jax.dlpack.from_dlpack(tensor.detach().contiguous())
+
+
+def to_torch(array: Any, like: Tensor) -> Tensor:
+    """A JAX array as a tensor, once it is computed, on the device of `like`."""
+    return torch.from_dlpack(array.block_until_ready()).to(like.device)
+
+
+def translated(function: Callable[..., Tensor], *examples: Tensor) -> Callable[..., Any]:
+    """A function of tensors, such as a loss (P,) -> (), as one of JAX arrays of the examples' sizes and dtypes.
+
+    Its constants are copied.
 
     Raises NotImplementedError that names the operators without a translation here.
     """
     table: Any = {**core_aten_decompositions(), **get_decompositions(_DECOMPOSED)}
-    module = make_fx(loss, decomposition_table=table)(theta)
+    module = make_fx(function, decomposition_table=table)(*examples)
     module.graph.eliminate_dead_code()
     nodes = list(module.graph.nodes)
     called = {node.target for node in nodes if node.op == "call_function"}
@@ -46,11 +82,12 @@ def translated(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Callable[[Any
         raise NotImplementedError(f"no translation to JAX for {', '.join(missing)} (methods/peers/aten_to_jax.py)")
     constants = {node.target: _array(getattr(module, node.target)) for node in nodes if node.op == "get_attr"}
 
-    def function(theta: Any) -> Any:
+    def evaluated(*given: Any) -> Any:
         values: dict[Any, Any] = {}
+        arguments_left = iter(given)
         for node in nodes:
             if node.op == "placeholder":
-                values[node] = theta
+                values[node] = next(arguments_left)
             elif node.op == "get_attr":
                 values[node] = constants[node.target]
             elif node.op == "output":
@@ -60,7 +97,7 @@ def translated(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Callable[[Any
                 values[node] = _OPERATORS[_name(node.target)](*arguments[0], **arguments[1])
         raise AssertionError("a graph ends with its output")
 
-    return function
+    return evaluated
 
 
 def _array(tensor: Tensor) -> Any:

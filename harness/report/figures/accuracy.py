@@ -24,6 +24,7 @@ ROW_OF_WIDTH, LEAST_ROW_IN = 0.25, 1.6  # height of a row of panels, over the wi
 LEAST = 1e-17  # errors below are drawn at the floor
 EXACT: dict[str, Any] = {"color": BLACK, "linewidth": 1.0, "linestyle": (0, (1, 1.5))}
 EXACT_PT = 6.0  # size of the name of an exact method
+NARROW = 2  # ratio of an axis's ends below which it is widened
 NOTE = (
     "Points: medians over the runs of a method with one budget; bars: their range. Error: relative to the truth. "
     "Dotted vertical line: the time of the fastest exact method, whose error is of rounding only."
@@ -102,6 +103,10 @@ def _draw(ax: Axes, points: DataFrame, looks: Mapping[str, Style], medium: Mediu
     rings(ax, known, medium)
     if known.empty:
         empty(ax)
+        return
+    for widen, (low, high) in ((ax.set_xlim, ax.get_xlim()), (ax.set_ylim, ax.get_ylim())):
+        if high < NARROW * low:  # a single point
+            widen(low / NARROW, high * NARROW)
 
 
 def _draw_exact(ax: Axes, accuracy: Accuracy, medium: Medium) -> None:

@@ -169,12 +169,20 @@ def figure(
                 ax.axhline(level, **medium.scaled(TOLERANCE))
             if view.floor is not None:
                 ax.axhline(view.floor, **medium.scaled(FLOOR))
-        outer_labels(axes, at.columns, "parameters P", [view.y.title for view in drawn])
+        outer_labels(axes, at.columns, _size_label(drawn), [view.y.title for view in drawn])
         cells = pandas.concat([view.panel.cells for view in drawn]) if drawn else analysis.cells
         told = [note, *_explained(drawn, lost, medium), f"{analysis.environment_of(cells)}.", *_unplaced(analysis)]
         caption(made, " ".join(told), medium)
         settle(made, axes, attached)
     return made
+
+
+def _size_label(drawn: Sequence[View]) -> str:
+    """What P counts in these panels."""
+    of_each = {view.panel.of_each_sample for view in drawn}
+    if of_each == {True}:
+        return "variables of all samples, P = N D"
+    return "parameters P" if True not in of_each else "parameters, or variables of all samples, P"
 
 
 def draw(ax: Axes, view: View, looks: Mapping[str, Style], medium: Medium) -> None:
