@@ -162,7 +162,12 @@ def _obstacle(
         cause = "a kink" if truth.inner_dtype is None else f"the {_name(truth.inner_dtype)} within the loss"
         message = f"central differences give no truth at this point (their own error is {truth.error:.0e}): {cause}?"
         return {"status": "error", "message": message}
-    if fields["tolerance"] > LOOSEST:
+    if truth.answer is not None and not bool(truth.answer.value.isfinite().all()):
+        return {"status": "error", "message": "the true answer in float64 is itself not finite at this point"}
+    coarseness = fields["tolerance"]
+    if truth.answer is not None:
+        coarseness = answers.coarseness(truth, coarseness, dtype)
+    if coarseness > LOOSEST:
         return {"status": "error", "message": _unjudged(truth, dtype)}
     return None
 
