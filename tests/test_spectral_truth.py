@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from harness.problems import ProblemError, from_function, functions, networks
-from harness.truth import results, true_values
+from harness.truth import results, spectral, true_values
 from harness.truth.agreement import compare
 from harness.truth.reference import reference
 from methods import dense
 from methods.estimates import Bounded, Estimate, Spectrum
+from tests import spectra
 from tests.judging import FULL, PROBED, by_autograd, judge
 
 NETWORK = networks.mlp(inputs=4, width=6, outputs=3, batch=16)
@@ -80,6 +81,47 @@ def test_a_nearly_singular_system_is_not_judged_in_float32() -> None:
     assert compare(solution, "ihvp", truth)["status"] == "ok"
 
 
+def test_a_nearly_singular_system_does_not_excuse_another_one() -> None:
+    """The tolerance is then large, but not that of the residual."""
+    damping = -float(ASCENDING[20]) + 1e-4
+    truth = reference(NETWORK, VECTORS, FULL, 0, "ihvp", damping=damping)
+    solution = torch.linalg.solve(HESSIAN + damping * torch.eye(PARAMS, dtype=torch.float64), VECTORS)
+    largest = torch.linalg.eigh(HESSIAN).eigenvectors[:, -1:]
+    right, another = (
+        compare((solution + share * solution.norm() * largest).float(), "ihvp", truth) for share in (0.0, 0.01)
+    )
+    assert right["status"] == "ok", right["message"]
+    assert another["relative_error"] < another["tolerance"]
+    assert (another["status"], "solves another system" in another["message"]) == ("wrong", True), another["message"]
+
+
+@pytest.mark.parametrize("distance", [8e-5, 3e-5])
+def test_a_nearly_singular_system_in_float32_is_judged_by_its_residual(distance: float) -> None:
+    damping = -float(ASCENDING[20]) + distance
+    truth = reference(NETWORK, VECTORS, FULL, 0, "ihvp", damping=damping)
+    seen = compare(dense.ihvp(HESSIAN.float(), VECTORS.float(), damping), "ihvp", truth)
+    assert seen["status"] == "ok", seen["message"]
+    for wrong in (torch.zeros_like(VECTORS), 2 * SOLUTION, VECTORS, 1e6 * VECTORS):
+        assert compare(wrong.float(), "ihvp", truth)["status"] == "wrong"
+
+
+def test_a_spectrum_in_float32_that_one_eigenvalue_outweighs() -> None:
+    """Rounding is relative to the largest eigenvalue, and errors are relative to the mean."""
+    matrix = spectra.matrix_of([1e4, *torch.linspace(0.5, 1.5, 199).tolist()])
+    problem = from_function(lambda x, A: x @ A @ x / 2, torch.ones(200).double(), (matrix,))
+    truth = reference(problem, None, FULL, 0, "spectrum")
+    seen = compare(dense.spectrum(matrix.float()), "spectrum", truth)
+    assert seen["status"] == "ok", seen["message"]
+    bulk = matrix - 0.5 * (matrix - spectra.matrix_of([1e4] + [0.0] * 199))  # the other eigenvalues halved
+    assert compare(dense.spectrum(bulk.float()), "spectrum", truth)["status"] == "wrong"
+
+
+def test_a_hessian_that_is_not_finite_has_no_answer() -> None:
+    problem = from_function(lambda x: (x - 1).abs().sqrt().sum(), torch.ones(3).double(), ())
+    with pytest.raises(ProblemError, match="not finite at this point"):
+        spectral.of_matrix(by_autograd(problem), "eigenvalues", 2, None, 0.0, 0.0)
+
+
 SPECTRUM = dense.spectrum(HESSIAN)
 EXACT = {
     "eigenvalues": (EIGENVALUES, 1e-9),
@@ -148,6 +190,56 @@ def test_eigenvalues_with_residuals(value, error, status: str, word: str, measur
     assert seen["covered"] == (status == "ok") or word == "says nothing"
 
 
+NEARLY_EQUAL = torch.tensor([2.0, 1.9999, 1.0, 0.5, 0.3, -0.7], dtype=torch.float64)
+NEAR = {
+    "the nearer one has the larger residual": ((1.9999, 1.9995, -0.7), (1e-10, 1e-3, 1e-9), ""),
+    "the residual covers what was missed": ((1.9999, 1.0, -0.7), (1e-9, 1.1, 1e-9), ""),
+    "the residual does not": ((1.9999, 1.0, -0.7), (1e-9, 0.9, 1e-9), "was missed: number 2"),
+    "missed with a small residual": (
+        (2.0, 1.0, -0.7),
+        (1e-9, 1e-9, 1e-9),
+        "was missed: number 2 by magnitude is 1.9999",
+    ),
+    "one for two": ((2.0, 2.0, -0.7), (1e-9, 1e-9, 1e-9), "for which no other number stands"),
+    "two within one residual": ((2.0, 2.0, -0.7), (1e-3, 1e-9, 1e-9), ""),
+    "not in order": ((1.9999, 2.0, -0.7), (1e-9, 1e-9, 1e-9), "not in descending order"),
+    "the lowest was missed": ((2.0, 1.9999, 0.3), (1e-9, 1e-9, 1e-9), "was missed: the lowest eigenvalue is -0.7"),
+    "a residual covers the lowest": ((2.0, 1.9999, 0.3), (1e-9, 1e-9, 1.1), ""),
+}
+
+
+@pytest.mark.parametrize(("value", "residual", "word"), NEAR.values(), ids=NEAR.keys())
+def test_nearly_equal_eigenvalues_and_missed_ones(value, residual, word: str) -> None:
+    problem = from_function(lambda x, d: (d * x * x).sum() / 2, torch.ones(6).double(), (NEARLY_EQUAL,))
+    truth = reference(problem, None, FULL, 0, "eigenvalues", k=2)
+    result = Bounded(torch.tensor(value, dtype=torch.float64), torch.tensor(residual, dtype=torch.float64), 9)
+    seen = compare(result, "eigenvalues", truth)
+    assert (seen["status"], word in seen["message"]) == ("wrong" if word else "ok", True), seen["message"]
+    assert seen["covered"] == (not word or "order" in word)
+
+
+@pytest.mark.parametrize("k", [4, 37, 40])
+@pytest.mark.parametrize(
+    "eigenvalues", [[2.0] * 40, [0.0] * 37 + [3.0, -2.0, 1.0], [5.0] * 3 + [-5.0] * 2 + [1.0] * 35]
+)
+def test_repeated_eigenvalues_and_few_ranks_by_products(eigenvalues: list[float], k: int) -> None:
+    """ARPACK has all but one eigenvalue at most, and does not start where a product is zero."""
+    matrix = spectra.matrix_of(eigenvalues)
+    problem = from_function(lambda x, A: x @ A @ x / 2, torch.ones(40).double(), (matrix,))
+    truth = reference(problem, None, PROBED, 0, "eigenvalues", k=k)
+    assert truth.directions is not None
+    seen = compare(dense.eigenvalues(matrix, k), "eigenvalues", truth)
+    assert seen["status"] == "ok", seen["message"]
+
+
+def test_a_far_number_by_products_may_be_an_eigenvalue_beyond_the_known_ones() -> None:
+    matrix = torch.diag(torch.linspace(1, 3, 40, dtype=torch.float64))
+    problem = from_function(lambda x, A: x @ A @ x / 2, torch.ones(40).double(), (matrix,))
+    truth = reference(problem, None, PROBED, 0, "eigenvalues", k=2)
+    seen = compare(Bounded(torch.tensor([3.0, 1.5, 1.0]).double(), 1e-9 * ONES[:3], 9), "eigenvalues", truth)
+    assert "an eigenvalue was missed: number 2" in seen["message"]
+
+
 def test_opposite_eigenvalues_of_one_size_may_come_in_any_order() -> None:
     matrix = torch.diag(torch.tensor([3.0, 2.0, -2.0, 1.0, 0.5, 0.1], dtype=torch.float64))
     problem = from_function(lambda x, A: x @ A @ x / 2, torch.ones(6).double(), (matrix,))
@@ -186,6 +278,7 @@ def test_estimates_of_a_trace() -> None:
         (0 * true, 1e6 * one, 10, "wrong", True),
         (true, -0.1 * size, 10, "wrong", False),
         (true, 0 * one, 10, "ok", True),
+        (0 * true, 1e-4 * size, 2, "wrong", False),  # Student's t of two probes would allow it
     ):
         seen = judge(Estimate(value, error, probes, 60), NETWORK, quantity="trace")
         assert (seen["status"], seen["covered"]) == (status, covered), seen["message"]
@@ -212,6 +305,8 @@ def test_spectra_that_are_none() -> None:
         (off(SPECTRUM, 0.5)._replace(moment_errors=0.01 * spread), "standard errors off"),
         (Spectrum(nodes, weights, moments, 1e6 * spread, 9), "says nothing"),
         (Spectrum(nodes, weights, moments, -spread, 9), "negative"),
+        (Spectrum(0 * nodes, weights, 0 * moments, moments.abs(), 9), "could as well be all zeros"),
+        (SPECTRUM._replace(moments=moments * (1 + 1e-6)), "not exact"),
     ):
         seen = judge(result, NETWORK, quantity="spectrum")
         assert (seen["status"], word in seen["message"]) == ("wrong", True), seen["message"]
@@ -242,6 +337,9 @@ def test_other_things_are_refused_in_plain_words() -> None:
         (SPECTRUM._replace(weights=ONES), "spectrum", "has shape (51,)"),
         (Bounded(HESSIAN, HESSIAN, 3), "block_diagonal", "returned a Bounded"),
         (HESSIAN.diagonal(), "trace", "has shape ()"),
+        (SPECTRUM._replace(nodes=ONES[0], weights=ONES[0]), "spectrum", "no tensor (m,)"),
+        (SPECTRUM._replace(nodes=None), "spectrum", "no tensor (m,)"),
+        (SPECTRUM._replace(nodes=ONES[:0], weights=ONES[:0]), "spectrum", "without nodes"),
     ):
         fault = results.result_fault(result, quantity, theta, None, NETWORK.sizes, K)
         assert word in str(fault)

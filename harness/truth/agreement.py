@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,16 +20,16 @@ from harness.truth.distances import (
 )
 from harness.truth.kinds import Bounded, mapped, products_of
 from harness.truth.reference import Reference
+from harness.truth.remarks import with_remarks
 from harness.truth.results import is_approximation, is_estimate, plain, reported_tensors, result_tensors
 from harness.truth.shards import BLOCK, RowShard
+from harness.truth.verdict import Fields
 
 # Largest relative Frobenius error that counts as right. It is ten to a thousand times the rounding errors seen
 # (float64 7e-16, float32 3e-7, float16 5e-4, bfloat16 4e-3) and far below the percents of a wrong rule.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 LOOSEST = 0.1  # tolerance up to which a result can be judged: zeros have an error of 1
 DIFFERENCES_TOLERANCE = 1e-8  # central differences are themselves no better than about 1e-10
-
-Fields = dict[str, Any]  # of a record
 
 
 def compare(
@@ -64,7 +64,7 @@ def compare(
         return fields | obstacle
     if truth.answer is not None:
         fields |= answers.judge(_in_float64(result), truth, fields["tolerance"], dtype)
-        return fields | _with_remarks(fields, truth, quantity, dtype)
+        return fields | with_remarks(fields, truth, quantity, dtype)
     fields |= _distances(tensors, quantity, truth)
     if hessian is not None:
         fields["hessian_distance"] = matrix_distances(tensors[0], hessian)["relative_error"]
@@ -79,7 +79,7 @@ def compare(
         fields |= bounds.judge(off, known, stated, fields["tolerance"], truth.scale.sizes.get(dtype))
     else:
         fields |= _verdict(fields, dtype, truth)
-    return fields | _with_remarks(fields, truth, quantity, dtype)
+    return fields | with_remarks(fields, truth, quantity, dtype)
 
 
 def _in_float64(result: Any) -> Any:
@@ -89,15 +89,6 @@ def _in_float64(result: Any) -> Any:
         return value.detach().to("cpu", torch.float64) if isinstance(value, Tensor) else value
 
     return exact(result) if isinstance(result, Tensor) else mapped(exact, result)
-
-
-def _with_remarks(fields: Fields, truth: Reference, quantity: str, dtype: torch.dtype) -> Fields:
-    """The verdict with all remarks in its message, and as it is where the gradient is not the loss's."""
-    cause = _wrong_gradient(truth)  # comes first, since tables cut a long message
-    if cause is not None and truth.kind != "central_differences":
-        fields = fields | _by_wrong_gradient(fields)
-    remarks = [cause, fields["message"], *_remarks(fields, truth, quantity, dtype)]
-    return {"status": fields["status"], "message": "; ".join(filter(None, remarks)) or None}
 
 
 def _described(truth: Reference, quantity: str, dtype: torch.dtype) -> Fields:
@@ -162,7 +153,12 @@ def _obstacle(
         cause = "a kink" if truth.inner_dtype is None else f"the {_name(truth.inner_dtype)} within the loss"
         message = f"central differences give no truth at this point (their own error is {truth.error:.0e}): {cause}?"
         return {"status": "error", "message": message}
-    if fields["tolerance"] > LOOSEST:
+    if truth.answer is not None and not bool(truth.answer.value.isfinite().all()):
+        return {"status": "error", "message": "the true answer in float64 is itself not finite at this point"}
+    coarseness = fields["tolerance"]
+    if truth.answer is not None:
+        coarseness = answers.coarseness(truth, coarseness, dtype)
+    if coarseness > LOOSEST:
         return {"status": "error", "message": _unjudged(truth, dtype)}
     return None
 
@@ -226,47 +222,3 @@ def _known_errors(value: Tensor, stated: Tensor, quantity: str, truth: Reference
         return value.to(torch.float64) - known, known, stated.to(torch.float64)
     rows = truth.columns
     return value[rows].to(torch.float64) - known, known, stated[rows].to(torch.float64)
-
-
-def _wrong_gradient(truth: Reference) -> str | None:
-    """What was found where the gradient is not the loss's; None where it is, or is meant to differ."""
-    if truth.departure is None or truth.departure.right:
-        return None
-    return truth.departure.message
-
-
-def _by_wrong_gradient(fields: Fields) -> Fields:
-    """The verdict where the gradient is not the loss's, but the reference is autograd's for too many parameters."""
-    if fields["status"] == "ok" and "approximation" not in fields:
-        return {"status": "wrong", "message": "the result is autograd's, which does not differentiate this loss"}
-    message = f"{fields['message']}; but that reference is autograd's, which does not differentiate this loss"
-    return {"status": "error", "message": f"{message}, so nothing says whether the result is right"}
-
-
-def _remarks(fields: Fields, truth: Reference, quantity: str, dtype: torch.dtype) -> Iterator[str]:
-    """Further remarks for the message of a record."""
-    if truth.scale.zero:
-        yield (
-            "the true values are all zero up to rounding, so errors are relative to "
-            f"{truth.scale.sizes[dtype]:.1e}, the size of |gradient| / rms(theta) or of what cancels"
-        )
-    if fields["inner_dtype"] is not None:
-        yield f"the loss computes in {fields['inner_dtype']} within, which limits the precision of its derivatives"
-    slack = truth.scale.slack_of(dtype)
-    if slack > 1:
-        yield f"terms cancel: rounding is amplified, and the tolerance is {slack:.0e} times the usual one"
-    if not (truth.confirmed or truth.trusted or truth.departure):
-        yield (
-            f"central differences do not confirm the reference (distance {truth.error:.0e}): a kink, or the edge of "
-            "the loss's domain?"
-        )
-    if truth.departure is not None and truth.departure.right:
-        yield truth.departure.message
-    if quantity == "diagonal" and len(truth.columns) < len(truth.values):
-        count, all_of_them = len(truth.columns), len(truth.values)
-        yield (
-            f"compared in {count} of {all_of_them} entries: an error in 1 % of them would be missed with probability "
-            f"{math.exp(count * math.log(0.99)):.0e}"
-        )
-    if fields["requires_grad"]:
-        yield "returned a tensor that requires grad, which keeps its graph in memory: return result.detach()"

@@ -142,6 +142,10 @@ def _kind_fault(result: Any, quantity: str) -> str | None:
     if (quantity == "spectrum") != isinstance(result, Spectrum):
         wanted = "a Spectrum" if quantity == "spectrum" else "no Spectrum"
         return f"returned {type(result).__name__}; {quantity} is {wanted} (methods.estimates)"
+    if isinstance(result, Spectrum) and not (isinstance(result.nodes, Tensor) and result.nodes.dim() == 1):
+        return "returned a Spectrum whose nodes are no tensor (m,) (methods.estimates)"
+    if isinstance(result, Spectrum) and not len(result.nodes):
+        return "returned a Spectrum without nodes"
     if isinstance(result, Estimate) and quantity in ("eigenvalues", "ihvp"):
         return f"returned an estimate; {quantity} is a tensor, or a Bounded with its residuals (methods.estimates)"
     return _approximation_fault(result, quantity) if isinstance(result, Approximation) else count_fault(result)
@@ -160,7 +164,7 @@ def _shapes_of_kind(result: Any, quantity: str, shape: tuple[int, ...]) -> list[
     if isinstance(result, Approximation):
         return [shape]
     if isinstance(result, Spectrum):
-        nodes = tuple(result.nodes.shape[:1]) if isinstance(result.nodes, Tensor) else (0,)
+        nodes = tuple(result.nodes.shape) if isinstance(result.nodes, Tensor) else ()  # `_kind_fault` names these
         return [nodes, nodes, (4,), (4,)]
     by_vector = isinstance(result, Bounded) and quantity in ("hvp", "ihvp")
     return [shape, shape[1:] if by_vector else shape]

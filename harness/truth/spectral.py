@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh, minres
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh, minres
 from torch import Tensor
 
 from harness.job import Measure
@@ -26,6 +26,7 @@ RESIDUAL = 1e-10  # of an eigenvector over the largest eigenvalue, and of a solu
 REFINEMENTS = 4  # solves with the residual, where one solve does not reach that
 STEPS = 20_000  # of MINRES at most, in one solve
 CANCELLED = 1e-6  # of the sum of the rows' largest entries: a trace below it is zero up to rounding, or nearly
+ROUNDED = 1e-13  # of the size of matrices, up to which products with their difference are zero
 SINGULAR = 1e-14  # of the largest |eigenvalue + damping|: a smallest one below it is zero up to rounding
 
 
@@ -37,6 +38,7 @@ class Answer:
     size: float  # largest |eigenvalue|, |trace| (`trace_of`), mean |eigenvalue|, or the norm of the solution
     amplification: float = 1.0  # of relative rounding errors of H, in the answer
     eigenvalues: Tensor | None = None  # (c,) known ones: all, or those of large magnitude and the lowest
+    rest: Tensor | None = None  # (2,) the interval in which all others lie; None where all are known
     terms: float = 0.0  # of a trace: the sum of the rows' largest entries, at least |trace| and the Frobenius norm
     vectors: Tensor | None = None  # (P, m) of an ihvp
     damping: float = 0.0  # of an ihvp
@@ -72,12 +74,15 @@ def trace_of(diagonal: Tensor, row_sizes: Tensor, params: int, measure: Measure)
 
 def of_matrix(matrix: Tensor, quantity: str, k: int, vectors: Tensor | None, damping: float, rounding: float) -> Answer:
     """The answer of a whole matrix (P, P). `rounding` is the size of H for its rounding where H is zero."""
+    if not bool(matrix.isfinite().all()):
+        raise ProblemError("the true Hessian in float64 is not finite at this point; take another one")
     eigenvalues, basis = torch.linalg.eigh((matrix + matrix.T) / 2)
     size = float(eigenvalues.abs().max())
     if quantity == "eigenvalues":
         return Answer(_extremes(eigenvalues, k), size, eigenvalues=eigenvalues)
     if quantity == "spectrum":
-        return Answer(eigenvalues, float(eigenvalues.abs().mean()), eigenvalues=eigenvalues)
+        mean = float(eigenvalues.abs().mean())
+        return Answer(eigenvalues, mean, amplification=size / mean if mean else 1.0, eigenvalues=eigenvalues)
     assert vectors is not None
     shifted = eigenvalues + damping
     smallest, largest = float(shifted.abs().min()), float(shifted.abs().max())
@@ -85,7 +90,7 @@ def of_matrix(matrix: Tensor, quantity: str, k: int, vectors: Tensor | None, dam
         raise _singular(float(eigenvalues[shifted.abs().argmin()]), damping)
     solution = basis @ ((basis.T @ vectors) / shifted[:, None])
     amplification = max(1.0, max(size, rounding) / smallest)
-    return Answer(solution, float(solution.norm()), amplification, eigenvalues, 0.0, vectors, damping, size)
+    return Answer(solution, float(solution.norm()), amplification, vectors=vectors, damping=damping, norm=size)
 
 
 def of_zeros(quantity: str, k: int, vectors: Tensor | None, damping: float, rounding: float) -> Answer:
@@ -108,10 +113,16 @@ def _singular(eigenvalue: float, damping: float) -> ProblemError:
 def of_products(products: Products, quantity: str, k: int, vectors: Tensor | None, damping: float) -> Answer:
     """The answer for a matrix that is known through its products. Raises ProblemError where nothing converges."""
     if quantity == "eigenvalues":
+        if k + FURTHER >= products.params:  # ARPACK has all but one at most
+            whole = products.columns(torch.arange(products.params))
+            return of_matrix(whole, quantity, k, vectors, damping, 0.0)
         known = _outer(products, k + FURTHER)
-        lowest = _lowest(products, known)
+        lowest, inside = _lowest(products, known), known.abs().min()
         value = torch.cat([_largest(known, k), lowest])
-        return Answer(value, float(known.abs().max()), eigenvalues=torch.cat([known, lowest]))
+        rest = torch.cat([torch.maximum(lowest, -inside), inside[None]])
+        if not bool((known == lowest).any()):
+            known = torch.cat([known, lowest])
+        return Answer(value, float(known.abs().max()), eigenvalues=known, rest=rest)
     assert vectors is not None
     norm = float(_outer(products, 1, tolerance=1e-3).abs().max())
     solution = torch.stack([_solution(products, vector, damping) for vector in vectors.unbind(1)], dim=1)
@@ -139,7 +150,7 @@ def _operator(apply: Callable[[Tensor], Tensor], params: int) -> LinearOperator:
 
 def _outer(products: Products, count: int, tolerance: float = 0.0) -> Tensor:
     """The eigenvalues (count,) of largest magnitude, ascending."""
-    return _checked(products.one, products.params, min(count, products.params - 1), tolerance)
+    return _checked(products.one, products.params, min(count, products.params - 1), tolerance, 0.0)
 
 
 def _lowest(products: Products, known: Tensor) -> Tensor:
@@ -147,23 +158,28 @@ def _lowest(products: Products, known: Tensor) -> Tensor:
     if float(known.min()) < 0:
         return known.min()[None]
     shift = float(known.max())
-    found = _checked(lambda vector: products.one(vector) - shift * vector, products.params, 1, RESIDUAL / 10)
+    found = _checked(lambda vector: products.one(vector) - shift * vector, products.params, 1, RESIDUAL / 10, shift)
     return found + shift
 
 
-def _checked(apply: Callable[[Tensor], Tensor], params: int, count: int, tolerance: float) -> Tensor:
-    """Eigenvalues of largest magnitude by ARPACK. Raises ProblemError unless their residuals are small."""
-    start = torch.randn(params, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+def _checked(apply: Callable[[Tensor], Tensor], params: int, count: int, tolerance: float, size: float) -> Tensor:
+    """Eigenvalues of largest magnitude by ARPACK, of a matrix that is the difference of some of this `size`.
+
+    Raises ProblemError unless their residuals are small.
+    """
+    start = torch.randn(params, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if float(apply(start).norm()) <= ROUNDED * size * float(start.norm()):  # ARPACK does not start from zeros
+        return torch.zeros(count, dtype=torch.float64)
     try:
-        values, vectors = eigsh(_operator(apply, params), count, which="LM", v0=start, tol=tolerance)  # pyright: ignore[reportArgumentType]
-    except ArpackNoConvergence as error:
+        values, vectors = eigsh(_operator(apply, params), count, which="LM", v0=start.numpy(), tol=tolerance)  # pyright: ignore[reportArgumentType]
+    except ArpackError as error:
         raise ProblemError(f"the true eigenvalues did not converge ({error}); {_ADVICE}") from None
     found = torch.from_numpy(values)
     residuals = [
         float((apply(vector) - value * vector).norm())
         for value, vector in zip(found, torch.from_numpy(vectors.copy()).unbind(1), strict=True)
     ]
-    if max(residuals) > max(RESIDUAL, 10 * tolerance) * float(found.abs().max()):
+    if max(residuals) > max(RESIDUAL, 10 * tolerance) * max(float(found.abs().max()), size):
         raise ProblemError(f"the true eigenvalues have a residual of {max(residuals):.1e}; {_ADVICE}")
     return found
 
