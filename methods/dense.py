@@ -50,7 +50,7 @@ def ihvp(hessian: Tensor, vectors: Tensor, damping: float) -> Tensor:
     residuals = (hessian @ solution - vectors).norm(dim=0)
     if bool(info) or not bool((residuals <= UNSOLVED * vectors.norm(dim=0)).all()):
         raise ArithmeticError(
-            f"H + damping I is singular to the precision of {hessian.dtype}, with damping={damping:g}: an eigenvalue "
+            f"H + damping I is singular with damping={damping:g}, to the precision of {hessian.dtype}: an eigenvalue "
             "of H is -damping; take another damping"
         )
     return solution
