@@ -10,7 +10,7 @@ from torch import Tensor
 from methods.estimates import Bounded
 from methods.products import Products
 from methods.ritz import check_budget
-from methods.solving import solved
+from methods.solving import least, solved
 
 
 def ihvp(
@@ -42,9 +42,9 @@ def ihvp(
     def solve(matrix: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
         solution, residual, direction = torch.zeros_like(vector), vector, vector
         square = residual @ residual
-        least = tolerance**2 * square
+        enough = least(tolerance, vector.dtype) ** 2 * square
         for step in range(most_products):
-            if square <= least:
+            if square <= enough:
                 break
             image = matrix(direction)
             curvature = direction @ image

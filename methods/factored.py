@@ -41,11 +41,10 @@ from methods.factoring.plan import PRODUCTS, Plan, check_deterministic, planned
 from methods.factoring.precision import full_precision
 from methods.factoring.rows import ROWS, products_of, rows_of
 from methods.factoring.shard import Rows
-from methods.factoring.sums import Batch, Criterion, Sum, write_products
+from methods.factoring.sums import MEMORY, Batch, Criterion, write_sum
 from methods.ravel import Patterns, only, ravel
 
 USUAL = PRODUCTS  # what `explain` reports of a parameter that takes no rows; the harness reads it
-MEMORY = 2**28  # bytes that `hessian` uses beside the result, unless a tenth of the result is more
 
 
 def hessian(
@@ -102,7 +101,7 @@ def hessian_over_batches(
     with only(model, parameters):
         theta, _ = ravel(model)
         out = output(theta, out)
-        _write(model, batches, Rows(out, 0), memory_mb, fallback)
+        write_sum(model, batches, Rows(out, 0), memory_mb, fallback)
     return out
 
 
@@ -125,32 +124,8 @@ def hessian_rows(
         theta, _ = ravel(model)
         entries = theta.new_empty(rows.stop - rows.start, len(theta))
         if len(entries):
-            _write(model, batches, Rows(entries, rows.start), memory_mb, fallback)
+            write_sum(model, batches, Rows(entries, rows.start), memory_mb, fallback)
     return entries
-
-
-def _write(model: nn.Module, batches: Iterable[Batch], rows: Rows, memory_mb: float | None, fallback: Fallback) -> None:
-    check_fallback(fallback)
-    memory = _memory(memory_mb, rows.entries)
-    whole = Sum(model, batches)
-    with full_precision():
-        written = None
-        for network in whole.networks():
-            written = write_products(written, network, rows, memory, fallback)
-        if written is None:
-            raise ValueError("there are no batches")
-        whole.write_rows(written.reasons, rows)
-        probe, true = written.comparison.probe, written.product
-        found = true.clone()
-        in_turn: set[str] = set()  # parameters whose rows were computed again
-        while True:
-            found[rows.start : rows.stop] = rows.entries @ probe
-            failed = written.comparison.differing(found, probe, true, whole.product)
-            if not failed:
-                return
-            report_failed(failed, in_turn, fallback, stacklevel=5)
-            in_turn |= failed.keys()
-            whole.write_rows(failed, rows, at_once=1)
 
 
 def diagonal(
@@ -318,15 +293,6 @@ def explain(
 
         plan = planned(network, certificate, refuse, {})
     return {name: plan.reasons.get(name, PRODUCTS) for name in network.params}
-
-
-def _memory(memory_mb: float | None, out: Tensor) -> float:
-    """Bytes for what is computed at once."""
-    if memory_mb is None:
-        return max(MEMORY, out.numel() * out.element_size() / 10)
-    if not memory_mb >= 0:
-        raise ValueError(f"memory_mb={memory_mb} must be a number of MiB")
-    return memory_mb * 2**20
 
 
 def _blocks_product(

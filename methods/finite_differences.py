@@ -93,15 +93,24 @@ class Gradients:
             raise ValueError(f"sided must be 1 or 2; found {sided}")
         self.theta = theta.detach()
         self.count = 0  # gradients so far
+        self.largest_rounding = 0.0  # so far, of a derivative along a unit vector
         self._loss, self._sided = loss, sided
         self._here: Tensor | None = None
         self._eps = torch.finfo(theta.dtype).eps
         self._longest = (float(self.theta.square().mean().sqrt()) or 1.0) * self._eps ** EXPONENT[sided]
 
     def derivative(self, vector: Tensor) -> Tensor:
-        """The derivative (P,) of the gradient along `vector` (P,)."""
+        """The derivative (P,) of the gradient along `vector` (P,).
+
+        Its error of truncation is about as large as that of rounding, of which the largest one so far is kept.
+        """
         step = self._step(vector)
-        return self._derivative(vector, step)[0] if step else torch.zeros_like(vector)
+        if not step:
+            return torch.zeros_like(vector)
+        found, gradient = self._derivative(vector, step)
+        rounding = self._eps * gradient.norm() / step / vector.norm()
+        self.largest_rounding = max(self.largest_rounding, float(rounding))
+        return found
 
     def difference(self, vector: Tensor) -> Difference:
         """The same with what is known of its error."""

@@ -25,7 +25,8 @@ def trace(
     A third of them finds a basis Q of H S for random signs S, a third gives tr(Q^T H Q), and a third estimates the rest
     by the mean of g^T H g over probes g that are orthogonal to Q. The error is of the order of 1 / products where the
     eigenvalues decay, that of `methods.hutchinson.trace` of 1 / sqrt(products). The standard error is that of the last
-    third, which is all that is random once Q is known. `hvp` and `chunk_size` are as in `methods.products`.
+    third, which is all that is random once Q is known, and what rounding adds. `hvp` and `chunk_size` are as in
+    `methods.products`.
 
     Raises ValueError for fewer than 6 products, which give no standard error.
 
@@ -36,8 +37,10 @@ def trace(
     times, drawn = Products(loss, theta, hvp, chunk_size), probes.generator(theta, seed)
     third = products // 3
     basis = torch.linalg.qr(times(probes.signs(theta, min(third, theta.numel()), drawn))).Q  # (P, third)
-    known = (basis * times(basis)).sum()
+    images = times(basis)
+    known = (basis * images).sum()
     rest = probes.signs(theta, third, drawn)
     rest = rest - basis @ (basis.T @ rest)
     samples = (rest * times(rest)).sum(0)  # (third,)
-    return Estimate(known + samples.mean(), probes.standard_error(samples), third, times.count)
+    error = torch.hypot(probes.standard_error(samples), probes.noise(times, images.norm()))
+    return Estimate(known + samples.mean(), error, third, times.count)

@@ -66,7 +66,7 @@ def eigenvalues(
         errors = (coupling * rotation[-1]).abs()
         converged = bool((errors[wanted(values, k)] <= least * values.abs().max()).all())
         if converged or done == params or products.count >= most_products:
-            return bounded(values, errors, k, params, products.count)
+            return bounded(values, errors, k, params, products.count, products.error)
         kept = _kept(values, k, (width - k - 1) // 2)
         last = basis[done].clone()
         done = len(kept)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from methods import probes as random_vectors
-from methods.dense import POWERS
+from methods.dense import finite
+from methods.densities import mean_spectrum
 from methods.estimates import Spectrum
 from methods.products import Products
 
@@ -46,13 +47,8 @@ def spectrum(
     times = Products(loss, theta, hvp, chunk_size)
     params = theta.numel()
     start = random_vectors.on_sphere(theta, probes, random_vectors.generator(theta, seed)) / params**0.5
-    nodes, vectors = torch.linalg.eigh(_tridiagonal(times, start, steps))
-    order = nodes.flatten().argsort()
-    nodes, weights = nodes.flatten()[order], vectors[:, 0].square().flatten()[order]
-    weights = weights / weights.sum()
-    moments, doubled = (torch.stack([(weights * nodes.pow(power * p)).sum() for p in POWERS]) for power in (1, 2))
-    variances = 2 * (doubled - moments.square()).clamp(min=0) / (params + 2) / probes
-    return Spectrum(nodes, weights, moments, variances.sqrt(), times.count)
+    nodes, vectors = torch.linalg.eigh(finite(_tridiagonal(times, start, steps)))
+    return mean_spectrum(nodes, vectors[:, 0].square(), params, times.count)
 
 
 def _tridiagonal(times: Products, vectors: Tensor, steps: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from methods.dense import finite
 from methods.estimates import Bounded
 from methods.products import Products
 from methods.ritz import check_budget, check_count, rayleigh_ritz
@@ -47,14 +49,15 @@ def eigenvalues(
     products = Products(loss, theta, hvp, chunk_size)
     steps = (most_products - 2 * k) // 2 // (PER_STEP * k)
     generator = torch.Generator().manual_seed(seed)
-    matrix = theta.new_empty(1).expand(params, params)  # stands for the Hessian, and has the memory of one entry
+    matrix = theta.new_full((1,), math.nan).expand(params, params)  # stands for the Hessian, of one entry's memory
     blocks = []
     for largest in (True, False):
         start = torch.randn(params, k, generator=generator, dtype=torch.float64).to(theta)
         with _MatrixFree(matrix, products):
             blocks.append(torch.lobpcg(matrix, X=start, niter=steps, tol=tolerance, largest=largest)[1])
     basis = torch.linalg.qr(torch.cat(blocks, dim=1)).Q
-    return rayleigh_ritz(basis, products(basis), k, products.count)
+    images = products(basis)
+    return rayleigh_ritz(basis, images, k, products.count, products.error)
 
 
 class _MatrixFree(TorchFunctionMode):
@@ -68,5 +71,5 @@ class _MatrixFree(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is torch.matmul and args[0] is self._matrix:
-            return self._multiply(args[1])
+            return finite(self._multiply(args[1]))
         return func(*args, **(kwargs or {}))

@@ -10,7 +10,7 @@ from torch import Tensor
 from methods.estimates import Bounded
 from methods.products import Products
 from methods.ritz import check_budget
-from methods.solving import solved
+from methods.solving import least, solved
 
 
 def ihvp(
@@ -35,6 +35,7 @@ def ihvp(
     Paige and Saunders, "Solution of sparse indefinite systems of linear equations", 1975.
     """
     check_budget(most_products, 1, tolerance)
+    enough = least(tolerance, theta.dtype)
     negligible = 10 * torch.finfo(theta.dtype).eps  # relative to the size of T
 
     def solve(matrix: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def ihvp(
             cosine, sine = corner / diagonal, beta_next / diagonal
             solution = solution + cosine * residual * first
             residual = -sine * residual
-            if residual.abs() <= tolerance * norm or beta_next <= negligible * size:
+            if residual.abs() <= enough * norm or beta_next <= negligible * size:
                 break
             before, current, beta = current, image / beta_next, beta_next
         return solution

@@ -10,7 +10,7 @@ from torch import Tensor
 from methods.estimates import Bounded
 from methods.products import Products
 from methods.ritz import check_budget, random_vector
-from methods.solving import solved
+from methods.solving import least, solved
 
 POWER_STEPS = 20  # of power iteration, for the scale
 MARGIN = 1.2  # by which the largest eigenvalue may be above what these find
@@ -55,7 +55,7 @@ def ihvp(
         solution, residual = torch.zeros_like(vector), vector
         norm = began = vector.norm()
         for step in range(most_products):
-            if norm <= tolerance * began:
+            if norm <= least(tolerance, norm.dtype) * began:
                 break
             solution = solution + factor * residual
             residual = residual - factor * matrix(residual)

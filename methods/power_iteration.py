@@ -52,7 +52,8 @@ def eigenvalues(
         lowest, _ = _dominant(shifted, found[:, :0], random_vector(theta, generator), share, tolerance, largest)
         found = torch.cat([found, lowest[:, None]], dim=1)
     basis = torch.linalg.qr(found).Q
-    return rayleigh_ritz(basis, products(basis), k, products.count)
+    images = products(basis)
+    return rayleigh_ritz(basis, images, k, products.count, products.error)
 
 
 def _shifted(products: Products, shift: float) -> Callable[[Tensor], Tensor]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from methods.products import Products
+from methods.ritz import rounding
+
 
 def generator(theta: Tensor, seed: int) -> torch.Generator:
     """A generator on theta's device that draws the same numbers for the same seed."""
@@ -26,3 +29,9 @@ def on_sphere(theta: Tensor, count: int, drawn: torch.Generator) -> Tensor:
 def standard_error(samples: Tensor) -> Tensor:
     """The standard error of the mean of independent samples (m, ...) over their first dimension."""
     return samples.std(0) / len(samples) ** 0.5
+
+
+def noise(times: Products, size: Tensor) -> Tensor:
+    """What rounding, or the error of finite differences, adds to a trace; `size` () is about H's Frobenius norm."""
+    params = times.theta.numel()
+    return rounding(params, size.dtype) * size + times.error * params**0.5

@@ -10,26 +10,28 @@ from torch import Tensor
 from methods.estimates import Bounded
 
 
-def rayleigh_ritz(basis: Tensor, images: Tensor, k: int, products: int) -> Bounded:
+def rayleigh_ritz(basis: Tensor, images: Tensor, k: int, products: int, error: float = 0.0) -> Bounded:
     """The Rayleigh-Ritz approximations to the k eigenvalues of H of largest magnitude, and to its lowest one.
 
-    `basis` (P, m) has orthonormal columns Q, and `images` (P, m) is H Q. `products` is the number that was spent.
-    There is an eigenvalue of H within each error, but not necessarily the one that was wanted.
+    `basis` (P, m) has orthonormal columns Q, and `images` (P, m) is H Q. `products` is the number that was spent,
+    and `error` as in `bounded`. There is an eigenvalue of H within each error, but not necessarily the one that was
+    wanted.
 
     Parlett, "The Symmetric Eigenvalue Problem", 1998, chapter 11.
     """
     values, rotation = torch.linalg.eigh(basis.T @ images)
     residuals = (images @ rotation - (basis @ rotation) * values).norm(dim=0)
-    return bounded(values, residuals, k, len(basis), products)
+    return bounded(values, residuals, k, len(basis), products, error)
 
 
-def bounded(values: Tensor, residuals: Tensor, k: int, params: int, products: int) -> Bounded:
+def bounded(values: Tensor, residuals: Tensor, k: int, params: int, products: int, error: float = 0.0) -> Bounded:
     """The k values of largest magnitude out of `values` (m,), then the lowest one, with their errors.
 
-    An error is the residual norm of a unit vector, and what `rounding` adds, of `params` entries.
+    An error is the residual norm of a unit vector, and what `rounding` adds, of `params` entries. `error` is that of a
+    product with a unit vector beyond rounding (`methods.products.Products.error`), which residuals do not show.
     """
     chosen = wanted(values, k)
-    errors = residuals[chosen] + rounding(params, values.dtype) * values.abs().max()
+    errors = residuals[chosen] + rounding(params, values.dtype) * values.abs().max() + error
     return Bounded(values[chosen], errors, products)
 
 

@@ -16,14 +16,23 @@ Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 def solved(products: Products, vectors: Tensor, damping: float, solve: Solver) -> Bounded:
     """The solutions (P, m) for `vectors` (P, m), one after another, with their residuals.
 
-    `solve` takes the map x -> (H + damping I) x, (P,) -> (P,), and a vector (P,), and returns the solution (P,).
+    `solve` takes the map x -> (H + damping I) x, (P,) -> (P,), and a vector (P,), and returns the solution (P,). Raises
+    ValueError for vectors of another shape, or that are not finite.
     """
+    params = products.theta.numel()
+    if vectors.dim() != 2 or len(vectors) != params or vectors.shape[1] == 0 or not bool(vectors.isfinite().all()):
+        raise ValueError(f"vectors {tuple(vectors.shape)} must be finite numbers ({params}, m), one vector a column")
 
     def damped(vector: Tensor) -> Tensor:
         return products.one(vector) + damping * vector
 
     solutions = [solve(damped, vector) for vector in vectors.unbind(1)]
     return with_residual(products, torch.stack(solutions, dim=1), vectors, damping)
+
+
+def least(tolerance: float, dtype: torch.dtype) -> float:
+    """The tolerance, but no less than rounding: a smaller residual by recurrence is none of the solution."""
+    return max(tolerance, torch.finfo(dtype).eps)
 
 
 def with_residual(products: Products, solution: Tensor, vectors: Tensor, damping: float) -> Bounded:

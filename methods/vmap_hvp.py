@@ -53,7 +53,18 @@ def hvp(
     Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994); for the compositions,
     torch's tutorial "Jacobians, Hessians, hvp, vhp, and more: composing function transforms".
     """
-    return matrix_times(vectors, _product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb)
+    return matrix_times(vectors, product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb)
+
+
+def product(loss: Loss, theta: Tensor, composition: str = "forward_over_reverse", compile: bool = False) -> Product:
+    """The map of rows (c, P) to their products (c, P) with the Hessian of `loss` at `theta` (P,); options as for `hvp`.
+
+    With reverse_over_reverse and linearize the gradient is computed once, and its graph is kept as long as the map. A
+    product is then one backward pass, or one forward-mode pass. Other compositions compute the gradient each time.
+    """
+    if compile:
+        return partial(_compiled(loss, composition), theta)
+    return batched(_single(loss, theta, composition))
 
 
 def hessian(
@@ -70,7 +81,7 @@ def hessian(
     It is written into `out` if given, which may be a memory-mapped file. Beyond the result it takes the memory for the
     activations of one product, times `chunk_size`.
     """
-    return matrix(_product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb, out)
+    return matrix(product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb, out)
 
 
 def hessian_rows(
@@ -83,7 +94,7 @@ def hessian_rows(
     compile: bool = False,
 ) -> Tensor:
     """Consecutive rows (c, P) of the Hessian of `loss` at `theta` (P,); options as for `hvp`."""
-    return matrix_rows(_product(loss, theta, composition, compile), theta, rows, chunk_size, memory_budget_mb)
+    return matrix_rows(product(loss, theta, composition, compile), theta, rows, chunk_size, memory_budget_mb)
 
 
 def diagonal(
@@ -95,7 +106,7 @@ def diagonal(
     compile: bool = False,
 ) -> Tensor:
     """Diagonal of the Hessian ((P,) -> (P,)): one entry of each of its rows; options as for `hvp`."""
-    return matrix_diagonal(_product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb)
+    return matrix_diagonal(product(loss, theta, composition, compile), theta, chunk_size, memory_budget_mb)
 
 
 def block_diagonal(
@@ -188,12 +199,6 @@ def _single(loss: Loss, theta: Tensor, composition: str) -> Callable[[Tensor], T
     if composition == "linearize":
         return linearize(grad(loss), theta)[1]
     raise ValueError(f"composition must be one of {', '.join(COMPOSITIONS)}; found {composition}")
-
-
-def _product(loss: Loss, theta: Tensor, composition: str, compile: bool) -> Product:
-    if compile:
-        return partial(_compiled(loss, composition), theta)
-    return batched(_single(loss, theta, composition))
 
 
 @lru_cache(maxsize=1)

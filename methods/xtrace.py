@@ -33,7 +33,8 @@ def trace(
 
     The t_i are not independent: each probe is also in the bases of all others. Where only pairs of probes interact, the
     variance of their mean is at most twice that of m independent ones (by Cauchy and Schwarz, for the covariance of t_i
-    and t_j), and in networks it is 1.2 to 2 times that. So the root of 2 times the paper's error estimate is stated.
+    and t_j), and in networks it is 1.2 to 2 times that. So the root of 2 times the paper's error estimate is stated,
+    and what rounding adds.
 
     Raises ValueError for fewer than 4 products, which give no standard error.
 
@@ -49,13 +50,17 @@ def trace(
     basis, triangle = torch.linalg.qr(images)
     images_of_basis = times(basis)
     inner = basis.T @ images_of_basis  # (m, m)
+    noise = probes.noise(times, images_of_basis.norm())
+    if count == params:  # the basis spans the whole space
+        return Estimate(inner.trace(), noise, count, times.count)
     left_out = _directions_left_out(triangle)  # columns s_i (m,): Q s_i is what Q has and Q_i lacks
     kept = basis.T @ vectors
     kept = kept - left_out * (left_out * kept).sum(0)
     rest, images_of_rest = vectors - basis @ kept, images - images_of_basis @ kept  # u_i and H u_i
     quotients = (rest * images_of_rest).sum(0) / rest.square().sum(0)
     samples = inner.trace() - (left_out * (inner @ left_out)).sum(0) + (params - count + 1) * quotients
-    return Estimate(samples.mean(), DEPENDENT * probes.standard_error(samples), count, times.count)
+    error = torch.hypot(DEPENDENT * probes.standard_error(samples), noise)
+    return Estimate(samples.mean(), error, count, times.count)
 
 
 def _directions_left_out(triangle: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """Symmetric matrices with a known spectrum, as the Hessians of quadratic losses."""
 
+import pytest
 import torch
 from torch import Tensor
+
+from methods import vmap_hvp
 
 
 def matrix_of(eigenvalues: list[float], seed: int = 0) -> Tensor:
@@ -26,3 +29,21 @@ def extremes(matrix: Tensor, k: int) -> Tensor:
 def nearest(found: Tensor, matrix: Tensor) -> Tensor:
     """The distance of each number from the nearest eigenvalue."""
     return (found.double()[:, None] - torch.linalg.eigvalsh(matrix.double())).abs().min(1).values
+
+
+def rows_multiplied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of rows that products of `methods.vmap_hvp` multiply from now on, as they do so."""
+    seen: list[int] = []
+    plain = vmap_hvp.product
+
+    def counted(*arguments):
+        product = plain(*arguments)
+
+        def multiply(rows: Tensor) -> Tensor:
+            seen.append(len(rows))
+            return product(rows)
+
+        return multiply
+
+    monkeypatch.setattr(vmap_hvp, "product", counted)
+    return seen

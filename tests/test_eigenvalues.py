@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from harness.problems import networks
-from methods import lanczos, lobpcg, power_iteration, products
+from methods import lanczos, lobpcg, power_iteration
 from methods.peers import scipy_eigsh
 from methods.ritz import rayleigh_ritz, wanted
 from tests.oracles import central_differences
-from tests.spectra import extremes, matrix_of, nearest, quadratic
+from tests.spectra import extremes, matrix_of, nearest, quadratic, rows_multiplied
 
 METHODS = lanczos, lobpcg, power_iteration, scipy_eigsh
 NETWORK = networks.mlp(inputs=5, width=8, outputs=3, batch=24)
@@ -60,6 +60,24 @@ def test_residuals_are_honest_where_products_run_out(method, most: int) -> None:
     assert found.products <= most
 
 
+@pytest.mark.parametrize("method", [lanczos, lobpcg, power_iteration])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_error_of_finite_differences_is_stated(method, dtype) -> None:
+    """Their products are those of a matrix that is a little off, which no residual shows."""
+    problem = NETWORK.to("cpu", dtype)
+    found = method.eigenvalues(
+        problem.loss, problem.theta, 2, hvp="finite_differences", tolerance=0.0, most_products=150
+    )
+    assert (nearest(found.value, HESSIAN) <= found.error + 1e-12).all()
+    assert found.error.max() < 1e-1 * found.value.abs().max()
+
+
+@pytest.mark.parametrize("method", [lanczos, lobpcg, power_iteration])
+def test_products_that_are_not_finite(method) -> None:
+    with pytest.raises(ArithmeticError, match=r"the Hessian has entries that are not finite; look for operations"):
+        of(method, 1, torch.full((12, 12), torch.nan, dtype=torch.float64))
+
+
 def test_arpack_says_what_did_not_converge() -> None:
     """It gives no vectors that did not."""
     hessian = matrix_of([float(n) for n in range(-100, 101)])
@@ -71,13 +89,7 @@ def test_arpack_says_what_did_not_converge() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_products_are_counted(method, monkeypatch) -> None:
-    seen, plain = [], products.vmap_hvp.hvp
-
-    def counted(loss, theta, vectors, *options):
-        seen.append(vectors.shape[1])
-        return plain(loss, theta, vectors, *options)
-
-    monkeypatch.setattr(products.vmap_hvp, "hvp", counted)
+    seen = rows_multiplied(monkeypatch)
     found = of(method, 2)
     assert found.products == sum(seen)
     assert torch.equal(found.value, of(method, 2).value)

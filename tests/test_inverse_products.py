@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from harness.problems import networks
-from methods import conjugate_gradients, minres, neumann, products
+from methods import conjugate_gradients, dense, minres, neumann
 from methods.peers import scipy_krylov
 from tests.oracles import central_differences, distance
-from tests.spectra import matrix_of, quadratic
+from tests.spectra import matrix_of, quadratic, rows_multiplied
 
 METHODS = conjugate_gradients, minres, neumann, scipy_krylov
 NETWORK = networks.mlp(inputs=5, width=8, outputs=3, batch=24)
@@ -130,15 +130,43 @@ def test_residuals_are_honest_where_products_run_out(method) -> None:
         assert torch.allclose(found.error, residuals_of(hessian, found.value, vectors, 0.1), rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", [conjugate_gradients, minres, neumann])
+@pytest.mark.parametrize("hvp", ["reverse_over_reverse", "finite_differences"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_an_iteration_ends_at_rounding(method, hvp: str, dtype) -> None:
+    """A smaller residual by recurrence is none of the solution, and may underflow to what looks like no curvature."""
+    problem, vectors = NETWORK.to("cpu", dtype), vectors_of(len(HESSIAN), 1)
+    found = method.ihvp(problem.loss, problem.theta, vectors.to(dtype), 1.0, hvp=hvp, tolerance=0.0)
+    assert found.products < 1000
+    assert residuals_of(HESSIAN, found.value, vectors, 1.0) < 1e3 * torch.finfo(dtype).eps ** (2 / 3)
+
+
+@pytest.mark.parametrize("method", [conjugate_gradients, minres, neumann])
+def test_what_is_not_finite_is_refused(method) -> None:
+    with pytest.raises(ArithmeticError, match=r"the Hessian has entries that are not finite; look for operations"):
+        of(method, torch.full((3, 3), torch.nan, dtype=torch.float64), vectors_of(3), 0.1)
+    for vectors in (vectors_of(3) * torch.inf, vectors_of(3)[:, 0], vectors_of(3, 0), vectors_of(4)):
+        with pytest.raises(ValueError, match=r"must be finite numbers \(3, m\), one vector a column"):
+            of(method, matrix_of([3.0, 2.0, 1.0]), vectors, 0.1)
+
+
+@pytest.mark.parametrize("size", [2, 5, 50])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_singular_matrix_has_no_direct_solution(size: int, dtype) -> None:
+    """Its factors have pivots of the size of rounding, not of zero."""
+    for zeros in {1, size - 1}:
+        hessian = matrix_of([1.0] * (size - zeros) + [0.0] * zeros)
+        with pytest.raises(
+            ArithmeticError, match=r"singular with damping=0, to the precision of .* take another damping"
+        ):
+            dense.ihvp(hessian.to(dtype), vectors_of(size).to(dtype), 0.0)
+        nearly = hessian + 100 * torch.finfo(dtype).eps * torch.eye(size, dtype=torch.float64)
+        assert dense.ihvp(nearly.to(dtype), vectors_of(size).to(dtype), 0.0).isfinite().all()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_products_are_counted(method, monkeypatch) -> None:
-    seen, plain = [], products.vmap_hvp.hvp
-
-    def counted(loss, theta, vectors, *options):
-        seen.append(vectors.shape[1])
-        return plain(loss, theta, vectors, *options)
-
-    monkeypatch.setattr(products.vmap_hvp, "hvp", counted)
+    seen = rows_multiplied(monkeypatch)
     assert of(method, matrix_of([3.0, 2.0, 1.0]), vectors_of(3), 0.1).products == sum(seen)
 
 

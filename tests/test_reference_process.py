@@ -155,3 +155,14 @@ def test_texts_are_cut_and_printable() -> None:
     assert torch_messages.text(ValueError("a\x00b\udcff\nä")) == "a\\x00b\\udcff\nä"
     assert torch_messages.explain(MemoryError())[1].startswith("MemoryError. The method does not fit")
     assert torch_messages.explain(GeneratorExit()) == ("error", "GeneratorExit")
+
+
+def test_what_a_method_refuses_is_no_fault() -> None:
+    """A division by zero is one, though Python counts it among the arithmetic errors."""
+    for error, status in (
+        (ArithmeticError("negative curvature"), "unsupported"),
+        (NotImplementedError("no layers"), "unsupported"),
+        (ZeroDivisionError("division by zero"), "error"),
+        (ValueError("k=3"), "error"),
+    ):
+        assert torch_messages.explain(error) == (status, f"{type(error).__name__}: {error}")

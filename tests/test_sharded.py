@@ -12,7 +12,8 @@ from torch import nn
 
 from harness.problems import from_network, networks
 from methods import create_graph_rows, factored, vmap_hvp
-from methods.factoring import products
+from methods.factoring import products, sums
+from methods.factoring.shard import Rows
 from tests.oracles import distance
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +97,7 @@ def test_rows_write_nothing_beside_themselves() -> None:
     model, criterion, inputs, targets = given("layers")
     true, place = factored.hessian(model, criterion, inputs, targets), slice(10, 31)
     matrix = torch.full_like(true, 7.0)
-    factored._write(model, [(criterion, inputs, targets)], factored.Rows(matrix[place], place.start), None, "rows")
+    sums.write_sum(model, [(criterion, inputs, targets)], Rows(matrix[place], place.start), None, "rows")
     assert distance(matrix[place], true[place]) < 1e-13
     assert (matrix[: place.start] == 7).all()
     assert (matrix[place.stop :] == 7).all()

@@ -142,7 +142,11 @@ _TORCHSCRIPT = re.compile(r"\AThe following operation failed in the TorchScript 
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """Status and message of a failure: the error's own words, then the remedy where it is known."""
+    """Status and message of a failure: the error's own words, then the remedy where it is known.
+
+    A method refuses a problem by NotImplementedError, or by ArithmeticError where it cannot take the numbers:
+    a singular matrix, or negative curvature. Subclasses of the latter, such as ZeroDivisionError, are faults.
+    """
     words = text(error)
     message = type(error).__name__
     if words:
@@ -153,7 +157,8 @@ def explain(error: BaseException) -> tuple[str, str]:
     for status, pattern, remedy in _KNOWN:
         if re.search(pattern, words, re.IGNORECASE):
             return status, f"{message} -> {remedy}"
-    return "unsupported" if isinstance(error, NotImplementedError) else "error", message
+    refused = isinstance(error, NotImplementedError) or type(error) is ArithmeticError
+    return "unsupported" if refused else "error", message
 
 
 def text(error: BaseException) -> str:

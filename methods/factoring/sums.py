@@ -15,16 +15,18 @@ from torch import Tensor, nn
 
 from methods.factoring.certificate import Certificate
 from methods.factoring.comparison import Comparison
-from methods.factoring.fallback import Fallback, check_rows_allowed
+from methods.factoring.fallback import Fallback, check_fallback, check_rows_allowed, report_failed
 from methods.factoring.hessian import write_hessian
 from methods.factoring.network import Network
 from methods.factoring.plan import planned
+from methods.factoring.precision import full_precision
 from methods.factoring.products import put
 from methods.factoring.rows import ROWS, rows_of
 from methods.factoring.shard import Rows
 
 Criterion = Callable[..., Tensor] | None  # None: the model computes its own loss
 Batch = tuple[Criterion, Any, Any]  # criterion, inputs, targets
+MEMORY = 2**28  # bytes that are used beside the result, unless a tenth of the result is more
 
 
 class Sum:
@@ -93,3 +95,39 @@ def write_products(before: Written | None, network: Network, rows: Rows, memory:
     terms = before.comparison.terms + comparison.terms
     precision = max(before.comparison.precision, comparison.precision, key=lambda dtype: torch.finfo(dtype).eps)
     return Written(before.product + product, replace(comparison, terms=terms, precision=precision), plan.reasons)
+
+
+def write_sum(
+    model: nn.Module, batches: Iterable[Batch], rows: Rows, memory_mb: float | None, fallback: Fallback
+) -> None:
+    """Write consecutive rows of the sum's Hessian, and check them, as `factored.hessian_over_batches` states."""
+    check_fallback(fallback)
+    memory = _memory(memory_mb, rows.entries)
+    whole = Sum(model, batches)
+    with full_precision():
+        written = None
+        for network in whole.networks():
+            written = write_products(written, network, rows, memory, fallback)
+        if written is None:
+            raise ValueError("there are no batches")
+        whole.write_rows(written.reasons, rows)
+        probe, true = written.comparison.probe, written.product
+        found = true.clone()
+        in_turn: set[str] = set()  # parameters whose rows were computed again
+        while True:
+            found[rows.start : rows.stop] = rows.entries @ probe
+            failed = written.comparison.differing(found, probe, true, whole.product)
+            if not failed:
+                return
+            report_failed(failed, in_turn, fallback, stacklevel=5)
+            in_turn |= failed.keys()
+            whole.write_rows(failed, rows, at_once=1)
+
+
+def _memory(memory_mb: float | None, out: Tensor) -> float:
+    """Bytes for what is computed at once."""
+    if memory_mb is None:
+        return max(MEMORY, out.numel() * out.element_size() / 10)
+    if not memory_mb >= 0:
+        raise ValueError(f"memory_mb={memory_mb} must be a number of MiB")
+    return memory_mb * 2**20
