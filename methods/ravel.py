@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Parameters = torch.nn.Module | Tensor | Sequence[Any] | Mapping[str, Any]
-Patterns = str | Iterable[str] | None  # of parameters' names, as in a shell: 'fc.*'; None for all parameters
+Patterns = str | Collection[str] | None  # of parameters' names, as in a shell: 'fc.*'; None for all parameters
 MOST_NAMES = 20  # that an error lists
 
 
@@ -61,25 +61,26 @@ def trainable(model: torch.nn.Module, patterns: Patterns = None) -> dict[str, to
     With patterns, only those with a name that matches one, as `fnmatch` does: `*` stands for any characters, dots too.
     A tied parameter is taken once, by any of its names. A parameter that is frozen stays so.
 
-    Raises ValueError for a pattern that matches no name, and where all parameters that match are frozen.
+    Raises ValueError for what is no pattern and no collection of them, such as a generator, which can be gone through
+    only once; for a pattern that matches no name; and where all parameters that match are frozen.
     """
     free = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if patterns is None:
         return free
-    asked = [patterns] if isinstance(patterns, str) else list(patterns)
-    if not asked or not all(isinstance(pattern, str) for pattern in asked):
-        raise ValueError(f"parameters={patterns!r} must be a pattern of names, such as 'fc.*', or several")
+    asked: Collection[str] = [patterns] if isinstance(patterns, str) else patterns
+    several = isinstance(asked, Collection) and bool(asked)
+    if not several or not all(isinstance(pattern, str) for pattern in asked):
+        raise ValueError(f"parameters={patterns!r} must be a pattern of names, such as 'fc.*', or a list of patterns")
     every = list(model.named_parameters(remove_duplicate=False))
     names = [name for name, _ in every]
     for pattern in asked:
         if not fnmatch.filter(names, pattern):
-            meant = f"; do you mean '{pattern}.*'?" if fnmatch.filter(names, f"{pattern}.*") else ""
-            raise ValueError(f"parameters={pattern!r} matches none of the names {listed(names)}{meant}")
+            raise ValueError(_without_match(pattern, names))
     matching = {id(p) for name, p in every if any(fnmatch.fnmatchcase(name, pattern) for pattern in asked)}
     chosen = {name: p for name, p in free.items() if id(p) in matching}
     if not chosen:
         raise ValueError(
-            f"parameters={patterns!r} matches only frozen parameters, which stay so: call requires_grad_(True) on "
+            f"parameters={_shown(asked)} matches only frozen parameters, which stay so: call requires_grad_(True) on "
             f"them, or choose among {listed(list(free)) or 'others, once they require a gradient'}"
         )
     return chosen
@@ -105,6 +106,23 @@ def listed(names: Sequence[str]) -> str:
         names = list(dict.fromkeys(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names))
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return ", ".join(names[:MOST_NAMES]) + more
+
+
+def _without_match(pattern: str, names: Sequence[str]) -> str:
+    """What to say of a pattern that matches none of the names."""
+    if not names:
+        return f"parameters={pattern!r} matches nothing: the model has no parameters"
+    meant = (f"{pattern}.*", f"*.{pattern}", re.sub(r"\[", "[[]", pattern))
+    found = next((other for other in meant if fnmatch.filter(names, other)), None)
+    hint = "" if found is None else f"; do you mean {found!r}?"
+    if found == meant[-1]:
+        hint += " ([...] stands for one of the characters within)"
+    return f"parameters={pattern!r} matches none of the names {listed(names)}{hint}"
+
+
+def _shown(patterns: Collection[str]) -> str:
+    """Patterns as they were given: one, or a list."""
+    return repr(next(iter(patterns)) if len(patterns) == 1 else list(patterns))
 
 
 def _named(holder: Parameters, patterns: Patterns) -> Any:

@@ -63,6 +63,11 @@ def embedding_bag():
     jvp(grad(loss), (bag.weight.detach(),), (torch.ones(4, 2),))
 
 
+def recurrent_under_vmap():
+    layer = torch.nn.LSTM(2, 3, batch_first=True)
+    torch.func.vmap(lambda x: layer(x[None])[0])(torch.ones(4, 5, 2))
+
+
 class Square(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -104,6 +109,7 @@ def out_of_memory():
         (in_place_under_vmap, "unsupported", "in-place writes"),
         (dropout_under_vmap, "unsupported", "random draws"),
         (item_under_vmap, "unsupported", "vmap cannot batch"),
+        (recurrent_under_vmap, "unsupported", "for each sample's own derivatives method=per_sample_rows"),
         (embedding_bag, "unsupported", ""),
         (custom_function, "unsupported", "cannot see through a custom function"),
         (hook, "unsupported", "a hook"),

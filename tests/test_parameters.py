@@ -10,6 +10,7 @@ from torch import nn
 from harness.problems import Problem, ProblemError, check, chosen, from_network, functions, split, subset, transformers
 from harness.reproduce.script import script
 from methods import batches, create_graph_rows, factored, samples, vmap_hvp
+from methods.estimates import Approximation
 from methods.ravel import leaves_of, listed, ravel, trainable
 from tests.oracles import central_differences, distance
 from tests.rows import ROWS, SHARDED, bound, installed, target
@@ -132,6 +133,9 @@ def test_every_method_gives_the_block(row: str, name: str, quantity: str) -> Non
     arguments = {"vectors": vectors, **offered(part)}
     given = {key: arguments[key] for key in inspect.signature(function).parameters if key in arguments}
     found = function(**given, **options)
+    if isinstance(found, Approximation):  # of the chosen parameters, by design not their block
+        assert found.value.shape == block.shape
+        return
     if quantity == "ggn":
         arguments = offered(problem)
         given = {key: arguments[key] for key in inspect.signature(function).parameters if key in arguments}
@@ -191,8 +195,11 @@ def test_a_tied_parameter_is_taken_once_by_any_of_its_names_in_the_order_of_all(
         ("fc", r"parameters='fc' matches none of the names 0\.weight, 0\.bias, 2\.0\.weight, 2\.0\.bias, 3\.weight"),
         ("2", r"matches none of the names .* 3\.bias; do you mean '2\.\*'\?"),
         (["3.*", "4.*"], r"parameters='4\.\*' matches none of the names"),
-        ([], r"parameters=\[\] must be a pattern of names, such as 'fc\.\*', or several"),
+        ("weight", r"matches none of the names .*; do you mean '\*\.weight'\?"),
+        ([], r"parameters=\[\] must be a pattern of names, such as 'fc\.\*', or a list of patterns"),
         ([3], r"parameters=\[3\] must be a pattern of names"),
+        (3, r"parameters=3 must be a pattern of names"),
+        (iter(["2.*"]), r"parameters=<list_iterator .* must be a pattern of names"),
         ("0.*", r"matches only frozen parameters, which stay so: .* or choose among 2\.0\.weight, 2\.0\.bias, 3\.wei"),
     ],
 )
@@ -207,9 +214,19 @@ def test_what_cannot_be_chosen_is_refused(patterns, words: str) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             call()
-    if patterns and patterns != [3]:
+    if isinstance(patterns, str) or patterns == ["3.*", "4.*"]:
         with pytest.raises(ProblemError, match=words):
             chosen(from_network(*network), [patterns] if isinstance(patterns, str) else patterns)
+
+
+def test_brackets_in_names_are_pointed_out() -> None:
+    model = nn.Module()
+    model.register_module("fc[0]", nn.Linear(2, 1))
+    with pytest.raises(ValueError, match=r"do you mean 'fc\[\[\]0\]\.\*'\? \(\[\.\.\.\] stands for one of the char"):
+        ravel(model, "fc[0].*")
+    assert len(ravel(model, "fc[[]0].*")[0]) == 3
+    with pytest.raises(ValueError, match="the model has no parameters"):
+        ravel(nn.Tanh(), "fc.*")
 
 
 def test_many_names_are_listed_by_their_form() -> None:

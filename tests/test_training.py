@@ -79,6 +79,9 @@ def test_what_cannot_be_trained_says_so() -> None:
     with pytest.raises(ProblemError, match=r"train_steps=50: the loss is (-inf|nan) after 1\d steps of Adam"):
         trained(falling, 50)
     constant = from_function(lambda theta: torch.ones((), dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
+    each = from_function(lambda x: x**2, torch.ones(2, dtype=torch.float64))
+    with pytest.raises(ProblemError, match=r"train_steps=2: the loss must be a single number, found \(2,\)"):
+        trained(each, 2)
     with pytest.raises(ProblemError, match="the loss does not depend on the parameters"):
         trained(constant, 1)
     bare = Problem(torch.sum, torch.zeros(2, dtype=torch.float64), (2,), lambda device, dtype: bare)

@@ -7,6 +7,7 @@ whatever the harness does with a problem works with this one too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +40,7 @@ def require_possible(job: Job) -> None:
         "subset": job.subset,
         "problem.batches": job.batches,
         "processes": job.processes if job.processes > 1 else None,
-        "parameters": job.parameters if job.wrt == "inputs" else None,  # all are fixed
+        "parameters": ",".join(job.parameters) if job.parameters and job.wrt == "inputs" else None,  # all are fixed
     }
     for key, value in kept_out.items():
         if value is not None:
@@ -59,6 +60,7 @@ def per_sample(problem: Problem, wrt: str) -> Problem:
     exact = _each(problem.to("cpu", torch.float64), wrt)
     with blamed("the loss"):
         _require_independent(exact)
+        _require_finite(exact)
         form = _fastest(exact.forms(), exact.points.reshape(-1))
     return _made(problem, wrt, form)
 
@@ -137,6 +139,8 @@ def _each(problem: Problem, wrt: str) -> _Each:
         others, batch_of_one = _split(targets if wrt == "inputs" else (inputs, targets), count)
     except ValueError as error:
         raise ProblemError(f"wrt={wrt} per_sample=true: {error}") from error
+    if not count:
+        raise ProblemError(f"wrt={wrt} per_sample=true: there are no samples, the first dimension of the inputs is 0")
 
     def batch_loss(inputs: Any, targets: Any) -> Tensor:
         return evaluate(fixed, inputs, targets)
@@ -193,10 +197,12 @@ def _input_shape(inputs: Any) -> tuple[int, ...]:
             "make what is not differentiated an attribute of the model, or part of the targets"
         )
     if not inputs.is_floating_point():
-        raise ProblemError(
-            f"wrt=inputs: the inputs are {inputs.dtype}, in which nothing can be differentiated; of tokens take the "
-            "embeddings as inputs, and the rest of the network as the model"
+        remedy = (
+            "give torch.view_as_real(inputs), and call torch.view_as_complex in the model"
+            if inputs.is_complex()
+            else "of tokens take the embeddings as inputs, and the rest of the network as the model"
         )
+        raise ProblemError(f"wrt=inputs: the inputs are {inputs.dtype}, and must be real floating numbers; {remedy}")
     return tuple(inputs.shape[1:])
 
 
@@ -218,14 +224,30 @@ def _split(data: Any, count: int) -> tuple[tuple[Tensor, ...], Callable[[Any], A
     return tuple(leaves[place].detach() for place in places), batch_of_one
 
 
+def _require_finite(each: _Each) -> None:
+    """Raise ProblemError where a sample alone has no finite loss."""
+    for place in range(each.count):
+        value = float(each.sample_loss(*_sample(each, place)).detach())
+        if not math.isfinite(value):
+            raise ProblemError(
+                f"the loss of sample {place} alone is {value}, which has no derivatives; if a mean divides by zero, as "
+                "where all targets of a sample are ignored, leave such samples out, or take a sum"
+            )
+
+
 def _require_independent(each: _Each) -> None:
-    """Raise ProblemError where the loss of a batch is no sum over its samples, as under batch statistics.
+    """Raise ProblemError where the loss of a batch is random, or no sum over its samples, as under batch statistics.
 
     In the first half of the samples, the second, and both, the inputs are replaced by those of the sample before. In a
     sum over samples the changes add up, with any weights of the samples.
     """
     inputs, targets = each.given
-    whole = each.batch_loss(inputs, targets)
+    whole, again = (each.batch_loss(inputs, targets) for _ in range(2))
+    if isinstance(whole, Tensor) and float((again - whole).detach().norm()) > MIXES * float(whole.detach().norm()):
+        raise ProblemError(
+            "the loss is not deterministic: it has another value when it is called again with the same inputs; call "
+            "model.eval(), or remove dropout and other random draws"
+        )
     if each.count == 1 or not isinstance(whole, Tensor):
         return
     if whole.numel() == 1:

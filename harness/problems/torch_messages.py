@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import traceback
 
+# What to take in place of the methods that a remedy names, where each sample's own derivatives are asked for.
+_OF_EACH = "for each sample's own derivatives method=per_sample_rows or method=per_sample_loop"
 _OUT_OF_MEMORY = "The method does not fit: use a smaller chunk_size, a method of rows, or a smaller problem."
 # (status, pattern in the message, what to do); the first that matches counts.
 _KNOWN = (
@@ -47,7 +49,7 @@ _KNOWN = (
         r"attempting to call Tensor\.requires_grad_\(\)",
         "The network asks for a gradient itself, by requires_grad_() in its forward pass, which the transforms of "
         "torch.func refuse: write torch.func.grad or torch.func.jvp there, or use a method without transforms, "
-        "method=create_graph_rows or method=factored.",
+        f"method=create_graph_rows or method=factored; {_OF_EACH}.",
     ),
     (
         "error",
@@ -61,25 +63,26 @@ _KNOWN = (
         r"appears to not have been used in the graph",
         "The gradient does not depend on one of the parameters: pass allow_unused=True or materialize_grads=True. But "
         "where the network itself takes a gradient in its inputs, the transforms of torch.func do not find it, and it "
-        "would count as zero: write torch.func.grad there, or use method=create_graph_rows or method=factored.",
+        "would count as zero: write torch.func.grad there, or use method=create_graph_rows or method=factored; "
+        f"{_OF_EACH}.",
     ),
     (
         "unsupported",
         r"ZeroTensors are immutable",
         "torch has no working jvp of this gradient (mse_loss is known for it, pytorch issues 112013 and 123996): use "
-        "reverse-over-reverse, method=vmap_hvp_reverse or method=create_graph_rows.",
+        f"reverse-over-reverse, method=vmap_hvp_reverse or method=create_graph_rows; {_OF_EACH}.",
     ),
     (
         "unsupported",
         r"\(got `self` of size \[1, \d+\]\)",
         "vmap batches the forward-mode derivative of an operation here wrongly: use a method that only goes backward, "
-        "method=vmap_hvp_reverse or method=create_graph_rows.",
+        f"method=vmap_hvp_reverse or method=create_graph_rows; {_OF_EACH}.",
     ),
     (
         "unsupported",
         r"forward AD|forward-mode|forward mode|jvp.*not implemented|decomposition for",
         "An operation here has no forward-mode rule in torch: use a method that only goes backward, "
-        "method=vmap_hvp_reverse or method=create_graph_rows.",
+        f"method=vmap_hvp_reverse or method=create_graph_rows; {_OF_EACH}.",
     ),
     (
         "unsupported",
@@ -89,16 +92,16 @@ _KNOWN = (
     (
         "unsupported",
         r"vmap: .*(in-place|inplace|randomness|data-dependent|\.item\(\))|Batching rule not implemented|"
-        r"running statistics|running_mean",
-        "vmap cannot batch an operation here (in-place writes, random draws, batch statistics): use a loop, "
-        "method=create_graph_rows, or put the model into eval mode.",
+        r"running statistics|running_mean|output with shape .* doesn't match the broadcast shape",
+        "vmap cannot batch an operation here (in-place writes, recurrent layers, random draws, batch statistics): use "
+        f"a loop, method=create_graph_rows ({_OF_EACH}), or put the model into eval mode.",
     ),
     (
         "unsupported",
         r"autograd\.Function with functorch transforms|don't yet support saved tensor hooks|"
         r"Cannot access data pointer of Tensor that doesn't have storage|random operations inside of vmap",
         "torch.func's transforms cannot see through a custom function, a hook or a random draw here: use a method that "
-        "only goes backward, method=create_graph_rows.",
+        f"only goes backward, method=create_graph_rows; {_OF_EACH}.",
     ),
     (
         "unsupported",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.problems.errors import ProblemError
+from harness.problems.errors import ProblemError, blamed
 from harness.problems.problem import Problem
 
 RATE = 0.01  # of Adam
@@ -18,8 +18,8 @@ def trained(problem: Problem, steps: int) -> Problem:
     drawn: the builder's seed decides the result. The samples are those that the loss is evaluated on, and a network
     that could be trained further is left where it is.
 
-    Raises ProblemError where the loss is not finite at some step, does not depend on the parameters, or belongs to a
-    problem that does not show its tensors.
+    Raises ProblemError where the loss is no single number, is not finite at some step, does not depend on the
+    parameters, or belongs to a problem that does not show its tensors; CodeError where the loss itself raises.
     """
     if not steps:
         return problem
@@ -32,7 +32,13 @@ def trained(problem: Problem, steps: int) -> Problem:
     theta = copy.theta.clone().requires_grad_()
     optimizer = torch.optim.Adam([theta], lr=RATE)
     for step in range(steps + 1):
-        loss = copy.loss(theta)
+        with blamed("the loss"):
+            loss = copy.loss(theta)
+        if loss.numel() != 1:
+            raise ProblemError(
+                f"train_steps={steps}: the loss must be a single number, found {tuple(loss.shape)}; take a criterion "
+                "that reduces, say by the mean"
+            )
         if not bool(loss.isfinite()):
             raise ProblemError(
                 f"train_steps={steps}: the loss is {float(loss.detach())} after {step} steps of Adam (rate {RATE}); "
