@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from argparse import Namespace
@@ -25,6 +26,7 @@ from harness import program, record, sweep
 from harness.composition import composition
 from harness.config import CONF, ConfigError
 from harness.plan import plan_of
+from harness.run_folder import axes
 
 PRIMARY = "config"  # the primary config, without its .yaml
 
@@ -105,13 +107,31 @@ def main() -> int:
             raise
         return _failed(ended.code, options)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        cause = f"\n{error.__cause__}" if error.__cause__ is not None else ""
-        return _failed(traceback.format_exc() if asked_for_all else f"harness: {error}{cause}", options)
+        return _failed(traceback.format_exc() if asked_for_all else f"harness: {_explained(error, options)}", options)
     except record.RecordError as error:
         return _failed(f"harness: {error}", options)
     except Exception:
         return _failed(traceback.format_exc(), options)
     return 0
+
+
+def _explained(error: Exception, options: Namespace) -> str:
+    """The message of an error of Hydra's or OmegaConf's, in the words of this command where an option does not exist.
+
+    Of a sweep, Hydra first composes a configuration without the values that vary: an option with a single value is then
+    set on the default method, whichever methods the sweep has.
+    """
+    unknown = re.search(r"Could not override '(?P<key>(?P<group>method|problem)\.[^']+)'", str(error))
+    if unknown is None:
+        return str(error) if error.__cause__ is None else f"{error}\n{error.__cause__}"
+    key, group = unknown["key"], unknown["group"]
+    text = next((override for override in options.overrides if override.startswith(f"{key}=")), key)
+    value = text.partition("=")[2]
+    if options.multirun or any(override.startswith("+sweep=") for override in options.overrides):
+        advice = f"a sweep sets a single value before it chooses a {group}, so write {key}=choice({value})"
+    else:
+        advice = f"conf/{group}/NAME.yaml lists those of {group}=NAME, and +{text} adds one"
+    return f"{text}: there is no such option of the {group}; {advice}"
 
 
 def _failed(message: str, options: Namespace) -> int:
@@ -137,7 +157,7 @@ def _has_baseline(options: Namespace) -> bool:
                 if any(override.lstrip("+").startswith("baseline=") for override in added):
                     return True
     try:
-        return config is not None and (config.baseline is not None or "baseline" in (config.hydra.sweeper.params or ()))
+        return config is not None and (config.baseline is not None or "baseline" in axes(config))
     except OmegaConfBaseException:  # it is set, to what cannot be resolved
         return True
 

@@ -35,10 +35,10 @@ class RunFolder(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit with a message where the folder of a sweep cannot be made."""
-        of_cells = sorted(checks(Comparison).keys() & (config.hydra.sweeper.params or {}).keys())
+        of_cells = sorted(checks(Comparison).keys() & axes(config))
         if of_cells:
             raise SystemExit(
-                f"harness: {', '.join(of_cells)} in hydra.sweeper.params: all cells of a run have the same; write it "
+                f"harness: {', '.join(of_cells)} in hydra.sweeper: all cells of a run have the same; write it "
                 "at the top of the sweep's file, or on the command line"
             )
         _make(config, Path(config.hydra.sweep.dir))
@@ -64,6 +64,12 @@ class RunFolder(Callback):
             status = status or failed
         if status:
             raise SystemExit(status)
+
+
+def axes(config: DictConfig) -> set[str]:
+    """The keys that a sweep's file varies, in `hydra.sweeper.params` and in its `grids`."""
+    sweeper = config.hydra.sweeper
+    return {str(key) for axes in (sweeper.get("params"), *(sweeper.get("grids") or ())) for key in axes or ()}
 
 
 def _make(config: DictConfig, output: Path) -> None:

@@ -40,11 +40,14 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
     failed: list[tuple[Sequence[str], Exception]] = []
     if len(cells) >= MANY:
         print(f"composing {len(cells)} cells", file=sys.stderr, flush=True)
-    compositions = Compositions(cells, compose)
+    grids: dict[tuple[str, ...], list[Sequence[str]]] = {}  # cells by the keys that they set
+    for overrides in cells:
+        grids.setdefault(_keys(overrides), []).append(overrides)
+    compositions = {keys: Compositions(grid, compose) for keys, grid in grids.items()}
     for overrides in cells:
         name = " ".join(entry for entry in filter_overrides(overrides) if not entry.startswith("+sweep="))
         try:
-            plans.append((name, plan_of(compositions.of(overrides))))
+            plans.append((name, plan_of(compositions[_keys(overrides)].of(overrides))))
         except Exception as error:  # Hydra's, OmegaConf's and our own have no common base
             failed.append((overrides, error))
             print(f"{name}: error, {error}", file=sys.stderr)
@@ -55,6 +58,10 @@ def run(cells: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
     except OSError as error:
         raise SystemExit(f"harness: {error}") from error
     return run_plans(plans, output)
+
+
+def _keys(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(override.partition("=")[0] for override in overrides)
 
 
 def run_plans(plans: Sequence[tuple[str, Plan]], output: Path) -> list[Path]:

@@ -88,7 +88,8 @@ def test_a_sweep_without_one_ok_cell_fails(harness, tmp_path: Path) -> None:
     [
         (["method=vmap_hvpp"], "Available options in 'method':"),
         (["problem=nosuch"], "Available options in 'problem':"),
-        (["method.chunk_sise=3"], "Could not override 'method.chunk_sise'"),
+        (["method.chunk_sise=3"], "method.chunk_sise=3: there is no such option of the method; conf/method/NAME.yaml"),
+        (["-m", "method=hutchinson,hutchpp", "method.seed=3"], "so write method.seed=choice(3)"),
         (["+method.chunk_sise=3"], "its options are: composition, chunk_size, memory_budget_mb, compile"),
         (["method.chunk_size=-3"], "null for all at once, or auto for what fits memory_budget_mb; found -3"),
         (["method.chunk_size=many"], "null for all at once, or auto for what fits memory_budget_mb; found many"),
@@ -126,6 +127,7 @@ def test_a_mistake_gives_a_clear_message_and_a_failure(harness, arguments: list[
         (["+sweep=mine", "--nosuch"], 3),
         (["+sweep=mine", "baseline=null", "rounds=0"], 1),
         (["+sweep=of_cells"], 3),
+        (["+sweep=of_grids"], 3),
         (["+sweep=broken", "baseline=git:HEAD"], 3),
     ],
 )
@@ -135,6 +137,7 @@ def test_what_fails_beside_a_baseline_is_no_regression(harness, tmp_path: Path, 
     sweeps = {
         "mine": "baseline: git:no_such_commit",
         "of_cells": "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      baseline: git:HEAD",
+        "of_grids": "hydra:\n  mode: MULTIRUN\n  sweeper:\n    grids:\n    - baseline: git:HEAD",
         "broken": "a: [1",
     }
     for name, text in sweeps.items():

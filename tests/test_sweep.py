@@ -212,6 +212,48 @@ def test_globs_look_into_folders_where_a_pattern_does(harness, tmp_path: Path) -
     assert "Traceback" not in done.stderr
 
 
+GRIDS = """
+# @package _global_
+dtype: float64
+quantity: trace
+passes: [agreement]
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      problem: quadratic
+      seed: 0,1
+    grids:
+      - method: create_graph_rows,hutchinson
+        quantity: diagonal
+      - method: hutchinson
+        method.probes: 8,16
+      - method: hutchinson,xtrace
+        method.seed: 0,3
+"""
+
+
+def test_grids_of_a_sweep_are_added_up_and_a_given_method_keeps_its_own_options(harness, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "grids.yaml").write_text(GRIDS)
+    done = harness(f"--config-dir={tmp_path}", "+sweep=grids", "method=hutchinson,create_graph_rows", "seed=1")
+    assert done.returncode == 0, done.stderr
+    frame = record.load(tmp_path / "run")
+    options = [json.loads(text) for text in frame["method_options"]]
+    drawn = [(given.get("probes"), given.get("seed")) for given in options]
+    measured = Counter(zip(frame["quantity"], frame["method"], drawn, frame["seed"], strict=True))
+    assert measured == Counter(
+        {
+            ("diagonal", "create_graph_rows", (None, None), 1): 1,
+            ("diagonal", "hutchinson", (64, 0), 1): 1,
+            ("trace", "hutchinson", (8, 0), 1): 1,
+            ("trace", "hutchinson", (16, 0), 1): 1,
+            ("trace", "hutchinson", (64, 0), 1): 1,
+            ("trace", "hutchinson", (64, 3), 1): 1,
+        }
+    )
+
+
 @pytest.mark.parametrize("multirun", [("-m",), ()])
 def test_records_that_a_method_spoils_are_named(harness, tmp_path: Path, multirun: tuple[str, ...]) -> None:
     spoiling = ["~method.compile", "method._target_=tests.faulty.spoil_records", "passes=[process]", "rounds=2"]

@@ -33,11 +33,10 @@ NOTE = (
 
 def figures(found: Sequence[Accuracy], analysis: Analysis, medium: Medium = SCREEN) -> dict[str, Figure]:
     """A figure `accuracy_trace` for each quantity, with a row for each problem, P and setting."""
-    lines = sorted({line for accuracy in found for line in _estimates(accuracy)["line"]})
-    looks = sequence(lines)
     drawn = {}
     for quantity in dict.fromkeys(accuracy.quantity for accuracy in found):
         own = [accuracy for accuracy in found if accuracy.quantity == quantity]
+        looks = sequence(sorted({line for accuracy in own for line in _estimates(accuracy)["line"]}))
         drawn[f"accuracy_{quantity}"] = figure(own, analysis, looks, medium)
     return drawn
 

@@ -18,7 +18,18 @@ from harness.report.figures import failed
 from harness.report.figures.canvas import canvas, caption, drawing, empty, outer_labels, plain_numbers
 from harness.report.figures.labels import Label, attach, folded, settle
 from harness.report.figures.page_size import SCREEN, Medium
-from harness.report.figures.style import BAR, FLOOR, SUSPECT, TOLERANCE, WRONG, Style, explained, rings, styles
+from harness.report.figures.style import (
+    BAR,
+    FLOOR,
+    SUSPECT,
+    TOLERANCE,
+    WRONG,
+    Style,
+    approximate,
+    explained,
+    rings,
+    styles,
+)
 from harness.report.readable import MIB
 from harness.text import counted
 
@@ -257,7 +268,7 @@ def _explained(drawn: Sequence[View], lost: Sequence[Sequence[failed.Line]], med
         return []
     every = pandas.concat([view.points[view.points["y"].notna()] for view in drawn])
     told = [POWERS] if any(_power(view, label) for view in drawn for label in view.points["label"].unique()) else []
-    told += explained(every, medium)
+    told += explained(every, medium) + approximate(every)
     told += ["Above the axes: what failed at which P."] if any(lost) else []
     grey = max((view.points["label"].nunique() for view in drawn if not _named(view)), default=0)
     told += ["Thin and grey: the other methods."] if grey else []

@@ -21,7 +21,7 @@ from harness.report.figures.canvas import canvas, caption, drawing, empty, outer
 from harness.report.figures.curves import MEMORY, Axis, fitting, floor_of, left_out, letters_of, time_of
 from harness.report.figures.labels import Label, attach, folded, settle, shortened
 from harness.report.figures.page_size import SCREEN, Medium
-from harness.report.figures.style import BAR, WORDS, Style, explained, rings, styles
+from harness.report.figures.style import BAR, WORDS, Style, approximate, explained, rings, styles
 from harness.text import listed
 
 FRONT: dict[str, Any] = {
@@ -164,7 +164,7 @@ def _explained(panels: Sequence[DataFrame], looks: Mapping[str, Style], medium: 
         told.append("What is exactly 0 is drawn a decade below all else.")
     if not all(looks[str(label)].emphasised for label in every["label"]):
         told.append("Grey dots: the other methods.")
-    return told + explained(every, medium)
+    return told + explained(every, medium) + approximate(every)
 
 
 def _front(ax: Axes, points: DataFrame, name: str, medium: Medium) -> None:

@@ -134,12 +134,15 @@ def explained(points: DataFrame, medium: Medium) -> list[str]:
     """What the marks of `rings` around these points mean, in words."""
     crossed = " or ".join(WRONG[status] for status in WRONG if (points["status"] == status).any())
     told = [f"Red crosses: measured, but {crossed}."] if crossed else []
-    approximate = points.loc[points["status"] == APPROXIMATE, "label"]
-    if len(approximate):
-        told.append(f"Approximations by design, which no comparison counts: {listed(sorted(set(approximate)))}.")
     if medium.rings and points["contended"].any():
         told.append("Grey rings: measured under contention, or while the GPU throttled.")
     return told
+
+
+def approximate(points: DataFrame) -> list[str]:
+    """Which methods of these points approximate by design, in words."""
+    names = sorted(set(points.loc[points["status"] == APPROXIMATE, "label"]))
+    return [f"Approximations by design, which no comparison counts: {listed(names)}."] if names else []
 
 
 def letter(status: object) -> dict[str, Any]:
