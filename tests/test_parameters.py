@@ -10,7 +10,7 @@ from torch import nn
 from harness.problems import Problem, ProblemError, check, chosen, from_network, functions, split, subset, transformers
 from harness.reproduce.script import script
 from methods import batches, create_graph_rows, factored, samples, vmap_hvp
-from methods.estimates import Approximation
+from methods.estimates import Approximation, Bounded
 from methods.ravel import leaves_of, listed, ravel, trainable
 from tests.oracles import central_differences, distance
 from tests.rows import ROWS, SHARDED, bound, installed, target
@@ -132,7 +132,11 @@ def test_every_method_gives_the_block(row: str, name: str, quantity: str) -> Non
     function, options = bound(row, quantity)
     arguments = {"vectors": vectors, **offered(part)}
     given = {key: arguments[key] for key in inspect.signature(function).parameters if key in arguments}
-    found = function(**given, **options)
+    try:
+        found = function(**given, **options)
+    except NotImplementedError:  # what a library lacks, or refuses in words
+        assert row not in OWN
+        return
     if isinstance(found, Approximation):  # of the chosen parameters, by design not their block
         assert found.value.shape == block.shape
         return
@@ -144,6 +148,9 @@ def test_every_method_gives_the_block(row: str, name: str, quantity: str) -> Non
     exact = {"hessian": block, "diagonal": block.diagonal(), "hvp": block @ vectors}[quantity]
     if hasattr(found, "standard_error"):
         assert (found.value - exact).norm() <= 4 * found.standard_error.norm()
+        return
+    if isinstance(found, Bounded):
+        assert (found.value - exact).norm() <= found.error.norm()
         return
     assert distance(found, exact) < 1e-9
 

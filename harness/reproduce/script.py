@@ -76,7 +76,7 @@ def _require_whole_hessian(seen: Mapping[str, Any]) -> None:
         raise ReproduceError(
             f"the record is of wrt={seen['wrt']} per_sample=true; scripts are written for the Hessian of the whole loss"
         )
-    if any(seen[name] is not None for name in ("stated_error", "standard_error")):
+    if any(seen.get(name) is not None for name in ("stated_error", "standard_error")):  # older records lack the first
         raise ReproduceError("the record is of a result that states its error; scripts are written for exact ones")
     if seen["mode"] == "autocast":
         raise ReproduceError("the record is of mode=autocast; scripts compute in float64, which autocast leaves alone")

@@ -13,7 +13,7 @@ from tests.pretended_gpu.cells import Cell
 from tests.rows import ROWS, target
 
 LARGEST = "bert"  # the problem that takes the longest
-OWN_CELLS = {"quick": 509, "all": 554}  # of own rows: fewer would mean that some are passed over
+OWN_CELLS = {"quick": 682, "all": 727}  # of own rows: fewer would mean that some are passed over
 
 # How often the CPU waits for the GPU in one call, at most, where it does. The numbers grow neither with the number of
 # parameters nor with their size, but for `factored.diagonal`, which decides at each layer how to go on.
@@ -21,6 +21,25 @@ WAITS = {
     ("factored", "hessian"): 7,
     ("factored", "diagonal"): 12,
     ("factored", "hvp"): 9,
+    ("factored", "eigenvalues"): 8,
+    ("factored", "trace"): 12,
+    ("factored", "spectrum"): 8,
+    ("factored", "ihvp"): 10,
+    ("diagonal_only", "hessian"): 11,
+    ("vmap_hvp", "eigenvalues"): 1,
+    ("vmap_hvp", "spectrum"): 1,
+    ("vmap_hvp", "ihvp"): 3,
+    ("lanczos_quadrature", "spectrum"): 1,
+}
+# Methods that wait in each of their steps: they decide by numbers whether to go on, or how long a step is.
+STEPWISE = {
+    "conjugate_gradients",
+    "finite_differences",
+    "lanczos",
+    "lobpcg",
+    "minres",
+    "neumann",
+    "power_iteration",
 }
 
 
@@ -83,6 +102,6 @@ def _faults(every: Sequence[Cell], own_cells: int) -> list[str]:
         faults.append(f"there are {len(own)} cells of own rows; `OWN_CELLS` states {own_cells}")
     for (row, quantity), waits in _most_waits(own).items():
         stated = WAITS.get((row, quantity), 0)
-        if waits != stated:
+        if waits != stated and row not in STEPWISE:
             faults.append(f"{row} {quantity} waits {waits} times; `WAITS` states {stated}")
     return faults
