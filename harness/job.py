@@ -53,6 +53,7 @@ METHOD_ARGUMENTS = (*PROBLEM_ARGUMENTS, *NETWORK_ARGUMENTS, *SAMPLE_ARGUMENTS, *
 OVER_BATCHES = "methods.batches.summed"  # the function that calls a method on each batch
 
 FLAG = Check(lambda value: isinstance(value, bool), "must be true or false")
+DAMPING = number("a number from 0 to 1e30", lambda value: 0 <= value <= 1e30)  # beyond, squares are not finite
 AT_LEAST_0 = number("a number of at least 0", lambda value: value >= 0)
 DEVICE = Check(
     lambda value: re.fullmatch(r"cpu|cuda(:\d+)?", str(value)) is not None,
@@ -128,7 +129,7 @@ class Job:
     wrt: Annotated[str, one_of(VARIABLES)] = "parameters"  # the variables that the derivatives are taken in
     per_sample: Annotated[bool, FLAG] = False  # each sample's own; always so for wrt=inputs
     k: Annotated[int, whole(1)] = 10  # eigenvalues of the largest magnitude
-    damping: Annotated[float, AT_LEAST_0] = 0.01  # of ihvp, and of the Newton step of an approximation
+    damping: Annotated[float, DAMPING] = 0.01  # of ihvp, and of the Newton step of an approximation
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], problem: str, method: str) -> Job:

@@ -61,4 +61,5 @@ def eigenvalues(
             ) from error
         found.append(torch.from_numpy(vectors).to(theta))
     basis = torch.linalg.qr(torch.cat(found, dim=1)).Q
-    return rayleigh_ritz(basis, products(basis), k, products.count)
+    images = products(basis)
+    return rayleigh_ritz(basis, images, k, products.count, products.error)
