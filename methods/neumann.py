@@ -10,7 +10,7 @@ from torch import Tensor
 from methods.estimates import Bounded
 from methods.products import Products
 from methods.ritz import check_budget, random_vector
-from methods.solving import least, solved
+from methods.solving import damped, least, solved
 
 POWER_STEPS = 20  # of power iteration, for the scale
 MARGIN = 1.2  # by which the largest eigenvalue may be above what these find
@@ -49,7 +49,7 @@ def ihvp(
     if scale is not None and not scale > 0:
         raise ValueError(f"scale must be a number above 0, or null; found {scale}")
     products = Products(loss, theta, hvp)
-    factor = 1 / (MARGIN * _largest(products, theta, damping, seed)) if scale is None else scale
+    factor = 1 / (MARGIN * _largest(damped(products, damping), theta, seed)) if scale is None else scale
 
     def solve(matrix: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
         solution, residual = torch.zeros_like(vector), vector
@@ -69,13 +69,12 @@ def ihvp(
     return solved(products, vectors, damping, solve)
 
 
-def _largest(products: Products, theta: Tensor, damping: float, seed: int) -> float:
-    """The norm of the damped Hessian's product with the unit vector that power iteration ends with: a lower bound."""
+def _largest(matrix: Callable[[Tensor], Tensor], theta: Tensor, seed: int) -> float:
+    """The norm of the matrix's product with the unit vector that power iteration ends with: a lower bound."""
     vector = random_vector(theta, torch.Generator().manual_seed(seed))
     norm = vector.norm()
     for _ in range(POWER_STEPS):
-        vector = vector / norm
-        vector = products.one(vector) + damping * vector
+        vector = matrix(vector / norm)
         norm = vector.norm()
         if norm == 0:
             return 1.0  # of a matrix of zeros, for which every scale is right

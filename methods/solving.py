@@ -22,12 +22,14 @@ def solved(products: Products, vectors: Tensor, damping: float, solve: Solver) -
     params = products.theta.numel()
     if vectors.dim() != 2 or len(vectors) != params or vectors.shape[1] == 0 or not bool(vectors.isfinite().all()):
         raise ValueError(f"vectors {tuple(vectors.shape)} must be finite numbers ({params}, m), one vector a column")
-
-    def damped(vector: Tensor) -> Tensor:
-        return products.one(vector) + damping * vector
-
-    solutions = [solve(damped, vector) for vector in vectors.unbind(1)]
+    matrix = damped(products, damping)
+    solutions = [solve(matrix, vector) for vector in vectors.unbind(1)]
     return with_residual(products, torch.stack(solutions, dim=1), vectors, damping)
+
+
+def damped(products: Products, damping: float) -> Callable[[Tensor], Tensor]:
+    """The map x -> (H + damping I) x, (P,) -> (P,)."""
+    return lambda vector: products.one(vector) + damping * vector
 
 
 def least(tolerance: float, dtype: torch.dtype) -> float:
