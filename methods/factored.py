@@ -281,7 +281,7 @@ def explain(
     if quantity not in ("hessian", "diagonal"):
         raise ValueError(f"quantity={quantity!r} must be 'hessian' or 'diagonal'")
     with only(model, parameters), full_precision():
-        network = Network(model, criterion, inputs, targets)
+        network = Network(model, criterion, inputs, targets, by_entries=quantity == "hessian")
         certificate = Certificate(network)
 
         def refuse(plan: Plan) -> None:

@@ -6,6 +6,7 @@ arguments.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,9 @@ class Call:
     input: Tensor
     features: Callable[[Tensor], Tensor]  # input -> a (N, S, q)
     outputs: Callable[[Tensor], Tensor]  # z -> (N, S, p)
-    back: Callable[[Tensor, Tensor], Tensor]  # e (N, S, p), z -> e in the shape of z
+    change: Callable[[Tensor, Tensor, Tensor], Tensor]  # e (N, S, p), z, input -> the change of z that e makes
     transposed: bool = False  # whether the weight is (q, p)
+    entries: bool = False  # whether e changes the weight's entries, for each sample: S = 1, p entries, and a = 1
 
 
 def _linear(samples: int, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
@@ -33,7 +35,7 @@ def _linear(samples: int, input: Tensor, weight: Tensor, bias: Tensor | None = N
 
     if input.dim() < 2 or weight.dim() != 2 or not _fits(input, samples, weight, bias):
         return None
-    return Call(weight, bias, input, by_sample, by_sample, lambda e, z: e.reshape(z.shape))
+    return Call(weight, bias, input, by_sample, by_sample, lambda e, z, x: e.reshape(z.shape))
 
 
 def _embedding(
@@ -57,7 +59,7 @@ def _embedding(
     def by_sample(z: Tensor) -> Tensor:
         return z.reshape(samples, -1, z.shape[-1])
 
-    return Call(weight, None, input, features, by_sample, lambda e, z: e.reshape(z.shape), transposed=True)
+    return Call(weight, None, input, features, by_sample, lambda e, z, x: e.reshape(z.shape), transposed=True)
 
 
 def _convolution(
@@ -81,23 +83,65 @@ def _convolution(
         """An option for height and width."""
         if not one_dimensional:
             return value
-        return height, value if isinstance(value, int) else value[-1]
+        return height, (value if isinstance(value, int) else value[-1])
 
-    kernel = both(tuple(weight.shape[2:]), 1)
-    options = {"dilation": both(dilation, 1), "padding": both(padding, 0), "stride": both(stride, 1)}
+    kernel, dilations = both(tuple(weight.shape[2:]), 1), _pair(both(dilation, 1))
+    steps, (above, left) = _pair(both(stride, 1)), _pair(both(padding, 0))
 
     def features(x: Tensor) -> Tensor:
-        image = x.unsqueeze(2) if one_dimensional else x
-        patches = functional.unfold(image, kernel, **options)
-        return patches.transpose(1, 2).reshape(samples, -1, patches.shape[1])
+        """Views of patches, copied once: torch's own unfold is slow where transforms batch it."""
+        image = functional.pad(x.unsqueeze(2) if one_dimensional else x, (left, left, above, above))
+        for dim, size, step, apart in zip((2, 3), kernel, steps, dilations, strict=True):
+            image = image.unfold(dim, apart * (size - 1) + 1, step)[..., ::apart]
+        return image.permute(0, 2, 3, 1, 4, 5).reshape(samples, -1, image.shape[1] * math.prod(kernel))
 
     def by_sample(z: Tensor) -> Tensor:
         return z.flatten(2).transpose(1, 2).reshape(samples, -1, z.shape[1])
 
-    def back(e: Tensor, z: Tensor) -> Tensor:
+    def change(e: Tensor, z: Tensor, x: Tensor) -> Tensor:
         return e.reshape(len(z), -1, z.shape[1]).transpose(1, 2).reshape(z.shape)
 
-    return Call(weight, bias, input, features, by_sample, back)
+    return Call(weight, bias, input, features, by_sample, change)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """An option for height and width, where one number may stand for both."""
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[-1])
+
+
+def by_entries(call: Call, param: Tensor, samples: int) -> Call:
+    """The call with a shift of each entry of one of its parameters, for each sample, instead of a shift of outputs."""
+
+    def changes(e: Tensor, x: Tensor) -> Tensor:
+        """The change (N, S, p) of the outputs when the parameter changes by e (N, 1, entries)."""
+        if param is not call.weight:
+            return e
+        a = call.features(x)
+        width = a.shape[2]
+        return a @ (e.reshape(len(e), width, -1) if call.transposed else e.reshape(len(e), -1, width).mT)
+
+    def change(e: Tensor, z: Tensor, x: Tensor) -> Tensor:
+        moved = changes(e, x)
+        return call.change(moved.expand(call.outputs(z).shape), z, x)
+
+    return of_entries(param, call.input, samples, change)
+
+
+def of_entries(param: Tensor, input: Tensor, samples: int, change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Call:
+    """A call whose shifts (N, 1, entries of the parameter) are changes of the parameter for each sample.
+
+    `change` takes them, z and the input to the change of z. It is linear in the shifts.
+    """
+
+    def ones(x: Tensor) -> Tensor:
+        return param.new_ones(samples, 1, 1)
+
+    def outputs(z: Tensor) -> Tensor:
+        return z.new_zeros(samples, 1, param.numel())
+
+    return Call(param, None, input, ones, outputs, change, entries=True)
 
 
 def _fits(input: Tensor, samples: int, weight: Tensor, bias: Tensor | None) -> bool:

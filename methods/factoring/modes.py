@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
-from methods.factoring.affine import AFFINE, Call
+from methods.factoring.affine import AFFINE, Call, by_entries
 from methods.factoring.refusals import Refused
 
 Shift = Callable[[int, Tensor], Tensor]  # index of a call and its outputs z (N, S, p) -> their shift (N, S, p)
@@ -26,11 +26,12 @@ class ShiftMode(TorchFunctionMode):
     computes under `no_grad` is detached, since torch's forward mode would differentiate it.
     """
 
-    def __init__(self, fixed: set[int], samples: int, shift: Shift, precision: torch.dtype) -> None:
+    def __init__(self, fixed: set[int], samples: int, shift: Shift, precision: torch.dtype, by_entries: bool) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.precision = precision  # the lowest precision of a result that depends on the parameters
         self._fixed, self._samples, self._shift = fixed, samples, shift  # `fixed` holds the ids of parameters
+        self._by_entries = by_entries  # whether maps with many positions are shifted in their parameters' entries
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every function of torch that the network and the criterion call."""
@@ -50,8 +51,19 @@ class ShiftMode(TorchFunctionMode):
             return function(*args, **kwargs)
         held = {name: value if name == "input" else self._held(value) for name, value in kwargs.items()}
         z = function(*args[:1], *map(self._held, args[1:]), **held)
-        self.calls.append(call)
-        return z + call.back(self._shift(len(self.calls) - 1, call.outputs(z)), z)
+        for shifted in self._shifted(call, z):
+            self.calls.append(shifted)
+            z = z + shifted.change(self._shift(len(self.calls) - 1, shifted.outputs(z)), z, shifted.input)
+        return z
+
+    def _shifted(self, call: Call, z: Tensor) -> list[Call]:
+        """The call with a shift of its outputs z, or one for each parameter where that takes fewer shifts."""
+        outputs = call.outputs(z)
+        inputs = call.weight.numel() // outputs.shape[2]
+        if not self._by_entries or outputs.shape[1] < inputs:
+            return [call]
+        params = [param for param in (call.weight, call.bias) if id(param) in self._fixed and param is not None]
+        return [by_entries(call, param, self._samples) for param in params]
 
     def _held(self, value: Any) -> Any:
         return value.detach() if id(value) in self._fixed else value

@@ -31,9 +31,18 @@ class Network:
 
     The samples are the first dimension of the first tensor among the inputs. The criterion may be None for a model
     that computes its own loss (`methods.calls.completed`).
+
+    With `by_entries`, affine maps with no fewer positions than inputs are shifted in the entries of their parameters.
     """
 
-    def __init__(self, model: nn.Module, criterion: Callable[..., Tensor] | None, inputs: Any, targets: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Callable[..., Tensor] | None,
+        inputs: Any,
+        targets: Any,
+        by_entries: bool = False,
+    ) -> None:
         self.params = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names = {id(p): name for name, p in self.params.items()}
         self.theta, _ = ravel(model)
@@ -42,6 +51,7 @@ class Network:
         self.hooked = False  # whether there are hooks on gradients; known after `plain`
         self.precision = self.theta.dtype  # the lowest between the parameters and the loss; known after `loss`
         self._model, self._inputs, self._targets = model, inputs, targets
+        self._by_entries = by_entries
         self._criterion = calls.completed(criterion, targets)
         self._samples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
 
@@ -126,7 +136,8 @@ class Network:
         return {self.names[id(p)] for p in (call.weight, call.bias) if id(p) in self.names}
 
     def _shift_mode(self, fixed: Iterable[str], shift: Shift) -> ShiftMode:
-        return ShiftMode({id(self.params[name]) for name in fixed}, self._samples, shift, self.theta.dtype)
+        ids = {id(self.params[name]) for name in fixed}
+        return ShiftMode(ids, self._samples, shift, self.theta.dtype, self._by_entries)
 
     def _outputs(self) -> Any:
         return calls.call(self._model, self._buffers(), self._inputs)

@@ -121,6 +121,8 @@ def _cheap_rows(network: Network, calls: Sequence[Call]) -> dict[str, str]:
     """The parameters with at least as many positions as inputs, whose rows cost no more than shifts, and the reason."""
     positions, inputs = Counter[str](), {}
     for call in calls:
+        if call.entries:
+            continue
         _, count, width = call.features(call.input.detach()).shape
         for name in network.owners(call):
             positions[name] += count

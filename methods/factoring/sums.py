@@ -38,7 +38,7 @@ class Sum:
     def networks(self) -> Iterator[Network]:
         """The network with each batch."""
         for criterion, inputs, targets in self._batches:
-            yield Network(self._model, criterion, inputs, targets)
+            yield Network(self._model, criterion, inputs, targets, by_entries=True)
 
     def product(self, vector: Tensor) -> Tensor:
         """The Hessian times a vector (P,), by double backward through the plain loss, in float64."""

@@ -31,6 +31,7 @@ class Use:
     parts: tuple[Part, ...]
     gradient: Tensor  # g (N, S, p), of the loss in the outputs
     tied: bool  # whether another call has one of the same parameters
+    by_entries: bool  # whether the outputs are a parameter's entries, for each sample (`affine.of_entries`)
 
     def outputs(self, vector: Tensor) -> Tensor:
         """The change (N, S, p) of the outputs when the parameters change by their entries of `vector` (P,)."""
@@ -62,7 +63,7 @@ def uses_of(network: Network, names: set[str]) -> list[Use]:
     uses = []
     for call, gradient, own in zip(calls, gradients, owners, strict=True):
         tied = sum(bool(own & others) for others in owners) > 1
-        uses.append(Use(frozenset(own), tuple(_parts(network, call, own)), gradient, tied))
+        uses.append(Use(frozenset(own), tuple(_parts(network, call, own)), gradient, tied, call.entries))
     return uses
 
 
@@ -72,6 +73,7 @@ def _parts(network: Network, call: Call, names: set[str]) -> Iterator[Part]:
     constant = features.new_ones(*features.shape[:2], 1)
     weight, bias = network.names.get(id(call.weight)), network.names.get(id(call.bias))
     if weight in names:
-        yield Part(network.span[weight].start, features, call.input.is_floating_point(), call.transposed)
+        varies = call.input.is_floating_point() and not call.entries
+        yield Part(network.span[weight].start, features, varies, call.transposed)
     if bias in names:
         yield Part(network.span[bias].start, constant, False, call.transposed)
