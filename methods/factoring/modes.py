@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from methods.factoring.affine import AFFINE, Call, by_entries
 from methods.factoring.refusals import Refused
+from methods.factoring.tape import Tape
 
 Shift = Callable[[int, Tensor], Tensor]  # index of a call and its outputs z (N, S, p) -> their shift (N, S, p)
 
@@ -26,12 +28,21 @@ class ShiftMode(TorchFunctionMode):
     computes under `no_grad` is detached, since torch's forward mode would differentiate it.
     """
 
-    def __init__(self, fixed: set[int], samples: int, shift: Shift, precision: torch.dtype, by_entries: bool) -> None:
+    def __init__(
+        self,
+        fixed: set[int],
+        samples: int,
+        shift: Shift,
+        precision: torch.dtype,
+        by_entries: bool,
+        tape: Tape | None = None,
+    ) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.precision = precision  # the lowest precision of a result that depends on the parameters
         self._fixed, self._samples, self._shift = fixed, samples, shift  # `fixed` holds the ids of parameters
         self._by_entries = by_entries  # whether maps with many positions are shifted in their parameters' entries
+        self._tape = tape
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every function of torch that the network and the criterion call."""
@@ -44,17 +55,22 @@ class ShiftMode(TorchFunctionMode):
 
     def _result(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if function in _REWRITTEN:
-            return _REWRITTEN[function](*args, **kwargs)
+            return self._run(_REWRITTEN[function], args, kwargs)
         watched = function in AFFINE and torch.is_grad_enabled()
         call = AFFINE[function](self._samples, *args, **kwargs) if watched else None
         if call is None or not call.weight.numel() or not self._fixed.intersection((id(call.weight), id(call.bias))):
-            return function(*args, **kwargs)
+            return self._run(function, args, kwargs)
         held = {name: value if name == "input" else self._held(value) for name, value in kwargs.items()}
-        z = function(*args[:1], *map(self._held, args[1:]), **held)
+        z = self._run(function, (*args[:1], *map(self._held, args[1:])), held)
         for shifted in self._shifted(call, z):
             self.calls.append(shifted)
-            z = z + shifted.change(self._shift(len(self.calls) - 1, shifted.outputs(z)), z, shifted.input)
+            index = len(self.calls) - 1
+            shift = self._shift(index, shifted.outputs(z))
+            z = self._run(partial(_plus, shifted, shift), (z, shifted.input), {}, index)
         return z
+
+    def _run(self, function: Any, args: Any, kwargs: Any, call: int | None = None) -> Any:
+        return function(*args, **kwargs) if self._tape is None else self._tape.run(function, args, kwargs, call)
 
     def _shifted(self, call: Call, z: Tensor) -> list[Call]:
         """The call with a shift of its outputs z, or one for each parameter where that takes fewer shifts."""
@@ -87,6 +103,11 @@ class PlainMode(TorchFunctionMode):
                 return RemovableHandle(OrderedDict())
         function = _weight_norm if function is _TORCH_WEIGHT_NORM else function
         return function(*args, **(kwargs or {}))
+
+
+def _plus(call: Call, shift: Tensor, z: Tensor, input: Tensor) -> Tensor:
+    """The outputs of a call with a shift."""
+    return z + call.change(shift, z, input)
 
 
 def _squared_error(input: Tensor, target: Tensor, *options: Any, reduction: str = "mean", **named: Any) -> Tensor:

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from methods import calls
 from methods.factoring.affine import Call
 from methods.factoring.modes import PlainMode, Shift, ShiftMode
+from methods.factoring.tape import Tape
 from methods.ravel import ravel
 
 
@@ -53,7 +54,7 @@ class Network:
         self._model, self._inputs, self._targets = model, inputs, targets
         self._by_entries = by_entries
         self._criterion = calls.completed(criterion, targets)
-        self._samples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
+        self.samples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
 
     def plain(self, hooks: bool = True) -> Tensor:
         """The loss () as the user would evaluate it; only weight_norm is written out.
@@ -82,13 +83,13 @@ class Network:
             yield _GradientHooks(module, "_backward_hooks", module._backward_hooks)
             yield _GradientHooks(module, "_backward_pre_hooks", module._backward_pre_hooks)
 
-    def loss(self, fixed: Iterable[str], shift: Shift) -> tuple[Tensor, list[Call]]:
+    def loss(self, fixed: Iterable[str], shift: Shift, tape: Tape | None = None) -> tuple[Tensor, list[Call]]:
         """The loss () with shifts, and the calls of affine maps whose weight or bias is among the `fixed` parameters.
 
         Raises ValueError unless the loss is a scalar, and Refused where parameters are fixed and the network calls what
         torch's transforms do not take.
         """
-        mode = self._shift_mode(fixed, shift)
+        mode = self._shift_mode(fixed, shift, tape)
         with mode, sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
             value = self._criterion(self._outputs(), self._targets)
         self.precision = mode.precision
@@ -102,7 +103,7 @@ class Network:
         value, _ = self.loss((), lambda call, z: z)
         return value
 
-    def traced(self, fixed: Iterable[str]) -> tuple[Tensor, list[Call], list[Tensor]]:
+    def traced(self, fixed: Iterable[str], tape: Tape | None = None) -> tuple[Tensor, list[Call], list[Tensor]]:
         """As `loss`, at shifts of zero: the loss, the calls, and the shifts (N, S, p) in the graph of the loss."""
         shifts: list[Tensor] = []
 
@@ -110,7 +111,7 @@ class Network:
             shifts.append(torch.zeros_like(z).requires_grad_())
             return shifts[call]
 
-        value, found = self.loss(fixed, shift)
+        value, found = self.loss(fixed, shift, tape)
         return value, found, shifts
 
     def traced_outputs(self, fixed: Iterable[str]) -> tuple[Any, list[Tensor], list[Tensor]]:
@@ -135,9 +136,9 @@ class Network:
         """The names of the trainable parameters that are the weight or the bias of a call."""
         return {self.names[id(p)] for p in (call.weight, call.bias) if id(p) in self.names}
 
-    def _shift_mode(self, fixed: Iterable[str], shift: Shift) -> ShiftMode:
+    def _shift_mode(self, fixed: Iterable[str], shift: Shift, tape: Tape | None = None) -> ShiftMode:
         ids = {id(self.params[name]) for name in fixed}
-        return ShiftMode(ids, self._samples, shift, self.theta.dtype, self._by_entries)
+        return ShiftMode(ids, self.samples, shift, self.theta.dtype, self._by_entries, tape)
 
     def _outputs(self) -> Any:
         return calls.call(self._model, self._buffers(), self._inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,12 @@ class Use:
     parts: tuple[Part, ...]
     gradient: Tensor  # g (N, S, p), of the loss in the outputs
     tied: bool  # whether another call has one of the same parameters
-    by_entries: bool  # whether the outputs are a parameter's entries, for each sample (`affine.of_entries`)
+    call: Call
+
+    @property
+    def by_entries(self) -> bool:
+        """Whether the outputs are a parameter's entries, for each sample (`affine.of_entries`)."""
+        return self.call.entries
 
     def outputs(self, vector: Tensor) -> Tensor:
         """The change (N, S, p) of the outputs when the parameters change by their entries of `vector` (P,)."""
@@ -59,11 +64,18 @@ def uses_of(network: Network, names: set[str]) -> list[Use]:
     with refusals():
         loss, calls, shifts = network.traced(names)
         gradients = torch.autograd.grad(loss, shifts, materialize_grads=True) if shifts else ()
+    return uses_of_calls(network, names, calls, gradients)
+
+
+def uses_of_calls(
+    network: Network, names: set[str], calls: Sequence[Call], gradients: Sequence[Tensor]
+) -> list[Use]:
+    """The calls of affine maps of the named parameters, with the gradients (N, S, p) of the loss in their shifts."""
     owners = [network.owners(call) & names for call in calls]
     uses = []
     for call, gradient, own in zip(calls, gradients, owners, strict=True):
         tied = sum(bool(own & others) for others in owners) > 1
-        uses.append(Use(frozenset(own), tuple(_parts(network, call, own)), gradient, tied, call.entries))
+        uses.append(Use(frozenset(own), tuple(_parts(network, call, own)), gradient, tied, call))
     return uses
 
 

@@ -1,0 +1,151 @@
+"""Where a network's tape is cut, so that second derivatives pass through few tensors from one segment to the next.
+
+What comes after a cut depends on what comes before it through the tensors that are alive there. Derivatives behind it
+then need one direction for each entry of these tensors, and no longer one for each shift before it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from methods.factoring.affine import Call
+from methods.factoring.tape import Step, used
+
+# Costs in multiplications of a matrix product, seen on a CPU; they decide only how fast the result is.
+ELEMENT = 300.0  # of one element of a step's result, for one direction
+PASSES = 4.0  # of each multiplication of an affine map, for one direction
+SEGMENT = 3e7  # of a segment, whose functions are called one by one
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place between two steps, and the tensors that pass it."""
+
+    place: int  # the number of steps before it
+    tensors: tuple[Tensor, ...]  # each with the samples first
+    calls: tuple[int | None, ...]  # for each, the call whose shifted outputs it is, if no step before the place uses it
+    width: int  # entries of a sample
+
+    @property
+    def own(self) -> set[int]:
+        """The calls whose shifts are shifts of its tensors."""
+        return {call for call in self.calls if call is not None}
+
+
+class Flow:
+    """Which steps a tensor lives through, and what each step and each call adds to the cost."""
+
+    def __init__(self, steps: Sequence[Step], calls: Sequence[Call], shifts: Sequence[Tensor], samples: int) -> None:
+        self.steps, self.samples = steps, samples
+        self.made: dict[int, int] = {}  # id of a tensor -> the step that makes it
+        first, last = dict[int, int](), dict[int, int]()  # the first and the last step that uses it
+        tensors: dict[int, Tensor] = {}
+        for place, step in enumerate(steps):
+            for tensor in used(step):
+                if id(tensor) in self.made:
+                    first.setdefault(id(tensor), place)
+                    last[id(tensor)] = place
+            for tensor in step.results:
+                if tensor.requires_grad:
+                    self.made.setdefault(id(tensor), place)
+                    tensors[id(tensor)] = tensor
+        self.shifted = {step.call: place for place, step in enumerate(steps) if step.call is not None}
+        self.sizes = {call: shifts[call].numel() // samples for call in self.shifted}
+        self.inputs = {call: self._input(calls[call]) for call in self.shifted}
+        self._by_entries = {call for call in self.shifted if calls[call].entries}
+        self._first = first
+        self._living = [(tensors[key], self.made[key], end) for key, end in last.items()]
+        work = [self._work(step, calls) for step in steps]
+        self._work_before = [0.0, *itertools.accumulate(work)]
+
+    def _input(self, call: Call) -> int:
+        """Entries of a sample of a call's input, if it varies."""
+        varies = not call.entries and id(call.input) in self.made
+        return call.input.numel() // self.samples if varies else 0
+
+    def _work(self, step: Step, calls: Sequence[Call]) -> float:
+        elements = sum(result.numel() for result in step.results)
+        products = 0
+        if step.call is not None:
+            products = step.results[0].numel() * calls[step.call].weight.shape[-1]
+        return (ELEMENT * elements + PASSES * products) / self.samples
+
+    def cut(self, place: int) -> Cut | None:
+        """The cut before a step, or None where a tensor that passes has not the samples first."""
+        living = [tensor for tensor, made, end in self._living if made < place <= end]
+        if not living or not all(self._has_samples(tensor) for tensor in living):
+            return None
+        owners = [self._owner(tensor, place) for tensor in living]
+        return Cut(place, tuple(living), tuple(owners), sum(tensor.numel() for tensor in living) // self.samples)
+
+    def _has_samples(self, tensor: Tensor) -> bool:
+        like = self.steps[-1].results[0]
+        return tensor.dtype == like.dtype and tensor.dim() > 0 and tensor.shape[0] in (self.samples,)
+
+    def _owner(self, tensor: Tensor, place: int) -> int | None:
+        step = self.steps[self.made[id(tensor)]]
+        unused = self._first[id(tensor)] >= place
+        return step.call if step.call is not None and unused and step.call not in self._by_entries else None
+
+    def directions(self, before: Cut | None, after: Cut | None) -> tuple[int, int]:
+        """How many directions of a sample a segment has, and how many columns the calls in it."""
+        start, stop = (before.place if before else 0), (after.place if after else len(self.steps))
+        deferred = after.own if after else set()
+        inside = [call for call, place in self.shifted.items() if start <= place < stop]
+        own = sum(self.sizes[call] for call in inside if call not in deferred)
+        return (before.width if before else 0) + own, own + sum(self.inputs[call] for call in inside)
+
+    def columns(self, cut: Cut | None) -> int:
+        """The derivatives of a sample behind a cut: those along its tensors, and of the calls after it."""
+        if cut is None:
+            return 0
+        after = [call for call, place in self.shifted.items() if place >= cut.place]
+        return cut.width + sum(self.sizes[call] + self.inputs[call] for call in after)
+
+    def work(self, before: Cut | None, after: Cut | None) -> float:
+        """The cost of one direction of a sample in a segment."""
+        start, stop = (before.place if before else 0), (after.place if after else len(self.steps))
+        return self._work_before[stop] - self._work_before[start]
+
+
+def choose(flow: Flow, memory: float) -> list[Cut]:
+    """The cuts with which all derivatives cost least, within `memory` bytes for those behind cuts."""
+    found = _candidates(flow)
+    ends: list[Cut | None] = [None, *found, None]
+    best: list[tuple[float, int]] = [(0.0, 0)]  # the cost up to each end, and the end before it
+    for stop in range(1, len(ends)):
+        costs = [(best[start][0] + _cost(flow, ends[start], ends[stop], memory), start) for start in range(stop)]
+        best.append(min(costs))
+    chosen = []
+    place = best[-1][1]
+    while place:
+        chosen.append(found[place - 1])
+        place = best[place][1]
+    return chosen[::-1]
+
+
+def _candidates(flow: Flow) -> list[Cut]:
+    """Cuts that are narrower than those beside them, or whose tensors are shifted outputs."""
+    cuts = [flow.cut(place) for place in range(1, len(flow.steps))]
+    widths = [float("inf") if cut is None else cut.width for cut in cuts]
+    before, after = [float("inf"), *widths[:-1]], [*widths[1:], float("inf")]
+    return [
+        cut
+        for cut, width, earlier, later in zip(cuts, widths, before, after, strict=True)
+        if cut is not None and (cut.own or width < earlier) and width <= later
+    ]
+
+
+def _cost(flow: Flow, before: Cut | None, after: Cut | None, memory: float) -> float:
+    """The cost of a segment's own derivatives, and of their products with those behind the cut after it."""
+    directions, added = flow.directions(before, after)
+    behind, wide = flow.columns(after), (after.width if after else 0)
+    size = flow.samples * flow.steps[-1].results[0].element_size()
+    kept = wide * (behind + added) + (before.width if before else 0) * (flow.columns(before))
+    if (before or after) and size * kept > memory:
+        return float("inf")
+    return SEGMENT + flow.samples * directions * (flow.work(before, after) + wide * (behind + added))
