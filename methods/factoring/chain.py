@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from methods.factoring.numerics import slices
+from methods.factoring.numerics import drawn, slices
 from methods.factoring.certificate import Certificate
 from methods.factoring.segments import Directions, Place, Segment
 from methods.factoring.shifts import check
@@ -79,7 +79,7 @@ class Jacobian:
     def times(self, matrix: Tensor) -> Tensor:
         """The product (N, S p, Z) with a matrix (N, Y, Z)."""
         if not self._apart:
-            return torch.bmm(self._blocks[0].flatten(1, 2), matrix)
+            return _sparse_product(self._blocks[0].flatten(1, 2), matrix)
         products, start = [], 0
         for block in self._blocks:
             samples, positions, _, width = block.shape
@@ -87,6 +87,35 @@ class Jacobian:
             products.append(torch.bmm(block.flatten(0, 1), rows))
             start += positions * width
         return sum(products[1:], products[0]).view(len(matrix), -1, matrix.shape[2])
+
+
+def _sparse_product(left: Tensor, right: Tensor) -> Tensor:
+    """The product (N, U, Z) of (N, U, Y) and (N, Y, Z), where rows of `left` may be zero but for few columns.
+
+    Rows that are zero at the same places for all samples, as those of one head of an attention, are multiplied
+    together. On a GPU, which would have to wait for the places, the product is a dense one.
+    """
+    if right.is_cuda:
+        return torch.bmm(left, right)
+    nonzero = (left != 0).any(0)  # (U, Y)
+    keys = nonzero.double() @ drawn(nonzero[0].double())
+    _, kinds = keys.unique(return_inverse=True)
+    firsts = kinds.new_empty(int(kinds.max()) + 1).scatter_(0, kinds, torch.arange(len(kinds)))
+    supports, counts = nonzero[firsts].sum(1), kinds.bincount()
+    if 2 * int(supports @ counts) > nonzero.numel():
+        return torch.bmm(left, right)
+    result = right.new_zeros(len(right), left.shape[1], right.shape[2])
+    by_kind = kinds.argsort(stable=True).split(counts.tolist())
+    shapes = torch.stack([counts, supports], dim=1)
+    for count, support in shapes.unique(dim=0).tolist():
+        if not support:
+            continue
+        same = ((counts == count) & (supports == support)).nonzero().flatten().tolist()
+        rows = torch.stack([by_kind[kind] for kind in same])  # (kinds, count)
+        columns = nonzero[firsts[same]].nonzero()[:, 1].view(len(same), support)
+        some = left[:, rows[:, :, None], columns[:, None]].flatten(0, 1)
+        result[:, rows] = torch.bmm(some, right[:, columns].flatten(0, 1)).unflatten(0, (-1, len(same)))
+    return result
 
 
 @dataclass(frozen=True)

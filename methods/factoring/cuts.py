@@ -7,13 +7,18 @@ then need one direction for each entry of these tensors, and no longer one for e
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from methods.factoring.affine import Call
-from methods.factoring.tape import Step, used
+from methods.factoring.numerics import drawn
+from methods.factoring.refusals import Refused, refusals
+from methods.factoring.tape import Step, replay, used
 
 # Costs in multiplications of a matrix product, seen on a CPU; they decide only how fast the result is.
 ELEMENT = 300.0  # of one element of a step's result, for one direction
@@ -59,8 +64,43 @@ class Flow:
         self._by_entries = {call for call in self.shifted if calls[call].entries}
         self._first = first
         self._living = [(tensors[key], self.made[key], end) for key, end in last.items()]
+        counts = Counter(shifts[call].shape[1] for call in self.shifted if not calls[call].entries)
+        self._positions = max((count for count in counts if count > 1), key=counts.get, default=1)
+        mixing = self._mixing_steps() if self._positions > 1 else [False] * len(steps)
+        self._mixing = [0, *itertools.accumulate(mixing)]  # how many steps before each mix positions
         work = [self._work(step, calls) for step in steps]
         self._work_before = [0.0, *itertools.accumulate(work)]
+
+    def _mixing_steps(self) -> list[bool]:
+        """Whether each step moves other positions than those that it is moved at."""
+        flags = [self._mixes(step) for step in self.steps]
+        return torch.stack(flags).tolist()
+
+    def _mixes(self, step: Step) -> Tensor:
+        """Whether () a step mixes positions: what it gives at odd ones moves with what it takes at even ones."""
+        like = self.steps[-1].results[0]
+        moving = [tensor for tensor in used(step) if id(tensor) in self.made]
+        shape = (self.samples, self._positions)
+        unclear = like.new_ones((), dtype=torch.bool)
+        if any(tensor.shape[:2] != shape for tensor in (*moving, *step.results)):
+            return unclear
+        if step.call is not None or not moving:
+            return ~unclear
+        even = torch.arange(self._positions, device=like.device) % 2 == 0
+
+        def results(*values: Tensor) -> list[Tensor]:
+            found = dict(zip(map(id, moving), values, strict=True))
+            replay([step], found, [], {})
+            return [found[id(result)] for result in step.results]
+
+        values = tuple(tensor.detach() for tensor in moving)
+        probes = tuple(drawn(value) * even.view(-1, *[1] * (value.dim() - 2)) for value in values)
+        try:
+            with torch.no_grad(), refusals():
+                _, tangents = torch.func.jvp(results, values, probes)
+        except Refused:
+            return unclear
+        return torch.stack([x[:, ~even].any() for x in tangents]).any()
 
     def _input(self, call: Call) -> int:
         """Entries of a sample of a call's input, if it varies."""
@@ -73,6 +113,25 @@ class Flow:
         if step.call is not None:
             products = step.results[0].numel() * calls[step.call].weight.shape[-1]
         return (ELEMENT * elements + PASSES * products) / self.samples
+
+    def fresh(self, before: Cut | None, after: Cut | None) -> int:
+        """Entries of a sample of the tensors that a segment makes and passes on; the others only pass through."""
+        if after is None:
+            return 0
+        start = before.place if before else 0
+        made = [tensor for tensor in after.tensors if self.made[id(tensor)] >= start]
+        return sum(tensor.numel() for tensor in made) // self.samples
+
+    def positions(self, before: Cut | None, after: Cut | None) -> int:
+        """The positions of a sample, if a segment between two cuts treats them separately; else 1."""
+        if after is None:
+            return 1
+        start = before.place if before else 0
+        return self._positions if self._mixing[after.place] == self._mixing[start] else 1
+
+    def has_positions(self, cut: Cut) -> bool:
+        """Whether all tensors that pass have the positions after the samples."""
+        return all(tensor.shape[:2] == (self.samples, self._positions) for tensor in cut.tensors)
 
     def cut(self, place: int) -> Cut | None:
         """The cut before a step, or None where a tensor that passes has not the samples first."""
@@ -129,23 +188,31 @@ def choose(flow: Flow, memory: float) -> list[Cut]:
 
 
 def _candidates(flow: Flow) -> list[Cut]:
-    """Cuts that are narrower than those beside them, or whose tensors are shifted outputs."""
+    """Cuts that are narrower than those beside them, or whose tensors are shifted outputs.
+
+    Of several in a row that are equally wide, the one whose tensors have positions.
+    """
     cuts = [flow.cut(place) for place in range(1, len(flow.steps))]
-    widths = [float("inf") if cut is None else cut.width for cut in cuts]
-    before, after = [float("inf"), *widths[:-1]], [*widths[1:], float("inf")]
-    return [
-        cut
-        for cut, width, earlier, later in zip(cuts, widths, before, after, strict=True)
-        if cut is not None and (cut.own or width < earlier) and width <= later
-    ]
+    rows = [list(row) for _, row in itertools.groupby(cuts, key=lambda cut: cut.width if cut else math.inf)]
+    widths = [row[0].width if row[0] else math.inf for row in rows]
+    before, after = [math.inf, *widths[:-1]], [*widths[1:], math.inf]
+    chosen: dict[int, Cut] = {}
+    for row, width, earlier, later in zip(rows, widths, before, after, strict=True):
+        found = [cut for cut in row if cut is not None]
+        kept = [cut for cut in found if cut.own]
+        if not kept and found and width < min(earlier, later):
+            kept = [max(found, key=flow.has_positions)]
+        chosen |= {cut.place: cut for cut in kept}
+    return list(chosen.values())
 
 
 def _cost(flow: Flow, before: Cut | None, after: Cut | None, memory: float) -> float:
     """The cost of a segment's own derivatives, and of their products with those behind the cut after it."""
     directions, added = flow.directions(before, after)
-    behind, wide = flow.columns(after), (after.width if after else 0)
+    behind, wide, apart = flow.columns(after), (after.width if after else 0), flow.positions(before, after)
     size = flow.samples * flow.steps[-1].results[0].element_size()
-    kept = wide * (behind + added) + (before.width if before else 0) * (flow.columns(before))
+    kept = wide * (behind + added) + (before.width if before else 0) * flow.columns(before)
     if (before or after) and size * kept > memory:
         return float("inf")
-    return SEGMENT + flow.samples * directions * (flow.work(before, after) + wide * (behind + added))
+    chained = flow.fresh(before, after) * (behind + added)
+    return SEGMENT + flow.samples * directions / apart * (flow.work(before, after) + chained)

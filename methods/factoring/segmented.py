@@ -50,7 +50,27 @@ def segmented(network: Network, names: set[str], memory: float) -> Segmented:
     slopes = _slopes(loss, cuts, pieces[1:], calls)
     places = [_passing(cut, inside, slope) for cut, slope in zip(cuts, slopes, strict=True)]
     stretches = zip(pieces, [[], *places], [*places, []], strict=True)
-    return Segmented(uses, [_piece(loss, piece, calls, before, inside, after) for piece, before, after in stretches])
+    segments = [_piece(loss, piece, calls, before, inside, after) for piece, before, after in stretches]
+    _find_positions(segments)
+    return Segmented(uses, segments)
+
+
+def _find_positions(segments: Sequence[Segment]) -> None:
+    """Set the positions of the segments that treat those of each sample separately."""
+    found = [(segment, count) for segment in segments if (count := _common_positions(segment)) > 1]
+    if not found:
+        return
+    flags = torch.stack([segment.separates_positions(count) for segment, count in found]).tolist()
+    for (segment, count), separate in zip(found, flags, strict=True):
+        segment.positions = count if separate else 1
+
+
+def _common_positions(segment: Segment) -> int:
+    """How many positions all places of a segment have in common; 1 if these are not the same."""
+    places = [place for place in (*segment.places, *segment.after) if not place.by_entries]
+    counts = {place.gradient.shape[1] for place in places}
+    shifted = any(not place.by_entries for place in segment.places)
+    return counts.pop() if shifted and segment.after and len(counts) == 1 else 1
 
 
 def _repeatable(tape: Tape, loss: Tensor, calls: Sequence[Call]) -> list[Step] | None:

@@ -26,7 +26,7 @@ from methods.factoring.shard import Rows
 
 Criterion = Callable[..., Tensor] | None  # None: the model computes its own loss
 Batch = tuple[Criterion, Any, Any]  # criterion, inputs, targets
-MEMORY = 2**28  # bytes that are used beside the result, unless a tenth of the result is more
+MEMORY = 2**29  # bytes that are used beside the result, unless half of the result is more
 
 
 class Sum:
@@ -127,7 +127,7 @@ def write_sum(
 def _memory(memory_mb: float | None, out: Tensor) -> float:
     """Bytes for what is computed at once."""
     if memory_mb is None:
-        return max(MEMORY, out.numel() * out.element_size() / 10)
+        return max(MEMORY, out.numel() * out.element_size() / 2)
     if not memory_mb >= 0:
         raise ValueError(f"memory_mb={memory_mb} must be a number of MiB")
     return memory_mb * 2**20
