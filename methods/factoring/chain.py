@@ -12,14 +12,16 @@ before it, which gives K_x for the segment before. All products are those of sma
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from methods.factoring.numerics import drawn, slices
+from methods.factoring.jacobian import Jacobian, Term
+from methods.factoring.numerics import slices
 from methods.factoring.certificate import Certificate
 from methods.factoring.segments import Directions, Place, Segment
 from methods.factoring.shifts import check
@@ -50,72 +52,12 @@ class Behind:
         """The second derivatives (N, Y, Y) along these tensors alone."""
         return self.matrix[:, :, : self.matrix.shape[1]]
 
-
     def split(self, along: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """The derivatives of shifts and of inputs of calls, of derivatives (..., Z) in the order of the columns."""
         found: dict[str, dict[int, Tensor]] = {"shift": {}, "input": {}}
         for (what, call), at in self.columns.items():
             found[what][call] = along[..., at]
         return found["shift"], found["input"]
-
-
-class Jacobian:
-    """Derivatives of the tensors that pass a cut along the shifts of a place: of all (N, S, p, Y), or position by
-    position, of each tensor's own (N, S, p, Y / S)."""
-
-    def __init__(self, blocks: Sequence[Tensor], apart: bool) -> None:
-        self._blocks, self._apart = blocks, apart
-
-    def some(self, outputs: slice) -> Jacobian:
-        """That along the shifts of some outputs."""
-        return Jacobian([block[:, :, outputs] for block in self._blocks], self._apart)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Jacobian]) -> Jacobian:
-        """That along the shifts of all outputs."""
-        blocks = [torch.cat(blocks, dim=2) for blocks in zip(*(part._blocks for part in parts), strict=True)]
-        return cls(blocks, parts[0]._apart)
-
-    def times(self, matrix: Tensor) -> Tensor:
-        """The product (N, S p, Z) with a matrix (N, Y, Z)."""
-        if not self._apart:
-            return _sparse_product(self._blocks[0].flatten(1, 2), matrix)
-        products, start = [], 0
-        for block in self._blocks:
-            samples, positions, _, width = block.shape
-            rows = matrix[:, start : start + positions * width].reshape(samples * positions, width, -1)
-            products.append(torch.bmm(block.flatten(0, 1), rows))
-            start += positions * width
-        return sum(products[1:], products[0]).view(len(matrix), -1, matrix.shape[2])
-
-
-def _sparse_product(left: Tensor, right: Tensor) -> Tensor:
-    """The product (N, U, Z) of (N, U, Y) and (N, Y, Z), where rows of `left` may be zero but for few columns.
-
-    Rows that are zero at the same places for all samples, as those of one head of an attention, are multiplied
-    together. On a GPU, which would have to wait for the places, the product is a dense one.
-    """
-    if right.is_cuda:
-        return torch.bmm(left, right)
-    nonzero = (left != 0).any(0)  # (U, Y)
-    keys = nonzero.double() @ drawn(nonzero[0].double())
-    _, kinds = keys.unique(return_inverse=True)
-    firsts = kinds.new_empty(int(kinds.max()) + 1).scatter_(0, kinds, torch.arange(len(kinds)))
-    supports, counts = nonzero[firsts].sum(1), kinds.bincount()
-    if 2 * int(supports @ counts) > nonzero.numel():
-        return torch.bmm(left, right)
-    result = right.new_zeros(len(right), left.shape[1], right.shape[2])
-    by_kind = kinds.argsort(stable=True).split(counts.tolist())
-    shapes = torch.stack([counts, supports], dim=1)
-    for count, support in shapes.unique(dim=0).tolist():
-        if not support:
-            continue
-        same = ((counts == count) & (supports == support)).nonzero().flatten().tolist()
-        rows = torch.stack([by_kind[kind] for kind in same])  # (kinds, count)
-        columns = nonzero[firsts[same]].nonzero()[:, 1].view(len(same), support)
-        some = left[:, rows[:, :, None], columns[:, None]].flatten(0, 1)
-        result[:, rows] = torch.bmm(some, right[:, columns].flatten(0, 1)).unflatten(0, (-1, len(same)))
-    return result
 
 
 @dataclass(frozen=True)
@@ -184,7 +126,9 @@ class _Stage:
             self._all = {place: _joined(list(self._along(place))) for place in self._order}
             for place, rows in self._all.items():
                 assert rows.jacobian is not None
-                self._through[place] = rows.jacobian.times(behind.own).mT
+                product = behind.own.new_zeros(len(behind.own), place.size, behind.own.shape[1])
+                rows.jacobian.add_product(behind.own, product)
+                self._through[place] = product.mT
 
     def _is_last(self, place: Place) -> bool:
         return self._segment.positions > 1 and place.by_entries
@@ -210,8 +154,26 @@ class _Stage:
                 outputs,
                 dict(zip(targets, shifts, strict=True)),
                 dict(zip(segment.inputs, inputs, strict=True)),
-                _jacobian(found.after, like, apart) if found.after else None,
+                self._jacobian(place, found.after) if found.after else None,
             )
+
+    def _jacobian(self, place: Place, found: Sequence[Tensor]) -> Jacobian:
+        """The Jacobian along the shifts of some outputs of a place, from derivatives as `_by_sample` takes them."""
+        terms, start, apart = [], 0, self._segment.apart(place)
+        samples, positions, _ = place.gradient.shape
+        for tensor, x in zip(self._segment.after, found, strict=True):
+            of = slice(start, start + tensor.size)
+            start = of.stop
+            if all(tensor.tensor is not before.tensor for before in self._segment.before):
+                block = (
+                    _by_sample(x, place.gradient, False)
+                    if not apart
+                    else x.reshape(len(x), samples, positions, -1).permute(1, 2, 0, 3)
+                )
+                terms.append(Term(of, block, apart))
+            elif tensor.tensor is place.tensor:
+                terms.append(Term(of, None, apart))
+        return Jacobian(terms)
 
     def pairs(self) -> Iterator[Pair]:
         """The derivatives between the calls in the segment, and between them and those behind it."""
@@ -231,7 +193,11 @@ class _Stage:
         for target, own in rows.shifts.items():
             if target.tensor is not None or target.index is None:
                 continue
-            curvature = own if rows.jacobian is None else own + rows.jacobian.times(self._through[target]).view_as(own)
+            curvature = own
+            if rows.jacobian is not None:
+                curvature = own.flatten(1, 2).clone()
+                rows.jacobian.add_product(self._through[target], curvature)
+                curvature = curvature.view_as(own)
             if place.index <= target.index:
                 inputs = None if target is place else rows.inputs.get(target.index)
                 yield _pair(self._uses, place, rows.outputs, target.index, curvature, inputs)
@@ -240,8 +206,11 @@ class _Stage:
                 whole = slice(0, target.gradient.shape[2])
                 yield _pair(self._uses, target, whole, place.index, mirrored, None)
         if self._behind is not None and rows.jacobian is not None:
-            matrix = rows.jacobian.times(self._behind.matrix).unflatten(1, (place.gradient.shape[1], -1))
-            shifts, inputs = self._behind.split(matrix)
+            known = self._behind.matrix
+            positions, outputs = place.gradient.shape[1], rows.outputs.stop - rows.outputs.start
+            product = known.new_zeros(len(known), positions * outputs, known.shape[2])
+            rows.jacobian.add_product(known, product)
+            shifts, inputs = self._behind.split(product.unflatten(1, (positions, outputs)))
             yield from _pairs_behind(self._uses, place, rows.outputs, shifts, rows.inputs | inputs)
 
     def behind(self) -> Behind | None:
@@ -249,29 +218,52 @@ class _Stage:
         before = self._segment.before
         if not before:
             return None
-        along = [self._along_cut(place) for place in before]
-        columns, start = dict[Column, slice](), 0
-        for column, found in along[0]:
-            if column is not None:
-                columns[column] = slice(start, start + found.shape[2])
-            start += found.shape[2]
-        return Behind(torch.cat([torch.cat([found for _, found in each], dim=2) for each in along], dim=1), columns)
+        sizes = self._sizes()
+        ends = [0, *itertools.accumulate(sizes.values())]
+        columns = dict(zip(sizes, map(slice, ends, ends[1:]), strict=True))
+        first = before[0].gradient
+        matrix = first.new_zeros(len(first), sum(place.size for place in before), ends[-1])
+        start = 0
+        for place in before:
+            self._write_along_cut(place, matrix[:, start : start + place.size], columns)
+            start += place.size
+        return Behind(matrix, {column: at for column, at in columns.items() if isinstance(column, tuple)})
 
-    def _along_cut(self, place: Place) -> list[tuple[Column | None, Tensor]]:
-        """The derivatives (N, S p, ...) along a tensor that passes the cut before, by what they are of."""
+    def _sizes(self) -> dict[Column | Place | None, int]:
+        """How many columns the derivatives along the cut before have, by what they are of; the later ones are last."""
+        segment = self._segment
+        sizes: dict[Column | Place | None, int] = {
+            place if place.index is None else ("shift", place.index): place.size for place in segment.places
+        }
+        sizes |= {("input", call): self._uses[call].call.input[0].numel() for call in segment.inputs}
+        sizes |= {("shift", place.index): place.size for place in segment.after if place.index is not None}
+        if self._behind is not None:
+            own = self._behind.matrix.shape[1]
+            sizes |= {column: at.stop - at.start for column, at in self._behind.columns.items() if at.start >= own}
+        return sizes
+
+    def _write_along_cut(self, place: Place, matrix: Tensor, columns: Mapping[Any, slice]) -> None:
+        """Write the derivatives (N, S p, Z) along a tensor that passes the cut before."""
         rows = self._all.get(place) or _joined(list(self._along(place)))
-        found: list[tuple[Column | None, Tensor]] = []
+        jacobian, behind = rows.jacobian, self._behind
         for target in self._segment.places:
-            own = rows.shifts[target] if target in rows.shifts else self._all[target].shifts[place]
-            own = own.flatten(1, 2) if target in rows.shifts else own.flatten(1, 2).mT
-            if rows.jacobian is not None:
-                own = own + rows.jacobian.times(self._through[target])
-            found.append((None if target.index is None else ("shift", target.index), own))
-        found += [(("input", call), inputs.flatten(1, 2)) for call, inputs in rows.inputs.items()]
-        if self._behind is not None and rows.jacobian is not None:
-            later = rows.jacobian.times(self._behind.matrix)
-            found += [(column, later[:, :, place]) for column, place in self._behind.columns.items()]
-        return found
+            at = columns[target if target.index is None else ("shift", target.index)]
+            if target in rows.shifts:
+                matrix[:, :, at] = rows.shifts[target].flatten(1, 2)
+            else:
+                matrix[:, :, at] = self._all[target].shifts[place].flatten(1, 2).mT
+            if jacobian is not None:
+                jacobian.add_product(self._through[target], matrix[:, :, at])
+        for call, inputs in rows.inputs.items():
+            matrix[:, :, columns["input", call]] = inputs.flatten(1, 2)
+        if jacobian is None or behind is None:
+            return
+        own = behind.matrix.shape[1]
+        for after in self._segment.after:
+            if after.index is not None:
+                known = behind.matrix[:, :, behind.columns["shift", after.index]]
+                jacobian.add_product(known, matrix[:, :, columns["shift", after.index]])
+        jacobian.add_product(behind.matrix[:, :, own:], matrix[:, :, matrix.shape[2] - behind.matrix.shape[2] + own :])
 
 
 def _joined(rows: Sequence[Rows]) -> Rows:
@@ -331,14 +323,6 @@ def _fitting(place: Place, uses: Sequence[Use], memory: float) -> int:
     numbers = sum(use.gradient[0].numel() + use.parts[0].features[0].numel() for use in uses)
     each = 4 * place.gradient.element_size() * place.gradient.shape[0] * place.gradient.shape[1] * numbers
     return max(int(memory / each), 1)
-
-
-def _jacobian(found: Sequence[Tensor], like: Tensor, apart: bool) -> Jacobian:
-    """The Jacobian along the shifts of some outputs i of a place like (N, S, p), from derivatives as `_by_sample`'s."""
-    samples, positions, _ = like.shape
-    if not apart:
-        return Jacobian([torch.cat([_by_sample(x, like, apart) for x in found], dim=3)], apart)
-    return Jacobian([x.reshape(len(x), samples, positions, -1).permute(1, 2, 0, 3) for x in found], apart)
 
 
 def _by_sample(derivatives: Tensor, like: Tensor, apart: bool) -> Tensor:

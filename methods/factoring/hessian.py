@@ -43,9 +43,7 @@ def planned(network: Network, plan: Plan, memory: float) -> Segmented:
     return segmented(network, plan.affine - plan.cheap_rows.keys(), memory)
 
 
-def pairs(
-    network: Network, plan: Plan, certificate: Certificate, memory: float, found: Segmented
-) -> Iterator[Pair]:
+def pairs(network: Network, plan: Plan, certificate: Certificate, memory: float, found: Segmented) -> Iterator[Pair]:
     """The derivatives between every two of the calls; refusals in the plan as `write_hessian` makes them."""
     chain = Chain(found.uses, found.segments, memory)
     yield from chain.pairs()
