@@ -13,9 +13,9 @@ before it, which gives K_x for the segment before. All products are those of sma
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,15 +42,10 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Behind:
-    """Second derivatives of the loss along the tensors that pass a cut, and derivatives of what comes after it."""
+    """Derivatives along the tensors that pass a cut, of gradients in shifts behind it and of the inputs of calls."""
 
-    matrix: Tensor  # (N, Y, Z) along these tensors; the first Y columns are for themselves
+    matrix: Tensor  # (N, Y, Z)
     columns: dict[Column, slice]
-
-    @property
-    def own(self) -> Tensor:
-        """The second derivatives (N, Y, Y) along these tensors alone."""
-        return self.matrix[:, :, : self.matrix.shape[1]]
 
     def split(self, along: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """The derivatives of shifts and of inputs of calls, of derivatives (..., Z) in the order of the columns."""
@@ -80,72 +75,88 @@ class Rows:
 
 
 class Chain:
-    """Goes through the segments of a network from the last to the first."""
+    """The segments of a network. Their own derivatives are computed first, and then multiplied from the last one on."""
 
     def __init__(self, uses: Sequence[Use], segments: Sequence[Segment], memory: float) -> None:
-        self._uses, self._segments, self._memory = uses, segments, memory
-        self._walked: list[tuple[Directions, list[Use]]] = []  # of each place, and the calls that depend on it
+        self._uses, self._memory = uses, memory
+        self._stages = [Stage(segment, uses, memory) for segment in segments]
 
     def pairs(self) -> Iterator[Pair]:
         """The derivatives between every two calls. Raises Refused where torch has no rule for an operation."""
-        behind = None
-        for segment in reversed(self._segments):
-            stage = _Stage(segment, behind, self._uses, self._memory)
-            yield from stage.pairs()
-            behind = stage.behind()
-            if behind is not None:
-                yield from _pairs_of_cut(self._uses, segment.before, behind, self._memory)
-            self._walked += [(found, self._dependent(segment, place)) for place, found in stage.directions.items()]
+        own = None
+        for at in reversed(range(len(self._stages))):
+            stage = self._stages[at]
+            yield from stage.pairs(own)
+            if not stage.segment.before:
+                return
+            own, behind = stage.along_cut()
+            stage.release()
+            if not behind.columns:
+                continue
+            yield from self._pairs_of_cut(stage.segment, behind)
+            for earlier in reversed(self._stages[:at]):
+                yield from earlier.pairs_behind(behind)
+                if earlier.segment.before:
+                    behind = earlier.back(behind)
+                    yield from self._pairs_of_cut(earlier.segment, behind)
 
-    def _dependent(self, segment: Segment, place: Place) -> list[Use]:
-        """The calls whose derivatives are wrong where the shifts of a place mix samples."""
-        if place.tensor is None:
-            return [self._uses[place.index]]
-        earlier = self._segments[: self._segments.index(segment)]
-        calls = {place.index for before in earlier for place in (*before.inside, *before.after)}
-        return [self._uses[call] for call in calls if call is not None]
+    def _pairs_of_cut(self, segment: Segment, behind: Behind) -> Iterator[Pair]:
+        """The pairs of the calls whose outputs pass the cut before a segment with calls behind it."""
+        for place, matrix in zip(segment.before, behind.matrix.split(segment.widths, dim=1), strict=True):
+            if place.index is not None:
+                along = matrix.unflatten(1, place.gradient.shape[1:])
+                for outputs in slices(0, along.shape[2], _fitting(place, self._uses, self._memory)):
+                    shifts, inputs = behind.split(along[:, :, outputs])
+                    yield from _pairs_behind(self._uses, place, outputs, shifts, inputs)
 
     def mixed(self, certificate: Certificate, precision: torch.dtype) -> Iterator[Use]:
         """The calls whose samples depend on each other. Raises Refused as `check`."""
-        flags = check([directions.found() for directions, _ in self._walked], certificate, precision)
-        for flag, (_, dependent) in zip(flags, self._walked, strict=True):
-            yield from dependent if flag else []
+        found = [(place, one.found()) for stage in self._stages for place, one in stage.directions.items()]
+        flags = check([numbers for _, numbers in found], certificate, precision)
+        mixed = [place for flag, (place, _) in zip(flags, found, strict=True) if flag]
+        for at, stage in enumerate(self._stages):
+            inside = [place.index for place in stage.segment.inside if place in mixed]
+            earlier = [place.index for before in self._stages[:at] for place in before.segment.calls]
+            mixes = any(place in mixed for place in stage.segment.before)
+            yield from (self._uses[call] for call in inside + (earlier if mixes else []) if call is not None)
 
 
-class _Stage:
-    """One segment, with what is known behind it."""
+class Stage:
+    """One segment, and its own derivatives, which stay until they are released."""
 
-    def __init__(self, segment: Segment, behind: Behind | None, uses: Sequence[Use], memory: float) -> None:
-        self._segment, self._behind, self._uses, self._memory = segment, behind, uses, memory
+    def __init__(self, segment: Segment, uses: Sequence[Use], memory: float) -> None:
+        self.segment, self._uses, self._memory = segment, uses, memory
         self.directions: dict[Place, Directions] = {}
         # Where positions are treated apart, derivatives along entries come after all others, and give those too.
         self._order = sorted(segment.places, key=self._is_last)
-        self._all: dict[Place, Rows] = {}
+        self._rows: dict[Place, Rows] = {}
         self._through: dict[Place, Tensor] = {}  # M_yy (dy/de)^T (N, Y, S p)
-        if behind is not None:
-            self._all = {place: _joined(list(self._along(place))) for place in self._order}
-            for place, rows in self._all.items():
-                assert rows.jacobian is not None
-                product = behind.own.new_zeros(len(behind.own), place.size, behind.own.shape[1])
-                rows.jacobian.add_product(behind.own, product)
-                self._through[place] = product.mT
+
+    def release(self) -> None:
+        """Forget the derivatives."""
+        self._rows, self._through = {}, {}
 
     def _is_last(self, place: Place) -> bool:
-        return self._segment.positions > 1 and place.by_entries
+        return self.segment.positions > 1 and place.by_entries
 
     def _targets(self, place: Place) -> list[Place]:
         """The places whose second derivatives with a place come from the shifts of that place."""
         at = 0 if place.tensor is not None else self._order.index(place)
         if self._is_last(place):
-            return [target for target in self._order if not self._is_last(target)] + self._order[at:]
-        return [target for target in self._order[at:] if not self._is_last(target)]
+            found = [target for target in self._order if not self._is_last(target)] + self._order[at:]
+        else:
+            found = [target for target in self._order[at:] if not self._is_last(target)]
+        return [target for target in found if target not in self.segment.idle]
 
     def _along(self, place: Place) -> Iterator[Rows]:
         """The segment's own derivatives along the shifts of a place, some outputs at a time."""
-        segment, targets, apart = self._segment, self._targets(place), self._segment.apart(place)
+        segment, targets, apart = self.segment, self._targets(place), self.segment.apart(place)
+        like = place.gradient
+        if place in segment.idle:
+            yield Rows(slice(0, like.shape[2]), {}, {}, self._jacobian(place, None))
+            return
         directions = self.directions[place] = Directions(segment, place, targets)
         at_once = min(segment.at_once(place, self._memory), _fitting(place, self._uses, self._memory))
-        like = place.gradient
         for outputs in slices(0, like.shape[2], at_once):
             found = directions.along(outputs)
             shifts = [_by_sample(x, like, apart) for x in found.gradients]
@@ -157,35 +168,48 @@ class _Stage:
                 self._jacobian(place, found.after) if found.after else None,
             )
 
-    def _jacobian(self, place: Place, found: Sequence[Tensor]) -> Jacobian:
+    def _all(self, place: Place) -> Rows:
+        """The segment's own derivatives along all shifts of a place."""
+        if place not in self._rows:
+            self._rows[place] = _joined(list(self._along(place)))
+        return self._rows[place]
+
+    def _jacobian(self, place: Place, found: Sequence[Tensor] | None) -> Jacobian:
         """The Jacobian along the shifts of some outputs of a place, from derivatives as `_by_sample` takes them."""
-        terms, start, apart = [], 0, self._segment.apart(place)
-        samples, positions, _ = place.gradient.shape
-        for tensor, x in zip(self._segment.after, found, strict=True):
+        terms, start, apart = [], 0, self.segment.apart(place)
+        passing = {id(before.tensor) for before in self.segment.before}
+        for at, tensor in enumerate(self.segment.after):
             of = slice(start, start + tensor.size)
             start = of.stop
-            if all(tensor.tensor is not before.tensor for before in self._segment.before):
-                block = (
-                    _by_sample(x, place.gradient, False)
-                    if not apart
-                    else x.reshape(len(x), samples, positions, -1).permute(1, 2, 0, 3)
-                )
-                terms.append(Term(of, block, apart))
-            elif tensor.tensor is place.tensor:
+            if tensor.tensor is place.tensor:
                 terms.append(Term(of, None, apart))
+            elif found is not None and id(tensor.tensor) not in passing:
+                terms.append(Term(of, _blocks(found[at], place.gradient, apart), apart))
         return Jacobian(terms)
 
-    def pairs(self) -> Iterator[Pair]:
-        """The derivatives between the calls in the segment, and between them and those behind it."""
-        for place in self._segment.inside:
-            if not self._all:
+    def pairs(self, own: Tensor | None) -> Iterator[Pair]:
+        """The pairs of the calls in the segment.
+
+        `own` (N, Y, Y) is the curvature of the loss in what passes the cut after it; None after the last segment.
+        """
+        if own is not None:
+            for place in self._order:
+                product = own.new_zeros(len(own), place.size, own.shape[1])
+                self._times(place, self._all(place), own, product)
+                self._through[place] = product.mT
+        for place in self.segment.inside:
+            if own is None:
                 for rows in self._along(place):
                     yield from self._pairs_of(place, rows)
             elif self._is_last(place):
-                yield from self._pairs_of(place, self._all[place])
+                yield from self._pairs_of(place, self._all(place))
             else:
                 for outputs in slices(0, place.gradient.shape[2], _fitting(place, self._uses, self._memory)):
-                    yield from self._pairs_of(place, self._all[place].some(outputs))
+                    yield from self._pairs_of(place, self._all(place).some(outputs))
+
+    def _times(self, place: Place, rows: Rows, matrix: Tensor, result: Tensor) -> None:
+        if rows.jacobian is not None:
+            rows.jacobian.add_product(matrix, result)
 
     def _pairs_of(self, place: Place, rows: Rows) -> Iterator[Pair]:
         """The pairs that the rows along shifts of a call give."""
@@ -205,65 +229,72 @@ class _Stage:
                 mirrored = curvature.flatten(1, 2).mT.unflatten(1, target.gradient.shape[1:])
                 whole = slice(0, target.gradient.shape[2])
                 yield _pair(self._uses, target, whole, place.index, mirrored, None)
-        if self._behind is not None and rows.jacobian is not None:
-            known = self._behind.matrix
-            positions, outputs = place.gradient.shape[1], rows.outputs.stop - rows.outputs.start
-            product = known.new_zeros(len(known), positions * outputs, known.shape[2])
-            rows.jacobian.add_product(known, product)
-            shifts, inputs = self._behind.split(product.unflatten(1, (positions, outputs)))
-            yield from _pairs_behind(self._uses, place, rows.outputs, shifts, rows.inputs | inputs)
 
-    def behind(self) -> Behind | None:
-        """The derivatives along the tensors that pass the cut before the segment; None for the first segment."""
-        before = self._segment.before
-        if not before:
-            return None
-        sizes = self._sizes()
-        ends = [0, *itertools.accumulate(sizes.values())]
-        columns = dict(zip(sizes, map(slice, ends, ends[1:]), strict=True))
-        first = before[0].gradient
-        matrix = first.new_zeros(len(first), sum(place.size for place in before), ends[-1])
-        start = 0
-        for place in before:
-            self._write_along_cut(place, matrix[:, start : start + place.size], columns)
-            start += place.size
-        return Behind(matrix, {column: at for column, at in columns.items() if isinstance(column, tuple)})
+    def pairs_behind(self, behind: Behind) -> Iterator[Pair]:
+        """The pairs of the calls in the segment and those behind the cut after it."""
+        for place in self.segment.inside:
+            for outputs in slices(0, place.gradient.shape[2], _fitting(place, self._uses, self._memory)):
+                rows = self._all(place).some(outputs)
+                positions, count = place.gradient.shape[1], outputs.stop - outputs.start
+                product = behind.matrix.new_zeros(len(behind.matrix), positions * count, behind.matrix.shape[2])
+                self._times(place, rows, behind.matrix, product)
+                shifts, inputs = behind.split(product.unflatten(1, (positions, count)))
+                yield from _pairs_behind(self._uses, place, outputs, shifts, inputs | rows.inputs)
 
-    def _sizes(self) -> dict[Column | Place | None, int]:
-        """How many columns the derivatives along the cut before have, by what they are of; the later ones are last."""
-        segment = self._segment
-        sizes: dict[Column | Place | None, int] = {
-            place if place.index is None else ("shift", place.index): place.size for place in segment.places
-        }
-        sizes |= {("input", call): self._uses[call].call.input[0].numel() for call in segment.inputs}
-        sizes |= {("shift", place.index): place.size for place in segment.after if place.index is not None}
-        if self._behind is not None:
-            own = self._behind.matrix.shape[1]
-            sizes |= {column: at.stop - at.start for column, at in self._behind.columns.items() if at.start >= own}
-        return sizes
+    def back(self, behind: Behind) -> Behind:
+        """The same derivatives along the tensors that pass the cut before the segment."""
+        segment, known = self.segment, behind.matrix
+        matrix = known.new_zeros(len(known), sum(segment.widths), known.shape[2])
+        for place, along in zip(segment.before, matrix.split(segment.widths, dim=1), strict=True):
+            rows = self._all(place)
+            self._times(place, rows, known, along)
+            for call, inputs in rows.inputs.items():
+                if ("input", call) in behind.columns:
+                    along[:, :, behind.columns["input", call]] = inputs.flatten(1, 2)
+        return Behind(matrix, behind.columns)
 
-    def _write_along_cut(self, place: Place, matrix: Tensor, columns: Mapping[Any, slice]) -> None:
-        """Write the derivatives (N, S p, Z) along a tensor that passes the cut before."""
-        rows = self._all.get(place) or _joined(list(self._along(place)))
-        jacobian, behind = rows.jacobian, self._behind
-        for target in self._segment.places:
-            at = columns[target if target.index is None else ("shift", target.index)]
-            if target in rows.shifts:
-                matrix[:, :, at] = rows.shifts[target].flatten(1, 2)
-            else:
-                matrix[:, :, at] = self._all[target].shifts[place].flatten(1, 2).mT
-            if jacobian is not None:
-                jacobian.add_product(self._through[target], matrix[:, :, at])
-        for call, inputs in rows.inputs.items():
-            matrix[:, :, columns["input", call]] = inputs.flatten(1, 2)
-        if jacobian is None or behind is None:
-            return
-        own = behind.matrix.shape[1]
-        for after in self._segment.after:
-            if after.index is not None:
-                known = behind.matrix[:, :, behind.columns["shift", after.index]]
-                jacobian.add_product(known, matrix[:, :, columns["shift", after.index]])
-        jacobian.add_product(behind.matrix[:, :, own:], matrix[:, :, matrix.shape[2] - behind.matrix.shape[2] + own :])
+    def along_cut(self) -> tuple[Tensor, Behind]:
+        """The curvature (N, X, X) of the loss in what passes the cut before the segment, and the derivatives along it.
+
+        They are of the calls in the segment, and of those whose outputs pass the cut.
+        """
+        segment = self.segment
+        at = dict(zip(segment.before, _slices(segment.widths), strict=True))
+        first = segment.before[0].gradient
+        own = first.new_zeros(len(first), sum(segment.widths), sum(segment.widths))
+        columns = self._columns()
+        matrix = first.new_zeros(len(first), own.shape[1], max((at.stop for at in columns.values()), default=0))
+        for place in segment.before:
+            rows = self._all(place)
+            for target in self._order:
+                found = own if target in at else matrix
+                found = found[:, at[place], at[target] if target in at else columns["shift", target.index]]
+                if target in rows.shifts:
+                    found.copy_(rows.shifts[target].flatten(1, 2))
+                elif place in self._all(target).shifts:
+                    found.copy_(self._all(target).shifts[place].flatten(1, 2).mT)
+                if self._through:
+                    self._times(place, rows, self._through[target], found)
+                if target in at and target.index is not None:
+                    matrix[:, at[place], columns["shift", target.index]] = found
+            for call, inputs in rows.inputs.items():
+                if ("input", call) in columns:
+                    matrix[:, at[place], columns["input", call]] = inputs.flatten(1, 2)
+        return own, Behind(matrix, columns)
+
+    def _columns(self) -> dict[Column, slice]:
+        """The columns of derivatives of the calls whose shifts are in the segment or pass the cut before it."""
+        calls = [place for place in self.segment.places if place.index is not None]
+        sizes: dict[Column, int] = {("shift", place.index): place.size for place in calls}
+        varying = [place for place in calls if place.varies]
+        sizes |= {("input", place.index): place.call.input[0].numel() for place in varying}
+        return dict(zip(sizes, _slices(sizes.values()), strict=True))
+
+
+def _slices(sizes: Iterable[int]) -> list[slice]:
+    """Consecutive slices of these sizes."""
+    ends = [0, *itertools.accumulate(sizes)]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
 def _joined(rows: Sequence[Rows]) -> Rows:
@@ -278,18 +309,6 @@ def _joined(rows: Sequence[Rows]) -> Rows:
         {call: torch.cat([part.inputs[call] for part in rows], dim=2) for call in first.inputs},
         Jacobian.joined(jacobians) if jacobians else None,
     )
-
-
-def _pairs_of_cut(uses: Sequence[Use], before: Sequence[Place], behind: Behind, memory: float) -> Iterator[Pair]:
-    """The pairs of the calls whose outputs pass a cut."""
-    start = 0
-    for place in before:
-        if place.index is not None:
-            matrix = behind.matrix[:, start : start + place.size].unflatten(1, place.gradient.shape[1:])
-            for outputs in slices(0, matrix.shape[2], _fitting(place, uses, memory)):
-                shifts, inputs = behind.split(matrix[:, :, outputs])
-                yield from _pairs_behind(uses, place, outputs, shifts, inputs)
-        start += place.size
 
 
 def _pairs_behind(
@@ -323,6 +342,13 @@ def _fitting(place: Place, uses: Sequence[Use], memory: float) -> int:
     numbers = sum(use.gradient[0].numel() + use.parts[0].features[0].numel() for use in uses)
     each = 4 * place.gradient.element_size() * place.gradient.shape[0] * place.gradient.shape[1] * numbers
     return max(int(memory / each), 1)
+
+
+def _blocks(derivatives: Tensor, like: Tensor, apart: bool) -> Tensor:
+    """Derivatives as `_by_sample` takes them; where positions are apart, of the entries at the position s alone."""
+    if not apart:
+        return _by_sample(derivatives, like, False)
+    return derivatives.reshape(len(derivatives), *like.shape[:2], -1).permute(1, 2, 0, 3)
 
 
 def _by_sample(derivatives: Tensor, like: Tensor, apart: bool) -> Tensor:

@@ -165,6 +165,11 @@ class Flow:
         after = [call for call, place in self.shifted.items() if place >= cut.place]
         return cut.width + sum(self.sizes[call] + self.inputs[call] for call in after)
 
+    @property
+    def widest(self) -> int:
+        """The most derivatives of a sample that a call adds."""
+        return max(self.sizes[call] + self.inputs[call] for call in self.shifted)
+
     def work(self, before: Cut | None, after: Cut | None) -> float:
         """The cost of one direction of a sample in a segment."""
         start, stop = (before.place if before else 0), (after.place if after else len(self.steps))
@@ -211,7 +216,8 @@ def _cost(flow: Flow, before: Cut | None, after: Cut | None, memory: float) -> f
     directions, added = flow.directions(before, after)
     behind, wide, apart = flow.columns(after), (after.width if after else 0), flow.positions(before, after)
     size = flow.samples * flow.steps[-1].results[0].element_size()
-    kept = wide * (behind + added) + (before.width if before else 0) * flow.columns(before)
+    narrow = before.width if before else 0
+    kept = (directions if after else narrow) * (directions + wide / apart) + (narrow + wide) * 2 * flow.widest
     if (before or after) and size * kept > memory:
         return float("inf")
     chained = flow.fresh(before, after) * (behind + added)

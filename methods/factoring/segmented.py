@@ -17,7 +17,7 @@ from methods.factoring.network import Network
 from methods.factoring.numerics import close
 from methods.factoring.refusals import refusals
 from methods.factoring.segments import Place, Segment
-from methods.factoring.tape import Step, Tape, replay
+from methods.factoring.tape import Step, Tape, replay, used
 from methods.factoring.uses import Use, uses_of_calls
 
 
@@ -42,7 +42,11 @@ def segmented(network: Network, names: set[str], memory: float) -> Segmented:
         cuts = choose(Flow(steps, calls, shifts, network.samples), memory) if steps else []
         gradients = torch.autograd.grad(loss, shifts, materialize_grads=True)
     uses = uses_of_calls(network, names, calls, gradients)
-    inside = [Place(gradient, index, call) for index, (call, gradient) in enumerate(zip(calls, gradients, strict=True))]
+    reached = {id(result) for step in steps or () for result in step.results if result.requires_grad}
+    inside = [
+        Place(gradient, index, call, varies=_may_vary(call) and (not steps or id(call.input) in reached))
+        for index, (call, gradient) in enumerate(zip(calls, gradients, strict=True))
+    ]
     if not steps:
         return Segmented(uses, [_whole(network, names, loss.detach(), inside)])
     ends = [0, *(cut.place for cut in cuts), len(steps)]
@@ -71,6 +75,10 @@ def _common_positions(segment: Segment) -> int:
     counts = {place.gradient.shape[1] for place in places}
     shifted = any(not place.by_entries for place in segment.places)
     return counts.pop() if shifted and segment.after and len(counts) == 1 else 1
+
+
+def _may_vary(call: Call) -> bool:
+    return not call.entries and call.input.is_floating_point()
 
 
 def _repeatable(tape: Tape, loss: Tensor, calls: Sequence[Call]) -> list[Step] | None:
@@ -127,8 +135,7 @@ def _piece(
     """A segment of the tape."""
     shifted = [step.call for step in steps if step.call is not None]
     deferred = {place.index for place in after}
-    made = {id(result) for step in steps for result in step.results} | {id(place.tensor) for place in before}
-    varying = [call for call in shifted if not calls[call].entries and id(calls[call].input) in made]
+    varying = [call for call in shifted if inside[call].varies]
 
     def evaluate(shifts: Mapping[Place, Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         values = {id(place.tensor): place.shifted(shifts.get(place)) for place in before}
@@ -140,12 +147,14 @@ def _piece(
 
     numbers = sum(result.numel() for step in steps for result in step.results)
     places = [inside[call] for call in shifted if call not in deferred]
-    return Segment(evaluate, before, places, after, varying, numbers, loss.detach())
+    taken = {id(tensor) for step in steps for tensor in used(step)}
+    idle = frozenset(place for place in before if id(place.tensor) not in taken)
+    return Segment(evaluate, before, places, after, varying, numbers, loss.detach(), idle=idle)
 
 
 def _whole(network: Network, names: set[str], loss: Tensor, inside: list[Place]) -> Segment:
     """The whole network as one segment."""
-    varying = [place.index for place in inside if not place.by_entries and place.call.input.is_floating_point()]
+    varying = [place.index for place in inside if place.varies]
 
     def evaluate(shifts: Mapping[Place, Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         within = {place.index: shift for place, shift in shifts.items()}

@@ -29,6 +29,7 @@ class Place:
     index: int | None = None  # of the call
     call: Call | None = None
     tensor: Tensor | None = None  # that passes the cut, with the samples first
+    varies: bool = False  # whether the call's features depend on earlier shifts
 
     @property
     def size(self) -> int:
@@ -85,6 +86,18 @@ class Segment:
     loss: Tensor  # () of the whole network
     positions: int = 1  # T, if it treats the positions of each sample separately
 
+    idle: frozenset[Place] = frozenset()  # the tensors x that it does not use, but only passes on
+
+    @property
+    def widths(self) -> list[int]:
+        """The entries of a sample of each tensor that passes the cut before it."""
+        return [place.size for place in self.before]
+
+    @property
+    def calls(self) -> list[Place]:
+        """The places in it, and those that pass the cut after it."""
+        return [*self.inside, *self.after]
+
     @property
     def places(self) -> list[Place]:
         """All places that it is shifted at."""
@@ -103,7 +116,7 @@ class Segment:
     def separates_positions(self, positions: int) -> Tensor:
         """Whether () shifts at every second position move nothing at the others."""
         even = (torch.arange(positions, device=self.loss.device) % 2 == 0)[:, None]
-        moved = [place for place in self.places if not place.by_entries]
+        moved = [place for place in self.places if not (place.by_entries or place in self.idle)]
         shifts = {place: torch.where(even, drawn(place.gradient), 0) for place in moved}
         with torch.no_grad(), refusals(), sdpa_kernel(SDPBackend.MATH):
             _, derivatives = self.derivatives(shifts, moved)
