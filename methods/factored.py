@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import dense
-from methods.chunks import output
+from methods.chunks import empty, output
 from methods.estimates import Spectrum
 from methods.factoring.certificate import Certificate, FallbackWarning
 from methods.factoring.diagonal import write_diagonal
@@ -122,7 +122,7 @@ def hessian_rows(
     """
     with only(model, parameters):
         theta, _ = ravel(model)
-        entries = theta.new_empty(rows.stop - rows.start, len(theta))
+        entries = empty(theta, rows.stop - rows.start, len(theta))
         if len(entries):
             write_sum(model, batches, Rows(entries, rows.start), memory_mb, fallback)
     return entries

@@ -1,6 +1,9 @@
 """Chunks: that they cover, are even, and, when automatic, keep within their budget as the profiler sees it."""
 
+import mmap
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,3 +90,23 @@ def test_auto_says_what_torch_refuses() -> None:
     problem = networks.mlp(width=2, batch=4, task="regression")
     with pytest.raises(RuntimeError, match="ZeroTensors are immutable"):
         vmap_hvp.hessian(problem.loss, problem.theta, "forward_over_reverse", "auto")
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="Linux without huge pages")
+def test_a_large_matrix_is_in_huge_pages() -> None:
+    matrix = chunks.output(torch.zeros(2000), None)
+    middle = matrix.data_ptr() + matrix.nbytes // 2
+    flags = ""
+    for mapping in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]:
+        start, stop = (int(end, 16) for end in mapping.split()[0].split("-"))
+        if start <= middle < stop:
+            flags = mapping.split("VmFlags:")[1]
+    assert "hg" in flags.split()
+
+
+@pytest.mark.parametrize("size", [0, 1, 900])
+def test_a_matrix_without_huge_pages(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one, and any where the operating system has none."""
+    for _ in range(2):
+        assert chunks.output(torch.zeros(size), None).fill_(1).sum() == size**2
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)

@@ -64,15 +64,13 @@ def _write_parts(
         gradient=other.gradient,
         jacobian=jacobian if others[0].varies else None,
     )
-    widths = [part.features.shape[2] for part in others]
-    for i, j, p, piece in pieces(factors, None, rows.entries):
-        which = slice(first + i.start, first + i.stop)
-        for x, inputs, columns in _overlaps(parts, j):
-            for y, entries in zip(others, piece[:, columns].split(widths, dim=3), strict=True):
-                put(rows.tile(use, x, which, inputs, other, y, p), entries, add)
-                if x is not y:
-                    mirrored = rows.tile(other, y, p, slice(0, entries.shape[3]), use, x, which, inputs)
-                    put(mirrored, entries.permute(2, 3, 0, 1), add)
+    for piece in pieces(factors, None, rows.entries):
+        i = slice(first + piece.i.start, first + piece.i.stop)
+        for (x, j, left), (y, q, right) in itertools.product(_overlaps(parts, piece.j), _overlaps(others, piece.q)):
+            entries = piece.entries[:, left, :, right]
+            put(rows.tile(use, x, i, j, other, y, piece.p, q), entries, add)
+            if x is not y:
+                put(rows.tile(other, y, piece.p, q, use, x, i, j), entries.permute(2, 3, 0, 1), add)
 
 
 def _write_own(rows: Rows, use: Use, part: Part, outputs: slice, first: int, curvature: Tensor, add: bool) -> None:
@@ -87,11 +85,11 @@ def _write_own(rows: Rows, use: Use, part: Part, outputs: slice, first: int, cur
         _write_symmetric(block, first, curvature[:, 0, :, 0], part.features[:, 0], add)
         return
     factors = Factors(part.features, curvature, part.features, use.gradient[..., outputs], None)
-    for i, j, p, piece in pieces(factors, first, rows.entries):
+    for i, j, p, q, entries in pieces(factors, first, rows.entries):
         which = slice(first + i.start, first + i.stop)
-        put(block[which, j, p], piece, add)
+        put(block[which, j, p, q], entries, add)
         mirrored = slice(max(p.start, which.stop), p.stop)  # the others are computed
-        put(block[mirrored, :, which, j], piece[:, :, mirrored.start - p.start :].permute(2, 3, 0, 1), add)
+        put(block[mirrored, q, which, j], entries[:, :, mirrored.start - p.start :].permute(2, 3, 0, 1), add)
 
 
 def _write_shard(
@@ -169,8 +167,8 @@ class _Tiles:
             gradient=self.other.gradient[..., p],
             jacobian=None if self.jacobian is None else self.jacobian[which, ..., q],
         )
-        for a, b, c, piece in pieces(factors, None, self.rows.entries):
-            put(place[a, b, c], piece, self.add)
+        for a, b, c, d, entries in pieces(factors, None, self.rows.entries):
+            put(place[a, b, c, d], entries, self.add)
 
 
 class _Overlap(NamedTuple):
