@@ -6,8 +6,8 @@ Each affine map calls one function of torch. `AFFINE` gives for such a function 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from methods.factoring.views import View
+from methods.factoring.views import View, Views
 
-ViewOf = Callable[[Any], View | None]  # a tensor -> what it is a view of, if of a parameter that is held fixed
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]  # e (N, S, p), z, input -> the change of z that e makes
 
 
@@ -43,7 +42,7 @@ class Seen:
 
     function: Any
     samples: int  # N
-    view_of: ViewOf
+    views: Views  # of the parameters that are held fixed
 
 
 def _linear(seen: Seen, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
@@ -55,7 +54,7 @@ def _linear(seen: Seen, input: Tensor, weight: Tensor, bias: Tensor | None = Non
 
 def _product(seen: Seen, input: Tensor, other: Tensor) -> Call | None:
     """A linear map whose weight is transposed."""
-    if input.dim() < 2 or other.dim() != 2 or seen.view_of(other) is None or not _fits(input, seen.samples):
+    if input.dim() < 2 or other.dim() != 2 or seen.views.of(other) is None or not _fits(input, seen.samples):
         return None
     by_sample = _last_dimension(seen.samples)
     return Call(other, None, input, by_sample, by_sample, _reshaped, transposed=True)
@@ -73,7 +72,7 @@ def _embedding(
 ) -> Call | None:
     """A linear map of one-hot vectors. Its weight is transposed."""
     changes_gradient = padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse
-    if changes_gradient or not input.dim() or not _fits(input, seen.samples):
+    if changes_gradient or seen.views.are_positions(input) or not input.dim() or not _fits(input, seen.samples):
         return None
 
     def features(x: Tensor) -> Tensor:
@@ -99,15 +98,13 @@ def _convolution(
     k = len(kernel)
     steps, apart = _each(stride, k), _each(dilation, k)
     margins = _margins(padding, kernel, apart)
+    windows = list(_windows(input.shape[2:], margins, kernel, steps, apart))
 
     def features(x: Tensor) -> Tensor:
-        """Views of patches, copied once: torch's own unfold is slow where transforms batch it."""
+        """Shifted views, one for each entry of the kernel: torch's own unfold is slow where transforms batch it."""
         image = functional.pad(x, margins)
-        for dim in range(k):
-            size = apart[dim] * (kernel[dim] - 1) + 1
-            image = image.unfold(dim + 2, size, steps[dim])[..., :: apart[dim]]
-        image = image.movedim(1, k + 1)  # (N, positions, channels, kernel)
-        return image.reshape(seen.samples, -1, image.shape[k + 1] * math.prod(kernel))
+        patches = torch.stack([image[(..., *window)] for window in windows], 2)  # (N, channels, kernel, positions)
+        return patches.flatten(3).flatten(1, 2).mT.reshape(seen.samples, -1, patches.shape[1] * patches.shape[2])
 
     def by_sample(z: Tensor) -> Tensor:
         return z.flatten(2).transpose(1, 2).reshape(seen.samples, -1, z.shape[1])
@@ -122,7 +119,7 @@ def _transposed_convolution(
     seen: Seen, input: Tensor, weight: Tensor, bias: None = None, *options: Any, **named: Any
 ) -> Call | None:
     """A convolution's transpose, without a bias: `written` adds it."""
-    view = seen.view_of(weight)
+    view = seen.views.of(weight)
     if view is None or bias is not None or input.dim() != weight.dim() or not _fits(input, seen.samples):
         return None
 
@@ -135,7 +132,7 @@ def _transposed_convolution(
 
 def _entrywise(seen: Seen, input: Any, other: Any, **options: Any) -> Call | None:
     """A sum, difference or product, one operand of which is a parameter and the other has the samples first."""
-    first, second = seen.view_of(input), seen.view_of(other)
+    first, second = seen.views.of(input), seen.views.of(other)
     view, x = (second, input) if first is None else (first, other)
     if view is None or (first and second) or not isinstance(x, Tensor):
         return None
@@ -155,12 +152,12 @@ def _entrywise(seen: Seen, input: Any, other: Any, **options: Any) -> Call | Non
     return of_entries(view.param, x, seen.samples, change)
 
 
-def shifted(call: Call, view_of: ViewOf, samples: int, by_entries: bool) -> Iterator[Call]:
+def shifted(call: Call, views: Views, samples: int, by_entries: bool) -> Iterator[Call]:
     """The call with a shift of its outputs, or one for each parameter with a shift of its entries.
 
     The parameters' entries are shifted with `by_entries`, and where an output's weights are no block of a parameter.
     """
-    weight, bias = view_of(call.weight), view_of(call.bias)
+    weight, bias = views.of(call.weight), views.of(call.bias)
     if call.entries:
         yield call
     elif (placed := None if by_entries or call.groups > 1 else _of_parameters(call, weight, bias)) is not None:
@@ -177,15 +174,11 @@ def _of_parameters(call: Call, weight: View | None, bias: View | None) -> Call |
     of_weight, of_bias = (0, False) if weight is None else weight.block(), (0, False) if bias is None else bias.block()
     if of_weight is None or of_bias is None:
         return None
-    if weight is None or weight.of is None:
-        transposed = call.transposed
-    else:
-        transposed = call.transposed != of_weight[1]
     return replace(
         call,
         weight=weight.param if weight else call.weight,
         bias=bias.param if bias else call.bias,
-        transposed=transposed,
+        transposed=call.transposed != of_weight[1],
         starts=(of_weight[0], of_bias[0]),
     )
 
@@ -248,6 +241,18 @@ def _margins(padding: Any, kernel: tuple[int, ...], apart: tuple[int, ...]) -> l
     else:
         pairs = [(margin, margin) for margin in _each(0 if padding == "valid" else padding, len(kernel))]
     return [margin for pair in reversed(pairs) for margin in pair]
+
+
+def _windows(
+    sizes: Sequence[int], margins: Sequence[int], kernel: Sequence[int], steps: Sequence[int], apart: Sequence[int]
+) -> Iterator[tuple[slice, ...]]:
+    """For each entry of a convolution's kernel, where it lies in the padded input at all positions."""
+    each = []
+    for dim, (size, entries, step, distance) in enumerate(zip(sizes, kernel, steps, apart, strict=True)):
+        before, after = margins[2 * (len(kernel) - 1 - dim) :][:2]
+        span = size + before + after - distance * (entries - 1)  # of the first entry
+        each.append([slice(entry * distance, entry * distance + span, step) for entry in range(entries)])
+    return itertools.product(*each)
 
 
 def _fits(input: Tensor, samples: int) -> bool:

@@ -65,7 +65,8 @@ def _projected(inputs: Sequence[Tensor], weights: Any, bias: Tensor | None) -> S
         return functional.linear(first.transpose(0, 1), weights, bias).chunk(3, -1)
     weights = weights.chunk(3) if isinstance(weights, Tensor) else weights
     biases = [None] * 3 if bias is None else bias.chunk(3)
-    return [functional.linear(x.transpose(0, 1), *pair) for x, *pair in zip(inputs, weights, biases, strict=True)]
+    each = zip(inputs, weights, biases, strict=True)
+    return [functional.linear(x.transpose(0, 1), weight, bias) for x, weight, bias in each]
 
 
 def _by_heads(x: Tensor, heads: int) -> Tensor:

@@ -54,23 +54,23 @@ class ShiftMode(TorchFunctionMode):
                 result = WRITTEN[function](*args, **kwargs)
             if result is not None:
                 return result
+        call = None
         if function in AFFINE and any(self._views.of(value) for value in (*args, *kwargs.values())):
-            return self._moved(function, args, kwargs)
-        result = function(*args, **kwargs)
-        self._views.follow(function, args, kwargs, result)
-        return result
-
-    def _moved(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """What a function returns of parameters that are held fixed, with shifts if it is an affine map."""
-        call = AFFINE[function](Seen(function, self._samples, self._views.of), *args, **kwargs)
-        if call is None or not call.weight.numel():
+            call = AFFINE[function](Seen(function, self._samples, self._views), *args, **kwargs)
+        if call is None or not call.weight.numel() or self._views.are_of_parameters([call.input]):
             result = function(*args, **kwargs)
             self._views.follow(function, args, kwargs, result)
             return result
-        z = function(*(self._held(value, call) for value in args), **{k: self._held(v, call) for k, v in kwargs.items()})
+        return self._moved(call, function, args, kwargs)
+
+    def _moved(self, call: Call, function: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        """What an affine map returns of parameters that are held fixed, with shifts."""
+        z = function(
+            *(self._held(value, call) for value in args), **{k: self._held(v, call) for k, v in kwargs.items()}
+        )
         outputs = call.outputs(z)
         many = self._by_entries and outputs.shape[1] >= call.weight.numel() // outputs.shape[2]
-        for each in shifted(call, self._views.of, self._samples, many):
+        for each in shifted(call, self._views, self._samples, many):
             self.calls.append(each)
             z = z + each.change(self._shift(len(self.calls) - 1, each.outputs(z)), z, each.input)
         return z

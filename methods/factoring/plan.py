@@ -112,7 +112,7 @@ def _first_plan(network: Network, certificate: Certificate) -> Plan:
     cheap_rows = _cheap_rows(network, calls)
     cheap_rows |= dict.fromkeys(unused, "the loss's slope in it is constant, so that its rows are zero")
     outside, both = network.params.keys() - affine - unused, affine & elsewhere
-    reasons = dict.fromkeys(outside, "it enters no Linear, Conv1d, Conv2d or Embedding that can be shifted")
+    reasons = dict.fromkeys(outside, "it enters no affine map of the samples")
     reasons |= dict.fromkeys(both, "it also enters other than through its affine map")
     return Plan(affine - elsewhere, cheap_rows, penalties, reasons)
 

@@ -36,7 +36,7 @@ class View:
             return 0, False
         if not self.is_memory or not self.param.is_contiguous():
             return None
-        start = self.tensor.storage_offset() - self.param.storage_offset()
+        start = int(self.tensor.storage_offset() - self.param.storage_offset())
         if self.tensor.is_contiguous():
             return start, False
         return (start, True) if self.tensor.dim() == 2 and self.tensor.mT.is_contiguous() else None
@@ -48,50 +48,61 @@ class Views:
     def __init__(self, fixed: set[int], samples: int) -> None:
         self._fixed, self._samples = fixed, samples  # `fixed` holds the ids of parameters
         self._views: dict[int, View] = {}  # by the id of the view
+        self._derived: dict[int, Tensor] = {}  # what is computed of parameters alone, by its id
         self._positions: dict[int, Tensor] = {}  # what `torch.arange` returned and views of it, by their ids
 
     def of(self, value: Any) -> View | None:
         """What a tensor is a view of, if it is one."""
         return View(value, value) if id(value) in self._fixed else self._views.get(id(value))
 
-    def follow(self, function: Any, args: Sequence[Any], options: dict[str, Any], result: Any) -> bool:
-        """Note that a function has made a view of a parameter. Returns whether it has."""
-        if function is torch.arange:
-            self._positions[id(result)] = result
-        elif function is functional.embedding:
-            return len(args) == 2 and not any(options.values()) and self._looked_up(*args, result)
-        elif function in _VIEWS and args:
-            return self._viewed(function, args, options, result)
-        return False
+    def are_of_parameters(self, values: Iterable[Any]) -> bool:
+        """Whether there are tensors, all computed of parameters alone, so that they have no samples."""
+        found = False
+        for value in values:
+            if isinstance(value, Tensor):
+                found = id(value) in self._fixed or id(value) in self._views or id(value) in self._derived
+                if not found:
+                    return False
+        return found
 
-    def _looked_up(self, index: Tensor, weight: Tensor, result: Tensor) -> bool:
+    def follow(self, function: Any, args: Sequence[Any], options: dict[str, Any], result: Any) -> None:
+        """Note what a function makes of parameters: a view, or another tensor without samples."""
+        if function is functional.embedding:
+            self._look_up(result, *args, **options)
+        elif function is torch.arange:
+            self._positions[id(result)] = result
+        elif function in _VIEWS and args:
+            self._compose(function, args, options, result)
+        elif isinstance(result, Tensor) and self.are_of_parameters((*args, *options.values())):
+            self._derived[id(result)] = result
+
+    def _look_up(self, result: Tensor, index: Tensor, weight: Tensor, *options: Any, **named: Any) -> None:
         """Note rows of a parameter that are the same for all samples, as those for the positions of tokens are."""
         view = self.of(weight)
-        shared = index.dim() > 0 and (
-            len(index) % max(self._samples, 1) > 0
-            or (id(index) in self._positions and (index.dim() == 1 or len(index) == 1))
-        )
-        if view is None or not shared:
-            return False
-        self._views[id(result)] = _composed(view, lambda rows: rows[index], result, is_memory=False)
-        return True
+        if view and self.are_positions(index) and not any((*options, *named.values())):
+            self._views[id(result)] = _composed(view, lambda rows: rows[index], result, is_memory=False)
 
-    def _viewed(self, function: Any, args: Sequence[Any], options: dict[str, Any], result: Any) -> bool:
+    def are_positions(self, index: Tensor) -> bool:
+        """Whether an index has no samples: it comes from `torch.arange`, or its first dimension does not fit them."""
+        if not index.dim() or len(index) % max(self._samples, 1):
+            return index.dim() > 0
+        return id(index) in self._positions and (index.dim() == 1 or len(index) == 1)
+
+    def _compose(self, function: Any, args: Sequence[Any], options: dict[str, Any], result: Any) -> None:
         source, *rest = args
         if id(source) in self._positions and isinstance(result, Tensor):
             self._positions[id(result)] = result
         view = self.of(source)
         if view is None or not _is_plain(rest) or not _is_plain(options.values()):
-            return False
+            return
         again = Tensor.reshape if function is Tensor.view else function  # the change of a view may lie otherwise
         same = partial(_again, again, rest, options)
         is_memory = function not in _MAY_COPY or view.tensor.is_contiguous()
         if isinstance(result, Tensor):
             self._views[id(result)] = _composed(view, same, result, is_memory)
-            return True
+            return
         for index, part in enumerate(result):
             self._views[id(part)] = _composed(view, partial(_part, same, index), part, is_memory)
-        return True
 
 
 def _composed(view: View, function: Callable[[Tensor], Tensor], result: Tensor, is_memory: bool) -> View:

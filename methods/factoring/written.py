@@ -54,6 +54,11 @@ def _transposed_convolution(
     return function(input, weight, None, *args, **named) + bias.view(-1, *[1] * (weight.dim() - 2))
 
 
+def _prelu(input: Tensor, weight: Tensor) -> Tensor:
+    channels = weight.view(-1, *[1] * (input.dim() - 2)) if input.dim() > 1 else weight
+    return input.relu() - channels * (-input).relu()
+
+
 def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear map of the products of entries."""
     return linear((input1[..., :, None] * input2[..., None, :]).flatten(-2), weight.flatten(1), bias)
@@ -67,7 +72,9 @@ def _addmm(
 
 def _einsum(equation: Any, *operands: Any) -> Tensor | None:
     """A product with a matrix over the last dimension, such as "...i,ij->...j"."""
-    found = re.fullmatch(r"((?:\.\.\.)?[a-zA-Z]*)([a-zA-Z]),([a-zA-Z])([a-zA-Z])->\1([a-zA-Z])", _joined(equation))
+    found = re.fullmatch(
+        r"(?:\.\.\.)?([a-zA-Z]*)([a-zA-Z]),([a-zA-Z])([a-zA-Z])->(?:\.\.\.)?\1([a-zA-Z])", _joined(equation)
+    )
     if not found or len(operands) != 2:
         return None
     others, contracted, first, second, left = found.groups()
@@ -128,6 +135,7 @@ WRITTEN: dict[Any, Callable[..., Any]] = {
     functional.instance_norm: normalisations.instance_norm,
     functional.multi_head_attention_forward: multi_head_attention,
     functional.bilinear: _bilinear,
+    functional.prelu: _prelu,
     torch.addmm: _addmm,
     torch.einsum: _einsum,
     torch.gru_cell: _gru_cell,
