@@ -34,6 +34,7 @@ class Call:
     entries: bool = False  # whether e changes the weight's entries, for each sample: S = 1, p entries, and a = 1
     groups: int = 1  # of outputs, each of which sees as many features of its own
     starts: tuple[int, int] = (0, 0)  # the indices of the first entries of the weight and bias in their parameters
+    share: float = 1.0  # of the entries of its parameter that the weight is
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ def _of_parameters(call: Call, weight: View | None, bias: View | None) -> Call |
         bias=bias.param if bias else call.bias,
         transposed=call.transposed != of_weight[1],
         starts=(of_weight[0], of_bias[0]),
+        share=call.weight.numel() / weight.param.numel() if weight else 1.0,
     )
 
 

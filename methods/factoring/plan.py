@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -119,16 +119,16 @@ def _first_plan(network: Network, certificate: Certificate) -> Plan:
 
 def _cheap_rows(network: Network, calls: Sequence[Call]) -> dict[str, str]:
     """The parameters with at least as many positions as inputs, whose rows cost no more than shifts, and the reason."""
-    positions, inputs = Counter[str](), {}
+    positions, inputs = defaultdict[str, float](float), {}
     for call in calls:
         if call.entries:
             continue
         _, count, width = call.features(call.input.detach()).shape
         for name in network.owners(call):
-            positions[name] += count
+            positions[name] += count * call.share
             inputs[name] = width
     return {
-        name: f"{positions[name]} positions, no fewer than its {width} inputs"
+        name: f"{positions[name]:g} positions, no fewer than its {width} inputs"
         for name, width in inputs.items()
         if positions[name] >= width
     }

@@ -76,10 +76,19 @@ class Views:
         elif isinstance(result, Tensor) and self.are_of_parameters((*args, *options.values())):
             self._derived[id(result)] = result
 
-    def _look_up(self, result: Tensor, index: Tensor, weight: Tensor, *options: Any, **named: Any) -> None:
+    def _look_up(
+        self,
+        result: Tensor,
+        index: Tensor,
+        weight: Tensor,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> None:
         """Note rows of a parameter that are the same for all samples, as those for the positions of tokens are."""
         view = self.of(weight)
-        if view and self.are_positions(index) and not any((*options, *named.values())):
+        if view and self.are_positions(index) and padding_idx is None and max_norm is None:
             self._views[id(result)] = _composed(view, lambda rows: rows[index], result, is_memory=False)
 
     def are_positions(self, index: Tensor) -> bool:
