@@ -15,7 +15,6 @@ from methods.factoring.numerics import drawn, every, norm, slices
 from methods.factoring.refusals import Refused, refusals
 from methods.factoring.uses import Use
 
-
 ROUNDING = 1000  # machine epsilons of the largest derivative that a combination of others may differ from it by
 
 
