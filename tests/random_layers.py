@@ -1,6 +1,9 @@
 """The registry of blocks of random networks: what each is called, and what it is made of.
 
 `BLOCKS[name](d, meaning)` takes a state (N, d) or (N, T, d) to one of the same shape; of `SEQUENCES` only (N, T, d).
+
+A network of them takes matrix products alone, unless `UNSUPPORTED` or `LOWERED` names one of its blocks, or for the
+diagonal `SEVERAL` does. `tests.test_factored_fuzz` fails where these lists are not what the factored method does.
 """
 
 from __future__ import annotations
@@ -173,3 +176,34 @@ SEQUENCES = {
     "flipped": lambda d, _: Block(lambda m, x: m.a(x.flip(1)).tanh() * m.a(x), a=L(d, d)),
 }
 BLOCKS = PLAIN | WEIGHTS | NORMS | GRADIENTS | SEQUENCES
+
+_OTHERWISE = "it enters no affine map of the samples"
+_MIXED = "samples depend on each other"
+_GRADIENT = "the forward pass takes a gradient itself"
+_UNSEEN = "torch's transforms cannot see into"
+_HOOKS = "hooks on parameters, modules or activations change the gradient"
+
+# Blocks for which the Hessian takes rows, warns or is refused, and what is then reported.
+UNSUPPORTED = {
+    "weight_as_input": "it also enters other than through its affine map",
+    "weight_projected": "it also enters other than through its affine map",
+    **dict.fromkeys(("generated", "summed", "normalised", "low_rank", "weight_norm", "temperature"), _OTHERWISE),
+    **dict.fromkeys(("complex", "vmapped", "scripted", "recurrent", "long_recurrent"), _OTHERWISE),
+    **dict.fromkeys(("batch_norm", "batch_norm_untracked", "centred"), _MIXED),
+    **dict.fromkeys(("log_sum", "shared_softmax", "rolled"), _MIXED),
+    **dict.fromkeys(("forces", "forces_unused", "unused", "laplacian", "inner_step"), _GRADIENT),
+    **dict.fromkeys(("func_step", "functional_step", "jacobian"), _GRADIENT),
+    **dict.fromkeys(("checkpoint", "function", "straight_through", "backward_hook", "inference"), _UNSEEN),
+    **dict.fromkeys(("distances", "distances_direct"), "torch has no forward mode of an operation"),
+    **dict.fromkeys(("masked", "gradient_hook"), _HOOKS),
+    "wrong_tangent": "matrix products are not what double backward gives",
+    "noisy_slope": "torch has no rule to batch an operation: vmap: called random operation",
+    "dropout": "the loss is not deterministic",
+}
+
+# Blocks that compute in another precision than that of the parameters, whichever that is.
+LOWERED = {"to_float32", "to_bfloat16", "autocast"}
+
+# Of these, a parameter enters several affine maps.
+SEVERAL = {"twice", "thrice", "tied", "tied_transposed", "parallel", "sliced", "factors_as_maps", "detached"}
+SEVERAL |= {"flipped", "heads_alone"}

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from methods import factored
 from methods.factoring.certificate import FallbackError, FallbackWarning
 from methods.factoring.plan import PRODUCTS
-from tests.random_layers import PLAIN
+from tests.random_layers import LOWERED, SEVERAL, UNSUPPORTED
 from tests.random_networks import Case, Spec, build
 
 RIGHT = {torch.float64: 1e-7, torch.float32: 1e-5}  # relative Frobenius distance, or ROUNDING times that of rows
@@ -24,7 +24,7 @@ STEPS = (3e-5, 3e-6, 3e-7)  # of the differences: smaller ones where a kink is n
 RANDOM = {"dropout", "noisy_slope"}
 MIXING = {"entropy_of_batch", "margin", "squares_broadcast", "correlation", "constant"}
 SUPPORTED_INPUTS = {"vector", "raw", "with_gradient", "pair", "dict", "sequence", "tokens", "image"}
-FEWER = ("no fewer than", "rows are zero")  # in the reasons of rows that are the faster way
+FEWER = ("no fewer than", "rows are zero", "rows cost less")  # in the reasons of rows that are faster
 
 
 @dataclass(frozen=True)
@@ -209,12 +209,10 @@ def supported(spec: Spec, quantity: str) -> bool:
 
     For the diagonal each enters one only.
     """
-    several = {"twice", "thrice", "tied", "parallel"} if quantity == "diagonal" else set()
-    several.add("tied_transposed")  # the weight itself enters one of its maps
+    others = UNSUPPORTED.keys() | LOWERED | (SEVERAL if quantity == "diagonal" else set())
     return (
-        not several & set(spec.blocks)
+        not others & set(spec.blocks)
         and spec.inputs in SUPPORTED_INPUTS
-        and PLAIN.keys() >= set(spec.blocks)
         and spec.head in ("logits", "each", "column", "flat", "tuple", "dict", "dataclass")
         and spec.criterion not in MIXING
         and spec.penalty in ("none", "squares_of_all", "millions")

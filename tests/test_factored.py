@@ -276,9 +276,18 @@ def test_products_with_vectors() -> None:
     assert float((found - by_rows(problem) @ vectors).norm() / found.norm()) < 1e-12
 
 
+class _Temperature(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.log = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x * self.log.exp()
+
+
 def test_only_what_is_needed_takes_rows() -> None:
-    """A penalty on a weight and a LayerNorm beside it: the LayerNorm's parameters take rows, the weight does not."""
-    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2))
+    """A penalty on a weight, and a scale's logarithm beside it: the logarithm takes rows, the weight does not."""
+    model = nn.Sequential(nn.Linear(3, 4), _Temperature(), nn.Tanh(), nn.Linear(4, 2))
     inputs, targets = draw(5, 3), torch.arange(5) % 2
     problem = network(model, inputs, targets)
     weight = model[0].weight
@@ -287,7 +296,7 @@ def test_only_what_is_needed_takes_rows() -> None:
         return functional.cross_entropy(outputs, targets) + weight.square().sum()
 
     reasons = factored.explain(model, penalized, inputs, targets)
-    assert {name for name, how in reasons.items() if how != "matrix products"} == {"1.weight", "1.bias"}
+    assert {name for name, how in reasons.items() if how != "matrix products"} == {"1.log"}
     found = factored.hessian(model, penalized, inputs, targets)
     truth = by_rows(problem)
     truth.diagonal()[:12] += 2

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from torch import Tensor
 
+from methods import factored
 from tests import random_criteria, random_layers, random_networks
-from tests.random_networks import Spec, specs
-from tests.random_outcomes import outcomes
+from tests.random_networks import Spec, build, specs
+from tests.random_outcomes import called, outcomes
 
 QUICK = settings(
     max_examples=60,
@@ -24,6 +27,29 @@ QUICK = settings(
 @given(specs())
 def test_random_networks_are_right_or_refused(spec: Spec) -> None:
     assert not [outcome for outcome in outcomes(spec) if outcome.how == "FAILED"]
+
+
+@pytest.mark.parametrize("name", sorted(random_layers.BLOCKS.keys() - random_layers.LOWERED))
+def test_a_block_takes_rows_only_as_stated(name: str) -> None:
+    """Matrix products alone, without a warning, for every block that `UNSUPPORTED` does not name; otherwise as it says.
+
+    A block that has come to be supported is to be taken off that list.
+    """
+    case = build(_network_of(name))
+    found, warned = called(factored.hessian, case, fallback="error")
+    if name in random_layers.UNSUPPORTED:
+        assert isinstance(found, Exception), "it takes no rows any more: take it off UNSUPPORTED"
+        assert random_layers.UNSUPPORTED[name] in str(found)
+        return
+    assert isinstance(found, Tensor), found
+    assert not warned
+    reasons = factored.explain(case.model, case.criterion, case.inputs, case.targets).values()
+    assert all(how == factored.USUAL or "rows are zero" in how for how in reasons)
+
+
+def _network_of(block: str) -> Spec:
+    """A layer, one block and a head, for three samples of sequences with more features than positions."""
+    return Spec("sequence", (block,), "logits", "cross_entropy", "none", torch.float64, False, 3, 7, 2, 1)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -112,23 +112,23 @@ def _first_plan(network: Network, certificate: Certificate) -> Plan:
     cheap_rows = _cheap_rows(network, calls)
     cheap_rows |= dict.fromkeys(unused, "the loss's slope in it is constant, so that its rows are zero")
     outside, both = network.params.keys() - affine - unused, affine & elsewhere
-    reasons = dict.fromkeys(outside, "it enters no Linear, Conv1d, Conv2d or Embedding that can be shifted")
+    reasons = dict.fromkeys(outside, "it enters no affine map of the samples")
     reasons |= dict.fromkeys(both, "it also enters other than through its affine map")
     return Plan(affine - elsewhere, cheap_rows, penalties, reasons)
 
 
 def _cheap_rows(network: Network, calls: Sequence[Call]) -> dict[str, str]:
     """The parameters with at least as many positions as inputs, whose rows cost no more than shifts, and the reason."""
-    positions, inputs = Counter[str](), {}
+    positions, inputs = defaultdict[str, float](float), {}
     for call in calls:
         if call.entries:
             continue
         _, count, width = call.features(call.input.detach()).shape
         for name in network.owners(call):
-            positions[name] += count
+            positions[name] += count * call.share
             inputs[name] = width
     return {
-        name: f"{positions[name]} positions, no fewer than its {width} inputs"
+        name: f"{positions[name]:g} positions, no fewer than its {width} inputs"
         for name, width in inputs.items()
         if positions[name] >= width
     }

@@ -11,9 +11,11 @@ from torch import Tensor
 from methods.factoring.certificate import Certificate
 from methods.factoring.comparison import PARAMETER, TOLERANCE
 from methods.factoring.network import Network
-from methods.factoring.numerics import close, drawn, every, norm, slices
+from methods.factoring.numerics import drawn, every, norm, slices
 from methods.factoring.refusals import Refused, refusals
 from methods.factoring.uses import Use
+
+ROUNDING = 1000  # machine epsilons of the largest derivative that a combination of others may differ from it by
 
 
 class Derivatives(NamedTuple):
@@ -65,7 +67,11 @@ class Shifts:
 
     def found(self) -> Tensor:
         """What `check` reads (4,), once all outputs have been shifted."""
-        separate = every(map(close, self._unexplained, self._whole))
+        count = len(self._uses)
+        of_gradients = self._unexplained[:count], [*self._whole[:count], *(use.gradient for use in self._uses)]
+        features = [use.parts[0].features for use in self._uses if use.parts]
+        of_features = self._unexplained[count:], [*self._whole[count:], *features]
+        separate = every(_all_close(*pair) for pair in (of_gradients, of_features) if pair[0])
         return torch.stack([number.double() for number in (*self._value, separate)])
 
     def _distance(self, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -96,6 +102,13 @@ class Shifts:
         loss, calls = self._network.loss(self._fixed, shift)
         features = [call.features(call.input) for call in calls[first + 1 : end]]
         return loss, (loss, features)
+
+
+def _all_close(differences: Sequence[Tensor], to: Sequence[Tensor]) -> Tensor:
+    """Whether () differences are only rounding of the largest of some tensors: a zero derivative is rounding alone."""
+    largest = torch.stack(list(map(norm, to))).max()
+    distances = torch.stack(list(map(norm, differences)))
+    return (distances <= ROUNDING * torch.finfo(to[0].dtype).eps * largest).all()
 
 
 def check(found: Sequence[Tensor], certificate: Certificate, precision: torch.dtype) -> list[bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,7 @@ class Use:
     names: frozenset[str]  # of its parameters
     parts: tuple[Part, ...]
     gradient: Tensor  # g (N, S, p), of the loss in the outputs
-    tied: bool  # whether another call has one of the same parameters
+    tied: bool  # whether another call has one of the same parameters, or this one only some entries of them
     call: Call
 
     @property
@@ -72,9 +72,16 @@ def uses_of_calls(network: Network, names: set[str], calls: Sequence[Call], grad
     owners = [network.owners(call) & names for call in calls]
     uses = []
     for call, gradient, own in zip(calls, gradients, owners, strict=True):
-        tied = sum(bool(own & others) for others in owners) > 1
-        uses.append(Use(frozenset(own), tuple(_parts(network, call, own)), gradient, tied, call))
+        parts = tuple(_parts(network, call, own))
+        tied = sum(bool(own & others) for others in owners) > 1 or _leaves_out(network, own, parts, gradient.shape[2])
+        uses.append(Use(frozenset(own), parts, gradient, tied, call))
     return uses
+
+
+def _leaves_out(network: Network, names: set[str], parts: Iterable[Part], outputs: int) -> bool:
+    """Whether a call's parts are not all entries of their parameters."""
+    entries = [network.span[name].stop - network.span[name].start for name in names]
+    return sum(entries) != sum(outputs * part.features.shape[2] for part in parts)
 
 
 def _parts(network: Network, call: Call, names: set[str]) -> Iterator[Part]:
@@ -82,8 +89,9 @@ def _parts(network: Network, call: Call, names: set[str]) -> Iterator[Part]:
     features = call.features(call.input.detach())
     constant = features.new_ones(*features.shape[:2], 1)
     weight, bias = network.names.get(id(call.weight)), network.names.get(id(call.bias))
+    of_weight, of_bias = call.starts
     if weight in names:
         varies = call.input.is_floating_point() and not call.entries
-        yield Part(network.span[weight].start, features, varies, call.transposed)
+        yield Part(network.span[weight].start + of_weight, features, varies, call.transposed)
     if bias in names:
-        yield Part(network.span[bias].start, constant, False, call.transposed)
+        yield Part(network.span[bias].start + of_bias, constant, False, call.transposed)

@@ -4,8 +4,8 @@ With the symbols of `methods.factored`, each sample n has between the parameters
 
     H[n,(l,i,j),(k,p,q)] = sum_{s,t} a_l[n,s,j] (M_lk[n,(s,i),(t,p)] a_k[n,t,q] + g_k[n,t,p] J_kl[n,(t,q),(s,i)])
 
-One unit shift, given to all samples at once, yields M and J of all. Only Linear, Conv1d, Conv2d and Embedding layers
-are computed, of a loss that depends on the parameters through them alone.
+One unit shift, given to all samples at once, yields M and J of all. Computed is a loss that depends on the parameters
+through affine maps of the samples alone.
 
 Before a result is returned, its sum over samples with random weights is multiplied by a random vector, and compared
 with double backward through the weighted loss. `methods.factoring.certificate` says which errors that catches.
