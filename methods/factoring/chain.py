@@ -23,6 +23,7 @@ from torch import Tensor
 from methods.factoring.jacobian import Jacobian, Term
 from methods.factoring.numerics import slices
 from methods.factoring.certificate import Certificate
+from methods.factoring.scratch import Scratch
 from methods.factoring.segments import Directions, Place, Segment
 from methods.factoring.shifts import check
 from methods.factoring.uses import Use
@@ -46,6 +47,7 @@ class Behind:
 
     matrix: Tensor  # (N, Y, Z)
     columns: dict[Column, slice]
+    turn: bool  # in which of two places in memory that before this cut is written
 
     def split(self, along: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """The derivatives of shifts and of inputs of calls, of derivatives (..., Z) in the order of the columns."""
@@ -79,7 +81,8 @@ class Chain:
 
     def __init__(self, uses: Sequence[Use], segments: Sequence[Segment], memory: float) -> None:
         self._uses, self._memory = uses, memory
-        self._stages = [Stage(segment, uses, memory) for segment in segments]
+        scratch = Scratch()
+        self._stages = [Stage(segment, uses, memory, scratch) for segment in segments]
 
     def pairs(self) -> Iterator[Pair]:
         """The derivatives between every two calls. Raises Refused where torch has no rule for an operation."""
@@ -124,8 +127,8 @@ class Chain:
 class Stage:
     """One segment, and its own derivatives, which stay until they are released."""
 
-    def __init__(self, segment: Segment, uses: Sequence[Use], memory: float) -> None:
-        self.segment, self._uses, self._memory = segment, uses, memory
+    def __init__(self, segment: Segment, uses: Sequence[Use], memory: float, scratch: Scratch) -> None:
+        self.segment, self._uses, self._memory, self._scratch = segment, uses, memory, scratch
         self.directions: dict[Place, Directions] = {}
         # Where positions are treated apart, derivatives along entries come after all others, and give those too.
         self._order = sorted(segment.places, key=self._is_last)
@@ -207,9 +210,12 @@ class Stage:
                 for outputs in slices(0, place.gradient.shape[2], _fitting(place, self._uses, self._memory)):
                     yield from self._pairs_of(place, self._all(place).some(outputs))
 
+    def _zeros(self, name: str, like: Tensor, rows: int, columns: int) -> Tensor:
+        return self._scratch.empty(name, like, len(like), rows, columns).zero_()
+
     def _times(self, place: Place, rows: Rows, matrix: Tensor, result: Tensor) -> None:
         if rows.jacobian is not None:
-            rows.jacobian.add_product(matrix, result)
+            rows.jacobian.add_product(matrix, result, self._scratch)
 
     def _pairs_of(self, place: Place, rows: Rows) -> Iterator[Pair]:
         """The pairs that the rows along shifts of a call give."""
@@ -220,7 +226,7 @@ class Stage:
             curvature = own
             if rows.jacobian is not None:
                 curvature = own.flatten(1, 2).clone()
-                rows.jacobian.add_product(self._through[target], curvature)
+                rows.jacobian.add_product(self._through[target], curvature, self._scratch)
                 curvature = curvature.view_as(own)
             if place.index <= target.index:
                 inputs = None if target is place else rows.inputs.get(target.index)
@@ -236,7 +242,7 @@ class Stage:
             for outputs in slices(0, place.gradient.shape[2], _fitting(place, self._uses, self._memory)):
                 rows = self._all(place).some(outputs)
                 positions, count = place.gradient.shape[1], outputs.stop - outputs.start
-                product = behind.matrix.new_zeros(len(behind.matrix), positions * count, behind.matrix.shape[2])
+                product = self._zeros("pairs", behind.matrix, positions * count, behind.matrix.shape[2])
                 self._times(place, rows, behind.matrix, product)
                 shifts, inputs = behind.split(product.unflatten(1, (positions, count)))
                 yield from _pairs_behind(self._uses, place, outputs, shifts, inputs | rows.inputs)
@@ -244,14 +250,14 @@ class Stage:
     def back(self, behind: Behind) -> Behind:
         """The same derivatives along the tensors that pass the cut before the segment."""
         segment, known = self.segment, behind.matrix
-        matrix = known.new_zeros(len(known), sum(segment.widths), known.shape[2])
+        matrix = self._zeros(f"cut {int(behind.turn)}", known, sum(segment.widths), known.shape[2])
         for place, along in zip(segment.before, matrix.split(segment.widths, dim=1), strict=True):
             rows = self._all(place)
             self._times(place, rows, known, along)
             for call, inputs in rows.inputs.items():
                 if ("input", call) in behind.columns:
                     along[:, :, behind.columns["input", call]] = inputs.flatten(1, 2)
-        return Behind(matrix, behind.columns)
+        return Behind(matrix, behind.columns, not behind.turn)
 
     def along_cut(self) -> tuple[Tensor, Behind]:
         """The curvature (N, X, X) of the loss in what passes the cut before the segment, and the derivatives along it.
@@ -263,7 +269,7 @@ class Stage:
         first = segment.before[0].gradient
         own = first.new_zeros(len(first), sum(segment.widths), sum(segment.widths))
         columns = self._columns()
-        matrix = first.new_zeros(len(first), own.shape[1], max((at.stop for at in columns.values()), default=0))
+        matrix = self._zeros("cut 1", first, own.shape[1], max((at.stop for at in columns.values()), default=0))
         for place in segment.before:
             rows = self._all(place)
             for target in self._order:
@@ -280,7 +286,7 @@ class Stage:
             for call, inputs in rows.inputs.items():
                 if ("input", call) in columns:
                     matrix[:, at[place], columns["input", call]] = inputs.flatten(1, 2)
-        return own, Behind(matrix, columns)
+        return own, Behind(matrix, columns, False)
 
     def _columns(self) -> dict[Column, slice]:
         """The columns of derivatives of the calls whose shifts are in the segment or pass the cut before it."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from methods.factoring.numerics import drawn
+from methods.factoring.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Term:
     block: Tensor | None  # (N, S, p, entries); None for the tensor itself, which only passes through
     apart: bool  # whether these are its entries at the position s alone
 
-    def add_product(self, matrix: Tensor, result: Tensor) -> None:
+    def add_product(self, matrix: Tensor, result: Tensor, scratch: Scratch) -> None:
         """Add the product with the rows of a matrix (N, Y, Z) to the result (N, S p, Z)."""
         right = matrix[:, self.of]
         if self.block is None:
@@ -30,7 +31,7 @@ class Term:
                 by_position = place.unflatten(0, (positions, -1))
                 by_position.baddbmm_(block, rows.unflatten(0, (positions, width)))
         else:
-            _add_sparse_product(self.block.flatten(1, 2), right, result)
+            _add_sparse_product(self.block.flatten(1, 2), right, result, scratch)
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ class Jacobian:
             joined.append(replace(terms[0], block=torch.cat(blocks, dim=2) if blocks else None))
         return Jacobian(joined)
 
-    def add_product(self, matrix: Tensor, result: Tensor) -> None:
+    def add_product(self, matrix: Tensor, result: Tensor, scratch: Scratch) -> None:
         """Add the product with a matrix (N, Y, Z) to the result (N, S p, Z), which may be a view."""
         for term in self.terms:
-            term.add_product(matrix, result)
+            term.add_product(matrix, result, scratch)
 
 
-def _add_sparse_product(left: Tensor, right: Tensor, result: Tensor) -> None:
+def _add_sparse_product(left: Tensor, right: Tensor, result: Tensor, scratch: Scratch) -> None:
     """Add the product of (N, U, Y) and (N, Y, Z), where rows of `left` may be zero but for few columns.
 
     Rows that are zero at the same places for all samples, as those of one head of an attention, are multiplied
@@ -84,6 +85,9 @@ def _add_sparse_product(left: Tensor, right: Tensor, result: Tensor) -> None:
         same = ((counts == count) & (supports == support)).nonzero().flatten().tolist()
         rows = torch.stack([by_kind[kind] for kind in same])  # (kinds, count)
         columns = nonzero[firsts[same]].nonzero()[:, 1].view(len(same), support)
-        some = left[:, rows[:, :, None], columns[:, None]].flatten(0, 1)
-        product = torch.bmm(some, right[:, columns].flatten(0, 1)).view(len(right), -1, right.shape[2])
+        some = left[:, rows[:, :, None], columns[:, None]].flatten(0, 1)  # (N kinds, count, support)
+        known = scratch.empty("known", right, len(right), columns.numel(), right.shape[2])
+        product = scratch.empty("product", right, len(right), rows.numel(), right.shape[2])
+        torch.index_select(right, 1, columns.flatten(), out=known)
+        torch.bmm(some, known.view(len(some), support, -1), out=product.view(len(some), count, -1))
         result.index_add_(1, rows.flatten(), product)
