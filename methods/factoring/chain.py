@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from methods.factoring.certificate import Certificate
 from methods.factoring.jacobian import Jacobian, Term
 from methods.factoring.numerics import slices
-from methods.factoring.certificate import Certificate
 from methods.factoring.scratch import Scratch
 from methods.factoring.segments import Directions, Place, Segment
 from methods.factoring.shifts import check
@@ -68,6 +68,8 @@ class Rows:
 
     def some(self, outputs: slice) -> Rows:
         """Those along the shifts of some of all outputs."""
+        if outputs == self.outputs:
+            return self
         return Rows(
             outputs,
             {target: x[:, :, outputs] for target, x in self.shifts.items()},
@@ -197,8 +199,8 @@ class Stage:
         """
         if own is not None:
             for place in self._order:
-                product = own.new_zeros(len(own), place.size, own.shape[1])
-                self._times(place, self._all(place), own, product)
+                product = own.new_empty(len(own), place.size, own.shape[1])
+                self._put_product(self._all(place), own, product, add=False)
                 self._through[place] = product.mT
         for place in self.segment.inside:
             if own is None:
@@ -210,12 +212,9 @@ class Stage:
                 for outputs in slices(0, place.gradient.shape[2], _fitting(place, self._uses, self._memory)):
                     yield from self._pairs_of(place, self._all(place).some(outputs))
 
-    def _zeros(self, name: str, like: Tensor, rows: int, columns: int) -> Tensor:
-        return self._scratch.empty(name, like, len(like), rows, columns).zero_()
-
-    def _times(self, place: Place, rows: Rows, matrix: Tensor, result: Tensor) -> None:
+    def _put_product(self, rows: Rows, matrix: Tensor, result: Tensor, add: bool) -> None:
         if rows.jacobian is not None:
-            rows.jacobian.add_product(matrix, result, self._scratch)
+            rows.jacobian.put_product(matrix, result, self._scratch, add)
 
     def _pairs_of(self, place: Place, rows: Rows) -> Iterator[Pair]:
         """The pairs that the rows along shifts of a call give."""
@@ -226,7 +225,7 @@ class Stage:
             curvature = own
             if rows.jacobian is not None:
                 curvature = own.flatten(1, 2).clone()
-                rows.jacobian.add_product(self._through[target], curvature, self._scratch)
+                rows.jacobian.put_product(self._through[target], curvature, self._scratch, add=True)
                 curvature = curvature.view_as(own)
             if place.index <= target.index:
                 inputs = None if target is place else rows.inputs.get(target.index)
@@ -240,20 +239,20 @@ class Stage:
         """The pairs of the calls in the segment and those behind the cut after it."""
         for place in self.segment.inside:
             for outputs in slices(0, place.gradient.shape[2], _fitting(place, self._uses, self._memory)):
-                rows = self._all(place).some(outputs)
+                rows, known = self._all(place).some(outputs), behind.matrix
                 positions, count = place.gradient.shape[1], outputs.stop - outputs.start
-                product = self._zeros("pairs", behind.matrix, positions * count, behind.matrix.shape[2])
-                self._times(place, rows, behind.matrix, product)
+                product = self._scratch.empty("pairs", known, len(known), positions * count, known.shape[2])
+                self._put_product(rows, behind.matrix, product, add=False)
                 shifts, inputs = behind.split(product.unflatten(1, (positions, count)))
                 yield from _pairs_behind(self._uses, place, outputs, shifts, inputs | rows.inputs)
 
     def back(self, behind: Behind) -> Behind:
         """The same derivatives along the tensors that pass the cut before the segment."""
         segment, known = self.segment, behind.matrix
-        matrix = self._zeros(f"cut {int(behind.turn)}", known, sum(segment.widths), known.shape[2])
+        matrix = self._scratch.empty(f"cut {int(behind.turn)}", known, len(known), sum(segment.widths), known.shape[2])
         for place, along in zip(segment.before, matrix.split(segment.widths, dim=1), strict=True):
             rows = self._all(place)
-            self._times(place, rows, known, along)
+            self._put_product(rows, known, along, add=False)
             for call, inputs in rows.inputs.items():
                 if ("input", call) in behind.columns:
                     along[:, :, behind.columns["input", call]] = inputs.flatten(1, 2)
@@ -269,18 +268,23 @@ class Stage:
         first = segment.before[0].gradient
         own = first.new_zeros(len(first), sum(segment.widths), sum(segment.widths))
         columns = self._columns()
-        matrix = self._zeros("cut 1", first, own.shape[1], max((at.stop for at in columns.values()), default=0))
+        matrix = self._scratch.empty(
+            "cut 1", first, len(first), own.shape[1], max((at.stop for at in columns.values()), default=0)
+        ).zero_()
         for place in segment.before:
             rows = self._all(place)
             for target in self._order:
-                found = own if target in at else matrix
-                found = found[:, at[place], at[target] if target in at else columns["shift", target.index]]
+                if target in at:
+                    found = own[:, at[place], at[target]]
+                else:
+                    assert target.index is not None
+                    found = matrix[:, at[place], columns["shift", target.index]]
                 if target in rows.shifts:
                     found.copy_(rows.shifts[target].flatten(1, 2))
                 elif place in self._all(target).shifts:
                     found.copy_(self._all(target).shifts[place].flatten(1, 2).mT)
                 if self._through:
-                    self._times(place, rows, self._through[target], found)
+                    self._put_product(rows, self._through[target], found, add=True)
                 if target in at and target.index is not None:
                     matrix[:, at[place], columns["shift", target.index]] = found
             for call, inputs in rows.inputs.items():
@@ -290,10 +294,11 @@ class Stage:
 
     def _columns(self) -> dict[Column, slice]:
         """The columns of derivatives of the calls whose shifts are in the segment or pass the cut before it."""
-        calls = [place for place in self.segment.places if place.index is not None]
-        sizes: dict[Column, int] = {("shift", place.index): place.size for place in calls}
-        varying = [place for place in calls if place.varies]
-        sizes |= {("input", place.index): place.call.input[0].numel() for place in varying}
+        places = self.segment.places
+        sizes: dict[Column, int] = {("shift", place.index): place.size for place in places if place.index is not None}
+        for place in places:
+            if place.index is not None and place.call is not None and place.varies:
+                sizes["input", place.index] = place.call.input[0].numel()
         return dict(zip(sizes, _slices(sizes.values()), strict=True))
 
 

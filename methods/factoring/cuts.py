@@ -23,6 +23,7 @@ from methods.factoring.tape import Step, replay, used
 # Costs in multiplications of a matrix product, seen on a CPU; they decide only how fast the result is.
 ELEMENT = 300.0  # of one element of a step's result, for one direction
 PASSES = 4.0  # of each multiplication of an affine map, for one direction
+BEHIND = 60.0  # of one derivative behind a cut, which is written and read in memory
 SEGMENT = 3e7  # of a segment, whose functions are called one by one
 
 
@@ -65,7 +66,7 @@ class Flow:
         self._first = first
         self._living = [(tensors[key], self.made[key], end) for key, end in last.items()]
         counts = Counter(shifts[call].shape[1] for call in self.shifted if not calls[call].entries)
-        self._positions = max((count for count in counts if count > 1), key=counts.get, default=1)
+        self._positions = max((count for count in counts if count > 1), key=lambda count: counts[count], default=1)
         mixing = self._mixing_steps() if self._positions > 1 else [False] * len(steps)
         self._mixing = [0, *itertools.accumulate(mixing)]  # how many steps before each mix positions
         work = [self._work(step, calls) for step in steps]
@@ -97,7 +98,7 @@ class Flow:
         probes = tuple(drawn(value) * even.view(-1, *[1] * (value.dim() - 2)) for value in values)
         try:
             with torch.no_grad(), refusals():
-                _, tangents = torch.func.jvp(results, values, probes)
+                _, tangents = torch.func.jvp(results, values, probes)  # type: ignore[misc]  two values without has_aux
         except Refused:
             return unclear
         return torch.stack([x[:, ~even].any() for x in tangents]).any()
@@ -221,4 +222,5 @@ def _cost(flow: Flow, before: Cut | None, after: Cut | None, memory: float) -> f
     if (before or after) and size * kept > memory:
         return float("inf")
     chained = flow.fresh(before, after) * (behind + added)
-    return SEGMENT + flow.samples * directions / apart * (flow.work(before, after) + chained)
+    each = directions / apart * (flow.work(before, after) + chained) + BEHIND * narrow * flow.columns(before)
+    return SEGMENT + flow.samples * each

@@ -10,13 +10,13 @@ from methods.factoring.chain import Chain, Pair
 from methods.factoring.network import Network
 from methods.factoring.plan import MIXED, Plan
 from methods.factoring.products import write
-from methods.factoring.shard import Rows
 from methods.factoring.segmented import Segmented, segmented
+from methods.factoring.shard import Rows
 
 
 def check_hessian(network: Network, plan: Plan, certificate: Certificate, memory: float) -> None:
     """Make the refusals of `write_hessian` in the plan without writing anything. Raises Refused as that does."""
-    deque(pairs(network, plan, certificate, memory, planned(network, plan, memory)), maxlen=0)
+    deque(pairs(network, plan, certificate, memory, planned_segments(network, plan, memory)), maxlen=0)
 
 
 def write_hessian(network: Network, plan: Plan, certificate: Certificate, rows: Rows, memory: float, add: bool) -> None:
@@ -27,17 +27,17 @@ def write_hessian(network: Network, plan: Plan, certificate: Certificate, rows: 
     whose samples depend on each other, and those whose rows cost no more than shifts. Raises Refused where torch's
     transforms do not fit the network.
     """
-    with_segments = planned(network, plan, memory)
-    uses = with_segments.uses
+    found = planned_segments(network, plan, memory)
+    uses = found.uses
     tied = set() if add else {name for use in uses if use.tied for name in use.names}  # several pairs of calls add up
     for name in tied:
         rows.of(network.span[name]).zero_()
         rows.entries[:, network.span[name]] = 0
-    for pair in pairs(network, plan, certificate, memory, with_segments):
+    for pair in pairs(network, plan, certificate, memory, found):
         write(rows, *pair, add or pair.use.tied or pair.other.tied)
 
 
-def planned(network: Network, plan: Plan, memory: float) -> Segmented:
+def planned_segments(network: Network, plan: Plan, memory: float) -> Segmented:
     """The calls whose parameters `plan` leaves to matrix products, where shifts cost less than rows."""
     plan.reasons |= plan.cheap_rows
     return segmented(network, plan.affine - plan.cheap_rows.keys(), memory)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from methods.factoring.numerics import drawn
+from methods.factoring.products import put
 from methods.factoring.scratch import Scratch
+
+MOVED = 100  # multiplications in the time of which one number is moved in memory, as seen on a CPU
+
+
+class Kind(NamedTuple):
+    """Rows of a Jacobian that are zero but for the same columns; several such sets of as many rows and columns."""
+
+    rows: Tensor  # (sets, rows)
+    columns: Tensor  # (sets, columns)
+    entries: Tensor  # (N sets, rows, columns)
 
 
 @dataclass(frozen=True)
@@ -20,18 +33,49 @@ class Term:
     block: Tensor | None  # (N, S, p, entries); None for the tensor itself, which only passes through
     apart: bool  # whether these are its entries at the position s alone
 
-    def add_product(self, matrix: Tensor, result: Tensor, scratch: Scratch) -> None:
-        """Add the product with the rows of a matrix (N, Y, Z) to the result (N, S p, Z)."""
-        right = matrix[:, self.of]
+    def put_product(self, matrix: Tensor, result: Tensor, scratch: Scratch, add: bool) -> None:
+        """Write the product with the rows of a matrix (N, Y, Z) into the result (N, S p, Z), or add it."""
+        right, beta = matrix[:, self.of], float(add)
         if self.block is None:
-            result += right
+            put(result, right, add)
         elif self.apart:
             _, positions, _, width = self.block.shape
             for block, rows, place in zip(self.block, right, result, strict=True):
                 by_position = place.unflatten(0, (positions, -1))
-                by_position.baddbmm_(block, rows.unflatten(0, (positions, width)))
+                by_position.baddbmm_(block, rows.unflatten(0, (positions, width)), beta=beta)
+        elif self.kinds is None:
+            result.baddbmm_(self.block.flatten(1, 2), right, beta=beta)
         else:
-            _add_sparse_product(self.block.flatten(1, 2), right, result, scratch)
+            if not add:
+                result.zero_()
+            for kind in self.kinds:
+                _add_kind(kind, right, result, scratch)
+
+    @functools.cached_property
+    def kinds(self) -> list[Kind] | None:
+        """The rows by the columns in which they are not zero, as for those of a head of an attention.
+
+        None where a dense product costs less; and on a GPU, which would have to wait for the places of the zeros.
+        """
+        assert self.block is not None
+        left = self.block.flatten(1, 2)  # (N, U, Y)
+        if left.is_cuda:
+            return None
+        nonzero = (left != 0).any(0)
+        _, kinds = (nonzero.double() @ drawn(nonzero[0].double())).unique(return_inverse=True)
+        firsts = kinds.new_empty(int(kinds.max()) + 1).scatter_(0, kinds, torch.arange(len(kinds)))
+        columns, rows = nonzero[firsts].sum(1), kinds.bincount()
+        if int((rows * columns + MOVED * (rows + columns)).sum()) > nonzero.numel():
+            return None
+        members = kinds.argsort(stable=True).split(rows.tolist())
+        found = []
+        for count, support in torch.stack([rows, columns], dim=1).unique(dim=0).tolist():
+            if support:
+                same = ((rows == count) & (columns == support)).nonzero().flatten().tolist()
+                at = torch.stack([members[kind] for kind in same])
+                where = nonzero[firsts[same]].nonzero()[:, 1].view(len(same), support)
+                found.append(Kind(at, where, left[:, at[:, :, None], where[:, None]].flatten(0, 1)))
+        return found
 
 
 @dataclass(frozen=True)
@@ -54,40 +98,20 @@ class Jacobian:
             joined.append(replace(terms[0], block=torch.cat(blocks, dim=2) if blocks else None))
         return Jacobian(joined)
 
-    def add_product(self, matrix: Tensor, result: Tensor, scratch: Scratch) -> None:
-        """Add the product with a matrix (N, Y, Z) to the result (N, S p, Z), which may be a view."""
+    def put_product(self, matrix: Tensor, result: Tensor, scratch: Scratch, add: bool) -> None:
+        """Write the product with a matrix (N, Y, Z) into the result (N, S p, Z), which may be a view, or add it."""
         for term in self.terms:
-            term.add_product(matrix, result, scratch)
+            term.put_product(matrix, result, scratch, add)
+            add = True
+        if not add:
+            result.zero_()
 
 
-def _add_sparse_product(left: Tensor, right: Tensor, result: Tensor, scratch: Scratch) -> None:
-    """Add the product of (N, U, Y) and (N, Y, Z), where rows of `left` may be zero but for few columns.
-
-    Rows that are zero at the same places for all samples, as those of one head of an attention, are multiplied
-    together. On a GPU, which would have to wait for the places, the product is a dense one.
-    """
-    if right.is_cuda:
-        result.baddbmm_(left, right)
-        return
-    nonzero = (left != 0).any(0)  # (U, Y)
-    keys = nonzero.double() @ drawn(nonzero[0].double())
-    _, kinds = keys.unique(return_inverse=True)
-    firsts = kinds.new_empty(int(kinds.max()) + 1).scatter_(0, kinds, torch.arange(len(kinds)))
-    supports, counts = nonzero[firsts].sum(1), kinds.bincount()
-    if 2 * int(supports @ counts) > nonzero.numel():
-        result.baddbmm_(left, right)
-        return
-    by_kind = kinds.argsort(stable=True).split(counts.tolist())
-    shapes = torch.stack([counts, supports], dim=1)
-    for count, support in shapes.unique(dim=0).tolist():
-        if not support:
-            continue
-        same = ((counts == count) & (supports == support)).nonzero().flatten().tolist()
-        rows = torch.stack([by_kind[kind] for kind in same])  # (kinds, count)
-        columns = nonzero[firsts[same]].nonzero()[:, 1].view(len(same), support)
-        some = left[:, rows[:, :, None], columns[:, None]].flatten(0, 1)  # (N kinds, count, support)
-        known = scratch.empty("known", right, len(right), columns.numel(), right.shape[2])
-        product = scratch.empty("product", right, len(right), rows.numel(), right.shape[2])
-        torch.index_select(right, 1, columns.flatten(), out=known)
-        torch.bmm(some, known.view(len(some), support, -1), out=product.view(len(some), count, -1))
-        result.index_add_(1, rows.flatten(), product)
+def _add_kind(kind: Kind, right: Tensor, result: Tensor, scratch: Scratch) -> None:
+    """Add the product of some rows with the columns in which they are not zero."""
+    count, support = kind.entries.shape[1:]
+    known = scratch.empty("known", right, len(right), kind.columns.numel(), right.shape[2])
+    product = scratch.empty("product", right, len(right), kind.rows.numel(), right.shape[2])
+    torch.index_select(right, 1, kind.columns.flatten(), out=known)
+    torch.bmm(kind.entries, known.view(-1, support, right.shape[2]), out=product.view(-1, count, right.shape[2]))
+    result.index_add_(1, kind.rows.flatten(), product)

@@ -1,4 +1,4 @@
-"""A network as segments of its tape; as a single one, which runs the network itself, where the tape does not allow it."""
+"""A network as segments of its tape, or as a single one that runs the network itself where the tape cannot be run."""
 
 from __future__ import annotations
 
@@ -143,7 +143,8 @@ def _piece(
         inputs = replay(steps, values, calls, within)
         ends = [place.entries(values[id(place.tensor)]) for place in after]
         linear = [(place.gradient * end).sum() for place, end in zip(after, ends, strict=True)]
-        return sum(linear) if after else values[id(loss)], [inputs[call] for call in varying], ends
+        value = torch.stack(linear).sum() if after else values[id(loss)]
+        return value, [inputs[call] for call in varying], ends
 
     numbers = sum(result.numel() for step in steps for result in step.results)
     places = [inside[call] for call in shifted if call not in deferred]
@@ -154,12 +155,12 @@ def _piece(
 
 def _whole(network: Network, names: set[str], loss: Tensor, inside: list[Place]) -> Segment:
     """The whole network as one segment."""
-    varying = [place.index for place in inside if place.varies]
+    varying = [call for call, place in enumerate(inside) if place.varies]
 
     def evaluate(shifts: Mapping[Place, Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        within = {place.index: shift for place, shift in shifts.items()}
+        within = {place.index: shift for place, shift in shifts.items() if place.index is not None}
         value, calls = network.loss(names, lambda call, z: within.get(call, torch.zeros_like(z)))
         return value, [calls[call].input for call in varying], []
 
-    numbers = sum(place.gradient.numel() + place.call.input.numel() for place in inside)
+    numbers = sum(place.gradient.numel() + place.call.input.numel() for place in inside if place.call is not None)
     return Segment(evaluate, [], inside, [], varying, numbers, loss)

@@ -1,8 +1,8 @@
 """Segments of a network's tape, and their own derivatives along unit shifts; symbols as in `methods.factored`.
 
-A segment takes the tensors x that pass the cut before it to those, y, that pass the cut after it. What is differentiated
-is <d loss / dy, y>, whose second derivatives are those of the loss for a linear continuation. The last segment ends at
-the loss itself.
+A segment takes the tensors x that pass the cut before it to those, y, that pass the cut after it. What is
+differentiated is <d loss / dy, y>, whose second derivatives are those of the loss if what follows were linear. The last
+segment ends at the loss itself.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Segment:
             by_place = dict(zip(places, found, strict=True))
             return [by_place[target] for target in targets], inputs, after
 
-        found, tangents = torch.func.jvp(gradients, zeros[: len(shifts)], tuple(shifts.values()))
+        found, tangents = torch.func.jvp(gradients, zeros[: len(shifts)], tuple(shifts.values()))  # type: ignore[misc]  two values without has_aux
         return Derivatives(*found), Derivatives(tangents[0], tangents[1][:-1], tangents[2])
 
 
@@ -161,7 +161,7 @@ class Directions:
         self._unexplained: list[Tensor] = []  # the part of it that no unit shift so far explains
 
     def along(self, outputs: slice) -> Derivatives:
-        """Derivatives along the unit shifts of some outputs. Raises Refused where torch has no rule for an operation."""
+        """Derivatives along the unit shifts of some outputs. Raises Refused where torch has no rule."""
         apart = self._segment.apart(self._place)
         units = _units(self._random, outputs, apart)
         shifts = units if self._whole else torch.cat([self._random[None], units])

@@ -53,7 +53,7 @@ class Tape:
     def _versions(self, tensors: Sequence[Tensor]) -> list[int] | None:
         """How often each tensor was changed in place; None where one does not come from the tape alone."""
         for tensor in tensors:
-            if torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor.is_inference():
+            if _is_wrapped(tensor) or tensor.is_inference():
                 return None
             if tensor.requires_grad and not self._in_graph.get(id(tensor), tensor.grad_fn is None):
                 return None
@@ -96,6 +96,12 @@ def replay(
         for old, new in zip(step.results, _tensors(result), strict=True):
             values[id(old)] = new
     return inputs
+
+
+def _is_wrapped(tensor: Tensor) -> bool:
+    """Whether a tensor belongs to one of torch's transforms."""
+    functorch: Any = vars(torch._C)["_functorch"]
+    return functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

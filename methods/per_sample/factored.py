@@ -23,8 +23,9 @@ from torch.utils._pytree import tree_map
 
 from methods import calls
 from methods.factoring.certificate import Certificate
+from methods.factoring.chain import Pair
 from methods.factoring.comparison import CertificateError, Product
-from methods.factoring.hessian import pairs, planned
+from methods.factoring.hessian import pairs, planned_segments
 from methods.factoring.network import Network
 from methods.factoring.numerics import drawn
 from methods.factoring.plan import MIXED, Plan, planned
@@ -50,7 +51,7 @@ def hessian(model: nn.Module, criterion: Criterion, inputs: Any, targets: Any, p
     result = points.new_zeros(*points.shape, points.shape[1])
 
     def write(plan: Plan, certificate: Certificate) -> None:
-        for pair in pairs(each.network, plan, certificate, MEMORY, planned(each.network, plan, MEMORY)):
+        for pair in pairs(each.network, plan, certificate, MEMORY, planned_segments(each.network, plan, MEMORY)):
             _write(result, pair)
 
     each.compute(write)
