@@ -345,10 +345,12 @@ def test_a_second_derivative_that_is_not_symmetric_is_an_error(place) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError("a"), IndexError("b"), RuntimeError("The size of tensor a must match b")])
-@pytest.mark.parametrize(("quantity", "writer"), [("hessian", hessian), ("diagonal", diagonal)])
-def test_an_unknown_exception_is_raised(error, quantity, writer) -> None:
+@pytest.mark.parametrize(
+    ("quantity", "writer", "part"), [("hessian", hessian, "segmented"), ("diagonal", diagonal, "uses_of")]
+)
+def test_an_unknown_exception_is_raised(error, quantity, writer, part) -> None:
     problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
-    with mock.patch.object(writer, "uses_of", side_effect=error), pytest.raises(type(error)):
+    with mock.patch.object(writer, part, side_effect=error), pytest.raises(type(error)):
         getattr(factored, quantity)(*arguments(problem))
 
 
@@ -401,7 +403,6 @@ def test_arguments_that_are_no_choice_are_refused() -> None:
 
 
 def test_networks_of_the_harness_take_no_rows() -> None:
-    """Of which all parameters but those of LayerNorms and the positions' enter affine maps alone."""
     for problem in (
         networks.mlp(inputs=7, width=9, depth=2, outputs=3, batch=5),
         networks.mlp(inputs=7, width=9, outputs=3, batch=5, task="regression"),
@@ -411,14 +412,8 @@ def test_networks_of_the_harness_take_no_rows() -> None:
     ):
         reasons = factored.explain(*arguments(problem))
         slow = {name for name, how in reasons.items() if "matrix products" not in how and "no fewer than" not in how}
-        norms = {
-            f"{name}.{of}"
-            for name, module in problem.model.named_modules()
-            if isinstance(module, nn.LayerNorm)
-            for of in ("weight", "bias")
-        }
-        assert slow == norms | ({"positions"} if norms else set())
-        factored.diagonal(*arguments(problem), fallback="rows" if norms else "error")
+        assert not slow
+        factored.diagonal(*arguments(problem), fallback="error")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -62,6 +62,10 @@ class Flow:
         self.shifted = {step.call: place for place, step in enumerate(steps) if step.call is not None}
         self.sizes = {call: shifts[call].numel() // samples for call in self.shifted}
         self.inputs = {call: self._input(calls[call]) for call in self.shifted}
+        self._products = {
+            call: 0 if calls[call].entries else shifts[call].shape[1] * calls[call].weight.numel()
+            for call in self.shifted
+        }
         self._by_entries = {call for call in self.shifted if calls[call].entries}
         self._first = first
         self._living = [(tensors[key], self.made[key], end) for key, end in last.items()]
@@ -69,7 +73,7 @@ class Flow:
         self._positions = max((count for count in counts if count > 1), key=lambda count: counts[count], default=1)
         mixing = self._mixing_steps() if self._positions > 1 else [False] * len(steps)
         self._mixing = [0, *itertools.accumulate(mixing)]  # how many steps before each mix positions
-        work = [self._work(step, calls) for step in steps]
+        work = [self._work(step) for step in steps]
         self._work_before = [0.0, *itertools.accumulate(work)]
 
     def _mixing_steps(self) -> list[bool]:
@@ -108,11 +112,11 @@ class Flow:
         varies = not call.entries and id(call.input) in self.made
         return call.input.numel() // self.samples if varies else 0
 
-    def _work(self, step: Step, calls: Sequence[Call]) -> float:
+    def _work(self, step: Step) -> float:
         elements = sum(result.numel() for result in step.results)
         products = 0
         if step.call is not None:
-            products = step.results[0].numel() * calls[step.call].weight.shape[-1]
+            products = self.samples * self._products[step.call]
         return (ELEMENT * elements + PASSES * products) / self.samples
 
     def fresh(self, before: Cut | None, after: Cut | None) -> int:

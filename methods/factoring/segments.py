@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods.factoring.affine import Call
-from methods.factoring.numerics import close, drawn, every, norm
+from methods.factoring.numerics import drawn, every, norm
 from methods.factoring.refusals import refusals
+from methods.factoring.shifts import all_close
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +159,7 @@ class Directions:
         self._random = drawn(place.gradient)
         self._values: list[Tensor] = []  # the loss (), the distance () of values from those of the tape, their size ()
         self._whole: list[Tensor] = []  # what the random shift changes
+        self._sizes: list[Tensor] = []  # the inputs and what passes the cut after the segment, without a shift
         self._unexplained: list[Tensor] = []  # the part of it that no unit shift so far explains
 
     def along(self, outputs: slice) -> Derivatives:
@@ -170,6 +172,7 @@ class Directions:
         if not self._whole:
             self._values = self._compared(Derivatives(*([x[0] for x in part] for part in values)))
             self._whole = [x[0] for part in found for x in part]
+            self._sizes = [x[0] for x in (*values.inputs[:-1], *values.after)]
             self._unexplained = [x.clone() for x in self._whole]
             found = Derivatives(*([x[1:] for x in part] for part in found))
         weights = self._random[:, :, outputs]
@@ -185,7 +188,10 @@ class Directions:
 
     def found(self) -> Tensor:
         """What `shifts.check` reads (4,), once all outputs have been shifted."""
-        separate = every(map(close, self._unexplained, self._whole))
+        count = len(self._targets)
+        of_gradients = self._unexplained[:count], [*self._whole[:count], *(x.gradient for x in self._targets)]
+        of_values = self._unexplained[count:], [*self._whole[count:], *self._sizes]
+        separate = every(all_close(*pair) for pair in (of_gradients, of_values) if pair[0])
         return torch.stack([number.double() for number in (*self._values, separate)])
 
     def _derivatives(self, shift: Tensor) -> tuple[Derivatives, Derivatives]:

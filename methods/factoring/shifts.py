@@ -71,7 +71,7 @@ class Shifts:
         of_gradients = self._unexplained[:count], [*self._whole[:count], *(use.gradient for use in self._uses)]
         features = [use.parts[0].features for use in self._uses if use.parts]
         of_features = self._unexplained[count:], [*self._whole[count:], *features]
-        separate = every(_all_close(*pair) for pair in (of_gradients, of_features) if pair[0])
+        separate = every(all_close(*pair) for pair in (of_gradients, of_features) if pair[0])
         return torch.stack([number.double() for number in (*self._value, separate)])
 
     def _distance(self, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class Shifts:
         return loss, (loss, features)
 
 
-def _all_close(differences: Sequence[Tensor], to: Sequence[Tensor]) -> Tensor:
+def all_close(differences: Sequence[Tensor], to: Sequence[Tensor]) -> Tensor:
     """Whether () differences are only rounding of the largest of some tensors: a zero derivative is rounding alone."""
     largest = torch.stack(list(map(norm, to))).max()
     distances = torch.stack(list(map(norm, differences)))
