@@ -401,24 +401,16 @@ def test_arguments_that_are_no_choice_are_refused() -> None:
 
 
 def test_networks_of_the_harness_take_no_rows() -> None:
-    """Of which all parameters but those of LayerNorms and the positions' enter affine maps alone."""
+    """But for those of the diagonal that cost less."""
     for problem in (
-        networks.mlp(inputs=7, width=9, depth=2, outputs=3, batch=5),
+        networks.mlp(inputs=7, width=9, depth=2, outputs=3, batch=5, norm="layer"),
         networks.mlp(inputs=7, width=9, outputs=3, batch=5, task="regression"),
         networks.cnn(image=4, channels=4, outputs=2, batch=3),
         networks.lenet5(image=12, channels=(2, 3), widths=(7, 5), outputs=3, batch=2),
         transformers.transformer(width=12, heads=2, length=4, blocks=2, batch=2, attention="sdpa"),
     ):
-        reasons = factored.explain(*arguments(problem))
-        slow = {name for name, how in reasons.items() if "matrix products" not in how and "no fewer than" not in how}
-        norms = {
-            f"{name}.{of}"
-            for name, module in problem.model.named_modules()
-            if isinstance(module, nn.LayerNorm)
-            for of in ("weight", "bias")
-        }
-        assert slow == norms | ({"positions"} if norms else set())
-        factored.diagonal(*arguments(problem), fallback="rows" if norms else "error")
+        assert set(factored.explain(*arguments(problem)).values()) == {factored.USUAL}
+        factored.diagonal(*arguments(problem), fallback="error")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

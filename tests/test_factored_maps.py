@@ -206,3 +206,20 @@ def test_a_part_of_a_parameter_leaves_the_rest_at_zero() -> None:
     assert not out[:D].any()
     assert not out[:, :D].any()
     assert out[D:, D:].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM", "BertForSequenceClassification"])
+def test_a_model_of_hugging_face_takes_no_rows(name: str) -> None:
+    """In float32, since these compute their loss in it."""
+    transformers = pytest.importorskip("transformers")
+    made = getattr(transformers, name)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 6}
+    config = made.config_class(vocab_size=7, pad_token_id=0, attn_implementation="eager", **sizes)
+    model = made(config).eval()
+    tokens = torch.randint(7, (2, 4))
+    labels = torch.tensor([0, 1]) if name.startswith("Bert") else tokens
+    given = model, None, {"input_ids": tokens, "labels": labels}, None
+    reasons = factored.explain(*given).values()
+    assert all(how == factored.USUAL or "rows are zero" in how for how in reasons)

@@ -41,13 +41,16 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Call | None:
-    """A linear map of one-hot vectors. Its weight is transposed."""
-    changes_gradient = padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse
+    """A linear map of one-hot vectors, which are zero for the padding. Its weight is transposed."""
+    changes_gradient = max_norm is not None or scale_grad_by_freq or sparse
     if changes_gradient or seen.views.are_positions(input) or not input.dim() or not fits(input, seen.samples):
         return None
 
     def features(x: Tensor) -> Tensor:
-        return functional.one_hot(x, len(weight)).to(weight.dtype).reshape(seen.samples, -1, len(weight))
+        a = functional.one_hot(x, len(weight)).to(weight.dtype)
+        if padding_idx is not None:
+            a[..., padding_idx] = 0
+        return a.reshape(seen.samples, -1, len(weight))
 
     return Call(weight, None, input, features, _last_dimension(seen.samples), _reshaped, transposed=True)
 
