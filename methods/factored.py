@@ -9,11 +9,11 @@ before or equal to k, exactly
 Samples do not mix, so one unit shift (s, i), given to all of them at once, yields M and J of all. A layer takes as many
 forward-over-reverse passes as it has outputs, not parameters. The sums over n are matrix products.
 
-A backward pass for each row is taken by parameters
+A map with at least as many positions as inputs, and one without a plain matrix (a scale, a grouped convolution), is
+shifted in the entries of its parameter for each sample: S = 1, a = 1, and the outputs e are these entries.
 
-- that enter in another form than through an affine map,
-- of a layer with at least as many positions as inputs, which would need more shifts than it has parameters,
-- whose samples do mix, as under batch statistics.
+A backward pass for each row is taken by parameters that enter in another form than through an affine map of the
+samples, and by those whose samples do mix, as under batch statistics.
 
 Bishop, "Exact calculation of the Hessian matrix for the multilayer perceptron", Neural Computation 4 (1992).
 """

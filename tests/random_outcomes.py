@@ -23,7 +23,7 @@ ROUNDING = 10
 STEPS = (3e-5, 3e-6, 3e-7)  # of the differences: smaller ones where a kink is nearby
 RANDOM = {"dropout", "noisy_slope"}
 MIXING = {"entropy_of_batch", "margin", "squares_broadcast", "correlation", "constant"}
-SUPPORTED_INPUTS = {"vector", "raw", "with_gradient", "pair", "dict", "sequence", "tokens", "image"}
+SUPPORTED_INPUTS = {"vector", "raw", "with_gradient", "pair", "dict", "sequence", "tokens", "padded", "image"}
 FEWER = ("no fewer than", "rows are zero", "rows cost less")  # in the reasons of rows that are faster
 
 

@@ -1,19 +1,20 @@
-"""Every affine map that `methods.factored` knows: no rows, no warning, and the Hessian of central differences."""
+"""Every affine map that `methods.factored` knows: no rows, no warning, and the Hessian of rows and of differences."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.problems import from_network
-from harness.truth import differences
-from methods import factored
+from methods import create_graph_rows, factored
 from methods.factoring.certificate import FallbackWarning
 from tests.random_blocks import Block
 from tests.test_factored import distance, draw
@@ -84,6 +85,13 @@ OF_FEATURES: dict[str, Callable[[], nn.Module]] = {
 # Of sequences (N, 4, D).
 OF_SEQUENCES: dict[str, Callable[[], nn.Module]] = {
     "positions": lambda: Block(lambda m, x: x + m.w[: x.shape[1]], w=_weight(6, D)),
+    "class_token": lambda: Block(
+        lambda m, x: (
+            torch.cat([m.w.expand(len(x), -1, -1), x, m.v[None].repeat(len(x), 1, 1)], 1).flip(1).cumsum(1)[:, 1:5]
+        ),
+        v=_weight(2, D),
+        w=_weight(1, 1, D),
+    ),
     "positions_each": lambda: Block(lambda m, x: m.w + x, w=_weight(1, 4, D)),
     "positions_looked_up": lambda: _shared(D),
     "layer_norm": lambda: nn.LayerNorm((4, D)),
@@ -124,7 +132,27 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", list(CASES))
+def _check(found: Tensor, given: Sequence[Any]) -> None:
+    """Whether a Hessian is that of rows by double backward, and of a difference of gradients along a random vector."""
+    problem = from_network(*given)
+    vector = draw(len(problem.theta), seed=3)
+
+    def gradient(at: Tensor) -> Tensor:
+        at = at.detach().requires_grad_()
+        return torch.autograd.grad(problem.loss(at), at)[0]
+
+    step = 1e-5
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernel of attention has no second derivative
+        change = gradient(problem.theta + step * vector) - gradient(problem.theta - step * vector)
+        rows = create_graph_rows.hessian(problem.loss, problem.theta)
+    assert distance(found @ vector, change / (2 * step)) < 1e-7
+    assert distance(found, rows) < 1e-12
+
+
+SLOW = {"encoder of sequences"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow if x in SLOW else ()) for x in CASES])
 def test_a_map_takes_no_rows(name: str) -> None:
     """A layer before the map, so that its inputs depend on parameters, and a nonlinear function behind it."""
     make, shape = CASES[name]
@@ -139,15 +167,13 @@ def test_a_map_takes_no_rows(name: str) -> None:
         return (outputs.flatten(1).square() * targets[:, None]).sum() / math.prod(outputs.shape)
 
     given = model, criterion, inputs, torch.arange(1.0, N + 1, dtype=torch.float64)
-    problem = from_network(*given)
-    truth, error = differences.hessian(problem.loss, problem.theta)
     reasons = factored.explain(*given)
     assert set(reasons.values()) == {factored.USUAL}, reasons
     with warnings.catch_warnings():
         warnings.simplefilter("error", FallbackWarning)
         found = factored.hessian(*given)
         diagonal = factored.diagonal(*given)
-    assert distance(found, truth) < max(1e-9, 10 * error)
+    _check(found, given)
     assert float((diagonal - found.diagonal()).norm() / found.diagonal().norm()) < 1e-12
 
 
@@ -167,9 +193,7 @@ def test_parameters_that_have_no_samples_spoil_no_others() -> None:
     given = model, nn.CrossEntropyLoss(), draw(N, D), torch.arange(N)
     reasons = factored.explain(*given)
     assert {name for name, how in reasons.items() if how == factored.USUAL} == {"0.weight", "0.bias"}
-    problem = from_network(*given)
-    truth, _ = differences.hessian(problem.loss, problem.theta)
-    assert distance(factored.hessian(*given), truth) < 1e-8
+    _check(factored.hessian(*given), given)
 
 
 def test_a_part_of_a_parameter_leaves_the_rest_at_zero() -> None:
@@ -182,3 +206,20 @@ def test_a_part_of_a_parameter_leaves_the_rest_at_zero() -> None:
     assert not out[:D].any()
     assert not out[:, :D].any()
     assert out[D:, D:].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM", "BertForSequenceClassification"])
+def test_a_model_of_hugging_face_takes_no_rows(name: str) -> None:
+    """In float32, since these compute their loss in it."""
+    transformers = pytest.importorskip("transformers")
+    made = getattr(transformers, name)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 6}
+    config = made.config_class(vocab_size=7, pad_token_id=0, attn_implementation="eager", **sizes)
+    model = made(config).eval()
+    tokens = torch.randint(7, (2, 4))
+    labels = torch.tensor([0, 1]) if name.startswith("Bert") else tokens
+    given = model, None, {"input_ids": tokens, "labels": labels}, None
+    reasons = factored.explain(*given).values()
+    assert all(how == factored.USUAL or "rows are zero" in how for how in reasons)

@@ -2,7 +2,9 @@
 
 A result passes through them in this order:
 
-- `network`: the loss as a function of shifts; `affine` and `modes` find the affine maps while the network runs.
+- `network`: the loss as a function of shifts; `modes` find the calls of affine maps (`affine`) while the network runs.
+  `maps` and `convolutions` are those of torch. `written`, `normalisations` and `attention` write other functions out by
+  them, and `views` follows views of parameters.
 - `plan`: decides which parameters are computed by matrix products, and which take rows.
 - `uses`: the calls of affine maps that the matrix products are about.
 - `hessian`: writes the Hessian; `shifts` gives the derivatives along shifts, `products` writes

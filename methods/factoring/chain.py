@@ -298,7 +298,7 @@ class Stage:
         sizes: dict[Column, int] = {("shift", place.index): place.size for place in places if place.index is not None}
         for place in places:
             if place.index is not None and place.call is not None and place.varies:
-                sizes["input", place.index] = place.call.input[0].numel()
+                sizes["input", place.index] = place.call.input.numel() // len(place.gradient)
         return dict(zip(sizes, _slices(sizes.values()), strict=True))
 
 
@@ -369,7 +369,7 @@ def _by_sample(derivatives: Tensor, like: Tensor, apart: bool) -> Tensor:
     """
     samples, positions, _ = like.shape
     if not apart:
-        return derivatives.reshape(positions, -1, samples, derivatives[0, 0].numel()).permute(2, 0, 1, 3)
+        return derivatives.reshape(positions, -1, samples, derivatives[0].numel() // samples).permute(2, 0, 1, 3)
     blocks = derivatives.reshape(len(derivatives), samples, positions, -1)  # (i, N, S, q)
     result = blocks.new_zeros(samples, positions, len(blocks), positions, blocks.shape[3])
     result.diagonal(dim1=1, dim2=3).copy_(blocks.permute(1, 0, 3, 2))

@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
-from methods.factoring.affine import AFFINE, Call, Seen, shifted
+from methods.factoring.affine import Call, Seen, shifted
+from methods.factoring.maps import AFFINE
 from methods.factoring.refusals import Refused
 from methods.factoring.tape import Tape
 from methods.factoring.views import Views

@@ -1,7 +1,7 @@
 """Functions of torch that are replaced by simpler ones of the same value (torch 2.13), with torch's arguments.
 
 `REPAIRED` are those whose derivatives torch gets wrong or lacks. `WRITTEN` are those within which parameters enter
-affine maps (`affine`); they may return None for arguments that are left to torch's own function.
+affine maps (`maps`); they may return None for arguments that are left to torch's own function.
 """
 
 from __future__ import annotations
