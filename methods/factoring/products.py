@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -108,12 +109,17 @@ class _Block:
     others: Sequence[Part]
     add: bool
 
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Where the parameters of the inputs j and q lie (2, inputs)."""
+        return places(self.use, self.parts), places(self.other, self.others)
+
     def write(self, piece: Piece, first: int, mirrored: int) -> None:
         """Write a piece, of outputs i from `first` on, and its image for the outputs p from `mirrored` on."""
         native = scatter(self.rows, self.add)
         if native is not None:
-            x, y = places(self.use, self.parts)[:, piece.j], places(self.other, self.others)[:, piece.q]
-            native.block(piece.entries, x, first, y, piece.p.start, mirrored)
+            x, y = self.places
+            native.block(piece.entries, x[:, piece.j], first, y[:, piece.q], piece.p.start, mirrored)
             return
         i = slice(first, first + len(piece.entries))
         p = slice(max(piece.p.start, mirrored), piece.p.stop)
