@@ -163,17 +163,13 @@ def _by_outputs(factors: Factors) -> Tensor:
         if jacobian is not None:
             inner.addcmul_(gradient.mT, jacobian)
     else:
-        inner = torch.bmm(_batched(curvature, batch).mT, _batched(right, batch))
+        inner = torch.bmm(curvature.mT.reshape(samples, -1, positions), factors.right)  # (N, S i p, q)
         if jacobian is not None:
-            inner.baddbmm_(_batched(gradient, batch).mT, _batched(jacobian, batch))
+            flat = inner.view(-1, outputs, width)  # (N S i, p, q)
+            flat.baddbmm_(gradient.expand(*batch, -1, -1).reshape(-1, positions, outputs).mT, jacobian.flatten(0, 2))
     inner = inner.view(-1, len(factors.curvature), outputs * width).transpose(0, 1)  # (i, N S, p q)
     left = factors.left.flatten(0, 1).T.expand(len(inner), -1, -1)  # (i, j, N S)
     return torch.bmm(left, inner).unflatten(2, (outputs, width))
-
-
-def _batched(factor: Tensor, batch: torch.Size) -> Tensor:
-    """A factor (N, S, i, T, p), or one that is the same for some of these, as a batch (N S i, T, p) of matrices."""
-    return factor.expand(*batch, -1, -1).reshape(-1, *factor.shape[3:])
 
 
 def at_once(rows: int, columns: int, each: int, out: Tensor) -> tuple[int, int]:

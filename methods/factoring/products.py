@@ -12,13 +12,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from methods.factoring.contractions import Factors, at_once, cached, pieces
+from methods.factoring.contractions import Factors, Piece, at_once, cached, pieces
 from methods.factoring.numerics import slices
+from methods.factoring.scatter import Scatter, places, scatter
 from methods.factoring.shard import Rows
 from methods.factoring.uses import Part, Use
 
@@ -35,14 +37,13 @@ def write(rows: Rows, use: Use, other: Use, first: int, curvature: Tensor, jacob
     """
     if not (rows.hold(use, *use.parts) and rows.hold(other, *other.parts)):
         _write_shard(rows, use, other, first, curvature, jacobian, add)
-    elif other is use:  # each part with itself and those before it; the other pairs are mirror images
-        for index, part in enumerate(use.parts):
-            _write_parts(rows, use, use.parts[: index + 1], use, (part,), first, curvature, jacobian, add)
+    elif other is use:
+        _write_own(rows, use, use.parts, slice(0, use.gradient.shape[2]), first, curvature, add)
     else:
-        _write_parts(rows, use, use.parts, other, other.parts, first, curvature, jacobian, add)
+        _write_between(rows, use, use.parts, other, other.parts, first, curvature, jacobian, add)
 
 
-def _write_parts(
+def _write_between(
     rows: Rows,
     use: Use,
     parts: Sequence[Part],
@@ -53,43 +54,99 @@ def _write_parts(
     jacobian: Tensor | None,
     add: bool,
 ) -> None:
-    """As `write`, for some parts of calls whose rows are all there."""
-    if other is use and len(parts) == 1:
-        _write_own(rows, use, parts[0], slice(0, use.gradient.shape[2]), first, curvature, add)
-        return
+    """As `write`, for some parts of calls whose rows are all there, where no part is among both."""
     factors = Factors(
-        left=torch.cat([part.features for part in parts], dim=2),
+        left=_features(parts),
         curvature=curvature,
-        right=torch.cat([part.features for part in others], dim=2),
+        right=_features(others),
         gradient=other.gradient,
         jacobian=jacobian if others[0].varies else None,
     )
+    block = _Block(rows, use, parts, other, others, add)
     for piece in pieces(factors, None, rows.entries):
-        i = slice(first + piece.i.start, first + piece.i.stop)
-        for (x, j, left), (y, q, right) in itertools.product(_overlaps(parts, piece.j), _overlaps(others, piece.q)):
-            entries = piece.entries[:, left, :, right]
-            put(rows.tile(use, x, i, j, other, y, piece.p, q), entries, add)
-            if x is not y:
-                put(rows.tile(other, y, piece.p, q, use, x, i, j), entries.permute(2, 3, 0, 1), add)
+        block.write(piece, first + piece.i.start, mirrored=0)
 
 
-def _write_own(rows: Rows, use: Use, part: Part, outputs: slice, first: int, curvature: Tensor, add: bool) -> None:
-    """Write a part's own block between these outputs, symmetric in i and p: only p from i on are computed.
+def _write_own(
+    rows: Rows, use: Use, parts: Sequence[Part], outputs: slice, first: int, curvature: Tensor, add: bool
+) -> None:
+    """Write parts' own block between these outputs, symmetric in i and p: only p from i on are computed.
 
     The rows of the outputs are there. `curvature` M (i, S, N, S, p) is that of some of them, from `first` on.
     """
-    inputs = slice(0, part.features.shape[2])
-    block = rows.tile(use, part, outputs, inputs, use, part, outputs)
-    curvature, first = curvature[..., outputs], first - outputs.start
-    if _symmetric_in_inputs(use, part):
-        _write_symmetric(block, first, curvature[:, 0, :, 0], part.features[:, 0], add)
-        return
-    factors = Factors(part.features, curvature, part.features, use.gradient[..., outputs], None)
-    for i, j, p, q, entries in pieces(factors, first, rows.entries):
-        which = slice(first + i.start, first + i.stop)
-        put(block[which, j, p, q], entries, add)
-        mirrored = slice(max(p.start, which.stop), p.stop)  # the others are computed
-        put(block[mirrored, q, which, j], entries[:, :, mirrored.start - p.start :].permute(2, 3, 0, 1), add)
+    within = curvature[..., : outputs.stop]
+    native = scatter(rows, add)
+    if use.gradient.shape[1] == 1 and native is not None:
+        _write_packed(native, places(use, parts), first, within[:, 0, :, 0], _features(parts)[:, 0])
+    elif _symmetric_in_inputs(use, parts[0]):
+        for index, part in enumerate(parts):
+            inputs = slice(0, part.features.shape[2])
+            block = rows.tile(use, part, outputs, inputs, use, part, outputs)
+            own = within[:, 0, :, 0, outputs.start :]
+            _write_symmetric(block, first - outputs.start, own, part.features[:, 0], add)
+            if index:
+                _write_between(rows, use, parts[:index], use, (part,), first, curvature, None, add)
+    else:
+        features, block = _features(parts), _Block(rows, use, parts, use, parts, add)
+        factors = Factors(features, within, features, use.gradient[..., : outputs.stop], None)
+        for piece in pieces(factors, first, rows.entries):
+            block.write(piece, first + piece.i.start, mirrored=first + piece.i.stop)  # the p before are computed
+
+
+def _features(parts: Sequence[Part]) -> Tensor:
+    """The features (N, S, q) of all parts of a call."""
+    return torch.cat([part.features for part in parts], dim=2)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The block of some parts of two calls, all of whose rows are there, and its mirror image."""
+
+    rows: Rows
+    use: Use
+    parts: Sequence[Part]
+    other: Use
+    others: Sequence[Part]
+    add: bool
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Where the parameters of the inputs j and q lie (2, inputs)."""
+        return places(self.use, self.parts), places(self.other, self.others)
+
+    def write(self, piece: Piece, first: int, mirrored: int) -> None:
+        """Write a piece, of outputs i from `first` on, and its image for the outputs p from `mirrored` on."""
+        native = scatter(self.rows, self.add)
+        if native is not None:
+            x, y = self.places
+            native.block(piece.entries, x[:, piece.j], first, y[:, piece.q], piece.p.start, mirrored)
+            return
+        i = slice(first, first + len(piece.entries))
+        p = slice(max(piece.p.start, mirrored), piece.p.stop)
+        pairs = itertools.product(_overlaps(self.parts, piece.j), _overlaps(self.others, piece.q))
+        for (x, j, left), (y, q, right) in pairs:
+            entries = piece.entries[:, left, :, right]
+            put(self.rows.tile(self.use, x, i, j, self.other, y, piece.p, q), entries, self.add)
+            if p.start < p.stop:
+                image = entries[:, :, p.start - piece.p.start :].permute(2, 3, 0, 1)
+                put(self.rows.tile(self.other, y, p, q, self.use, x, i, j), image, self.add)
+
+
+def _write_packed(native: Scatter, inputs: Tensor, first: int, curvature: Tensor, features: Tensor) -> None:
+    """Write sum_n M[i,n,p] a[n,j] a[n,q], as the product of the pairs i <= p and j <= q: N P^2 / 2 operations.
+
+    `curvature` M (i, N, p) holds the outputs i from `first` on, and `inputs` are the places of the features (N, q).
+    """
+    samples, width = features.shape
+    outputs, fitting = curvature.shape[2], cached(features)
+    features = features.T.contiguous()  # (q, N)
+    for j in slices(0, width, max(fitting // (width * max(PAIRS, samples)), 1)):
+        products = torch.cat([features[one] * features[one:] for one in range(j.start, j.stop)])  # (j q, N)
+        rows, _ = at_once(len(curvature), 1, outputs * len(products), features)
+        for i in slices(0, len(curvature), rows):
+            pairs = torch.cat([curvature[one, :, first + one :] for one in range(i.start, i.stop)], dim=1)  # (N, i p)
+            which = slice(first + i.start, first + i.stop)
+            native.symmetric(pairs.T @ products.T, inputs, which, outputs, j)
 
 
 def _write_shard(
@@ -112,7 +169,7 @@ def _write_shard(
             if i.start >= i.stop:
                 continue
             if x is y and other is use and j == slice(0, x.features.shape[2]):
-                _write_own(rows, use, x, outputs, i.start, curvature[i.start - first : i.stop - first], add)
+                _write_own(rows, use, (x,), outputs, i.start, curvature[i.start - first : i.stop - first], add)
                 tiles.write(i, j, slice(0, outputs.start))
                 tiles.write(i, j, slice(outputs.stop, every.stop))
             elif mirrored:
