@@ -32,6 +32,7 @@ from methods import dense
 from methods.chunks import output
 from methods.estimates import Spectrum
 from methods.factoring.certificate import Certificate, FallbackWarning
+from methods.factoring.costs import cheap_rows
 from methods.factoring.diagonal import write_diagonal
 from methods.factoring.fallback import Fallback, check_fallback, check_rows_allowed, report_failed
 from methods.factoring.hessian import check_hessian
@@ -283,6 +284,10 @@ def explain(
     with only(model, parameters), full_precision():
         network = Network(model, criterion, inputs, targets, by_entries=quantity == "hessian")
         certificate = Certificate(network)
+        cheap = cheap_rows(certificate.gradients, network.samples) if quantity == "hessian" else None
+        if cheap is not None:
+            check_deterministic(network, certificate)
+            return dict.fromkeys(network.params, cheap.reason)
 
         def refuse(plan: Plan) -> None:
             if quantity == "hessian":

@@ -53,7 +53,7 @@ class Network:
         self._model, self._inputs, self._targets = model, inputs, targets
         self._by_entries = by_entries
         self._criterion = calls.completed(criterion, targets)
-        self._samples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
+        self.samples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
 
     def plain(self, hooks: bool = True) -> Tensor:
         """The loss () as the user would evaluate it; only weight_norm is written out.
@@ -137,7 +137,7 @@ class Network:
 
     def _shift_mode(self, fixed: Iterable[str], shift: Shift) -> ShiftMode:
         ids = {id(self.params[name]) for name in fixed}
-        return ShiftMode(ids, self._samples, shift, self.theta.dtype, self._by_entries)
+        return ShiftMode(ids, self.samples, shift, self.theta.dtype, self._by_entries)
 
     def _outputs(self) -> Any:
         return calls.call(self._model, self._buffers(), self._inputs)
