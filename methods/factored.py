@@ -33,7 +33,7 @@ from methods.chunks import output
 from methods.estimates import Spectrum
 from methods.factoring.certificate import Certificate, FallbackWarning
 from methods.factoring.costs import cheap_rows
-from methods.factoring.diagonal import write_diagonal
+from methods.factoring.diagonal import write_chain, write_diagonal
 from methods.factoring.fallback import Fallback, check_fallback, check_rows_allowed, report_failed
 from methods.factoring.hessian import check_hessian
 from methods.factoring.network import Network
@@ -154,6 +154,10 @@ def diagonal(
         certificate = Certificate(network)
         vector = certificate.vector
         result, product = torch.zeros_like(vector), torch.zeros_like(vector)
+        blocks = write_chain(network, certificate, result, product)
+        if blocks and not certificate.failing(product, partial(_blocks_product, network, certificate, blocks)):
+            return result
+        result.zero_(), product.zero_()
         plan = planned(
             network, certificate, lambda plan: write_diagonal(network, plan, certificate, result, product), {}
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,13 @@ def uses_of(network: Network, names: set[str]) -> list[Use]:
     with refusals():
         loss, calls, shifts = network.traced(names)
         gradients = torch.autograd.grad(loss, shifts, materialize_grads=True) if shifts else ()
+    return uses_of_calls(network, names, calls, gradients)
+
+
+def uses_of_calls(
+    network: Network, names: set[str], calls: Sequence[Call], gradients: Sequence[Tensor]
+) -> list[Use]:
+    """The calls of affine maps of the named parameters, with the gradients (N, S, p) of the loss in their shifts."""
     owners = [network.owners(call) & names for call in calls]
     uses = []
     for call, gradient, own in zip(calls, gradients, owners, strict=True):
