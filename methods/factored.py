@@ -33,7 +33,7 @@ from methods.chunks import output
 from methods.estimates import Spectrum
 from methods.factoring.certificate import Certificate, FallbackWarning
 from methods.factoring.costs import cheap_rows
-from methods.factoring.diagonal import write_chain, write_diagonal
+from methods.factoring.diagonal import write_diagonal
 from methods.factoring.fallback import Fallback, check_fallback, check_rows_allowed, report_failed
 from methods.factoring.hessian import check_hessian
 from methods.factoring.network import Network
@@ -41,6 +41,7 @@ from methods.factoring.numerics import drawn
 from methods.factoring.plan import PRODUCTS, Plan, check_deterministic, planned
 from methods.factoring.precision import full_precision
 from methods.factoring.rows import ROWS, products_of, rows_of
+from methods.factoring.sequential import write_sequential
 from methods.factoring.shard import Rows
 from methods.factoring.sums import MEMORY, Batch, Criterion, write_sum
 from methods.ravel import Patterns, only, ravel
@@ -154,7 +155,7 @@ def diagonal(
         certificate = Certificate(network)
         vector = certificate.vector
         result, product = torch.zeros_like(vector), torch.zeros_like(vector)
-        blocks = write_chain(network, certificate, result, product)
+        blocks = write_sequential(network, certificate, result, product)
         if blocks and not certificate.failing(product, partial(_blocks_product, network, certificate, blocks)):
             return result
         result.zero_(), product.zero_()

@@ -10,7 +10,7 @@ from torch import Tensor
 from methods.factoring import propagation
 from methods.factoring.certificate import Certificate
 from methods.factoring.network import Network
-from methods.factoring.plan import MIXED, Plan, drawn_since, generator_states
+from methods.factoring.plan import MIXED, Plan
 from methods.factoring.refusals import Refused, refusals
 from methods.factoring.shifts import Shifts, all_outputs, check
 from methods.factoring.uses import Use, uses_of
@@ -41,27 +41,6 @@ def write_diagonal(network: Network, plan: Plan, certificate: Certificate, resul
         if mixed:
             plan.refuse(use.names, MIXED)
     plan.blocks = [use.names for use in uses if not use.names & plan.reasons.keys()]
-
-
-def write_chain(
-    network: Network, certificate: Certificate, result: Tensor, product: Tensor
-) -> list[frozenset[str]] | None:
-    """Write into `result` (P,) the diagonal of a network that may be a chain of affine maps without positions.
-
-    Adds to `product` (P,) what the diagonal blocks make of the certificate's vector, and returns the names in each. The
-    product shows whether the network is such a chain. None where it is seen to be none; the result is then unchanged.
-    """
-    before = generator_states(network.theta)
-    try:
-        with refusals():
-            found = propagation.chain_of(network, certificate)
-            if found is None or drawn_since(before, network.theta):
-                return None
-            outputs, uses = found
-            propagation.write_chain(outputs, uses, certificate.vector, result, product)
-    except Refused:
-        return None
-    return [use.names for use in uses]
 
 
 def _propagated(

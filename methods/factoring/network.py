@@ -113,8 +113,8 @@ class Network:
         value, found = self.loss(fixed, shift)
         return value, found, shifts
 
-    def traced_outputs(self, fixed: Iterable[str]) -> tuple[Any, list[Call], list[Tensor], list[Tensor]]:
-        """The network's outputs, the calls, their outputs (N, S, p) before the shifts, and the shifts of zero."""
+    def traced_outputs(self, fixed: Iterable[str]) -> tuple[Any, list[Tensor], list[Tensor]]:
+        """The network's outputs, those of its affine maps (N, S, p) before the shifts, and the shifts of zero."""
         maps: list[Tensor] = []
         shifts: list[Tensor] = []
 
@@ -123,11 +123,8 @@ class Network:
             shifts.append(torch.zeros_like(z).requires_grad_())
             return shifts[call]
 
-        mode = self._shift_mode(fixed, shift)
-        with mode, sdpa_kernel(SDPBackend.MATH):
-            outputs = self._outputs()
-        self.precision = mode.precision
-        return outputs, mode.calls, maps, shifts
+        with self._shift_mode(fixed, shift), sdpa_kernel(SDPBackend.MATH):
+            return self._outputs(), maps, shifts
 
     def criterion(self, outputs: Any) -> Tensor:
         """The loss () of given outputs of the network."""

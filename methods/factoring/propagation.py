@@ -22,11 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.factoring.certificate import Certificate
 from methods.factoring.network import Network
 from methods.factoring.numerics import close, drawn, every, one_hot, slices
 from methods.factoring.rows import vjps
-from methods.factoring.uses import Use, uses_of_calls
+from methods.factoring.uses import Use
 
 ROWS = 64  # backward passes at once
 OUTPUTS = 256  # entries of the network's output for a sample, beyond which their curvature is not propagated
@@ -51,7 +50,7 @@ def outputs_of(network: Network, fixed: set[str], uses: Sequence[Use]) -> Output
     """
     if not uses:
         return None
-    outputs, _, maps, shifts = network.traced_outputs(fixed)
+    outputs, maps, shifts = network.traced_outputs(fixed)
     samples = len(uses[0].gradient)
     if not isinstance(outputs, Tensor) or outputs.shape[:1] != (samples,) or len(maps) != len(uses):
         return None
@@ -78,72 +77,12 @@ def _criterion_curvature(outputs: Tensor, slope: Tensor) -> Tensor | None:
     the same combination of the rows, unless samples are mixed.
     """
     random = drawn(slope)
-    products = _criterion_products(outputs, slope, torch.cat([_all_units(slope), random[None]]))
+    cotangents = torch.cat([_units(slope, slice(0, slope.shape[1])), random[None]])
+    (products,) = vjps([slope], [outputs], [cotangents])  # (C + 1, N, ...)
+    products = products.reshape(len(cotangents), *slope.shape).transpose(0, 1)  # (N, C + 1, C)
     curvature, of_random = products[:, :-1], products[:, -1]
     explained = torch.einsum("nc,ncd->nd", random, curvature)
     return curvature if close(explained - of_random, of_random) else None
-
-
-def _criterion_products(outputs: Tensor, slope: Tensor, cotangents: Tensor) -> Tensor:
-    """The derivatives (N, c, C) of the slope (N, C) in the outputs (N, ...), for cotangents (c, N, C)."""
-    (products,) = vjps([slope], [outputs], [cotangents])
-    return products.reshape(len(cotangents), *slope.shape).transpose(0, 1)
-
-
-def chain_of(network: Network, certificate: Certificate) -> tuple[Outputs, list[Use]] | None:
-    """The outputs and calls of a network that may be a chain of affine maps without positions; None where it is none.
-
-    Each parameter enters one affine map, the loss depends on them through the network's outputs alone, and its value
-    is the plain one. Not looked at is whether samples stay apart, and whether other operations act entry by entry.
-    """
-    outputs, calls, maps, shifts = network.traced_outputs(network.params)
-    owners = [name for call in calls for name in network.owners(call)]
-    if sorted(owners) != sorted(network.params) or any(call.entries for call in calls):
-        return None
-    if not isinstance(outputs, Tensor) or not outputs.requires_grad or network.precision != network.theta.dtype:
-        return None
-    shapes = {(len(outputs), 1), *((len(shift), shift.shape[1]) for shift in shifts)}
-    if len(shapes) > 1 or outputs.numel() > OUTPUTS * len(outputs):
-        return None
-    leaf, params = outputs.detach().requires_grad_(), list(network.params.values())
-    loss = network.criterion(leaf)
-    if not loss.requires_grad or not certificate.has_value(float(loss.detach())):
-        return None
-    slope, *of_params = torch.autograd.grad(loss, [leaf, *params], create_graph=True, allow_unused=True)
-    if slope is None or any(part is not None for part in of_params):
-        return None
-    found = torch.autograd.grad(outputs, [*shifts, *params], slope.detach(), create_graph=True, allow_unused=True)
-    gradients, of_params = found[: len(shifts)], found[len(shifts) :]
-    if any(part is None for part in gradients) or any(part is not None for part in of_params):
-        return None
-    slope = slope.reshape(len(outputs), -1)
-    curvature = _criterion_products(leaf, slope, _all_units(slope))
-    uses = uses_of_calls(network, set(network.params), calls, [gradient.detach() for gradient in gradients])
-    return Outputs(outputs.reshape(slope.shape), curvature, maps, shifts, list(gradients)), uses
-
-
-def write_chain(outputs: Outputs, uses: Sequence[Use], vector: Tensor, result: Tensor, product: Tensor) -> None:
-    """As `write_diagonal`, of all uses, as if no samples were mixed and all D diagonal.
-
-    Where they are not, the product is another one than that of the diagonal blocks.
-    """
-    blocks = [_Block(use, torch.ones_like(use.gradient)[None], vector) for use in uses]
-    _propagate(outputs.values, outputs.curvature, outputs.shifts, blocks)
-    of_ones = [_product_with_ones(*both) for both in zip(outputs.gradients, outputs.shifts, strict=True)]
-    curved = torch.stack([x.any() for x in of_ones]).tolist()
-    for place in reversed(range(len(uses))):
-        own = of_ones[place] - blocks[place].explained[0]
-        blocks[place].write(own, result, product)
-        if place and curved[place]:
-            _propagate(outputs.maps[place].flatten(1), own.flatten(1), outputs.shifts[:place], blocks[:place])
-
-
-def _product_with_ones(gradient: Tensor, shift: Tensor) -> Tensor:
-    """The derivative (N, S, p) of a gradient's sum in the shift."""
-    if not gradient.requires_grad:
-        return torch.zeros_like(shift)
-    (product,) = torch.autograd.grad(gradient.sum(), shift, retain_graph=True, materialize_grads=True)
-    return product
 
 
 def write_diagonal(
@@ -152,12 +91,11 @@ def write_diagonal(
     """Write into `result` (P,) the diagonal of the uses' parameters, from the last use to the first.
 
     Adds to `product` (P,) what the diagonal blocks of these uses make of `vector` (P,). Stops before a use whose
-    samples are mixed, or whose D is not diagonal, and after one by entries with its own D, since its outputs are none
-    of the network. Returns the uses that are left, which are the first ones.
+    samples are mixed, or whose D is not diagonal, and after one by entries with a D of its own, since its shifts are no
+    outputs of an operation. Returns the uses that are left, which are the first ones.
     """
-    probes = [torch.stack([torch.ones_like(use.gradient), drawn(use.gradient)]) for use in uses]
-    blocks = [_Block(*both, vector) for both in zip(uses, probes, strict=True)]
-    explained = [[flag] for flag in _propagate_checked(outputs.values, outputs.curvature, outputs.shifts, blocks)]
+    blocks = [_Block(use, vector) for use in uses]
+    explained = [[flag] for flag in _propagate(outputs.values, outputs.curvature, outputs.shifts, blocks)]
     for place in reversed(range(len(uses))):
         block, shift = blocks[place], outputs.shifts[place]
         # The Hessian of <d loss / df, f> times the probes, and the part of it that later sources explain.
@@ -174,7 +112,7 @@ def write_diagonal(
             return uses[:place]
         if place and not is_zero:
             source, curvature = outputs.maps[place].flatten(1), own.flatten(1)
-            flags = _propagate_checked(source, curvature, outputs.shifts[:place], blocks[:place])
+            flags = _propagate(source, curvature, outputs.shifts[:place], blocks[:place])
             for before, flag in enumerate(flags):
                 explained[before].append(flag)
     return []
@@ -183,13 +121,13 @@ def write_diagonal(
 class _Block:
     """The diagonal block of one use: sums over the sources k behind it of J^T A J, with their curvature A."""
 
-    def __init__(self, use: Use, probes: Tensor, vector: Tensor) -> None:
+    def __init__(self, use: Use, vector: Tensor) -> None:
         zeros = torch.zeros_like(use.gradient)
-        self.probes = probes  # (k, N, S, p)
+        self.probes = torch.stack([torch.ones_like(zeros), drawn(zeros)])  # (2, N, S, p)
         self._use = use
         self._direction = use.outputs(vector)  # (N, S, p), how the vector moves the outputs
         self._product = torch.zeros_like(_column(zeros))  # (N, p S, 1), the sum times the direction
-        self._probe_columns = self.probes.permute(1, 3, 2, 0).flatten(1, 2)  # (N, p S, k)
+        self._probe_columns = self.probes.permute(1, 3, 2, 0).flatten(1, 2)  # (N, p S, 2)
         self._explained = torch.zeros_like(self._probe_columns)  # the sum of diagonal sources, times the probes
         # The diagonal of the sum. Without positions (S = 1) it is that in the outputs; the parameters' follows from it.
         self._of_outputs = zeros.clone()  # (N, S, p)
@@ -218,9 +156,9 @@ class _Block:
 
     @property
     def explained(self) -> Tensor:
-        """The products (k, N, S, p) of the diagonal sources' J^T D J with the probes."""
+        """The products (2, N, S, p) of the diagonal sources' J^T D J with the probes."""
         _, samples, positions, outputs = self.probes.shape
-        return self._explained.view(samples, outputs, positions, -1).permute(3, 0, 2, 1)
+        return self._explained.view(samples, outputs, positions, 2).permute(3, 0, 2, 1)
 
     def write(self, own: Tensor, result: Tensor, product: Tensor) -> None:
         """Write the diagonal into `result` (P,), and add the block's product with the vector to `product` (P,).
@@ -236,20 +174,11 @@ class _Block:
             self._use.entries(part, result).copy_(of_part)
 
 
-def _propagate(source: Tensor, curvature: Tensor, shifts: Sequence[Tensor], blocks: Sequence[_Block]) -> None:
-    """Add the contributions of a source (N, C) with curvature (N, C, C), or diagonal (N, C), to the blocks before it."""
-    count = source.shape[1]
-    for columns in slices(0, count, count if _is_dense(curvature) else ROWS):
-        for block, rows in zip(blocks, vjps([source], shifts, [_units(source, columns)]), strict=True):
-            block.add(rows, curvature[:, columns])
+def _propagate(source: Tensor, curvature: Tensor, shifts: Sequence[Tensor], blocks: Sequence[_Block]) -> list[Tensor]:
+    """Add the contributions of a source (N, C) with curvature (N, C, C), or diagonal (N, C), to the blocks before it.
 
-
-def _propagate_checked(
-    source: Tensor, curvature: Tensor, shifts: Sequence[Tensor], blocks: Sequence[_Block]
-) -> list[Tensor]:
-    """As `_propagate`; returns for each block whether () the source keeps its samples apart.
-
-    A random cotangent for each sample tests that: what it gives must be what the rows for all samples at once explain.
+    Returns for each block whether () the source keeps its samples apart. A random cotangent for each sample tests that:
+    what it gives must be what the rows for all samples at once explain.
     """
     random, count = drawn(source), source.shape[1]
     explained = [torch.zeros_like(shift) for shift in shifts]
@@ -283,7 +212,3 @@ def _units(like: Tensor, columns: slice) -> Tensor:
     """Unit vectors (c, N, C) of some columns, for all samples at once."""
     return one_hot(columns, like.shape[1], like)[:, None].expand(-1, len(like), -1)
 
-
-def _all_units(like: Tensor) -> Tensor:
-    """The unit vectors (C, N, C) of all columns, for all samples at once."""
-    return _units(like, slice(0, like.shape[1]))
