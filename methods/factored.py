@@ -309,14 +309,15 @@ def _blocks_product(
     network: Network, certificate: Certificate, blocks: Iterable[frozenset[str]], vector: Tensor
 ) -> Tensor:
     """H times a vector (P,), restricted to the block for parameters of a block; other parameters have whole rows."""
-    of_blocks = [certificate.product(vector, names) for names in blocks]
-    of_rows = torch.zeros_like(vector)
     by_rows = network.params.keys() - frozenset().union(*blocks)
+    products = [(names, certificate.product(vector, names)) for names in blocks]
     if by_rows:
-        whole = certificate.product(vector)
-        for name in by_rows:
-            of_rows[network.span[name]] = whole[network.span[name]]
-    return sum(of_blocks, of_rows)
+        products.append((by_rows, certificate.product(vector)))
+    result = torch.zeros_like(vector)
+    for names, product in products:
+        for name in names:
+            result[network.span[name]] = product[network.span[name]]
+    return result
 
 
 def _check_vectors(vectors: Tensor, theta: Tensor) -> None:

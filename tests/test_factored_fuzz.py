@@ -11,6 +11,8 @@ from tests import random_criteria, random_layers, random_networks
 from tests.random_networks import Spec, specs
 from tests.random_outcomes import outcomes
 
+pytestmark = pytest.mark.usefixtures("matrix_products")
+
 QUICK = settings(
     max_examples=60,
     deadline=None,

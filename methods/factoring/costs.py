@@ -63,7 +63,7 @@ def cheap_rows(gradients: Mapping[str, Tensor], samples: int) -> CheapRows | Non
     params = sum(gradient.numel() for gradient in gradients.values())
     size = size_of(gradients.values())
     if not size.nodes:
-        return CheapRows("rows cost less: they are zero", params)
+        return None
     work = params * (size.numbers + MULTIPLIED * samples * params) / size.nodes
     batches = max(min(round(math.sqrt(work / (2 * OPERATION))), params // FEWEST), 1)
     if batches * OPERATION + (batches + 1) / (2 * batches) * work > PRODUCTS:

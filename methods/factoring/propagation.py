@@ -211,4 +211,3 @@ def _column(x: Tensor) -> Tensor:
 def _units(like: Tensor, columns: slice) -> Tensor:
     """Unit vectors (c, N, C) of some columns, for all samples at once."""
     return one_hot(columns, like.shape[1], like)[:, None].expand(-1, len(like), -1)
-

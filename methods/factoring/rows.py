@@ -49,7 +49,9 @@ def rows_from(
     for own in slices(needed.start, needed.stop, -(-(needed.stop - needed.start) // count)):
         chosen = [name for name, span in network.span.items() if span.start < own.stop and own.start < span.stop]
         first = network.span[chosen[0]].start
-        units = one_hot(slice(own.start - first, own.stop - first), network.span[chosen[-1]].stop - first, network.theta)
+        units = one_hot(
+            slice(own.start - first, own.stop - first), network.span[chosen[-1]].stop - first, network.theta
+        )
         parts = units.split([gradients[name].numel() for name in chosen], dim=1)
         cotangents = [part.view(-1, *gradients[name].shape) for name, part in zip(chosen, parts, strict=True)]
         inputs = [name for name, span in network.span.items() if not later or span.stop > own.start]
@@ -57,7 +59,7 @@ def rows_from(
         for name, product in zip(inputs, products, strict=True):
             span = network.span[name]
             start = max(span.start, own.start) if later else span.start
-            yield own, slice(start, span.stop), product.flatten(1)[:, start - span.start :]
+            yield own, slice(start, span.stop), product.reshape(len(product), -1)[:, start - span.start :]
 
 
 def products_of(gradient: Tensor, network: Network, vectors: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ def products_of(gradient: Tensor, network: Network, vectors: Tensor) -> Tensor:
     The backward passes are batched, or done in turn where torch cannot batch an operation.
     """
     products = vjps([gradient], list(network.params.values()), [vectors])
-    return torch.cat([product.flatten(1) for product in products], dim=1)
+    return torch.cat([product.reshape(len(product), -1) for product in products], dim=1)
 
 
 def vjps(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:

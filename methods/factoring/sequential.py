@@ -53,9 +53,9 @@ def write_sequential(
 ) -> list[frozenset[str]]:
     """Write into `result` (P,) the diagonal of a network that may be such a chain, and return the names of each block.
 
-    Adds to `product` (P,) what the diagonal blocks make of the certificate's vector. Whether the loss mixes samples, and
-    whether other operations act entry by entry, is not looked at: where it is not so, the product is another one than
-    that of the network. Writes nothing and returns no names where the network is seen to be no chain.
+    Adds to `product` (P,) what the diagonal blocks make of the certificate's vector. Whether samples are mixed, and
+    whether the other operations act entry by entry, is not looked at: otherwise the product is not that of the
+    network. Writes nothing and returns no names where the network is seen to be no chain.
     """
     before = generator_states(network.theta)
     try:
@@ -81,9 +81,10 @@ def write_sequential(
 
 
 def _chain(network: Network, certificate: Certificate) -> _Chain | None:
-    """The network as a chain; None where a parameter enters no map or several, or enters otherwise too, or shapes differ.
+    """The network as a chain; None where it is seen to be none.
 
-    The loss must have the plain value.
+    It is none where a parameter enters otherwise than through one map, where shapes differ, and where the loss has
+    another value than the plain one.
     """
     loss, calls, shifts = network.traced(network.params)
     owners = [name for call in calls for name in network.owners(call)]

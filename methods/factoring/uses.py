@@ -62,9 +62,7 @@ def uses_of(network: Network, names: set[str]) -> list[Use]:
     return uses_of_calls(network, names, calls, gradients)
 
 
-def uses_of_calls(
-    network: Network, names: set[str], calls: Sequence[Call], gradients: Sequence[Tensor]
-) -> list[Use]:
+def uses_of_calls(network: Network, names: set[str], calls: Sequence[Call], gradients: Sequence[Tensor]) -> list[Use]:
     """The calls of affine maps of the named parameters, with the gradients (N, S, p) of the loss in their shifts."""
     owners = [network.owners(call) & names for call in calls]
     uses = []
