@@ -16,7 +16,10 @@ def call(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any) -> Any
     `arguments` says how the inputs are passed. In train mode the network writes into copies of its buffers.
     """
     positional, named = arguments(model, inputs)
-    return torch.func.functional_call(model, {**_copies(model), **parameters}, positional, named)
+    state = {**_copies(model), **parameters}
+    if not state:
+        return model(*positional, **named)
+    return torch.func.functional_call(model, state, positional, named)
 
 
 def arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -32,6 +32,7 @@ from methods import dense
 from methods.chunks import empty, output
 from methods.estimates import Spectrum
 from methods.factoring.certificate import Certificate, FallbackWarning
+from methods.factoring.costs import cheap_rows
 from methods.factoring.diagonal import write_diagonal
 from methods.factoring.fallback import Fallback, check_fallback, check_rows_allowed, report_failed
 from methods.factoring.hessian import check_hessian
@@ -40,6 +41,7 @@ from methods.factoring.numerics import drawn
 from methods.factoring.plan import PRODUCTS, Plan, check_deterministic, planned
 from methods.factoring.precision import full_precision
 from methods.factoring.rows import ROWS, products_of, rows_of
+from methods.factoring.sequential import write_sequential
 from methods.factoring.shard import Rows
 from methods.factoring.sums import MEMORY, Batch, Criterion, write_sum
 from methods.ravel import Patterns, only, ravel
@@ -153,6 +155,10 @@ def diagonal(
         certificate = Certificate(network)
         vector = certificate.vector
         result, product = torch.zeros_like(vector), torch.zeros_like(vector)
+        if _written_as_chain(network, certificate, result, product):
+            return result
+        result.zero_()
+        product.zero_()
         plan = planned(
             network, certificate, lambda plan: write_diagonal(network, plan, certificate, result, product), {}
         )
@@ -283,30 +289,46 @@ def explain(
     with only(model, parameters), full_precision():
         network = Network(model, criterion, inputs, targets, by_entries=quantity == "hessian")
         certificate = Certificate(network)
+        cheap = cheap_rows(certificate.gradients, network.samples) if quantity == "hessian" else None
+        if cheap is not None:
+            check_deterministic(network, certificate)
+            return dict.fromkeys(network.params, cheap.reason)
+        result, product = torch.zeros_like(network.theta), torch.zeros_like(network.theta)
+        if quantity == "diagonal" and _written_as_chain(network, certificate, result, product):
+            return dict.fromkeys(network.params, PRODUCTS)
 
         def refuse(plan: Plan) -> None:
             if quantity == "hessian":
                 check_hessian(network, plan, certificate, MEMORY)
             else:
-                result, product = torch.zeros_like(network.theta), torch.zeros_like(network.theta)
                 write_diagonal(network, plan, certificate, result, product)
 
         plan = planned(network, certificate, refuse, {})
     return {name: plan.reasons.get(name, PRODUCTS) for name in network.params}
 
 
+def _written_as_chain(network: Network, certificate: Certificate, result: Tensor, product: Tensor) -> bool:
+    """Whether the network is a chain by `factoring.sequential`, whose diagonal is then in `result` (P,).
+
+    Both tensors hold zeros before, and anything where it is no chain.
+    """
+    blocks = write_sequential(network, certificate, result, product)
+    return bool(blocks) and not certificate.failing(product, partial(_blocks_product, network, certificate, blocks))
+
+
 def _blocks_product(
     network: Network, certificate: Certificate, blocks: Iterable[frozenset[str]], vector: Tensor
 ) -> Tensor:
     """H times a vector (P,), restricted to the block for parameters of a block; other parameters have whole rows."""
-    of_blocks = [certificate.product(vector, names) for names in blocks]
-    of_rows = torch.zeros_like(vector)
-    by_rows = network.params.keys() - frozenset().union(*blocks)
+    by_rows = frozenset(network.params).difference(*blocks)
+    products = [(names, certificate.product(vector, names)) for names in blocks]
     if by_rows:
-        whole = certificate.product(vector)
-        for name in by_rows:
-            of_rows[network.span[name]] = whole[network.span[name]]
-    return sum(of_blocks, of_rows)
+        products.append((by_rows, certificate.product(vector)))
+    result = torch.zeros_like(vector)
+    for names, product in products:
+        for name in names:
+            result[network.span[name]] = product[network.span[name]]
+    return result
 
 
 def _check_vectors(vectors: Tensor, theta: Tensor) -> None:

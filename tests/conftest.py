@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from harness import record
 from harness.job import PASSES, Job, Measure
 from harness.problems import attention
 from harness.run.launcher import Launcher
+from methods.factoring import costs
 
 torch.set_num_threads(1)  # two on a shared machine make loops over small tensors several times slower
 
@@ -50,6 +52,13 @@ JOB = Job(
         rows=64,
     ),
 )
+
+
+@pytest.fixture(scope="module")
+def matrix_products() -> Iterator[None]:
+    """Matrix products compute the Hessians of small networks too, where rows cost less."""
+    with mock.patch.object(costs, "PRODUCTS", 0):
+        yield
 
 
 @pytest.fixture

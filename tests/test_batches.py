@@ -29,6 +29,8 @@ from tests.rows import PER_SAMPLE, ROWS, SHARDED, bound, target
 from tests.test_methods import CRASHES, PROBLEMS
 from tests.test_zoo import CASES, case
 
+pytestmark = pytest.mark.usefixtures("matrix_products")
+
 SLOW_ROWS = ("double_loop", "double_loop_no_create_graph", "naive_loop")  # for one matrix, or a day
 OWN = sorted(
     row

@@ -13,12 +13,14 @@ from torch.nn import functional
 from harness.problems import networks, transformers
 from harness.truth import differences
 from methods import factored
-from methods.factoring import diagonal, hessian, products, propagation, rows
+from methods.factoring import diagonal, hessian, products, propagation, rows, sequential
 from methods.factoring.certificate import Certificate, FallbackError, FallbackWarning
 from methods.factoring.comparison import CertificateError, Comparison
 from methods.factoring.network import Network
 from methods.factoring.refusals import refusals
 from tests.oracles import distance
+
+pytestmark = pytest.mark.usefixtures("matrix_products")
 
 QUANTITIES = ("hessian", "diagonal")
 
@@ -279,14 +281,16 @@ def test_an_error_of_the_derivation_is_found_and_mended(which, share, dtype) -> 
     assert distance(found.double(), right.double()) < {torch.float64: 1e-13, torch.float32: 1e-6}[dtype]
 
 
-@pytest.mark.parametrize("path", ["propagated", "shifted"])
+@pytest.mark.parametrize("path", ["chain", "propagated", "shifted"])
 def test_an_error_of_the_diagonal_is_found_and_mended(path) -> None:
     problem = networks.mlp(inputs=4, width=5, depth=2, outputs=3, batch=6)
     right = factored.diagonal(*arguments(problem))
-    uses_of = diagonal.uses_of
+    uses_of, uses_of_calls = diagonal.uses_of, sequential.uses_of_calls
     with (
+        mock.patch.object(sequential, "NUMBERS", sequential.NUMBERS if path == "chain" else 0),
+        mock.patch.object(sequential, "uses_of_calls", lambda *arguments: _scaled(uses_of_calls(*arguments))),
         mock.patch.object(diagonal, "uses_of", lambda network, fixed: _scaled(uses_of(network, fixed))),
-        mock.patch.object(propagation, "OUTPUTS", 256 if path == "propagated" else 0),
+        mock.patch.object(propagation, "OUTPUTS", 0 if path == "shifted" else 256),
         pytest.warns(FallbackWarning, match=r"2\.weight \(off by"),
     ):
         found = factored.diagonal(*arguments(problem))
@@ -345,12 +349,10 @@ def test_a_second_derivative_that_is_not_symmetric_is_an_error(place) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError("a"), IndexError("b"), RuntimeError("The size of tensor a must match b")])
-@pytest.mark.parametrize(
-    ("quantity", "writer", "part"), [("hessian", hessian, "segmented"), ("diagonal", diagonal, "uses_of")]
-)
-def test_an_unknown_exception_is_raised(error, quantity, writer, part) -> None:
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_an_unknown_exception_is_raised(error, quantity) -> None:
     problem = networks.mlp(inputs=4, width=5, outputs=3, batch=6)
-    with mock.patch.object(writer, part, side_effect=error), pytest.raises(type(error)):
+    with mock.patch.object(Network, "traced", side_effect=error), pytest.raises(type(error)):
         getattr(factored, quantity)(*arguments(problem))
 
 
@@ -371,7 +373,7 @@ def test_an_error_of_a_device_is_not_hidden_behind_rows(text) -> None:
     theta = torch.ones(2, requires_grad=True)
     failing = mock.patch.object(torch.autograd, "grad", side_effect=RuntimeError(text))
     with failing, pytest.raises(RuntimeError, match=re.escape(text)):
-        rows._batched(theta * theta, [theta], torch.eye(2))
+        rows.vjps([theta * theta], [theta], [torch.eye(2)])
 
 
 @pytest.mark.parametrize(

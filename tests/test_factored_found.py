@@ -8,6 +8,8 @@ from methods import factored
 from methods.factoring.certificate import FallbackError
 from methods.factoring.comparison import CertificateError
 
+pytestmark = pytest.mark.usefixtures("matrix_products")
+
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 

@@ -14,6 +14,8 @@ from tests import random_criteria, random_layers, random_networks
 from tests.random_networks import Spec, build, specs
 from tests.random_outcomes import called, outcomes
 
+pytestmark = pytest.mark.usefixtures("matrix_products")
+
 QUICK = settings(
     max_examples=60,
     deadline=None,

@@ -16,6 +16,8 @@ from methods.factoring import products, sums
 from methods.factoring.shard import Rows
 from tests.oracles import distance
 
+pytestmark = pytest.mark.usefixtures("matrix_products")
+
 ROOT = Path(__file__).parent.parent
 
 

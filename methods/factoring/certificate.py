@@ -59,9 +59,9 @@ class Certificate:
                 ".detach() or from numbers (.item(), torch.tensor)?"
             )
         gradients = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
-        self._gradients = dict(zip(network.params, gradients, strict=True))
+        self.gradients = dict(zip(network.params, gradients, strict=True))  # of each parameter, with their graph
         self.gradient = torch.cat([gradient.flatten() for gradient in gradients])  # (P,), with its graph
-        self.value, self._slope, self._distance = values([loss, norm(self.gradient), norm(network.theta)])
+        self.value, self._slope, self._distance = values([loss, norm(self.gradient.detach()), norm(network.theta)])
         if not math.isfinite(self.value):
             raise CertificateError(f"the loss is {self.value}: no Hessian can be checked at this point")
         if network.hooked:
@@ -90,20 +90,23 @@ class Certificate:
 
         With `names` only the block of these parameters on the diagonal is multiplied; the other entries are zero.
         """
-        network = self._network
-        result = torch.zeros_like(network.theta)
-        wanted = network.params.keys() if names is None else set(names)
-        chosen = [name for name in network.params if name in wanted]
-        varying = [name for name in chosen if self._gradients[name].requires_grad]
+        params, gradients = self._network.params, self.gradients
+        chosen = params.keys() if names is None else set(names)
+        parts = dict(zip(params, vector.split([param.numel() for param in params.values()]), strict=True))
+        varying = [name for name in params if name in chosen and gradients[name].requires_grad]
         if not varying:
-            return result
-        gradients = [self._gradients[name] for name in varying]
-        cotangents = [vector[network.span[name]].view_as(self._gradients[name]) for name in varying]
-        params = [network.params[name] for name in chosen]
-        products = torch.autograd.grad(gradients, params, cotangents, retain_graph=True, materialize_grads=True)
-        for name, part in zip(chosen, products, strict=True):
-            result[network.span[name]] = part.flatten()
-        return result
+            return torch.zeros_like(vector)
+        products = torch.autograd.grad(
+            [gradients[name] for name in varying],
+            [param for name, param in params.items() if name in chosen],
+            [parts[name].view_as(gradients[name]) for name in varying],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        of_chosen = iter(products)
+        return torch.cat(
+            [next(of_chosen).flatten() if name in chosen else torch.zeros_like(part) for name, part in parts.items()]
+        )
 
     @property
     def comparison(self) -> Comparison:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.factoring.numerics import norm, values
+from methods.factoring.numerics import norm, norms, values
 
 # Largest relative distance between two right results: some ten to a thousand times the rounding errors observed.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -71,12 +71,13 @@ class Comparison:
         `noise` (P,) is the measured rounding error of `true`, where it is known.
         """
         spans, tolerance = self.span, TOLERANCE[self.precision]
-        difference = found.double() - true.double()
-        noise = torch.zeros_like(true) if noise is None else noise
-        parts = [norm(x[span]) for x in (true, difference, noise) for span in spans.values()]
-        whole, *norms = values([norm(true), *parts])
+        true = true.double()
+        compared = [true, found.double() - true, *([] if noise is None else [noise])]
+        parts = [x[span] for x in compared for span in spans.values()]
+        whole, *found_norms = values(norms([true, *parts]))
         count = len(spans)
-        sizes, distances, noises = norms[:count], norms[count : 2 * count], norms[2 * count :]
+        sizes, distances = found_norms[:count], found_norms[count : 2 * count]
+        noises = found_norms[2 * count :] or [0.0] * count
         share = tolerance * whole / count**0.5  # if each parameter keeps to it, all together keep the tolerance
         failed = {}
         for name, size, distance, rounding in zip(spans, sizes, distances, noises, strict=True):

@@ -152,7 +152,7 @@ def _by_outputs(factors: Factors) -> Tensor:
     It takes 2 N S (1 + T / j) operations an entry, and where there is a J another 2 N S T / j. The inner sums
     (N, S, i, p, q) are derivatives of each sample's own gradient.
     """
-    _, positions, width = factors.right.shape
+    samples, positions, width = factors.right.shape
     curvature = factors.curvature.permute(2, 1, 0, 3, 4)  # (N, S, i, T, p)
     batch, outputs = curvature.shape[:3], curvature.shape[4]
     jacobian = None if factors.jacobian is None else factors.jacobian.permute(2, 1, 0, 3, 4)  # (N, S, i, T, q)

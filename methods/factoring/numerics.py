@@ -5,10 +5,12 @@ What is compared stays a tensor on the device. The CPU waits for a GPU when it r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+_EACH_NORM = vars(torch)["_foreach_norm"]  # of several tensors at once, as torch's optimisers take it
 
 
 def drawn(like: Tensor, seed: int = 0) -> Tensor:
@@ -23,6 +25,11 @@ def drawn(like: Tensor, seed: int = 0) -> Tensor:
 def norm(x: Tensor) -> Tensor:
     """The norm () in float64, where squares of float32 neither overflow nor vanish."""
     return x.double().norm()
+
+
+def norms(parts: Iterable[Tensor]) -> Sequence[Tensor]:
+    """The `norm` () of each of several tensors, in few operations."""
+    return _EACH_NORM([part.double() for part in parts])
 
 
 def values(numbers: Iterable[Tensor]) -> list[float]:
@@ -48,5 +55,6 @@ def slices(start: int, stop: int, step: int) -> list[slice]:
 
 def one_hot(columns: slice, width: int, like: Tensor) -> Tensor:
     """The rows (c, width) of the identity at `columns`, in the dtype and on the device of `like`."""
-    index = torch.arange(columns.start, columns.stop, device=like.device)
-    return torch.nn.functional.one_hot(index, width).to(like)
+    rows = like.new_zeros(columns.stop - columns.start, width)
+    rows.diagonal(columns.start).fill_(1)
+    return rows

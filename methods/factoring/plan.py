@@ -52,11 +52,14 @@ def planned(
     `write` adds to the plan's reasons where samples turn out to depend on each other, and raises Refused where torch's
     transforms do not fit the network. Raises ValueError as `check_deterministic`.
     """
-    check_deterministic(network, certificate)
+    before = generator_states(network.theta)
     try:
         plan = _first_plan(network, certificate)
     except Refused as refused:
+        check_deterministic(network, certificate)
         return Plan(reasons=dict.fromkeys(network.params, str(refused)))
+    if drawn_since(before, network.theta):
+        check_deterministic(network, certificate)
     plan.affine -= earlier.keys()
     plan.reasons |= earlier
     try:
@@ -72,21 +75,24 @@ def check_deterministic(network: Network, certificate: Certificate) -> None:
 
     A loss that draws random numbers is evaluated `DRAWS` times: two evaluations may happen to drop the same units.
     """
-    before = _generator_states(network.theta)
-    loss = network.unshifted()
-    draws = not all(map(torch.equal, _generator_states(network.theta), before))
-    if not draws and certificate.has_value(float(loss.detach())):
-        return
-    for _ in range(DRAWS if draws else 1):
+    before = generator_states(network.theta)
+    for _ in range(DRAWS):
         again = float(network.plain().detach())
         if not certificate.has_value(again):
             raise ValueError(
                 f"the loss is not deterministic: {certificate.value} and {again} at the same parameters; "
                 "call model.eval(), or fix what is drawn"
             )
+        if not drawn_since(before, network.theta):
+            return
 
 
-def _generator_states(like: Tensor) -> list[Tensor]:
+def drawn_since(before: Sequence[Tensor], like: Tensor) -> bool:
+    """Whether random numbers have been drawn since the generators had these states."""
+    return not all(map(torch.equal, generator_states(like), before))
+
+
+def generator_states(like: Tensor) -> list[Tensor]:
     """The states of torch's random generators, on the CPU and on the device of `like`."""
     states = [torch.get_rng_state()]
     if like.is_cuda:

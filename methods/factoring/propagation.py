@@ -24,6 +24,7 @@ from torch import Tensor
 
 from methods.factoring.network import Network
 from methods.factoring.numerics import close, drawn, every, one_hot, slices
+from methods.factoring.rows import vjps
 from methods.factoring.uses import Use
 
 ROWS = 64  # backward passes at once
@@ -77,7 +78,7 @@ def _criterion_curvature(outputs: Tensor, slope: Tensor) -> Tensor | None:
     """
     random = drawn(slope)
     cotangents = torch.cat([_units(slope, slice(0, slope.shape[1])), random[None]])
-    products = _vjps(slope, [outputs], cotangents)[0]  # (C + 1, N, ...)
+    (products,) = vjps([slope], [outputs], [cotangents])  # (C + 1, N, ...)
     products = products.reshape(len(cotangents), *slope.shape).transpose(0, 1)  # (N, C + 1, C)
     curvature, of_random = products[:, :-1], products[:, -1]
     explained = torch.einsum("nc,ncd->nd", random, curvature)
@@ -90,14 +91,15 @@ def write_diagonal(
     """Write into `result` (P,) the diagonal of the uses' parameters, from the last use to the first.
 
     Adds to `product` (P,) what the diagonal blocks of these uses make of `vector` (P,). Stops before a use whose
-    samples are mixed, or whose D is not diagonal. Returns the uses that are left: this one and those before it.
+    samples are mixed, or whose D is not diagonal, and after one by entries with a D of its own, since its shifts are no
+    outputs of an operation. Returns the uses that are left, which are the first ones.
     """
     blocks = [_Block(use, vector) for use in uses]
     explained = [[flag] for flag in _propagate(outputs.values, outputs.curvature, outputs.shifts, blocks)]
     for place in reversed(range(len(uses))):
         block, shift = blocks[place], outputs.shifts[place]
         # The Hessian of <d loss / df, f> times the probes, and the part of it that later sources explain.
-        of_ones, of_random = _vjps(outputs.gradients[place], [shift], block.probes)[0]
+        ((of_ones, of_random),) = vjps([outputs.gradients[place]], [shift], [block.probes])
         explained_ones, explained_random = block.explained
         own = of_ones - explained_ones  # D_l (N, S, p), if it is diagonal
         own_of_random = of_random - explained_random
@@ -106,6 +108,8 @@ def write_diagonal(
         if not is_right:
             return uses[: place + 1]
         block.write(own, result, product)
+        if place and not is_zero and uses[place].by_entries:
+            return uses[:place]
         if place and not is_zero:
             source, curvature = outputs.maps[place].flatten(1), own.flatten(1)
             flags = _propagate(source, curvature, outputs.shifts[:place], blocks[:place])
@@ -181,7 +185,7 @@ def _propagate(source: Tensor, curvature: Tensor, shifts: Sequence[Tensor], bloc
     products: list[Tensor] = []  # (c, N, S, p) of each block
     for columns in slices(0, count, count if _is_dense(curvature) else ROWS):
         units, last = _units(source, columns), columns.stop == count
-        products = _vjps(source, shifts, torch.cat([units, random[None]]) if last else units)
+        products = vjps([source], shifts, [torch.cat([units, random[None]]) if last else units])
         for place, found in enumerate(products):
             rows = found[: len(units)]
             blocks[place].add(rows, curvature[:, columns])
@@ -207,14 +211,3 @@ def _column(x: Tensor) -> Tensor:
 def _units(like: Tensor, columns: slice) -> Tensor:
     """Unit vectors (c, N, C) of some columns, for all samples at once."""
     return one_hot(columns, like.shape[1], like)[:, None].expand(-1, len(like), -1)
-
-
-def _vjps(outputs: Tensor, inputs: Sequence[Tensor], cotangents: Tensor) -> list[Tensor]:
-    """Derivatives (c, ...) of `outputs . cotangent` in each input, for cotangents (c, ...)."""
-    zeros = [x.new_zeros(len(cotangents), *x.shape) for x in inputs]
-    if not outputs.requires_grad:
-        return zeros
-    found = torch.autograd.grad(
-        outputs, list(inputs), cotangents, is_grads_batched=True, retain_graph=True, allow_unused=True
-    )
-    return [zero if x is None else x for x, zero in zip(found, zeros, strict=True)]

@@ -6,7 +6,7 @@ takes rows is written afterwards, in another pass over the batches, also where p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from methods.factoring.certificate import Certificate
 from methods.factoring.comparison import Comparison
+from methods.factoring.costs import cheap_rows
 from methods.factoring.fallback import Fallback, check_fallback, check_rows_allowed, report_failed
 from methods.factoring.hessian import write_hessian
 from methods.factoring.network import Network
-from methods.factoring.plan import planned
+from methods.factoring.plan import check_deterministic, planned
 from methods.factoring.precision import full_precision
 from methods.factoring.products import put
-from methods.factoring.rows import ROWS, rows_of
+from methods.factoring.rows import ROWS, rows_from, rows_of
 from methods.factoring.shard import Rows
 
 Criterion = Callable[..., Tensor] | None  # None: the model computes its own loss
@@ -78,10 +79,48 @@ class Written(NamedTuple):
 
 
 def write_products(before: Written | None, network: Network, rows: Rows, memory: float, fallback: Fallback) -> Written:
-    """Write into `rows` the matrix products of a first batch, or add those of a further one to them."""
+    """Write into `rows` the Hessian of a first batch, or add that of a further one to it.
+
+    What parameters of the resulting `reasons` have there does not count.
+    """
     earlier = {} if before is None else before.reasons
     certificate = Certificate(network)
     add = before is not None
+    cheap = cheap_rows(certificate.gradients, network.samples)
+    if cheap is not None:
+        check_deterministic(network, certificate)
+        _write_cheap_rows(network, certificate, rows, cheap.at_once, add)
+        reasons = earlier
+    else:
+        reasons = _write_products(network, certificate, earlier, rows, memory, fallback, add)
+    product, comparison = certificate.product(certificate.vector).double(), certificate.comparison
+    if before is None:
+        return Written(product, comparison, reasons)
+    terms = before.comparison.terms + comparison.terms
+    precision = max(before.comparison.precision, comparison.precision, key=lambda dtype: torch.finfo(dtype).eps)
+    return Written(before.product + product, replace(comparison, terms=terms, precision=precision), reasons)
+
+
+def _write_cheap_rows(network: Network, certificate: Certificate, rows: Rows, at_once: int, add: bool) -> None:
+    """Write `rows`, by the graph of the certificate's gradient. Of a whole matrix, half is a mirror image."""
+    needed, mirrored = slice(rows.start, rows.stop), rows.are_all
+    for own, columns, tile in rows_from(network, certificate.gradients, needed, at_once, later=mirrored):
+        put(rows.of(own)[:, columns], tile, add)
+        below = slice(max(columns.start, own.stop), columns.stop)
+        if mirrored and below.start < below.stop:
+            put(rows.of(below)[:, own], tile[:, below.start - columns.start :].T, add)
+
+
+def _write_products(
+    network: Network,
+    certificate: Certificate,
+    earlier: Mapping[str, str],
+    rows: Rows,
+    memory: float,
+    fallback: Fallback,
+    add: bool,
+) -> dict[str, str]:
+    """Write matrix products into `rows`; returns why parameters take rows, which are not written."""
     plan = planned(
         network, certificate, lambda plan: write_hessian(network, plan, certificate, rows, memory, add), earlier
     )
@@ -89,12 +128,7 @@ def write_products(before: Written | None, network: Network, rows: Rows, memory:
     for name, penalty in plan.added().items():
         own, span = rows.within(network.span[name]), network.span[name]
         rows.diagonal(span).add_(penalty[own.start - span.start : own.stop - span.start])
-    product, comparison = certificate.product(certificate.vector).double(), certificate.comparison
-    if before is None:
-        return Written(product, comparison, plan.reasons)
-    terms = before.comparison.terms + comparison.terms
-    precision = max(before.comparison.precision, comparison.precision, key=lambda dtype: torch.finfo(dtype).eps)
-    return Written(before.product + product, replace(comparison, terms=terms, precision=precision), plan.reasons)
+    return plan.reasons
 
 
 def write_sum(
