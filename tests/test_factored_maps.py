@@ -19,6 +19,8 @@ from methods.factoring.certificate import FallbackWarning
 from tests.random_blocks import Block
 from tests.test_factored import distance, draw
 
+pytestmark = pytest.mark.usefixtures("matrix_products")
+
 N, D = 2, 4  # samples, features
 
 
