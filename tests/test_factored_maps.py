@@ -198,6 +198,18 @@ def test_parameters_that_have_no_samples_spoil_no_others() -> None:
     _check(factored.hessian(*given), given)
 
 
+def test_rows_of_a_parameter_that_are_changed_in_place_are_no_view() -> None:
+    def forward(m: Block, x: Tensor) -> Tensor:
+        places = m.a(torch.arange(x.shape[1]))
+        places *= torch.arange(1.0, 5.0)[:, None]
+        return (x + places).tanh()
+
+    model = nn.Sequential(Block(forward, a=nn.Embedding(4, D)), nn.Flatten(), nn.Linear(4 * D, 2)).double()
+    given = model, nn.CrossEntropyLoss(), draw(N, 4, D), torch.arange(N)
+    assert factored.explain(*given)["0.a.weight"] == "it enters no affine map of the samples"
+    _check(factored.hessian(*given), given)
+
+
 def test_a_part_of_a_parameter_leaves_the_rest_at_zero() -> None:
     """Rows of a weight that enter nothing are zero, whatever was in `out`."""
     model = Block(lambda m, x: functional.linear(x, m.w[1:]).tanh(), w=_weight(D, D))
