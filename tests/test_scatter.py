@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from methods.factoring import contractions, native, products, scatter
+from methods.factoring import affine, contractions, native, products, scatter
 from methods.factoring.shard import Rows
 from methods.factoring.uses import Part, Use
+
+NONE = torch.zeros(())
+CALL = affine.Call(NONE, None, NONE, Tensor.clone, Tensor.clone, lambda e, z, x: e)  # whose functions are not called
 
 
 def draw(*shape: int, seed: int) -> Tensor:
