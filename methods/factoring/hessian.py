@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from methods.factoring.certificate import Certificate
-from methods.factoring.chain import Chain, Pair
+from methods.factoring.chain import Chain
 from methods.factoring.network import Network
+from methods.factoring.pairs import Pair
 from methods.factoring.plan import MIXED, Plan
 from methods.factoring.products import write
 from methods.factoring.segmented import Segmented, segmented

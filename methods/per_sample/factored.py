@@ -23,11 +23,11 @@ from torch.utils._pytree import tree_map
 
 from methods import calls
 from methods.factoring.certificate import Certificate
-from methods.factoring.chain import Pair
 from methods.factoring.comparison import CertificateError, Product
 from methods.factoring.hessian import pairs, planned_segments
 from methods.factoring.network import Network
 from methods.factoring.numerics import drawn
+from methods.factoring.pairs import Pair
 from methods.factoring.plan import MIXED, Plan, planned
 from methods.factoring.precision import full_precision
 from methods.factoring.shifts import Shifts, all_outputs, check
