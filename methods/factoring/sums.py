@@ -27,7 +27,7 @@ from methods.factoring.shard import Rows
 
 Criterion = Callable[..., Tensor] | None  # None: the model computes its own loss
 Batch = tuple[Criterion, Any, Any]  # criterion, inputs, targets
-MEMORY = 2**29  # bytes that are used beside the result, unless half of the result is more
+MEMORY, MOST = 2**29, 2**31  # bytes that are used beside the result: half of its own, within these bounds
 
 
 class Sum:
@@ -161,7 +161,7 @@ def write_sum(
 def _memory(memory_mb: float | None, out: Tensor) -> float:
     """Bytes for what is computed at once."""
     if memory_mb is None:
-        return max(MEMORY, out.numel() * out.element_size() / 2)
+        return min(max(MEMORY, out.numel() * out.element_size() / 2), MOST)
     if not memory_mb >= 0:
         raise ValueError(f"memory_mb={memory_mb} must be a number of MiB")
     return memory_mb * 2**20
