@@ -4,9 +4,6 @@ A matrix product yields the entries (i, p, j, q) of a block, while rows of the H
 (p, q), and those of the mirror image the other way round. torch copies such permuted entries one by one. Here they are
 turned in registers, put together to long runs, and written past the cache. A block symmetric in both pairs of indices
 is unpacked from a quarter of its entries, so that the matrix product has the fewest operations.
-
-For perceptrons of 4,810 and 7,960 parameters, products and writing take 0.67 of the time of torch's operations alone
-(float32, one thread of a shared machine, in turn).
 """
 
 from __future__ import annotations
