@@ -35,7 +35,7 @@ class LocalMode(TorchDispatchMode, abc.ABC):
         """Take notice of an operator that was run."""
 
 
-class _Counter(LocalMode):
+class Counter(LocalMode):
     """Counts the ATen operators that reach the dispatcher's lowest level, views included, and their FLOPs."""
 
     operations = 0
@@ -63,7 +63,7 @@ def count(call: Callable[[], Any]) -> dict[str, int]:
     multiply-add of matrix products, convolutions and attention counts two, forward and backward. Elementwise
     operations, reductions, normalisations and matrix-vector products count nothing.
     """
-    with _Counter() as counter:
+    with Counter() as counter:
         call()
     return {"operations": counter.operations, "flops": counter.flops}
 

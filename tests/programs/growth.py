@@ -61,7 +61,7 @@ def exponents(frame: pandas.DataFrame) -> pandas.DataFrame:
             lines.append(
                 {
                     "family": family,
-                    "varied": f"{option}, {sizes.min()} to {sizes.max()}",
+                    "varied": f"{option}, {sizes.min():g} to {sizes.max():g}",
                     "P": f"{own['params'].min():.0f} to {own['params'].max():.0f}",
                     "method": label,
                     "time": exponent(sizes, own["median_s"]),
