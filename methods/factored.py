@@ -13,7 +13,8 @@ A map with at least as many positions as inputs, and one without a plain matrix 
 shifted in the entries of its parameter for each sample: S = 1, a = 1, and the outputs e are these entries.
 
 A backward pass for each row is taken by parameters that enter in another form than through an affine map of the
-samples, and by those whose samples do mix, as under batch statistics.
+samples, by those whose samples do mix, as under batch statistics, and by all of a network so small that rows cost less
+(`factoring.costs`).
 
 Bishop, "Exact calculation of the Hessian matrix for the multilayer perceptron", Neural Computation 4 (1992).
 """
@@ -73,7 +74,7 @@ def hessian(
     loss; `methods.factoring.certificate` says which errors that catches, and with which probability. Where they differ,
     the rows of the parameters concerned are computed again by double backward, one after another, with a
     FallbackWarning. `explain` reports which parameters take rows from the start, and why. `fallback="error"` raises
-    FallbackError instead of taking rows, unless rows cost less than shifts.
+    FallbackError instead of taking rows, unless rows cost less.
 
     Raises ValueError for an `out` of another shape, dtype or device, a `memory_mb` below zero, another `fallback`, and
     a loss that is no scalar, is not deterministic or does not depend on the parameters; NotImplementedError for
@@ -143,6 +144,9 @@ def diagonal(
 
     Of the block between a layer's own parameters, only sum_{n,s,t} a[s,j] M[(s,i),(t,i)] a[t,j] is needed, which is
     read from the curvature M of the layer's outputs.
+
+    A chain of affine maps and elementwise functions without positions is gone through backwards in one step for each
+    map (`factoring.sequential`). Other networks take more passes.
 
     The product of each block with a random vector follows from the same M. It is compared with double backward through
     the plain loss, layer by layer. That catches an error in any block on the diagonal with the probability that

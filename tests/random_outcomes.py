@@ -23,6 +23,7 @@ ROUNDING = 10
 STEPS = (3e-5, 3e-6, 3e-7)  # of the differences: smaller ones where a kink is nearby
 RANDOM = {"dropout", "noisy_slope"}
 MIXING = {"entropy_of_batch", "margin", "squares_broadcast", "correlation", "constant"}
+UNUSED = {"spare", "branch"}  # blocks with parameters that enter nothing; with a penalty on them they take rows
 SUPPORTED_INPUTS = {"vector", "raw", "with_gradient", "pair", "dict", "sequence", "tokens", "padded", "image"}
 FEWER = ("no fewer than", "rows are zero", "rows cost less")  # in the reasons of rows that are faster
 
@@ -215,7 +216,9 @@ def supported(spec: Spec, quantity: str) -> bool:
         and spec.inputs in SUPPORTED_INPUTS
         and spec.head in ("logits", "each", "column", "flat", "tuple", "dict", "dataclass")
         and spec.criterion not in MIXING
-        and spec.penalty in ("none", "squares_of_all", "millions")
+        and (
+            spec.penalty == "none" or (spec.penalty in ("squares_of_all", "millions") and not UNUSED & set(spec.blocks))
+        )
     )
 
 

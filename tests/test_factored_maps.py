@@ -19,6 +19,8 @@ from methods.factoring.certificate import FallbackWarning
 from tests.random_blocks import Block
 from tests.test_factored import distance, draw
 
+pytestmark = pytest.mark.usefixtures("matrix_products")
+
 N, D = 2, 4  # samples, features
 
 
@@ -193,6 +195,18 @@ def test_parameters_that_have_no_samples_spoil_no_others() -> None:
     given = model, nn.CrossEntropyLoss(), draw(N, D), torch.arange(N)
     reasons = factored.explain(*given)
     assert {name for name, how in reasons.items() if how == factored.USUAL} == {"0.weight", "0.bias"}
+    _check(factored.hessian(*given), given)
+
+
+def test_rows_of_a_parameter_that_are_changed_in_place_are_no_view() -> None:
+    def forward(m: Block, x: Tensor) -> Tensor:
+        places = m.a(torch.arange(x.shape[1]))
+        places *= torch.arange(1.0, 5.0)[:, None]
+        return (x + places).tanh()
+
+    model = nn.Sequential(Block(forward, a=nn.Embedding(4, D)), nn.Flatten(), nn.Linear(4 * D, 2)).double()
+    given = model, nn.CrossEntropyLoss(), draw(N, 4, D), torch.arange(N)
+    assert factored.explain(*given)["0.a.weight"] == "it enters no affine map of the samples"
     _check(factored.hessian(*given), given)
 
 

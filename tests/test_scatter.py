@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from methods.factoring import contractions, native, products, scatter
+from methods.factoring import affine, contractions, native, products, scatter
 from methods.factoring.shard import Rows
 from methods.factoring.uses import Part, Use
+
+NONE = torch.zeros(())
+CALL = affine.Call(NONE, None, NONE, Tensor.clone, Tensor.clone, lambda e, z, x: e)  # whose functions are not called
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -27,7 +30,7 @@ def a_use(start: int, samples: int, positions: int, outputs: int, inputs: int, k
         start += outputs * inputs
     if kind in ("both", "bias"):
         parts.append(Part(start, torch.ones(samples, positions, 1, dtype=torch.float64), False, False))
-    return Use(frozenset(), tuple(parts), draw(samples, positions, outputs, seed=start + 1), False, False)
+    return Use(frozenset(), tuple(parts), draw(samples, positions, outputs, seed=start + 1), False, CALL)
 
 
 def indices(use: Use) -> Tensor:
@@ -120,7 +123,7 @@ def test_long_runs(dtype: torch.dtype, inputs: int) -> None:
 
 def _in(use: Use, dtype: torch.dtype) -> Use:
     parts = tuple(Part(part.start, part.features.to(dtype), part.varies, part.transposed) for part in use.parts)
-    return Use(use.names, parts, use.gradient.to(dtype), use.tied, use.by_entries)
+    return Use(use.names, parts, use.gradient.to(dtype), use.tied, use.call)
 
 
 @needs_compiler

@@ -83,7 +83,7 @@ def test_rows_beside_products_of_another_batch() -> None:
     batches = [(nn.CrossEntropyLoss(), torch.randn(5, 3).double(), torch.arange(5) % 3) for _ in range(2)]
     whole = sum(by("products", model, *batch) for batch in batches)
     for order in ([1, 0], [0, 1]):
-        cheap = iter([costs.CheapRows("", 7) if chosen else None for chosen in order])
+        cheap = iter([costs.CheapRows("", 7, 1) if chosen else None for chosen in order])
         with mock.patch.object(sums, "cheap_rows", lambda *_, cheap=cheap: next(cheap)):
             assert distance(factored.hessian_over_batches(model, batches), whole) < 1e-12
 
@@ -177,6 +177,7 @@ def test_the_rule(problem, cheap: bool) -> None:
     found = cheap_rows(gradients, len(problem.inputs))
     assert (found is not None) == cheap
     assert found is None or 1 <= found.at_once <= len(problem.theta)
+    assert found is None or found.fitting(0.0, problem.theta) == min(costs.FEWEST, found.at_once)
 
 
 def test_the_size_of_a_graph() -> None:

@@ -9,8 +9,11 @@ A result passes through them in this order:
 - `uses`: the calls of affine maps that the matrix products are about.
 - `hessian`: writes the Hessian; `shifts` gives the derivatives along shifts, `products` writes
   the sums over the samples that `contractions` computes.
-- `diagonal`: writes the diagonal, which `propagation` propagates back from the outputs, or else `shifts` gives.
-- `rows`: rows by backward passes, for the other parameters.
+- `sequential`: writes the diagonal of a chain of affine maps and elementwise functions.
+- `diagonal`: writes the diagonal of other networks, which `propagation` propagates back from the outputs, or else
+  `shifts` gives.
+- `rows`: rows by backward passes, for the other parameters; for all of a network where `costs` says that rows cost
+  less than products.
 - `sums`: adds up the Hessians of several batches.
 - `certificate`: computes products by double backward through the plain loss, and `comparison` compares them with the
   result; `fallback` says what happens where they differ.

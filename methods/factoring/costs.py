@@ -52,6 +52,11 @@ class CheapRows(NamedTuple):
 
     reason: str
     at_once: int  # backward passes in a batch
+    numbers: int  # that a pass computes
+
+    def fitting(self, memory: float, like: Tensor) -> int:
+        """How many passes are batched where what they compute is to take about so many bytes; `FEWEST` are allowed."""
+        return min(self.at_once, max(int(memory / (self.numbers * like.element_size())), FEWEST))
 
 
 def cheap_rows(gradients: Mapping[str, Tensor], samples: int) -> CheapRows | None:
@@ -69,4 +74,4 @@ def cheap_rows(gradients: Mapping[str, Tensor], samples: int) -> CheapRows | Non
     if batches * OPERATION + (batches + 1) / (2 * batches) * work > PRODUCTS:
         return None
     reason = f"rows cost less: {params} passes through a graph of {size.nodes} operations, {size.numbers} numbers"
-    return CheapRows(reason, -(-params // batches))
+    return CheapRows(reason, -(-params // batches), size.numbers)

@@ -23,7 +23,7 @@ from methods.factoring.tape import Step, replay, used
 # Costs in multiplications of a matrix product, seen on a CPU; they decide only how fast the result is.
 ELEMENT = 300.0  # of one element of a step's result, for one direction
 PASSES = 4.0  # of each multiplication of an affine map, for one direction
-BEHIND = 60.0  # of one derivative behind a cut, which is written and read in memory
+BEHIND = 100.0  # of one derivative behind a cut, which is written and read in memory
 SEGMENT = 3e7  # of a segment, whose functions are called one by one
 
 

@@ -109,13 +109,17 @@ def _chain(network: Network, certificate: Certificate) -> _Chain | None:
             (second,) = torch.autograd.grad(first, shift, slope, retain_graph=True, materialize_grads=True)
         steps.append(_Step(weight, first.detach()[:, 0], second[:, 0]))
     uses = uses_of_calls(network, set(network.params), calls, [gradient.detach() for gradient in gradients])
+    if any(use.tied for use in uses):
+        return None
     return _Chain(uses, steps, _last_curvature(gradients[-1], shifts[-1]))
 
 
 def _fit(calls: Sequence[Call], shifts: Sequence[Tensor]) -> bool:
     """Whether there are no positions, and curvatures (N, p', p) that are not too large."""
     samples, widths = len(shifts[0]), [shift.shape[2] for shift in shifts]
-    if any(call.entries or call.transposed for call in calls) or any(shift.shape[1] != 1 for shift in shifts):
+    if any(call.entries or call.transposed or call.share < 1 for call in calls) or any(
+        shift.shape[1] != 1 for shift in shifts
+    ):
         return False
     largest = max([widths[-1] ** 2, *(one * max(one, other) for one, other in pairwise(reversed(widths)))])
     return samples * largest <= NUMBERS and all(len(shift) == samples for shift in shifts)

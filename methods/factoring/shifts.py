@@ -68,17 +68,22 @@ class Shifts:
     def found(self) -> Tensor:
         """What `check` reads (4,), once all outputs have been shifted."""
         count = len(self._uses)
-        of_gradients = self._unexplained[:count], [*self._whole[:count], *(use.gradient for use in self._uses)]
+        slopes = [*(use.gradient for use in self._uses), self._certificate.gradient.detach()]
+        of_gradients = self._unexplained[:count], [*self._whole[:count], *slopes]
         features = [use.parts[0].features for use in self._uses if use.parts]
         of_features = self._unexplained[count:], [*self._whole[count:], *features]
         separate = every(all_close(*pair) for pair in (of_gradients, of_features) if pair[0])
         return torch.stack([number.double() for number in (*self._value, separate)])
 
     def _distance(self, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The distance () of gradients (N, T, p) under torch's transforms from the plain ones, and their size ()."""
+        """The distance () of gradients (N, T, p) under torch's transforms from the plain ones, and their size ().
+
+        The size includes that of the parameters' gradient: those of some outputs may be zero but for rounding.
+        """
         plain = [use.gradient for use in self._uses]
         distances = [norm(x - y) for x, y in zip(gradients, plain, strict=True)]
-        return torch.stack(distances).sum(), torch.stack(list(map(norm, plain))).sum()
+        sizes = [*map(norm, plain), norm(self._certificate.gradient.detach())]
+        return torch.stack(distances).sum(), torch.stack(sizes).sum()
 
     def _derivative(self, shift: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The loss (), its gradients, and the derivatives along a shift (N, S, p) of the gradients and the features."""
@@ -124,7 +129,7 @@ def check(found: Sequence[Tensor], certificate: Certificate, precision: torch.dt
             raise Refused(f"the loss under torch's transforms is {loss:.6g}, not {certificate.value:.6g}")
         # A gradient near zero is a sum of terms that cancel, so that a hundred tolerances are allowed.
         if not distance <= PARAMETER * TOLERANCE[precision] * size:
-            raise Refused(f"the loss's gradient under torch's transforms is off by {distance / size:.1e}")
+            raise Refused(f"the loss's gradient under torch's transforms is off by {distance:.1e} of {size:.1e}")
     return [not separate for *_, separate in numbers]
 
 

@@ -89,7 +89,7 @@ def write_products(before: Written | None, network: Network, rows: Rows, memory:
     cheap = cheap_rows(certificate.gradients, network.samples)
     if cheap is not None:
         check_deterministic(network, certificate)
-        _write_cheap_rows(network, certificate, rows, cheap.at_once, add)
+        _write_cheap_rows(network, certificate, rows, cheap.fitting(memory, rows.entries), add)
         reasons = earlier
     else:
         reasons = _write_products(network, certificate, earlier, rows, memory, fallback, add)

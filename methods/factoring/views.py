@@ -21,6 +21,7 @@ class View:
     tensor: Tensor  # the view
     of: Callable[[Tensor], Tensor] | None = None  # the same view of another tensor like `param`; None for itself
     is_memory: bool = True  # whether it is known to share the parameter's memory
+    version: int = 0  # of the tensor, which counts changes in place
 
     def moved(self, changes: Tensor) -> Tensor:
         """How the view (N, ...) changes for each sample, if the parameter's entries change by (N, 1, entries)."""
@@ -52,8 +53,11 @@ class Views:
         self._positions: dict[int, Tensor] = {}  # what `torch.arange` returned and views of it, by their ids
 
     def of(self, value: Any) -> View | None:
-        """What a tensor is a view of, if it is one."""
-        return View(value, value) if id(value) in self._fixed else self._views.get(id(value))
+        """What a tensor is a view of, if it is one and has not been changed in place."""
+        if id(value) in self._fixed:
+            return View(value, value)
+        view = self._views.get(id(value))
+        return view if view and view.tensor._version == view.version else None
 
     def are_of_parameters(self, values: Iterable[Any]) -> bool:
         """Whether there are tensors, all computed of parameters alone, so that they have no samples."""
@@ -118,7 +122,7 @@ def _composed(view: View, function: Callable[[Tensor], Tensor], result: Tensor, 
     """A function of a view."""
     before = view.of
     of = function if before is None else lambda x: function(before(x))
-    return View(view.param, result, of, view.is_memory and is_memory)
+    return View(view.param, result, of, view.is_memory and is_memory, result._version)
 
 
 def _again(function: Any, rest: Sequence[Any], options: dict[str, Any], x: Tensor) -> Any:

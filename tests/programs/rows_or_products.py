@@ -2,8 +2,8 @@
 
 `python -m tests.programs.rows_or_products`
 
-The rule is that of `methods.factoring.costs`, whose constants come from this table. Times are in ms of one processor, the
-least of several interleaved calls: of `factored` by rows and by products, and of the fastest of three other methods.
+The rule is that of `methods.factoring.costs`, whose constants come from this table. Times are in ms of one processor,
+the least of several interleaved calls: of `factored` by rows, by products, and of the fastest of three other methods.
 """
 
 from __future__ import annotations
