@@ -67,8 +67,8 @@ def hessian(
     The samples are the first dimension of the first input. `criterion` is None for a model that computes its own loss,
     as Hugging Face's do from labels. The result is written into `out`, if given, which may be a memory-mapped file.
 
-    Beside the result about `memory_mb` MiB are used (by default 256, or a tenth of the result). At least the memory for
-    the shifts of one output of a layer is used, and for 64 backward passes where parameters need rows.
+    Beside the result about `memory_mb` MiB are used (by default 512, or half of the result if that is more). At least
+    the memory for the shifts of one output of a layer is used, and for 64 backward passes where parameters need rows.
 
     Before the result is returned, its product with a random vector is compared with double backward through the plain
     loss; `methods.factoring.certificate` says which errors that catches, and with which probability. Where they differ,

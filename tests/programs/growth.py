@@ -3,7 +3,7 @@
 `python -m harness +sweep=factored_growth`, then `python -m tests.programs.growth RECORDS... [--out FOLDER]`
 
 An exponent is the slope of a line through the logarithms, with its standard error. Beside that of the time are those of
-the FLOPs that one call runs in matrix products, and of P^2. The dashed line of a picture is the time of these FLOPs at
+the FLOPs that one call runs in matrix products, and of P^2. Another line of a picture is the time of these FLOPs at
 the rate that a large matrix product had on the same machine. Default folder: results/factored.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy
 import pandas
 import seaborn
+from matplotlib import ticker
 from scipy import stats
 
 from harness import record
@@ -88,21 +89,27 @@ def draw(frame: pandas.DataFrame, family: str, path: Path) -> None:
             limit = pandas.DataFrame({"size": own[option], "ms": products, "of": "products of factored"})
             parts.append(pandas.concat([times, limit]).assign(varied=option))
     seaborn.set_theme(style="whitegrid", palette="colorblind", font="DejaVu Sans")
+    points = pandas.concat(parts, ignore_index=True)
     grid = seaborn.relplot(
-        pandas.concat(parts, ignore_index=True),
+        points,
         x="size",
         y="ms",
         hue="of",
         style="of",
         col="varied",
         kind="line",
-        markers=["o", "s", "^"],
-        dashes=["", "", (4, 2)],
+        markers=True,
         height=3,
         aspect=0.9,
         facet_kws={"sharex": False},
     )
     grid.set(xscale="log", yscale="log")
+    for option, axes in grid.axes_dict.items():
+        sizes = points.loc[points["varied"] == option, "size"].unique()
+        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     grid.set_axis_labels("", "time (ms)").set_titles(f"{family}: {{col_name}}")
     assert grid.legend is not None
     grid.legend.set_title("")
