@@ -42,6 +42,7 @@ class Counter(LocalMode):
     flops = 0
 
     def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Count the operator."""
         self.operations += 1
         formula = _formula(func._overloadpacket)
         if formula is not None:

@@ -20,7 +20,7 @@ def perceptron(width: int, expansion: int, activation: str) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, (N, T, d) -> (N, T, d)."""
+    """Multi-head self-attention; a position sees no later one if it is `causal`."""
 
     def __init__(self, width: int, heads: int, causal: bool, sdpa: bool) -> None:
         super().__init__()
@@ -28,6 +28,7 @@ class Attention(nn.Module):
         self.heads, self.causal, self.sdpa = heads, causal, sdpa
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, T, d) -> (N, T, d)."""
         batch, length, width = x.shape
         split = self.project(x).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, d / heads)
@@ -52,6 +53,7 @@ class PreNorm(nn.Module):
         self.perceptron = nn.Sequential(nn.LayerNorm(width), perceptron)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, T, d) -> (N, T, d)."""
         x = x + self.attention(x)
         return x + self.perceptron(x)
 
@@ -65,5 +67,6 @@ class PostNorm(nn.Module):
         self.perceptron, self.perceptron_norm = perceptron, nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, T, d) -> (N, T, d)."""
         x = self.attention_norm(x + self.attention(x))
         return self.perceptron_norm(x + self.perceptron(x))
