@@ -17,6 +17,15 @@ def test_flops_of_a_product_and_operations() -> None:
     assert counters.count(lambda: (a + a).sum()) == {"operations": 2, "flops": 0}
 
 
+def test_flops_of_products_that_are_added_in_place_or_written_into_a_tensor() -> None:
+    a, b, c = torch.ones(2, 3, 4), torch.ones(2, 4, 5), torch.ones(2, 3, 5)
+    one = 2 * 3 * 4 * 5
+    assert counters.count(lambda: c[0].addmm_(a[0], b[0]))["flops"] == one
+    assert counters.count(lambda: c.baddbmm_(a, b))["flops"] == 2 * one
+    assert counters.count(lambda: torch.bmm(a, b, out=c))["flops"] == 2 * one
+    assert counters.count(lambda: c.add_(c))["flops"] == 0
+
+
 def test_operations_of_a_backward_pass_and_of_vmap_are_seen() -> None:
     a = torch.ones(3, 4, requires_grad=True)
     b = torch.ones(4, 5)

@@ -175,8 +175,18 @@ def test_networks_of_the_harness(task: str) -> None:
         networks.cnn(image=6, channels=3, outputs=2, batch=3, task=task),
         networks.lenet5(image=12, channels=(2, 3), widths=(7, 5), outputs=3, batch=2, task=task),
         transformers.transformer(width=6, heads=2, length=4, blocks=2, batch=2),
+        transformers.gpt(vocabulary=5, width=4, length=3, expansion=2, blocks=2, batch=2),
     ):
         assert distance(of(problem), by_rows(problem)) < 1e-12
+
+
+@pytest.mark.parametrize("attention", ["explicit", "sdpa"])
+def test_a_language_model_takes_no_rows(attention: str) -> None:
+    """Causal attention, embeddings of tokens and of positions, targets for each position; by either attention."""
+    problem = transformers.gpt(vocabulary=4, width=6, length=4, expansion=2, attention=attention, batch=3)
+    given = (problem.model, problem.criterion, problem.inputs, problem.targets)
+    assert set(factored.explain(*given).values()) == {"matrix products"}
+    assert distance(factored.hessian(*given, fallback="error"), by_rows(problem)) < 1e-12
 
 
 def test_embedding_tied_with_the_output_layer() -> None:

@@ -22,6 +22,7 @@ from harness.problems import (
     networks,
     residual,
     subset,
+    transformer_blocks,
     transformers,
 )
 from methods import vmap_hvp
@@ -102,8 +103,8 @@ def test_lenet5_and_bert_have_the_published_sizes() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_is_torchs_own(causal: bool) -> None:
     """Explicit attention against torch's fused kernel and its nn.MultiheadAttention, with the same weights."""
-    own = transformers._Attention(12, 3, causal, sdpa=False).double()
-    fused = transformers._Attention(12, 3, causal, sdpa=True).double()
+    own = transformer_blocks.Attention(12, 3, causal, sdpa=False).double()
+    fused = transformer_blocks.Attention(12, 3, causal, sdpa=True).double()
     fused.load_state_dict(own.state_dict())
     torchs = nn.MultiheadAttention(12, 3, batch_first=True).double()
     torchs.load_state_dict(
@@ -119,6 +120,18 @@ def test_attention_is_torchs_own(causal: bool) -> None:
     expected, _ = torchs(x, x, x, attn_mask=mask, need_weights=False)
     assert distance(own(x), expected) < 1e-14
     assert distance(fused(x), expected) < 1e-14
+
+
+def test_a_language_model_sees_no_later_token_and_predicts_the_next_one() -> None:
+    problem = transformers.gpt(vocabulary=5, width=4, length=6, blocks=2, batch=3)
+    tokens = problem.inputs.clone()
+    tokens[:, 4] = (tokens[:, 4] + 1) % 5
+    logits, changed = problem.model(problem.inputs), problem.model(tokens)  # (N, vocabulary, T)
+    assert distance(logits[..., :4], changed[..., :4]) < 1e-14
+    assert distance(logits[..., 4:], changed[..., 4:]) > 1e-3
+    assert torch.equal(problem.targets[:, :-1], problem.inputs[:, 1:])
+    chosen = logits.log_softmax(1).gather(1, problem.targets[:, None])
+    assert float(problem.criterion(logits, problem.targets) + chosen.mean()) == pytest.approx(0, abs=1e-14)
 
 
 def test_a_resnet_in_eval_mode_does_not_mix_samples() -> None:
@@ -300,6 +313,7 @@ def test_inputs_may_be_a_tuple_or_a_dict() -> None:
             "attention=flash is not known; choose one of explicit, sdpa",
         ),
         (transformers.bert, {"blocks": 0}, "bert: blocks=0"),
+        (transformers.gpt, {"vocabulary": 1}, "gpt: vocabulary=1 has no curvature"),
         (residual.resnet, {"depth": 50}, "resnet: depth=50 is not known; choose one of 18, 34"),
         (residual.resnet, {"norm": "layer"}, "resnet: norm=layer is not known; choose one of batch, group"),
         (networks.cnn, {"task": "ranking"}, "cnn: task=ranking is not known; choose one of classes, regression"),

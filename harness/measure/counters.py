@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -33,17 +35,26 @@ class LocalMode(TorchDispatchMode, abc.ABC):
         """Take notice of an operator that was run."""
 
 
-class _Counter(LocalMode):
+class Counter(LocalMode):
     """Counts the ATen operators that reach the dispatcher's lowest level, views included, and their FLOPs."""
 
     operations = 0
     flops = 0
 
     def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Count the operator."""
         self.operations += 1
-        formula = flop_registry.get(func._overloadpacket)
+        formula = _formula(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=result)
+
+
+@functools.cache
+def _formula(packet: Any) -> Callable[..., int] | None:
+    """The FLOPs of an operator; of one in place, such as `baddbmm_`, those of the operator that it is a variant of."""
+    name = packet.__name__
+    plain = getattr(torch.ops.aten, name.removesuffix("_"), packet) if name.endswith("_") else packet
+    return flop_registry.get(plain)
 
 
 def count(call: Callable[[], Any]) -> dict[str, int]:
@@ -53,7 +64,7 @@ def count(call: Callable[[], Any]) -> dict[str, int]:
     multiply-add of matrix products, convolutions and attention counts two, forward and backward. Elementwise
     operations, reductions, normalisations and matrix-vector products count nothing.
     """
-    with _Counter() as counter:
+    with Counter() as counter:
         call()
     return {"operations": counter.operations, "flops": counter.flops}
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
 from harness.problems.construction import from_network
 from harness.problems.errors import ProblemError
-from harness.problems.networks import activation_of, draw_parameters, require_one_of, require_positive, task_of
+from harness.problems.networks import draw_parameters, require_one_of, require_positive, task_of
 from harness.problems.problem import Problem
+from harness.problems.transformer_blocks import Attention, PostNorm, PreNorm, perceptron
 
 
 def transformer(
@@ -50,8 +49,8 @@ def transformer(
     generator = torch.Generator().manual_seed(seed)
 
     def block() -> nn.Module:
-        return _PreNorm(
-            width, _Attention(width, heads, causal, attention == "sdpa"), _perceptron(width, expansion, activation)
+        return PreNorm(
+            width, Attention(width, heads, causal, attention == "sdpa"), perceptron(width, expansion, activation)
         )
 
     model = _Encoder(
@@ -104,8 +103,8 @@ def bert(
     generator = torch.Generator().manual_seed(seed)
 
     def block() -> nn.Module:
-        return _PostNorm(
-            width, _Attention(width, heads, False, attention == "sdpa"), _perceptron(width, expansion, activation)
+        return PostNorm(
+            width, Attention(width, heads, False, attention == "sdpa"), perceptron(width, expansion, activation)
         )
 
     pooled = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, outputs))
@@ -120,6 +119,47 @@ def bert(
         pooled,
     )
     return _on_tokens(draw_parameters(model, generator), "bert", task, vocabulary, length, outputs, batch, generator)
+
+
+def gpt(
+    *,
+    seed: int = 0,
+    vocabulary: int = 16,
+    width: int = 12,
+    heads: int = 2,
+    length: int = 8,
+    blocks: int = 1,
+    expansion: int = 4,
+    attention: str = "explicit",
+    activation: str = "gelu",
+    batch: int = 8,
+) -> Problem:
+    """A language model like GPT-2 (Radford et al. 2019), with random weights on random tokens.
+
+    Embeddings of tokens and of positions; `blocks` of causal pre-norm attention and a perceptron; LayerNorm; a linear
+    layer without bias onto the vocabulary, whose weights are not those of the embedding. The loss is the cross-entropy
+    of the next token, its mean over all positions of all samples.
+    """
+    sizes = {
+        "vocabulary": vocabulary,
+        "width": width,
+        "heads": heads,
+        "length": length,
+        "blocks": blocks,
+        "expansion": expansion,
+        "batch": batch,
+    }
+    _check("gpt", sizes, attention)
+    if vocabulary < 2:
+        raise ProblemError("gpt: vocabulary=1 has no curvature: take two tokens or more")
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = [
+        PreNorm(width, Attention(width, heads, True, attention == "sdpa"), perceptron(width, expansion, activation))
+        for _ in range(blocks)
+    ]
+    model = draw_parameters(_Decoder(vocabulary, length, width, layers), generator)
+    tokens = torch.randint(vocabulary, (batch, length + 1), generator=generator)
+    return from_network(model, nn.CrossEntropyLoss(), tokens[:, :-1], tokens[:, 1:])
 
 
 def _check(problem: str, sizes: dict[str, int], attention: str) -> None:
@@ -142,60 +182,6 @@ def _on_tokens(
     tokens = torch.randint(vocabulary, (batch, length), generator=generator)
     criterion, _, targets = task_of(problem, task, tokens, outputs, generator)
     return from_network(model, criterion, tokens, targets)
-
-
-def _perceptron(width: int, expansion: int, activation: str) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(width, expansion * width),
-        activation_of("transformer", activation),
-        nn.Linear(expansion * width, width),
-    )
-
-
-class _Attention(nn.Module):
-    """Multi-head self-attention, (N, T, d) -> (N, T, d)."""
-
-    def __init__(self, width: int, heads: int, causal: bool, sdpa: bool) -> None:
-        super().__init__()
-        self.project, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.heads, self.causal, self.sdpa = heads, causal, sdpa
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        split = self.project(x).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, d / heads)
-        if self.sdpa:
-            with sdpa_kernel(SDPBackend.MATH):
-                mixed = scaled_dot_product_attention(query, key, value, is_causal=self.causal)
-        else:
-            scores = query @ key.transpose(-2, -1) / (width // self.heads) ** 0.5
-            if self.causal:
-                later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-                scores = scores.masked_fill(later, float("-inf"))
-            mixed = scores.softmax(-1) @ value
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-
-
-class _PreNorm(nn.Module):
-    def __init__(self, width: int, attention: nn.Module, perceptron: nn.Module) -> None:
-        super().__init__()
-        self.attention = nn.Sequential(nn.LayerNorm(width), attention)
-        self.perceptron = nn.Sequential(nn.LayerNorm(width), perceptron)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(x)
-        return x + self.perceptron(x)
-
-
-class _PostNorm(nn.Module):
-    def __init__(self, width: int, attention: nn.Module, perceptron: nn.Module) -> None:
-        super().__init__()
-        self.attention, self.attention_norm = attention, nn.LayerNorm(width)
-        self.perceptron, self.perceptron_norm = perceptron, nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.attention_norm(x + self.attention(x))
-        return self.perceptron_norm(x + self.perceptron(x))
 
 
 class _Mean(nn.Module):
@@ -232,3 +218,17 @@ class _Encoder(nn.Module):
         for segments in self.embeddings[1:]:
             x = x + segments(torch.zeros_like(tokens))
         return self.head(self.pool(self.last_norm(self.blocks(self.norm(x)))))
+
+
+class _Decoder(nn.Module):
+    """Tokens (N, T) -> the logits of each position's next token, (N, vocabulary, T)."""
+
+    def __init__(self, vocabulary: int, length: int, width: int, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.blocks, self.norm = nn.Sequential(*blocks), nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
+        return self.head(self.norm(self.blocks(x))).transpose(1, 2)
