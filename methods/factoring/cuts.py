@@ -24,7 +24,7 @@ from methods.factoring.tape import Step, replay, used
 ELEMENT = 300.0  # of one element of a step's result, for one direction
 PASSES = 4.0  # of each multiplication of an affine map, for one direction
 BEHIND = 100.0  # of one derivative behind a cut, which is written and read in memory
-SEGMENT = 4e8  # of a segment, whose functions are called one by one
+SEGMENT = 3e7  # of a segment, whose functions are called one by one
 
 
 @dataclass(frozen=True)
