@@ -99,13 +99,13 @@ class Flow:
             return [found[id(result)] for result in step.results]
 
         values = tuple(tensor.detach() for tensor in moving)
-        probes = tuple(drawn(value) * even.view(-1, *[1] * (value.dim() - 2)) for value in values)
+        probes = tuple(drawn(value) * _along_positions(even, value) for value in values)
         try:
             with torch.no_grad(), refusals():
                 _, tangents = torch.func.jvp(results, values, probes)  # type: ignore[misc]  two values without has_aux
         except Refused:
             return unclear
-        return torch.stack([x[:, ~even].any() for x in tangents]).any()
+        return torch.stack([(x * ~_along_positions(even, x)).any() for x in tangents]).any()
 
     def _input(self, call: Call) -> int:
         """Entries of a sample of a call's input, if it varies."""
@@ -179,6 +179,11 @@ class Flow:
         """The cost of one direction of a sample in a segment."""
         start, stop = (before.place if before else 0), (after.place if after else len(self.steps))
         return self._work_before[stop] - self._work_before[start]
+
+
+def _along_positions(chosen: Tensor, like: Tensor) -> Tensor:
+    """Which positions (T,) are chosen, in the shape of a tensor (N, T, ...)."""
+    return chosen.view(-1, *[1] * (like.dim() - 2))
 
 
 def choose(flow: Flow, memory: float) -> list[Cut]:

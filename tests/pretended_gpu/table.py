@@ -18,14 +18,14 @@ OWN_CELLS = {"quick": 682, "all": 727}  # of own rows: fewer would mean that som
 # How often the CPU waits for the GPU in one call, at most, where it does. The numbers grow neither with the number of
 # parameters nor with their size, but for `factored.diagonal`, which decides at each layer how to go on.
 WAITS = {
-    ("factored", "hessian"): 7,
+    ("factored", "hessian"): 8,
     ("factored", "diagonal"): 12,
     ("factored", "hvp"): 9,
-    ("factored", "eigenvalues"): 8,
+    ("factored", "eigenvalues"): 9,
     ("factored", "trace"): 12,
-    ("factored", "spectrum"): 8,
-    ("factored", "ihvp"): 10,
-    ("diagonal_only", "hessian"): 11,
+    ("factored", "spectrum"): 9,
+    ("factored", "ihvp"): 11,
+    ("diagonal_only", "hessian"): 12,
     ("vmap_hvp", "eigenvalues"): 1,
     ("vmap_hvp", "spectrum"): 1,
     ("vmap_hvp", "ihvp"): 3,
