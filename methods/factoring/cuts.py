@@ -113,17 +113,19 @@ class Flow:
         return call.input.numel() // self.samples if varies else 0
 
     def _work(self, step: Step) -> float:
-        elements = sum(result.numel() for result in step.results)
-        products = 0
-        if step.call is not None:
-            products = self.samples * self._products[step.call]
-        return (ELEMENT * elements + PASSES * products) / self.samples
+        elements = sum(result.numel() for result in step.results) / self.samples
+        products = 0 if step.call is None else self._products[step.call]
+        return ELEMENT * elements + PASSES * products
+
+    def _ends(self, before: Cut | None, after: Cut | None) -> tuple[int, int]:
+        """The first step of a segment between two cuts, and the step after its last."""
+        return (before.place if before else 0), (after.place if after else len(self.steps))
 
     def fresh(self, before: Cut | None, after: Cut | None) -> int:
         """Entries of a sample of the tensors that a segment makes and passes on; the others only pass through."""
         if after is None:
             return 0
-        start = before.place if before else 0
+        start, _ = self._ends(before, after)
         made = [tensor for tensor in after.tensors if self.made[id(tensor)] >= start]
         return sum(tensor.numel() for tensor in made) // self.samples
 
@@ -131,8 +133,8 @@ class Flow:
         """The positions of a sample, if a segment between two cuts treats them separately; else 1."""
         if after is None:
             return 1
-        start = before.place if before else 0
-        return self._positions if self._mixing[after.place] == self._mixing[start] else 1
+        start, stop = self._ends(before, after)
+        return self._positions if self._mixing[stop] == self._mixing[start] else 1
 
     def has_positions(self, cut: Cut) -> bool:
         """Whether all tensors that pass have the positions after the samples."""
@@ -148,7 +150,7 @@ class Flow:
 
     def _has_samples(self, tensor: Tensor) -> bool:
         like = self.steps[-1].results[0]
-        return tensor.dtype == like.dtype and tensor.dim() > 0 and tensor.shape[0] in (self.samples,)
+        return tensor.dtype == like.dtype and tensor.shape[:1] == (self.samples,)
 
     def _owner(self, tensor: Tensor, place: int) -> int | None:
         step = self.steps[self.made[id(tensor)]]
@@ -157,7 +159,7 @@ class Flow:
 
     def directions(self, before: Cut | None, after: Cut | None) -> tuple[int, int]:
         """How many directions of a sample a segment has, and how many columns the calls in it."""
-        start, stop = (before.place if before else 0), (after.place if after else len(self.steps))
+        start, stop = self._ends(before, after)
         deferred = after.own if after else set()
         inside = [call for call, place in self.shifted.items() if start <= place < stop]
         own = sum(self.sizes[call] for call in inside if call not in deferred)
@@ -177,7 +179,7 @@ class Flow:
 
     def work(self, before: Cut | None, after: Cut | None) -> float:
         """The cost of one direction of a sample in a segment."""
-        start, stop = (before.place if before else 0), (after.place if after else len(self.steps))
+        start, stop = self._ends(before, after)
         return self._work_before[stop] - self._work_before[start]
 
 
